@@ -1,0 +1,67 @@
+"""Dtype policy and shape checks, shared by every layer.
+
+Dimension letters, used in every docstring of this package:
+
+    B  rows of a batch              O  width of an observation
+    A  width of one action          H  actions in a chunk
+    D  width of a flat chunk, H·A   E  members of a critic ensemble
+    F  features of a hidden layer   T  denoising (Euler) steps
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from qgf_ref.errors import InputError, NonFiniteError
+
+Array = NDArray[Any]
+
+REAL_DTYPES = ("float32", "float64")
+
+
+def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """`dtype` as a NumPy dtype; raises InputError unless it is float32 or float64."""
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if resolved is None or resolved.name not in REAL_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(REAL_DTYPES)}; got {dtype!r}")
+    return resolved
+
+
+def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -> Array:
+    """`x` as a 2-D array of `columns` columns, cast to `dtype` if given.
+
+    Raises InputError on another rank or width, on a dtype that is not numeric, and on NaN or
+    infinity (naming the first row that has one).
+    """
+    try:
+        y = np.asarray(x)
+        if y.dtype.kind not in "fciub":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a numeric array, got {type(x).__name__}") from None
+    if y.ndim != 2 or y.shape[1] != columns:
+        raise InputError(f"{name} must have shape (rows, {columns}), got {y.shape}")
+    if y.dtype.kind in "iub":
+        y = y.astype(np.float64)
+    require_finite(y, name, InputError)
+    return y if dtype is None else y.astype(dtype, copy=False)
+
+
+def require_finite(
+    x: Array, what: str, error: type[InputError] | type[NonFiniteError] = NonFiniteError
+) -> None:
+    """Raise `error`, naming the first offending index, if `x` holds NaN or infinity."""
+    finite = np.isfinite(x)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        count = int(finite.size - finite.sum())
+        raise error(
+            f"{what} must be finite: {count} of {finite.size} values are not, "
+            f"the first at index {index} ({x[index]})"
+        )

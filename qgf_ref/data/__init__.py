@@ -1,0 +1,1 @@
+"""Data sets of transitions and the chunk windows drawn from them."""

@@ -1,0 +1,39 @@
+"""The linear path from noise x0 (t = 0) to action x1 (t = 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+
+
+def interpolate(x0: Array, x1: Array, t: Array) -> Array:
+    """x_t = (1 − t)x0 + t x1. x0, x1 (B, D), t (B,). Source: method.md, section 1."""
+    t = t[:, None]
+    return (1 - t) * x0 + t * x1
+
+
+def velocity_target(x0: Array, x1: Array) -> Array:
+    """dx_t/dt = x1 − x0, (B, D)."""
+    return x1 - x0
+
+
+def time_grid(denoise_steps: int) -> tuple[float, ...]:
+    """The times 0, 1/T, …, (T−1)/T at which the sampler evaluates the field.
+
+    Raises InputError unless T is an integer of at least 1.
+    """
+    if isinstance(denoise_steps, bool) or not isinstance(denoise_steps, int | np.integer):
+        raise InputError(f"denoise_steps must be an integer, got {denoise_steps!r}")
+    if denoise_steps < 1:
+        raise InputError(f"denoise_steps must be at least 1, got {denoise_steps}")
+    return tuple(k / int(denoise_steps) for k in range(int(denoise_steps)))
+
+
+def sample_times(rng: np.random.Generator, rows: int, denoise_steps: int) -> Array:
+    """Training times (rows,): uniform on the grid {0, 1/T, …, 1}, both ends included.
+
+    The official choice; the paper's formula is U[0, 1] (method.md, section 1).
+    """
+    return rng.integers(0, denoise_steps + 1, size=rows) / denoise_steps

@@ -1,0 +1,1 @@
+"""Gradient estimators: one to a file, one signature, one registry."""

@@ -1,0 +1,115 @@
+"""What every gradient estimator receives, returns and states about itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from qgf_ref.arrays import Array
+from qgf_ref.nets.critic import Critic
+from qgf_ref.nets.velocity import VelocityField
+from qgf_ref.ops.kernels import Kernels, reference_kernels
+
+
+@dataclass(frozen=True)
+class GuidedFlow:
+    """Everything a sampler needs: v, the critic that guides and ranks, T, and the action bound.
+
+    action_bound  actions and one-step estimates are clipped to ±action_bound; None: never
+                  (closed-form flows, whose actions are not confined)
+    kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
+    """
+
+    field: VelocityField
+    critic: Critic
+    denoise_steps: int
+    action_bound: float | None = 1.0
+    kernels: Kernels = reference_kernels
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """The sampler's state at step k, which an estimator must not change.
+
+    obs (B, O); action a_t (B, D); velocity v(s, a_t, t) (B, D) and the field's cache for its
+    products, so that no estimator pays for that forward again; weight (): a float or (B, 1).
+    """
+
+    obs: Array
+    action: Array
+    index: int
+    time: float
+    velocity: Array
+    velocity_cache: Any
+    weight: float | Array
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """An estimator's answer. gradient G (B, D); query x (B, D) and q (E, B) there, if it has them."""
+
+    gradient: Array
+    query: Array | None = None
+    q: Array | None = None
+
+
+@dataclass(frozen=True)
+class Products:
+    """Counts of network evaluations and Jacobian products, each over the whole batch."""
+
+    field_forward: int = 0
+    field_jvp: int = 0
+    field_vjp: int = 0
+    critic_forward: int = 0
+    critic_jvp: int = 0
+    critic_vjp: int = 0
+
+    def __add__(self, other: Products) -> Products:
+        return Products(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
+
+    def astuple(self) -> tuple[int, ...]:
+        """The counts in the order of the fields."""
+        return tuple(vars(self).values())
+
+    def __str__(self) -> str:
+        named = {
+            "v": self.field_forward,
+            "v jvp": self.field_jvp,
+            "v vjp": self.field_vjp,
+            "Q": self.critic_forward,
+            "Q jvp": self.critic_jvp,
+            "Q vjp": self.critic_vjp,
+        }
+        return " + ".join(f"{n} {name}" for name, n in named.items() if n) or "–"
+
+
+CRITIC_GRADIENT = Products(critic_forward=1, critic_vjp=1)
+
+
+class Estimator(ABC):
+    """A gradient estimator G(s, a_t, t): a frozen dataclass of its options, called at every step.
+
+    Each row's gradient is its own: the sum over the batch is differentiated, never the mean.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """The formula of G, on one line."""
+    analytic: ClassVar[bool] = True
+    """Whether G accepts complex a_t, so that its own Jacobian can be taken by complex step."""
+
+    @abstractmethod
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        """G at this step."""
+
+    def products(self, flow: GuidedFlow, index: int) -> Products | None:
+        """What one call costs at step `index`, beyond the sampler's own forward of v.
+
+        None when it is not stated (estimators of users).
+        """
+        return None
+
+    def potential(self, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
+        """The scalar Φ(a_t) (B,) with G = ∇Φ, or None when G is not a gradient field."""
+        return None

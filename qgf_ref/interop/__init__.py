@@ -1,0 +1,1 @@
+"""Checkpoints and traces: our own format, and other frameworks' without importing them."""

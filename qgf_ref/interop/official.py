@@ -1,0 +1,113 @@
+"""Checkpoints of the official JAX code: `params_N.pkl` with its `flags.json`.
+
+Layout (official.md, section 4): {"agent": {policy, critic, target_critic, value}}, each
+{step, params, opt_state}; policy params {MLP_0: {Dense_i, LayerNorm_i}, Dense_0}, the others
+{value_net: {Dense_i, LayerNorm_i}}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array, require_finite
+from qgf_ref.errors import InputError
+from qgf_ref.interop.checkpoint import Checkpoint, options_from
+from qgf_ref.interop.unpickle import read_pickle
+from qgf_ref.nets.mlp import LayerParams, MLPParams
+
+
+def read_flags(path: Path) -> dict[str, Any]:
+    """The agent's options in a `flags.json` of the official code.
+
+    Raises InputError when the file is unreadable, or describes an agent that is not QGF's kind of
+    network (BroNet critics).
+    """
+    try:
+        flags = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(flags, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(flags).__name__}")
+    agent = flags.get("agent", flags)
+    if not isinstance(agent, dict):
+        raise InputError(f"{path}: 'agent' must be an object, got {type(agent).__name__}")
+    network = agent.get("value_network_class", "MLP")
+    if network != "MLP":
+        raise InputError(f"{path}: value_network_class {network!r} is not supported, only 'MLP'")
+    return agent
+
+
+def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint at `path`; options from `flags.json` beside it, `overrides` first.
+
+    Raises InputError on a file that is refused, truncated, or not a QGF agent, and on options
+    that neither source gives.
+    """
+    tree = read_pickle(path)
+    agent = _child(tree, "agent", str(path))
+    flags_path = path.with_name("flags.json")
+    flags = read_flags(flags_path) if flags_path.exists() else {}
+    values = {**flags, **{k: v for k, v in overrides.items() if v is not None}}
+    where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
+    options = options_from(values, where)
+    params = {
+        name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
+        for name in ("policy", "critic", "target_critic", "value")
+    }
+    policy = params["policy"]
+    trunk = _child(policy, "MLP_0", f"{path}: agent/policy/params")
+    head = _child(policy, "Dense_0", f"{path}: agent/policy/params")
+    layers = _layers(trunk, f"{path}: agent/policy")
+    layers.append(_dense(head, None, f"{path}: agent/policy/Dense_0"))
+    values_nets = {
+        name: MLPParams(tuple(_layers(_child(params[name], "value_net", f"{path}: {name}"), name)))
+        for name in ("critic", "target_critic", "value")
+    }
+    for name in ("critic", "target_critic"):
+        if values_nets[name].ensemble is None:
+            # num_qs = 1 is stored without the ensemble axis (official.md, D4)
+            values_nets[name] = values_nets[name].map(lambda a: a[None])
+    return Checkpoint(options, MLPParams(tuple(layers)), **values_nets, source=str(path))
+
+
+def _child(node: Any, key: str, where: str) -> Any:
+    if not isinstance(node, dict) or key not in node:
+        found = ", ".join(map(str, node)) if isinstance(node, dict) else type(node).__name__
+        raise InputError(f"{where} has no {key!r} (found: {found}); is it a QGF checkpoint?")
+    return node[key]
+
+
+def _array(node: Any, key: str, where: str) -> Array:
+    array = _child(node, key, where)
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise InputError(f"{where}/{key} must be an array of floats, got {type(array).__name__}")
+    require_finite(array, f"{where}/{key}", InputError)
+    return array
+
+
+def _dense(dense: Any, norm: Any, where: str) -> LayerParams:
+    kernel, bias = _array(dense, "kernel", where), _array(dense, "bias", where)
+    if kernel.ndim not in (2, 3):
+        raise InputError(f"{where}/kernel must have 2 or 3 axes, got shape {kernel.shape}")
+    if norm is None:
+        return LayerParams(kernel, bias)
+    return LayerParams(kernel, bias, _array(norm, "scale", where), _array(norm, "bias", where))
+
+
+def _layers(trunk: Any, where: str) -> list[LayerParams]:
+    count = sum(1 for key in trunk if str(key).startswith("Dense_")) if isinstance(trunk, dict) else 0
+    known = {f"{kind}_{i}" for kind in ("Dense", "LayerNorm") for i in range(count)}
+    if count == 0 or not set(trunk) <= known:
+        found = ", ".join(map(str, trunk)) if isinstance(trunk, dict) else type(trunk).__name__
+        raise InputError(f"{where} is not an MLP of Dense and LayerNorm layers (found: {found})")
+    return [
+        _dense(_child(trunk, f"Dense_{i}", where), trunk.get(f"LayerNorm_{i}"), f"{where}/Dense_{i}")
+        for i in range(count)
+    ]

@@ -1,0 +1,1 @@
+"""Training losses with hand-derived gradients, Adam, and the target update."""

@@ -1,0 +1,23 @@
+"""The behaviour-cloning loss of the flow policy."""
+
+from __future__ import annotations
+
+from qgf_ref.arrays import Array
+from qgf_ref.flow.path import interpolate, velocity_target
+from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.velocity import MLPVelocity
+
+
+def flow_matching(
+    field: MLPVelocity, obs: Array, x0: Array, x1: Array, t: Array
+) -> tuple[float, MLPParams]:
+    """L = mean over batch and action dimensions of (v(s, x_t, t) − (x1 − x0))², and ∂L/∂θ.
+
+    obs (B, O), x0 noise and x1 dataset action (B, D), t (B,).
+    v_bar = 2(v − (x1 − x0))/(B·D). Rows that cross an episode's end are not masked, as in the
+    official code. Source: method.md, section 1; official.md, section 3.
+    """
+    velocity, cache = field.forward(obs, interpolate(x0, x1, t), t)
+    residual = velocity - velocity_target(x0, x1)
+    velocity_bar = residual * (2 / residual.size)
+    return (residual * residual).mean(), field.vjp_params(velocity_bar, cache)

@@ -1,0 +1,58 @@
+"""Implicit Q-learning: the critic's and the value's loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.value import MLPValue
+from qgf_ref.ops.ensemble import ensemble_reduce
+
+
+def critic_target(
+    value: MLPValue, next_obs: Array, rewards: Array, masks: Array, discount: float, horizon: int
+) -> Array:
+    """y = R + γᴴ·mask·V(s_{k+H}), (B,). No gradient flows into V.
+
+    rewards (B,): R = Σ_{i<H} γⁱ r_{k+i}, already discounted. Source: method.md, section 1.
+    """
+    bootstrap, _ = value.forward(next_obs)
+    return rewards + discount**horizon * masks * bootstrap
+
+
+def critic_loss(
+    critic: MLPCritic, obs: Array, action: Array, target: Array, valid: Array
+) -> tuple[float, MLPParams]:
+    """L = mean over members and batch of valid·(Q_e(s, a) − y)², and ∂L/∂φ.
+
+    Every member regresses on the same target; invalid rows count in the denominator.
+    q_bar_e = 2·valid·(Q_e − y)/(E·B). Source: official.md, section 3.
+    """
+    q, cache = critic.forward(obs, action)
+    error = q - target
+    q_bar = valid * error * (2 / error.size)
+    return (valid * error * error).mean(), critic.vjp_params(q_bar, cache)
+
+
+def value_loss(
+    value: MLPValue,
+    target_critic: MLPCritic,
+    obs: Array,
+    action: Array,
+    valid: Array,
+    expectile: float,
+) -> tuple[float, MLPParams]:
+    """L = mean of valid·|τ − 1(q − V ≤ 0)|·(q − V)², and ∂L/∂ψ.
+
+    q is the aggregated *target* critic at the dataset action; no gradient flows into it.
+    At q = V the weight is 1 − τ. V_bar = −2·valid·weight·(q − V)/B.
+    Source: method.md, section 1; official.md, section 3.
+    """
+    q, _ = ensemble_reduce(target_critic.forward(obs, action)[0], target_critic.aggregation)
+    v, cache = value.forward(obs)
+    advantage = q - v
+    weight = valid * np.where(advantage > 0, expectile, 1 - expectile).astype(v.dtype)
+    value_bar = weight * advantage * (-2 / advantage.size)
+    return (weight * advantage * advantage).mean(), value.vjp_params(value_bar, cache)

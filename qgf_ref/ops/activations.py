@@ -1,0 +1,158 @@
+"""Elementwise activations and their derivatives.
+
+An activation acts on each element alone, so its Jacobian is diagonal, and jvp and vjp are the
+same product:  y_dot = f′(x)·x_dot,  x_bar = f′(x)·y_bar.
+
+All are analytic except on their kink, where the branch is chosen by the real part (complex step
+then differentiates the branch that the real computation takes). Stated conventions: relu′(0) = 0,
+elu′(0) = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import erf
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import unknown_name
+
+SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+class ActivationCache(NamedTuple):
+    """What `activation` saves: the name, x, and the inner function value that f′ reuses."""
+
+    name: str
+    x: Array
+    inner: Array
+
+
+def _sigmoid(x: Array) -> Array:
+    positive = x.real > 0
+    e = np.exp(np.where(positive, -x, x))  # |e| ≤ 1: never overflows
+    return np.where(positive, 1, e) / (1 + e)
+
+
+def _softplus(x: Array) -> Array:
+    positive = x.real > 0
+    return np.where(positive, x, 0) + np.log1p(np.exp(np.where(positive, -x, x)))
+
+
+def _gelu(x: Array) -> tuple[Array, Array]:
+    inner = np.tanh(SQRT_2_OVER_PI * (x + GELU_CUBIC * (x * x * x)))
+    return 0.5 * x * (1 + inner), inner
+
+
+def _gelu_slope(x: Array, inner: Array) -> Array:
+    du = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * (x * x))
+    return 0.5 * (1 + inner) + 0.5 * x * (1 - inner * inner) * du
+
+
+def _gelu_erf(x: Array) -> tuple[Array, Array]:
+    inner = erf(x * math.sqrt(0.5))
+    return 0.5 * x * (1 + inner), inner
+
+
+def _gelu_erf_slope(x: Array, inner: Array) -> Array:
+    return 0.5 * (1 + inner) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _relu(x: Array) -> tuple[Array, Array]:
+    return np.where(x.real > 0, x, 0), x
+
+
+def _relu_slope(x: Array, inner: Array) -> Array:
+    return (x.real > 0).astype(x.real.dtype)
+
+
+def _silu(x: Array) -> tuple[Array, Array]:
+    inner = _sigmoid(x)
+    return x * inner, inner
+
+
+def _silu_slope(x: Array, inner: Array) -> Array:
+    return inner * (1 + x * (1 - inner))
+
+
+def _tanh(x: Array) -> tuple[Array, Array]:
+    inner = np.tanh(x)
+    return inner, inner
+
+
+def _tanh_slope(x: Array, inner: Array) -> Array:
+    return 1 - inner * inner
+
+
+def _elu(x: Array) -> tuple[Array, Array]:
+    positive = x.real > 0
+    inner = np.expm1(np.where(positive, 0, x))
+    return np.where(positive, x, inner), inner
+
+
+def _elu_slope(x: Array, inner: Array) -> Array:
+    return np.where(x.real > 0, 1, inner + 1)
+
+
+def _mish(x: Array) -> tuple[Array, Array]:
+    inner = np.tanh(_softplus(x))
+    return x * inner, inner
+
+
+def _mish_slope(x: Array, inner: Array) -> Array:
+    return inner + x * (1 - inner * inner) * _sigmoid(x)
+
+
+class _Rule(NamedTuple):
+    value: Callable[[Array], tuple[Array, Array]]
+    slope: Callable[[Array, Array], Array]
+
+
+_RULES = {
+    "gelu": _Rule(_gelu, _gelu_slope),
+    "gelu_erf": _Rule(_gelu_erf, _gelu_erf_slope),
+    "relu": _Rule(_relu, _relu_slope),
+    "silu": _Rule(_silu, _silu_slope),
+    "tanh": _Rule(_tanh, _tanh_slope),
+    "elu": _Rule(_elu, _elu_slope),
+    "mish": _Rule(_mish, _mish_slope),
+}
+
+ACTIVATIONS = tuple(_RULES)
+"""Names that `activation` knows. `gelu` is the tanh approximation (flax's default)."""
+
+
+def require_activation(name: str) -> None:
+    """Raise InputError, listing the valid names, unless `name` is an activation."""
+    if name not in _RULES:
+        raise unknown_name("activation", name, ACTIVATIONS)
+
+
+def activation(x: Array, name: str) -> tuple[Array, ActivationCache]:
+    """y = f(x), elementwise.
+
+    gelu      ½x(1 + tanh(√(2/π)(x + 0.044715x³)))      gelu_erf  ½x(1 + erf(x/√2))
+    relu      max(x, 0)                                 silu      x·σ(x)
+    elu       x if x > 0 else eˣ − 1                    mish      x·tanh(log(1 + eˣ))
+    tanh      tanh x
+
+    x (any shape). Raises InputError on an unknown name: the official code silently falls back to
+    gelu (official.md, D16). Source: jax.nn.
+    """
+    require_activation(name)
+    y, inner = _RULES[name].value(x)
+    return y, ActivationCache(name, x, inner)
+
+
+def activation_jvp(x_dot: Array, cache: ActivationCache) -> Array:
+    """y_dot = f′(x)·x_dot."""
+    return x_dot * _RULES[cache.name].slope(cache.x, cache.inner)
+
+
+def activation_vjp(y_bar: Array, cache: ActivationCache) -> Array:
+    """x_bar = f′(x)·y_bar."""
+    return y_bar * _RULES[cache.name].slope(cache.x, cache.inner)

@@ -1,0 +1,63 @@
+"""Reduction of a critic ensemble to one value for each row."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import unknown_name
+
+Ties = Literal["split", "first"]
+
+AGGREGATIONS = ("min", "mean")
+
+
+class EnsembleCache(NamedTuple):
+    """What `ensemble_reduce` saves: the derivative of the result in each member, (E, B)."""
+
+    weight: Array
+
+
+def require_aggregation(name: str) -> None:
+    """Raise InputError, listing the valid names, unless `name` is an aggregation."""
+    if name not in AGGREGATIONS:
+        raise unknown_name("aggregation", name, AGGREGATIONS)
+
+
+def ensemble_reduce(
+    q: Array, aggregation: str = "min", ties: Ties = "split"
+) -> tuple[Array, EnsembleCache]:
+    """min or mean over the members.
+
+    q (E, B) → (B,). A complex q is compared by its real part.
+    ties  who gets the derivative when several members attain the minimum: "split" divides it
+          equally among them (jax.numpy.min: official.md, section 5); "first" gives it to the
+          first of them.
+
+    jvp   y_dot = Σ_e ω_e q_dot_e;  vjp   q_bar_e = ω_e·y_bar
+    with ω_e = 1/E (mean), or the share of member e in the minimum.
+    """
+    require_aggregation(aggregation)
+    members = q.shape[0]
+    if aggregation == "mean":
+        return q.mean(axis=0), EnsembleCache(np.full(q.shape, 1 / members, q.real.dtype))
+    attains = q.real == q.real.min(axis=0)
+    if ties == "first":
+        attains &= np.cumsum(attains, axis=0) == 1
+    elif ties != "split":
+        raise unknown_name("tie rule", ties, ("split", "first"))
+    weight = (attains / attains.sum(axis=0)).astype(q.real.dtype)
+    first = q.real.argmin(axis=0)
+    return np.take_along_axis(q, first[None], axis=0)[0], EnsembleCache(weight)
+
+
+def ensemble_reduce_jvp(q_dot: Array, cache: EnsembleCache) -> Array:
+    """y_dot (B,) = Σ_e ω_e q_dot_e."""
+    return (cache.weight * q_dot).sum(axis=0)
+
+
+def ensemble_reduce_vjp(y_bar: Array, cache: EnsembleCache) -> Array:
+    """q_bar (E, B): q_bar_e = ω_e·y_bar."""
+    return cache.weight * y_bar

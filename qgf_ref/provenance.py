@@ -1,0 +1,66 @@
+"""Where a number came from: versions, machine, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+PACKAGES = ("qgf_ref", "numpy", "scipy", "safetensors", "matplotlib")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, processor, thread counts, commit and time, to be stored beside every result."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "blas": [
+            {key: info.get(key) for key in ("internal_api", "version", "num_threads")}
+            for info in threadpool_info()
+            if info.get("user_api") == "blas"
+        ],
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "numpy_cpu": np.show_config(mode="dicts")["SIMD Extensions"].get("found", []),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit of a checkout, marked when files differ from it; "unknown" outside one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        run = [
+            subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True)
+            for args in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run[0].stdout.strip() + (" with changes" if run[1].stdout.strip() else "")
