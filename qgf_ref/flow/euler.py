@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from qgf_ref.arrays import Array
-from qgf_ref.flow.path import time_grid
 from qgf_ref.nets.velocity import VelocityField
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.structure import axpy, scaled
 
 Drift = Callable[[int, float, Array], Array]
-"""(step k, time k/T, action a_t) → what multiplies 1/T in the update."""
+"""(step k, time t_k, action a_t) → what multiplies 1/T in the update."""
 
 
 def integrate(
     drift: Drift,
     action: Array,
-    denoise_steps: int,
+    times: Sequence[float],
     *,
     start: int = 0,
     kernels: Kernels = reference_kernels,
 ) -> Iterator[Array]:
-    """Yield a after each Euler step a ← a + drift(k, k/T, a)/T, for k = start … T−1.
+    """Yield a after each Euler step a ← a + drift(k, t_k, a)/T, for k = start … T−1.
 
-    The sampler's denoising loop and the estimators' rollouts are both this loop.
+    times (T,) is the whole grid (`time_grid`). The sampler's denoising loop and the estimators'
+    rollouts are both this loop.
     """
-    times = time_grid(denoise_steps)
-    for k in range(start, denoise_steps):
-        action = kernels(axpy, 1 / denoise_steps, drift(k, times[k], action), action)
+    for k in range(start, len(times)):
+        action = kernels(axpy, 1 / len(times), drift(k, times[k], action), action)
         yield action
 
 
@@ -44,15 +43,15 @@ def rollout(
     field: VelocityField,
     obs: Array,
     action: Array,
-    denoise_steps: int,
+    times: Sequence[float],
     *,
     start: int = 0,
     first: tuple[Array, Any] | None = None,
     kernels: Kernels = reference_kernels,
 ) -> tuple[Array, RolloutCache]:
-    """ODE(a): Euler from t = start/T to 1 along v. action (B, D) → (B, D), not clipped.
+    """ODE(a): Euler from t_start to 1 along v. action (B, D) → (B, D), not clipped.
 
-    first   v and cache of the field at (obs, action, start/T) if the caller already has them
+    first   v and cache of the field at (obs, action, t_start) if the caller already has them
     jvp     a_dot ← a_dot + (1/T)(∂v/∂a) a_dot, step by step
     vjp     a_bar ← a_bar + (1/T)(∂v/∂a)ᵀ a_bar, backwards through the steps
     """
@@ -64,9 +63,9 @@ def rollout(
         caches.append(cache)
         return velocity
 
-    for state in integrate(drift, action, denoise_steps, start=start, kernels=kernels):
+    for state in integrate(drift, action, times, start=start, kernels=kernels):
         action = state
-    return action, RolloutCache(tuple(caches), denoise_steps)
+    return action, RolloutCache(tuple(caches), len(times))
 
 
 def rollout_jvp(

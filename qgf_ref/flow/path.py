@@ -6,6 +6,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+from qgf_ref.ops.time_embedding import Precision
 
 
 def interpolate(x0: Array, x1: Array, t: Array) -> Array:
@@ -19,16 +20,22 @@ def velocity_target(x0: Array, x1: Array) -> Array:
     return x1 - x0
 
 
-def time_grid(denoise_steps: int) -> tuple[float, ...]:
+def time_grid(denoise_steps: int, precision: Precision = "exact") -> tuple[float, ...]:
     """The times 0, 1/T, …, (T−1)/T at which the sampler evaluates the field.
 
+    precision "float32": what the official code's jitted sampler computes, fl(k)·fl(1/T) in float32
+    (XLA turns the division by a constant into that product; for T = 10 it is also fl(k/T), for
+    T = 7 it is not, and the embedding's angle moves by 6e-4 rad).
     Raises InputError unless T is an integer of at least 1.
     """
     if isinstance(denoise_steps, bool) or not isinstance(denoise_steps, int | np.integer):
         raise InputError(f"denoise_steps must be an integer, got {denoise_steps!r}")
-    if denoise_steps < 1:
-        raise InputError(f"denoise_steps must be at least 1, got {denoise_steps}")
-    return tuple(k / int(denoise_steps) for k in range(int(denoise_steps)))
+    T = int(denoise_steps)
+    if T < 1:
+        raise InputError(f"denoise_steps must be at least 1, got {T}")
+    if precision == "float32":
+        return tuple(float(np.float32(k) * np.float32(1 / T)) for k in range(T))
+    return tuple(k / T for k in range(T))
 
 
 def sample_times(rng: np.random.Generator, rows: int, denoise_steps: int) -> Array:

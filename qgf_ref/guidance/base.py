@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qgf_ref.arrays import Array
+from qgf_ref.flow.path import time_grid
 from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.velocity import VelocityField
 from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.time_embedding import Precision
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class GuidedFlow:
 
     action_bound  actions and one-step estimates are clipped to ±action_bound; None: never
                   (closed-form flows, whose actions are not confined)
+    time_precision  "float32" rounds the times as the official code does (`time_grid`)
     kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
     """
 
@@ -25,7 +28,13 @@ class GuidedFlow:
     critic: Critic
     denoise_steps: int
     action_bound: float | None = 1.0
+    time_precision: Precision = "exact"
     kernels: Kernels = reference_kernels
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times t_0 … t_{T−1} of the denoising steps."""
+        return time_grid(self.denoise_steps, self.time_precision)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,11 @@ class Checkpoint:
         """What a sampler needs: the policy's field, the target critic, T and the action bound."""
         nets = self.networks(embedding=embedding, kernels=kernels)
         return GuidedFlow(
-            nets.policy, nets.target_critic, self.options.denoise_steps, kernels=kernels
+            nets.policy,
+            nets.target_critic,
+            self.options.denoise_steps,
+            time_precision=embedding,
+            kernels=kernels,
         )
 
     @property

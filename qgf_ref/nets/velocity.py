@@ -39,6 +39,11 @@ class VelocityField(Protocol):
         """D, the width of a (flat) action."""
         ...
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The real dtype in which v is computed."""
+        ...
+
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """v (B, D) and what the products need. obs (B, O), action (B, D), time () or (B,)."""
         ...
@@ -76,6 +81,11 @@ class MLPVelocity:
     def action_dim(self) -> int:
         """D."""
         return self.params.out_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The parameters' dtype."""
+        return self.params.layers[0].kernel.dtype
 
     @property
     def obs_dim(self) -> int:

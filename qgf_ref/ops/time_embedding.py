@@ -45,7 +45,8 @@ def time_embedding(
     if precision == "float32":
         t32 = np.asarray(t).astype(np.float32)
         log_step = np.float32(-math.log(MAX_PERIOD)) * np.arange(half, dtype=np.float32)
-        freq = np.exp(log_step / np.float32(half))
+        # exp in float64, then rounded: the same bits on every machine, and XLA's
+        freq = np.exp((log_step / np.float32(half)).astype(np.float64)).astype(np.float32)
         angle = (t32 * np.float32(TIME_SCALE))[:, None] * freq
         omega = np.float32(TIME_SCALE) * freq
     elif precision == "exact":

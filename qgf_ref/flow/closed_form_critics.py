@@ -1,0 +1,124 @@
+"""Critics in closed form: one member, no network. They guide the closed-form flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+
+
+class AnalyticCritic:
+    """A critic given by its value and gradient: adapts them to the `Critic` protocol (E = 1)."""
+
+    aggregation = "min"
+    kinks: tuple[float, ...] = ()
+    """In one dimension: where ∇Q jumps, so that quadrature can split there."""
+
+    def value(self, action: Array) -> Array:
+        """Q (B,). action (B, D)."""
+        raise NotImplementedError
+
+    def gradient(self, action: Array) -> Array:
+        """∇Q (B, D)."""
+        raise NotImplementedError
+
+    def forward(self, obs: Array, action: Array) -> tuple[Array, Array]:
+        """Q (1, B); the observation is not used. The cache is ∇Q."""
+        return self.value(action)[None], self.gradient(action)
+
+    def jvp(self, action_dot: Array, cache: Array) -> Array:
+        """(1, B)."""
+        return (cache * action_dot).sum(axis=-1)[None]
+
+    def vjp(self, q_bar: Array, cache: Array) -> Array:
+        """(B, D)."""
+        return q_bar[0][:, None] * cache
+
+
+class ScalarCritic(Protocol):
+    """A critic of one-dimensional actions, for quadrature."""
+
+    kinks: tuple[float, ...]
+
+    def value(self, action: Array) -> Array:
+        """Q (B,). action (B, 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class QuadraticCritic(AnalyticCritic):
+    """Q(a) = −½(a − a*)ᵀM(a − a*). optimum a* (D,); curvature M (D, D), symmetric.
+
+    Raises InputError on shapes that do not fit or an M that is not symmetric.
+    """
+
+    optimum: Array
+    curvature: Array
+
+    def __post_init__(self) -> None:
+        D = np.shape(self.optimum)[0]
+        if np.shape(self.curvature) != (D, D) or not np.allclose(
+            self.curvature, np.transpose(self.curvature)
+        ):
+            raise InputError(f"curvature must be a symmetric ({D}, {D}) matrix")
+
+    def value(self, action: Array) -> Array:
+        """Q (B,)."""
+        offset = action - self.optimum
+        return -0.5 * ((offset @ self.curvature) * offset).sum(axis=-1)
+
+    def gradient(self, action: Array) -> Array:
+        """−M(a − a*), (B, D)."""
+        return -(action - self.optimum) @ self.curvature
+
+
+@dataclass(frozen=True)
+class DistanceCritic(AnalyticCritic):
+    """Q(a) = −|a − a*| in one dimension (the paper's Figure 2). At a = a* the gradient is 0."""
+
+    optimum: float
+
+    @property
+    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+        """The optimum itself."""
+        return (self.optimum,)
+
+    def value(self, action: Array) -> Array:
+        """Q (B,)."""
+        return -np.abs(action[..., 0] - self.optimum)
+
+    def gradient(self, action: Array) -> Array:
+        """−sign(a − a*), (B, 1)."""
+        return -np.sign(action - self.optimum)
+
+
+@dataclass(frozen=True)
+class BumpCritic(AnalyticCritic):
+    """Another critic plus a spurious bump h·exp(−‖a − c‖²/2s²): a critic with an error."""
+
+    base: AnalyticCritic
+    centre: Array
+    height: float
+    width: float
+
+    @property
+    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Those of the critic underneath."""
+        return self.base.kinks
+
+    def _bump(self, action: Array) -> Array:
+        squared = ((action - self.centre) ** 2).sum(axis=-1)
+        return self.height * np.exp(-0.5 * squared / self.width**2)
+
+    def value(self, action: Array) -> Array:
+        """Q (B,)."""
+        return self.base.value(action) + self._bump(action)
+
+    def gradient(self, action: Array) -> Array:
+        """∇Q (B, D)."""
+        pull = self._bump(action)[..., None] * (action - self.centre) / self.width**2
+        return self.base.gradient(action) - pull

@@ -1,0 +1,148 @@
+"""Estimators by name, and the place to add your own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.bptt import BPTT
+from qgf_ref.guidance.none import NoGuidance
+from qgf_ref.guidance.ood import OOD
+from qgf_ref.guidance.oracle import Oracle
+from qgf_ref.guidance.qgf import QGF
+from qgf_ref.guidance.qgf_chain import QGFChain
+from qgf_ref.guidance.qgf_jacobian import QGFJacobian, QGFJacobianUnmasked
+from qgf_ref.guidance.qgf_jacobian_ortho import QGFJacobianOrtho
+from qgf_ref.guidance.qgf_jacobian_regularized import QGFJacobianRegularized
+from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
+from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
+from qgf_ref.guidance.qgf_masked import QGFMasked
+
+GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], "Guidance | Array"]
+"""An estimator as a plain function: returns a `Guidance`, or just G (B, D)."""
+
+
+@dataclass(frozen=True)
+class FunctionEstimator(Estimator):
+    """An estimator made from a plain function."""
+
+    function: GuidanceFunction
+    label: str
+
+    name = "function"
+    summary = "a function of the user's"
+    analytic = False
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        """What the function returns; raises InputError unless it is shaped like a_t."""
+        answer = self.function(flow, step)
+        guidance = answer if isinstance(answer, Guidance) else Guidance(np.asarray(answer))
+        if guidance.gradient.shape != step.action.shape:
+            raise InputError(
+                f"estimator {self.label} returned shape {guidance.gradient.shape}, "
+                f"expected that of a_t, {step.action.shape}"
+            )
+        return guidance
+
+
+_REGISTRY: dict[str, Callable[..., Estimator]] = {
+    cls.name: cls
+    for cls in (
+        NoGuidance,
+        OOD,
+        QGF,
+        QGFJacobian,
+        BPTT,
+        QGFChain,
+        QGFJacobianRegularized,
+        QGFJacobianOrtho,
+        QGFJacobianSmooth,
+        QGFMasked,
+        QGFJacobianUnmasked,
+        QGFJacobianScheduled,
+        Oracle,
+    )
+}
+
+ALIASES = {"bc": "none", "qfql": "ood"}
+
+
+def estimator_names() -> tuple[str, ...]:
+    """The registered names, in order of registration."""
+    return tuple(_REGISTRY)
+
+
+def learned_estimator_names() -> tuple[str, ...]:
+    """The names that work on learned networks: all but `oracle`."""
+    return tuple(name for name in _REGISTRY if name != Oracle.name)
+
+
+def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) -> None:
+    """Add an estimator under `name`: an `Estimator` subclass, or a plain function (flow, step) → G.
+
+    Raises InputError when the name is taken.
+    """
+    if name in _REGISTRY or name in ALIASES:
+        raise InputError(f"the estimator name {name!r} is taken")
+    _REGISTRY[name] = _factory(name, factory)
+
+
+def estimator(spec: str | Estimator, **options: Any) -> Estimator:
+    """The estimator of this name, or of this `package.module:function`, with its options.
+
+    >>> estimator("qgf_jacobian_regularized", lam=0.2).lam
+    0.2
+
+    Raises InputError on an unknown name or option (listing the valid ones) and on a module or
+    function that cannot be imported.
+    """
+    if isinstance(spec, Estimator):
+        if options:
+            raise InputError(f"options {sorted(options)} given with an estimator that is built")
+        return spec
+    if ":" in spec:
+        factory = _factory(spec, _import(spec))
+    else:
+        name = ALIASES.get(spec, spec)
+        if name not in _REGISTRY:
+            raise unknown_name("estimator", spec, (*_REGISTRY, "your.module:function"))
+        factory = _REGISTRY[name]
+    known = [f.name for f in fields(factory)] if isinstance(factory, type) else []
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(
+            f"estimator {spec!r} has no option {', '.join(unknown)}; "
+            f"its options are: {', '.join(known) or 'none'}"
+        )
+    return factory(**options)
+
+
+def _factory(name: str, given: Any) -> Callable[..., Estimator]:
+    if isinstance(given, type) and issubclass(given, Estimator):
+        return given
+    if isinstance(given, Estimator):
+        return lambda: given
+    if not callable(given):
+        raise InputError(f"{name} is neither a function nor an Estimator, but {given!r}")
+    return lambda: FunctionEstimator(given, name)
+
+
+def _import(spec: str) -> Any:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"estimator {spec!r}: cannot import {module_name!r} ({error})") from error
+    if not hasattr(module, attribute):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise InputError(
+            f"estimator {spec!r}: {module_name} has no {attribute!r}; it has: {', '.join(names)}"
+        )
+    return getattr(module, attribute)

@@ -1,0 +1,230 @@
+"""The sampler: the only denoising loop, with guidance, best-of-N and gradient steps.
+
+    a_0 ~ N(0, I)
+    for k = 0 … T−1:  a ← a + (v(s, a, k/T) + w·G(s, a, k/T))/T
+    return clip(a)
+
+Source: method.md, section 2 (Algorithm 1); official.md, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array, matrix, require_finite
+from qgf_ref.errors import InputError, NonFiniteError
+from qgf_ref.flow.euler import integrate
+from qgf_ref.flow.path import time_grid
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value, one_step_estimate
+from qgf_ref.guidance.registry import estimator as estimator_by_name
+from qgf_ref.ops.structure import axpy
+
+Observer = Callable[[DenoisingStep, Guidance], None]
+
+
+@dataclass(frozen=True)
+class GradientSteps:
+    """GradStep: after sampling, `steps` times a ← clip(a + size·∇Q(s, a)).
+
+    sign  step along the sign of the gradient instead
+    Source: method.md, section 4. Raises InputError unless steps ≥ 0.
+    """
+
+    steps: int = 3
+    size: float = 0.01
+    sign: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"the number of gradient steps must be ≥ 0, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every quantity of a sampling run, by step.
+
+    obs (B, O), noise a_0 (B, D), action (B, D): the result, clipped.
+    a (T, B, D): before each step; v (T, B, D): velocity; a1_hat (T, B, D): the query point (the
+    one-step estimate where the estimator has none); q (T, E, B): every critic member there;
+    g (T, B, D): the estimator's output, before weighting.
+    Source: shared/golden/README.md.
+    """
+
+    obs: Array
+    noise: Array
+    action: Array
+    a: Array
+    v: Array
+    a1_hat: Array
+    q: Array
+    g: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """All arrays by name, as an npz of the trace schema has them."""
+        return dict(vars(self))
+
+
+def sample(
+    flow: GuidedFlow,
+    obs: Array,
+    *,
+    estimator: str | Estimator = "qgf",
+    weight: float | Array = 0.0,
+    noise: Array | None = None,
+    rng: np.random.Generator | int | None = None,
+    best_of: int = 1,
+    gradient_steps: GradientSteps | None = None,
+    denoise_steps: int | None = None,
+) -> Array:
+    """Draw one action (chunk) for each observation.
+
+    obs       (B, O), or (O,) for one, whose action comes back as (D,)
+    estimator a name of `estimator_names()`, "package.module:function", or an `Estimator`
+    weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,)
+    noise     a_0, (B·best_of, D), observation-major; or
+    rng       a numpy Generator or a seed, from which the noise is drawn as float64
+    best_of   N: draw N actions for each observation, keep the one with the highest aggregated
+              critic (the first among equals)
+    gradient_steps  GradStep after the flow
+    denoise_steps   T, instead of the flow's own
+
+    returns   (B, D), within the flow's action bound, in the field's dtype, to which obs, noise
+              and weight are cast
+    Raises InputError on malformed arguments, NonFiniteError naming step and quantity when the
+    chain leaves the finite numbers.
+    """
+    flow = _with_steps(flow, denoise_steps)
+    single = np.ndim(obs) == 1
+    obs = _observations(flow, np.asarray(obs)[None] if single else obs)
+    if isinstance(best_of, bool) or not isinstance(best_of, int) or best_of < 1:
+        raise InputError(f"best_of must be an integer ≥ 1, got {best_of!r}")
+    repeated = np.repeat(obs, best_of, axis=0)
+    start = _initial_noise(flow, repeated, noise, rng)
+    weights = _weights(weight, len(obs), best_of, start.dtype)
+    action = _denoise(flow, repeated, start, estimator_by_name(estimator), weights)
+    if gradient_steps is not None:
+        action = _climb(flow, repeated, action, gradient_steps)
+    if best_of > 1:
+        q = critic_value(flow, repeated, action).reshape(-1, best_of)
+        chosen = q.argmax(axis=1)
+        action = action.reshape(len(obs), best_of, -1)[np.arange(len(obs)), chosen]
+    return action[0] if single else action
+
+
+def trace(
+    flow: GuidedFlow,
+    obs: Array,
+    *,
+    estimator: str | Estimator = "qgf",
+    weight: float | Array = 0.0,
+    noise: Array | None = None,
+    rng: np.random.Generator | int | None = None,
+    denoise_steps: int | None = None,
+) -> Trace:
+    """`sample` for obs (B, O) with every intermediate quantity. Arguments as there."""
+    flow = _with_steps(flow, denoise_steps)
+    obs = _observations(flow, obs)
+    start = _initial_noise(flow, obs, noise, rng)
+    weights = _weights(weight, len(obs), 1, start.dtype)
+    rows: list[tuple[Array, Array, Array, Array, Array]] = []
+
+    def record(step: DenoisingStep, guidance: Guidance) -> None:
+        query, q = guidance.query, guidance.q
+        if query is None:
+            query = one_step_estimate(flow, step).x
+        if q is None:
+            q, _ = flow.critic.forward(obs, query)
+        rows.append((step.action, step.velocity, query, q, guidance.gradient))
+
+    action = _denoise(flow, obs, start, estimator_by_name(estimator), weights, record)
+    a, v, a1_hat, q, g = (np.stack(parts) for parts in zip(*rows, strict=True))
+    return Trace(obs, start, action, a, v, a1_hat, q, g)
+
+
+def denoising_step(
+    flow: GuidedFlow, obs: Array, action: Array, index: int, weight: float | Array = 0.0
+) -> DenoisingStep:
+    """The state that an estimator sees at step `index` with a_t = action (B, D)."""
+    time = flow.times[index]
+    velocity, cache = flow.field.forward(obs, action, time)
+    return DenoisingStep(obs, action, index, time, velocity, cache, weight)
+
+
+def _denoise(
+    flow: GuidedFlow,
+    obs: Array,
+    noise: Array,
+    estimator: Estimator,
+    weight: float | Array,
+    observe: Observer | None = None,
+) -> Array:
+    def guided(k: int, time: float, action: Array) -> Array:
+        _finite(action, k, "the action a_t")
+        step = denoising_step(flow, obs, action, k, weight)
+        _finite(step.velocity, k, "the velocity v")
+        guidance = estimator(flow, step)
+        _finite(guidance.gradient, k, f"the gradient G of {estimator.name}")
+        if observe is not None:
+            observe(step, guidance)
+        return flow.kernels(axpy, weight, guidance.gradient, step.velocity)
+
+    action = noise
+    for state in integrate(guided, noise, flow.times, kernels=flow.kernels):
+        action = state
+    _finite(action, flow.denoise_steps, "the action a_1")
+    return bounded(flow, action).x
+
+
+def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:
+    for _ in range(how.steps):
+        gradient = critic_gradient(flow, obs, action).gradient
+        direction = np.sign(gradient) if how.sign else gradient
+        action = bounded(flow, flow.kernels(axpy, how.size, direction, action)).x
+    return action
+
+
+def _finite(x: Array, step: int, quantity: str) -> None:
+    require_finite(x, f"{quantity} at denoising step {step}", NonFiniteError)
+
+
+def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
+    if denoise_steps is None:
+        return flow
+    time_grid(denoise_steps)
+    return replace(flow, denoise_steps=denoise_steps)
+
+
+def _observations(flow: GuidedFlow, obs: Array) -> Array:
+    given = np.asarray(obs)
+    columns = getattr(flow.field, "obs_dim", given.shape[-1] if given.ndim else 0)
+    return matrix(given, "obs", columns=columns, dtype=flow.field.dtype)
+
+
+def _initial_noise(
+    flow: GuidedFlow, obs: Array, noise: Array | None, rng: np.random.Generator | int | None
+) -> Array:
+    D = flow.field.action_dim
+    if (noise is None) == (rng is None):
+        raise InputError("give either noise (B·best_of, D) or rng (a Generator or a seed)")
+    if noise is None:
+        noise = np.random.default_rng(rng).standard_normal((len(obs), D))
+    noise = matrix(noise, "noise", columns=D, dtype=flow.field.dtype)
+    if len(noise) != len(obs):
+        raise InputError(f"noise must have {len(obs)} rows (B·best_of), got {len(noise)}")
+    return noise
+
+
+def _weights(
+    weight: float | Array, rows: int, repeats: int, dtype: np.dtype[Any]
+) -> float | Array:
+    w = np.asarray(weight)
+    if w.dtype.kind not in "fiu" or w.shape not in ((), (rows,)) or not np.isfinite(w).all():
+        raise InputError(
+            f"weight must be a finite number or an array of shape ({rows},), got {weight!r}"
+        )
+    return float(w) if w.ndim == 0 else np.repeat(w.astype(dtype), repeats)[:, None]
