@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow, Products
+from qgf_ref.ops.structure import zeros
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class NoGuidance(Estimator):
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """Zeros (B, D)."""
-        return Guidance(np.zeros_like(step.action))
+        return Guidance(flow.kernels(zeros, step.action))
 
     def products(self, flow: GuidedFlow, index: int) -> Products:
         """None at all."""

@@ -22,6 +22,7 @@ from qgf_ref.guidance.queries import (
     one_step_estimate,
     one_step_vjp,
 )
+from qgf_ref.ops.structure import unit
 
 
 def one_step_jacobian(flow: GuidedFlow, step: DenoisingStep, query: Query) -> Array:
@@ -29,9 +30,13 @@ def one_step_jacobian(flow: GuidedFlow, step: DenoisingStep, query: Query) -> Ar
     D = step.action.shape[1]
     rows = []
     for i in range(D):
-        unit = np.zeros_like(step.action)
-        unit[:, i] = 1
-        rows.append(one_step_vjp(flow, bounded_vjp(flow, unit, query), step))
+        e_i = flow.kernels(unit, step.action, i)
+        rows.append(one_step_vjp(flow, bounded_vjp(flow, e_i, query), step))
+    return flow.kernels(stack_rows, *rows)
+
+
+def stack_rows(*rows: Array) -> Array:
+    """D arrays (B, D) as one (B, D, D), row i of each matrix from the i-th."""
     return np.stack(rows, axis=1)
 
 

@@ -17,14 +17,20 @@ from qgf_ref.guidance.base import (
     Products,
 )
 from qgf_ref.guidance.queries import bounded_vjp, critic_gradient, one_step_estimate, one_step_vjp
-from qgf_ref.ops.structure import axpy, scaled
+from qgf_ref.ops.structure import axpy, scaled, zeros
+
+
+def shared_noise(like: Array, seed: tuple[int, ...]) -> Array:
+    """ξ ~ N(0, I) of shape (1, D), a function of the seed alone: the same for every row."""
+    draw = np.random.default_rng(seed).standard_normal((1, like.shape[1]))
+    return draw.astype(like.real.dtype)
 
 
 @dataclass(frozen=True)
 class QGFJacobianSmooth(Estimator):
     """G = mean over K draws ξ of J(a_t + σξ)ᵀ∇Q(s, â₁), J = ∂â₁/∂a_t with its clip's mask.
 
-    ξ ~ N(0, I) is drawn from (seed, k) and shared by all rows, so that a row's gradient does not
+    ξ ~ N(0, I) is drawn from (seed, k, draw) and shared by all rows, so that a row's gradient does not
     depend on the batch around it. Products: 1 critic forward, 1 critic vjp, K field forwards,
     K field vjps. Source: method.md, section 3 [choice].
     Raises InputError unless K ≥ 1 and σ ≥ 0.
@@ -41,18 +47,13 @@ class QGFJacobianSmooth(Estimator):
         if self.draws < 1 or self.sigma < 0:
             raise InputError(f"draws must be ≥ 1 and sigma ≥ 0, got {self.draws}, {self.sigma}")
 
-    def offsets(self, index: int, like: Array) -> Array:
-        """σξ (K, D) of step `index`."""
-        rng = np.random.default_rng((self.seed, index))
-        draws = self.sigma * rng.standard_normal((self.draws, like.shape[1]))
-        return draws.astype(like.real.dtype)
-
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, pulled back through the mean Jacobian."""
         at_query = critic_gradient(flow, step.obs, one_step_estimate(flow, step).x)
-        total = np.zeros_like(step.action)
-        for offset in self.offsets(step.index, step.action):
-            action = flow.kernels(axpy, 1.0, offset, step.action)
+        total = flow.kernels(zeros, step.action)
+        for draw in range(self.draws):
+            xi = flow.kernels(shared_noise, step.action, (self.seed, step.index, draw))
+            action = flow.kernels(axpy, self.sigma, xi, step.action)
             velocity, cache = flow.field.forward(step.obs, action, step.time)
             near = replace(step, action=action, velocity=velocity, velocity_cache=cache)
             masked = bounded_vjp(flow, at_query.gradient, one_step_estimate(flow, near))

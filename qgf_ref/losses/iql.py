@@ -53,6 +53,6 @@ def value_loss(
     q, _ = ensemble_reduce(target_critic.forward(obs, action)[0], target_critic.aggregation)
     v, cache = value.forward(obs)
     advantage = q - v
-    weight = valid * np.where(advantage > 0, expectile, 1 - expectile).astype(v.dtype)
+    weight = valid * np.where(advantage.real > 0, expectile, 1 - expectile).astype(v.real.dtype)
     value_bar = weight * advantage * (-2 / advantage.size)
     return (weight * advantage * advantage).mean(), value.vjp_params(value_bar, cache)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from qgf_ref.arrays import Array
 from qgf_ref.nets.mlp import (
     MLPCache,
@@ -18,7 +16,14 @@ from qgf_ref.nets.mlp import (
     mlp_vjp_params,
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.structure import concat, concat_jvp, concat_vjp, squeeze_last, squeeze_last_vjp
+from qgf_ref.ops.structure import (
+    concat,
+    concat_jvp,
+    concat_vjp,
+    squeeze_last,
+    squeeze_last_vjp,
+    zeros,
+)
 
 
 class Critic(Protocol):
@@ -72,9 +77,8 @@ class MLPCritic:
 
     def jvp(self, action_dot: Array, cache: CriticCache) -> Array:
         """q_dot (E, B) = (∂Q/∂a) action_dot."""
-        return self.jvp_inputs(
-            np.zeros((action_dot.shape[0], cache.widths[0]), action_dot.dtype), action_dot, cache
-        )
+        obs_dot = self.kernels(zeros, action_dot, cache.widths[0])
+        return self.jvp_inputs(obs_dot, action_dot, cache)
 
     def jvp_inputs(self, obs_dot: Array, action_dot: Array, cache: CriticCache) -> Array:
         """q_dot (E, B) along a direction in (s, a)."""

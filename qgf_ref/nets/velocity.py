@@ -18,7 +18,7 @@ from qgf_ref.nets.mlp import (
     mlp_vjp_params,
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.structure import cast, concat, concat_jvp, concat_vjp
+from qgf_ref.ops.structure import cast, concat, concat_jvp, concat_vjp, per_row, zeros
 from qgf_ref.ops.time_embedding import (
     DIM,
     Precision,
@@ -96,7 +96,7 @@ class MLPVelocity:
         self, obs: Array, action: Array, time: float | Array
     ) -> tuple[Array, VelocityCache]:
         """v (B, D). obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
-        t = np.broadcast_to(np.asarray(time), action.shape[:1])
+        t = self.kernels(per_row, time, action)
         embedding, time_cache = self.kernels(time_embedding, t, DIM, self.embedding)
         embedding = self.kernels(cast, embedding, self.params.layers[0].kernel)
         x, widths = self.kernels(concat, obs, action, embedding)
@@ -105,15 +105,16 @@ class MLPVelocity:
 
     def jvp(self, action_dot: Array, cache: VelocityCache) -> Array:
         """v_dot = (∂v/∂a) action_dot, (B, D)."""
-        O, _, emb = cache.widths
-        rows = action_dot.shape[0]
-        zeros = np.zeros((rows, O + emb), action_dot.dtype)
-        return self.jvp_inputs(zeros[:, :O], action_dot, zeros[:, O:], cache)
+        embedding_dot = self.kernels(zeros, action_dot, cache.widths[2])
+        return self._jvp(action_dot, embedding_dot, cache)
 
     def jvp_time(self, action_dot: Array, time_dot: Array, cache: VelocityCache) -> Array:
         """v_dot along a direction in (a, t): action_dot (B, D), time_dot (B,)."""
-        obs_dot = np.zeros((action_dot.shape[0], cache.widths[0]), action_dot.dtype)
         embedding_dot = self.kernels(time_embedding_jvp, time_dot, cache.time)
+        return self._jvp(action_dot, embedding_dot, cache)
+
+    def _jvp(self, action_dot: Array, embedding_dot: Array, cache: VelocityCache) -> Array:
+        obs_dot = self.kernels(zeros, action_dot, cache.widths[0])
         return self.jvp_inputs(obs_dot, action_dot, embedding_dot, cache)
 
     def jvp_inputs(

@@ -1,4 +1,4 @@
-"""The linear glue between layers: concatenation, scaled addition, broadcast, sum over the batch.
+"""The linear glue between layers: concatenation, scaled addition, constants, sum over the batch.
 
 They have rules of their own because the product ledger must see every operation.
 """
@@ -38,14 +38,30 @@ def scaled(scale: float | Array, x: Array) -> Array:
     return scale * x
 
 
-def batch_sum(q: Array) -> Array:
-    """S = Σ_rows q (B,): the scalar whose gradient guidance takes, so that rows do not mix."""
-    return q.sum(axis=-1)
-
-
 def batch_sum_vjp(q: Array, s_bar: float = 1.0) -> Array:
-    """q_bar (B,) = s_bar for every row: the sum, not the mean, is differentiated."""
+    """q_bar (B,) = s_bar for every row: the cotangent of S = Σ_rows q.
+
+    Guidance differentiates this sum, never the mean, so that rows do not mix.
+    """
     return np.full(q.shape, s_bar, dtype=q.real.dtype)
+
+
+def per_row(value: float | Array, like: Array) -> Array:
+    """The value () for every row of `like` (B, …), as (B,); a value that is (B,) already stays."""
+    return np.broadcast_to(np.asarray(value), like.shape[:1])
+
+
+def zeros(like: Array, columns: int | None = None) -> Array:
+    """Zeros shaped like `like`, or with its rows and dtype and another number of columns."""
+    shape = like.shape if columns is None else (*like.shape[:-1], columns)
+    return np.zeros(shape, like.dtype)
+
+
+def unit(like: Array, column: int) -> Array:
+    """The unit vector e_column for every row of `like` (B, D)."""
+    e = np.zeros_like(like)
+    e[..., column] = 1
+    return e
 
 
 def squeeze_last(x: Array) -> Array:
@@ -60,5 +76,5 @@ def squeeze_last_vjp(y_bar: Array) -> Array:
 
 def cast(x: Array, like: Array) -> Array:
     """x rounded to the real dtype of `like`; complex numbers keep their imaginary part."""
-    complex_input = np.iscomplexobj(x)
-    return x.astype(np.result_type(like.real.dtype, np.complex64) if complex_input else like.real.dtype)
+    real = like.real.dtype
+    return x.astype(np.result_type(real, np.complex64) if np.iscomplexobj(x) else real)
