@@ -1,0 +1,1 @@
+"""The audit of a checkpoint: derivative checks, estimator profiles, precision, report."""

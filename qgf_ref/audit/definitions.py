@@ -1,0 +1,165 @@
+"""Every estimator once more, from its definition and the complex step: no vjp is used here.
+
+Jacobians and gradients come column by column from forwards at complex arguments, so that an error
+in a hand-written product, or in how an estimator composes products, cannot hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.flow.euler import rollout
+from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
+from qgf_ref.guidance.bptt import BPTT
+from qgf_ref.guidance.none import NoGuidance
+from qgf_ref.guidance.ood import OOD
+from qgf_ref.guidance.qgf import QGF
+from qgf_ref.guidance.qgf_chain import QGFChain
+from qgf_ref.guidance.qgf_jacobian import QGFJacobian, QGFJacobianUnmasked
+from qgf_ref.guidance.qgf_jacobian_ortho import QGFJacobianOrtho, polar_vjp
+from qgf_ref.guidance.qgf_jacobian_regularized import QGFJacobianRegularized
+from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
+from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth, shared_noise
+from qgf_ref.guidance.qgf_masked import QGFMasked
+from qgf_ref.guidance.queries import bounded, critic_value
+
+H = 1e-30
+
+
+def jacobian(f: Callable[[Array], Array], x: Array) -> Array:
+    """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,)."""
+    columns = []
+    for i in range(x.shape[1]):
+        shifted = x.astype(complex)
+        shifted[:, i] += 1j * H
+        y = np.asarray(f(shifted)).imag / H
+        columns.append(y[:, None] if y.ndim == 1 else y)
+    return np.stack(columns, axis=-1)
+
+
+def gradient(f: Callable[[Array], Array], x: Array) -> Array:
+    """∇f (B, D) of a rowwise scalar f: (B, D) → (B,)."""
+    return jacobian(f, x)[:, 0]
+
+
+def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
+    """G (B, D) of the estimator from its definition, or None for an estimator without one here.
+
+    A user's estimator that declares a potential is its gradient.
+    """
+    obs, a, t = step.obs, step.action, step.time
+
+    def unclipped(x: Array, time: float) -> Array:
+        return x + (1 - time) * flow.field.forward(obs, x, time)[0]
+
+    def one_step(x: Array) -> Array:
+        return bounded(flow, unclipped(x, t)).x
+
+    def endpoint(x: Array) -> Array:
+        return bounded(flow, rollout(flow.field, obs, x, flow.times, start=step.index)[0]).x
+
+    def q_gradient(x: Array) -> Array:
+        return gradient(lambda y: critic_value(flow, obs, y), x)
+
+    def pulled(j: Array, x_bar: Array) -> Array:
+        return np.asarray(np.einsum("bij,bi->bj", j, x_bar))
+
+    match estimator:
+        case NoGuidance():
+            return np.zeros_like(a)
+        case OOD():
+            return q_gradient(a)
+        case QGF():
+            return q_gradient(one_step(a))
+        case QGFMasked():
+            pre = unclipped(a, t)
+            mask = gradient_of_clip(flow, pre)
+            return mask * q_gradient(one_step(a))
+        case QGFJacobian():
+            return gradient(lambda x: critic_value(flow, obs, one_step(x)), a)
+        case QGFJacobianUnmasked():
+            return pulled(jacobian(lambda x: unclipped(x, t), a), q_gradient(one_step(a)))
+        case QGFJacobianScheduled():
+            time = t if step.index else 1 / max(flow.denoise_steps, 2)
+            j = jacobian(lambda x: unclipped(x, time), a)
+            return (1 - time) / time * pulled(j, q_gradient(one_step(a)))
+        case QGFJacobianRegularized(lam=lam):
+            x_bar = q_gradient(one_step(a))
+            return (1 - lam) * x_bar + lam * pulled(jacobian(one_step, a), x_bar)
+        case QGFJacobianOrtho():
+            return polar_vjp(q_gradient(one_step(a)), jacobian(one_step, a))
+        case QGFJacobianSmooth(draws=draws, sigma=sigma, seed=seed):
+            near = [a + sigma * shared_noise(a, (seed, step.index, i)) for i in range(draws)]
+            mean = sum(jacobian(one_step, x) for x in near) / draws
+            return pulled(np.asarray(mean), q_gradient(one_step(a)))
+        case BPTT():
+            return gradient(lambda x: critic_value(flow, obs, endpoint(x)), a)
+        case QGFChain():
+            return q_gradient(endpoint(a))
+        case _:
+            return potential_gradient(estimator, flow, step)
+
+
+def gradient_of_clip(flow: GuidedFlow, x: Array) -> Array:
+    """The diagonal of ∂clip/∂x, by complex step."""
+    return np.asarray(bounded(flow, x + 1j * H).x).imag / H
+
+
+def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> DenoisingStep:
+    """The same step at another action, its velocity recomputed."""
+    velocity, cache = flow.field.forward(step.obs, action, step.time)
+    return DenoisingStep(
+        step.obs, action, step.index, step.time, velocity, cache, step.weight
+    )
+
+
+def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
+    """∇Φ (B, D) of the estimator's declared potential, or None when it declares none.
+
+    By complex step, or by central differences (h = 1e-6) for an estimator that is not analytic.
+    """
+    if estimator.potential(flow, step) is None:
+        return None
+
+    def phi(x: Array) -> Array:
+        value = estimator.potential(flow, at_action(flow, step, x))
+        assert value is not None
+        return value
+
+    if estimator.analytic:
+        return gradient(phi, step.action)
+    return differences(phi, step.action)[:, 0]
+
+
+def differences(f: Callable[[Array], Array], x: Array, h: float = 1e-6) -> Array:
+    """`jacobian` by central differences, for functions that do not take complex arguments."""
+    columns = []
+    for i in range(x.shape[1]):
+        shift = np.zeros_like(x)
+        shift[:, i] = h
+        y = (np.asarray(f(x + shift)) - np.asarray(f(x - shift))) / (2 * h)
+        columns.append(y[:, None] if y.ndim == 1 else y)
+    return np.stack(columns, axis=-1)
+
+
+def departure_from_gradient_field(
+    estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
+) -> Array:
+    """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t: 0 for a gradient field, ≤ ∞ else.
+
+    A by complex step, or by central differences for an estimator that is not analytic. Rows whose
+    A is zero give 0.
+    """
+
+    def g(x: Array) -> Array:
+        return estimator(flow, at_action(flow, step, x)).gradient
+
+    by = jacobian if estimator.analytic else differences
+    A = by(g, step.action)
+    AT = np.swapaxes(A, 1, 2)
+    skew = np.linalg.norm(A - AT, axis=(1, 2))
+    symmetric = np.linalg.norm(A + AT, axis=(1, 2))
+    return np.divide(skew, symmetric, out=np.zeros_like(skew), where=symmetric > 0)
