@@ -109,7 +109,9 @@ def main() -> None:
             if n % every == 0:
                 policy, critic, value = (float(x) for x in sums / every)
                 log.append({"update": n, "policy": policy, "critic": critic, "value": value})
-                bar.set_postfix(policy=f"{policy:.4f}", critic=f"{critic:.3f}", value=f"{value:.4f}")
+                bar.set_postfix(
+                    policy=f"{policy:.4f}", critic=f"{critic:.3f}", value=f"{value:.4f}"
+                )
                 sums[:] = 0
     seconds = time.perf_counter() - started
 

@@ -1,10 +1,10 @@
 """The ground truth for Q-Guided Flow: every Jacobian-vector product explicit and auditable.
 
-    >>> import qgf_ref
-    >>> checkpoint = qgf_ref.load()                       # or a path: params_500000.pkl, …
-    >>> obs = qgf_ref.embedded_observations()[:4]
-    >>> qgf_ref.sample(checkpoint.flow, obs, estimator="qgf", weight=0.03, rng=0).shape
-    (4, 25)
+>>> import qgf_ref
+>>> checkpoint = qgf_ref.load()                       # or a path: params_500000.pkl, …
+>>> obs = qgf_ref.embedded_observations()[:4]
+>>> qgf_ref.sample(checkpoint.flow, obs, estimator="qgf", weight=0.03, rng=0).shape
+(4, 25)
 """
 
 from qgf_ref.checks import Check, DerivativeMismatch, check_adjoint, check_jvp, check_vjp

@@ -12,7 +12,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, Products
 from qgf_ref.guidance.counting import counted
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.ledger import Entry, Leaf, Ledger, Output
+from qgf_ref.ledger import Constant, Entry, Leaf, Ledger, Output
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import denoising_step, trace
 
@@ -76,7 +76,7 @@ class Explanation:
             )
         if self.error is not None:
             lines.append(
-                f"from the definition by complex step (no vjp): relative difference {self.error:.1e}"
+                f"from the definition, by complex step: relative difference {self.error:.1e}"
             )
         return "\n".join(lines)
 
@@ -151,7 +151,11 @@ def _passes(entries: list[Entry]) -> list[list[Entry]]:
     for entry in entries:
         network = entry.where.split(" ")[0]
         last = groups[-1][-1] if groups else None
-        if last and network and (last.where.split(" ")[0], last.product) == (network, entry.product):
+        if (
+            last
+            and network
+            and (last.where.split(" ")[0], last.product) == (network, entry.product)
+        ):
             groups[-1].append(entry)
         else:
             groups.append([entry])
@@ -184,6 +188,8 @@ def _sources(entry: Entry) -> str:
                 names.append(f"{'@' if part == 1 and entry.product != 'forward' else '#'}{index}")
             case Leaf(name) if ".layers." not in name:
                 names.append(name)
+            case Constant(float(value)) if entry.operation in ("axpy", "scaled", "per_row"):
+                names.append(f"{value:.3g}")
     text = " ".join(names)
     return text if len(text) <= 12 else text[:11] + "…"
 

@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def product(self) -> str:
-        """"forward", "jvp" or "vjp"."""
+        """ "forward", "jvp" or "vjp"."""
         name = self.primitive.__name__
         return next((kind for kind in ("vjp", "jvp") if f"_{kind}" in name), "forward")
 
@@ -107,7 +107,7 @@ class Ledger:
         if kwargs:
             raise TypeError("the ledger records positional arguments only")
         inputs = tuple(self._reference(a) for a in args)
-        returned = primitive(*args)
+        returned = primitive(*args, **kwargs)
         plain_tuple = type(returned) is tuple
         outputs: tuple[Any, ...] = returned if plain_tuple else (returned,)  # type: ignore[assignment]
         index = len(self.entries)

@@ -219,9 +219,7 @@ def _initial_noise(
     return noise
 
 
-def _weights(
-    weight: float | Array, rows: int, repeats: int, dtype: np.dtype[Any]
-) -> float | Array:
+def _weights(weight: float | Array, rows: int, repeats: int, dtype: np.dtype[Any]) -> float | Array:
     w = np.asarray(weight)
     if w.dtype.kind not in "fiu" or w.shape not in ((), (rows,)) or not np.isfinite(w).all():
         raise InputError(

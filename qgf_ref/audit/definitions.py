@@ -111,9 +111,7 @@ def gradient_of_clip(flow: GuidedFlow, x: Array) -> Array:
 def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> DenoisingStep:
     """The same step at another action, its velocity recomputed."""
     velocity, cache = flow.field.forward(step.obs, action, step.time)
-    return DenoisingStep(
-        step.obs, action, step.index, step.time, velocity, cache, step.weight
-    )
+    return DenoisingStep(step.obs, action, step.index, step.time, velocity, cache, step.weight)
 
 
 def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:

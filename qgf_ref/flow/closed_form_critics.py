@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -37,16 +36,6 @@ class AnalyticCritic:
     def vjp(self, q_bar: Array, cache: Array) -> Array:
         """(B, D)."""
         return q_bar[0][:, None] * cache
-
-
-class ScalarCritic(Protocol):
-    """A critic of one-dimensional actions, for quadrature."""
-
-    kinks: tuple[float, ...]
-
-    def value(self, action: Array) -> Array:
-        """Q (B,). action (B, 1)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.flow.closed_form_critics import QuadraticCritic, ScalarCritic
+from qgf_ref.flow.closed_form_critics import AnalyticCritic, QuadraticCritic
 from qgf_ref.flow.quadrature import gaussian_expectations
 from qgf_ref.nets.critic import Critic
 
@@ -59,7 +59,9 @@ class GaussianMixture:
         means = np.asarray(means, dtype=float)
         variances = np.broadcast_to(np.square(sd), (len(means),))
         return cls(
-            np.asarray(weights, dtype=float), means, variances[:, None, None] * np.eye(means.shape[1])
+            np.asarray(weights, dtype=float),
+            means,
+            variances[:, None, None] * np.eye(means.shape[1]),
         )
 
     @property
@@ -127,7 +129,7 @@ class MixtureVelocityCache(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureFlow:
-    """The exact velocity field of a `GaussianMixture`, as a `VelocityField`. Observations are unused."""
+    """The exact velocity field of a `GaussianMixture`; observations are not used."""
 
     mixture: GaussianMixture
 
@@ -159,9 +161,7 @@ class MixtureFlow:
         score = -np.einsum("mij,bmj->bmi", precision, offset)
         r_slope = r[..., None] * (score - np.einsum("bm,bmi->bi", r, score)[:, None])
         velocity = np.einsum("bm,bmi->bi", r, component)
-        jacobian = np.einsum("bm,mij->bij", r, gain) + np.einsum(
-            "bmi,bmj->bij", component, r_slope
-        )
+        jacobian = np.einsum("bm,mij->bij", r, gain) + np.einsum("bmi,bmj->bij", component, r_slope)
         return velocity, MixtureVelocityCache(jacobian)
 
     def jvp(self, action_dot: Array, cache: MixtureVelocityCache) -> Array:
@@ -172,9 +172,7 @@ class MixtureFlow:
         """(∂v/∂a)ᵀ velocity_bar, (B, D)."""
         return np.asarray(np.einsum("bij,bi->bj", cache.jacobian, velocity_bar))
 
-    def guided_velocity(
-        self, action: Array, time: float, critic: Critic, weight: float
-    ) -> Array:
+    def guided_velocity(self, action: Array, time: float, critic: Critic, weight: float) -> Array:
         """The velocity (B, D) of the flow that ends in π ∝ π̂·exp(w·Q).
 
         Quadratic Q: the velocity of the tilted mixture. Any other Q in one dimension:
@@ -184,7 +182,7 @@ class MixtureFlow:
         if isinstance(critic, QuadraticCritic):
             tilted = MixtureFlow(self.mixture.tilted(critic, weight))
             return tilted.forward(action, action, time)[0]
-        if self.action_dim != 1 or not hasattr(critic, "kinks"):
+        if self.action_dim != 1 or not isinstance(critic, AnalyticCritic):
             raise InputError(
                 "exact guidance is known for a QuadraticCritic, or for any critic of "
                 "qgf_ref.flow.closed_form_critics in one dimension"
@@ -203,7 +201,7 @@ class MixtureFlow:
         return r, means, (1 - t) ** 2 * towards
 
     def _guided_by_quadrature(
-        self, action: Array, t: float, critic: ScalarCritic, weight: float
+        self, action: Array, t: float, critic: AnalyticCritic, weight: float
     ) -> Array:
         r, means, covariances = self.conditional(action, t)
         sd = np.sqrt(covariances[:, 0, 0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.flow.closed_form_critics import ScalarCritic
+from qgf_ref.flow.closed_form_critics import AnalyticCritic
 
 REACH = 12.0
 """Standard deviations integrated on either side: the mass beyond is below 1e-32."""
@@ -32,7 +32,7 @@ def panel_nodes(edges: Array, panels: int) -> tuple[Array, Array]:
 
 
 def gaussian_expectations(
-    mean: Array, sd: Array, critic: ScalarCritic, weight: float
+    mean: Array, sd: Array, critic: AnalyticCritic, weight: float
 ) -> tuple[Array, Array]:
     """log E[exp(w·Q(a))] and E[a·exp(w·Q(a))]/E[exp(w·Q(a))] for a ~ N(mean, sd²), each (R,).
 
@@ -63,7 +63,7 @@ class TiltedLaw:
     def of(
         cls,
         log_density: Callable[[Array], Array],
-        critic: ScalarCritic,
+        critic: AnalyticCritic,
         weight: float,
         low: float,
         high: float,

@@ -56,7 +56,7 @@ class DenoisingStep:
 
 @dataclass(frozen=True)
 class Guidance:
-    """An estimator's answer. gradient G (B, D); query x (B, D) and q (E, B) there, if it has them."""
+    """An estimator's answer: gradient G (B, D), and query x (B, D) and q (E, B) there if any."""
 
     gradient: Array
     query: Array | None = None
@@ -90,7 +90,8 @@ class Products:
             "Q jvp": self.critic_jvp,
             "Q vjp": self.critic_vjp,
         }
-        return " + ".join(f"{n} {name}" for name, n in named.items() if n) or "–"
+        shown = [name if n == 1 else f"{n} {name}" for name, n in named.items() if n]
+        return " + ".join(shown) or "–"
 
 
 CRITIC_GRADIENT = Products(critic_forward=1, critic_vjp=1)

@@ -17,9 +17,7 @@ from qgf_ref.nets.critic import Critic
 class ExactlyGuided(Protocol):
     """A field that knows its exactly guided velocity (`qgf_ref.flow.gaussian_mixture`)."""
 
-    def guided_velocity(
-        self, action: Array, time: float, critic: Critic, weight: float
-    ) -> Array:
+    def guided_velocity(self, action: Array, time: float, critic: Critic, weight: float) -> Array:
         """The velocity (B, D) of the flow that ends in π ∝ π̂·exp(w·Q)."""
         ...
 

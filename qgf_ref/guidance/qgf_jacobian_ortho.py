@@ -48,7 +48,7 @@ def polar_vjp(x_bar: Array, jacobian: Array) -> Array:
     """
     U, S, Vt = np.linalg.svd(jacobian)
     D = jacobian.shape[-1]
-    keep = S > D * np.finfo(S.dtype).eps * S.max(axis=-1, keepdims=True, initial=0)
+    keep = D * np.finfo(S.dtype).eps * S.max(axis=-1, keepdims=True, initial=0) < S
     in_u = np.einsum("bij,bi->bj", U, x_bar) * keep
     return np.asarray(np.einsum("bji,bj->bi", Vt, in_u))
 

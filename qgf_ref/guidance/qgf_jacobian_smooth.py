@@ -30,8 +30,8 @@ def shared_noise(like: Array, seed: tuple[int, ...]) -> Array:
 class QGFJacobianSmooth(Estimator):
     """G = mean over K draws ξ of J(a_t + σξ)ᵀ∇Q(s, â₁), J = ∂â₁/∂a_t with its clip's mask.
 
-    ξ ~ N(0, I) is drawn from (seed, k, draw) and shared by all rows, so that a row's gradient does not
-    depend on the batch around it. Products: 1 critic forward, 1 critic vjp, K field forwards,
+    ξ ~ N(0, I) is drawn from (seed, k, draw) and shared by all rows, so that a row's gradient does
+    not depend on the batch around it. Products: 1 critic forward, 1 critic vjp, K field forwards,
     K field vjps. Source: method.md, section 3 [choice].
     Raises InputError unless K ≥ 1 and σ ≥ 0.
     """

@@ -57,9 +57,7 @@ def ode_endpoint(flow: GuidedFlow, step: DenoisingStep) -> tuple[Query, RolloutC
     return bounded(flow, endpoint), cache
 
 
-def ode_endpoint_vjp(
-    flow: GuidedFlow, x_bar: Array, endpoint: Query, cache: RolloutCache
-) -> Array:
+def ode_endpoint_vjp(flow: GuidedFlow, x_bar: Array, endpoint: Query, cache: RolloutCache) -> Array:
     """(∂clip(ODE)/∂a_t)ᵀ x_bar: the clip's mask, then a vjp through every step."""
     return rollout_vjp(flow.field, bounded_vjp(flow, x_bar, endpoint), cache, flow.kernels)
 

@@ -11,6 +11,7 @@ from qgf_ref.arrays import real_dtype
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.losses.update import Hyperparameters, Networks
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.value import MLPValue
@@ -19,7 +20,6 @@ from qgf_ref.ops.activations import require_activation
 from qgf_ref.ops.ensemble import require_aggregation
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import DIM, Precision
-from qgf_ref.losses.update import Hyperparameters, Networks
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _check_chain(name: str, params: MLPParams, source: str) -> None:
             array = getattr(layer, part)
             if array is not None and array.shape != (*layer.kernel.shape[:-2], fan_out):
                 raise InputError(
-                    f"{source}: {part} of layer {i} of the {name} has shape {array.shape}, expected "
+                    f"{source}: {part} of layer {i} of {name} has shape {array.shape}, expected "
                     f"{(*layer.kernel.shape[:-2], fan_out)}"
                 )
         width = fan_out

@@ -63,6 +63,6 @@ def _resolve(path: Path) -> Path:
     if len(found) != 1:
         listing = ", ".join(p.name for p in found) or "none"
         raise InputError(
-            f"{path} must hold {MODEL} or exactly one params_*.pkl or *.safetensors; found: {listing}"
+            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors; found: {listing}"
         )
     return found[0]

@@ -61,20 +61,24 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
         for name in ("policy", "critic", "target_critic", "value")
     }
-    policy = params["policy"]
-    trunk = _child(policy, "MLP_0", f"{path}: agent/policy/params")
-    head = _child(policy, "Dense_0", f"{path}: agent/policy/params")
-    layers = _layers(trunk, f"{path}: agent/policy")
-    layers.append(_dense(head, None, f"{path}: agent/policy/Dense_0"))
-    values_nets = {
-        name: MLPParams(tuple(_layers(_child(params[name], "value_net", f"{path}: {name}"), name)))
-        for name in ("critic", "target_critic", "value")
-    }
+    nets = {name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()}
     for name in ("critic", "target_critic"):
-        if values_nets[name].ensemble is None:
+        if nets[name].ensemble is None:
             # num_qs = 1 is stored without the ensemble axis (official.md, D4)
-            values_nets[name] = values_nets[name].map(lambda a: a[None])
-    return Checkpoint(options, MLPParams(tuple(layers)), **values_nets, source=str(path))
+            nets[name] = nets[name].map(lambda a: a[None])
+    return Checkpoint(options, **nets, source=str(path))
+
+
+def params_from_flax(tree: Any, where: str) -> MLPParams:
+    """One network's parameters from flax's nested dict, a policy's or a critic's or value's.
+
+    where  names the network in errors (InputError) on another structure
+    """
+    if isinstance(tree, dict) and "value_net" in tree:
+        return MLPParams(tuple(_layers(tree["value_net"], where)))
+    layers = _layers(_child(tree, "MLP_0", where), where)
+    head = _dense(_child(tree, "Dense_0", where), None, f"{where}/Dense_0")
+    return MLPParams((*layers, head))
 
 
 def _child(node: Any, key: str, where: str) -> Any:
@@ -102,12 +106,16 @@ def _dense(dense: Any, norm: Any, where: str) -> LayerParams:
 
 
 def _layers(trunk: Any, where: str) -> list[LayerParams]:
-    count = sum(1 for key in trunk if str(key).startswith("Dense_")) if isinstance(trunk, dict) else 0
+    count = (
+        sum(1 for key in trunk if str(key).startswith("Dense_")) if isinstance(trunk, dict) else 0
+    )
     known = {f"{kind}_{i}" for kind in ("Dense", "LayerNorm") for i in range(count)}
     if count == 0 or not set(trunk) <= known:
         found = ", ".join(map(str, trunk)) if isinstance(trunk, dict) else type(trunk).__name__
         raise InputError(f"{where} is not an MLP of Dense and LayerNorm layers (found: {found})")
     return [
-        _dense(_child(trunk, f"Dense_{i}", where), trunk.get(f"LayerNorm_{i}"), f"{where}/Dense_{i}")
+        _dense(
+            _child(trunk, f"Dense_{i}", where), trunk.get(f"LayerNorm_{i}"), f"{where}/Dense_{i}"
+        )
         for i in range(count)
     ]

@@ -42,11 +42,13 @@ class _Dtype:
 
     def resolve(self) -> np.dtype[Any]:
         try:
-            dtype = np.dtype(self.spec).newbyteorder("<" if self.order == "=" else self.order)
+            dtype = np.dtype(self.spec).newbyteorder(">" if self.order == ">" else "<")
         except (TypeError, ValueError):
             raise _Refused(f"arrays of dtype {self.spec!r}") from None
         if dtype.kind not in "fiub":
-            raise _Refused(f"arrays of dtype {self.spec!r} (only real numbers and booleans are read)")
+            raise _Refused(
+                f"arrays of dtype {self.spec!r} (only real numbers and booleans are read)"
+            )
         return dtype
 
 
@@ -186,7 +188,7 @@ def read_pickle(path: Path) -> Any:
         return _plain(_Unpickler(io.BytesIO(data)).load())
     except _Refused as refused:
         raise InputError(
-            f"{path} is refused: it contains {refused}, which a checkpoint of arrays does not need. "
+            f"{path} is refused: it contains {refused}, which an array file does not need. "
             "Nothing in it was executed. If you trust the file, convert it to .npz or .safetensors "
             "with the framework that wrote it."
         ) from refused

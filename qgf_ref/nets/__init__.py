@@ -1,1 +1,1 @@
-"""Networks: parameters as dataclasses, forward, jvp and vjp in the inputs, gradients in the parameters."""
+"""Networks: parameters, forward, jvp and vjp in the inputs, gradients in the parameters."""

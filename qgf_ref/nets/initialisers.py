@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -49,7 +50,7 @@ def init_velocity(
     sizes = [obs_dim + action_dim + DIM, *hidden]
     layers = [
         _layer(fan_avg_uniform(rng, shape), layer_norm and i < len(hidden) - 1)
-        for i, shape in enumerate(zip(sizes, sizes[1:], strict=False))
+        for i, shape in enumerate(pairwise(sizes))
     ]
     layers.append(_layer(lecun_normal(rng, (sizes[-1], action_dim)), norm=False))
     return MLPParams(tuple(layers)).astype(dtype)
@@ -73,6 +74,6 @@ def init_value(
     return MLPParams(
         tuple(
             _layer(fan_avg_uniform(rng, (*lead, *shape)), layer_norm and i < len(hidden))
-            for i, shape in enumerate(zip(sizes, sizes[1:], strict=False))
+            for i, shape in enumerate(pairwise(sizes))
         )
     ).astype(dtype)

@@ -31,6 +31,10 @@ class LayerParams:
     scale: Array | None = None
     offset: Array | None = None
 
+    def parts(self) -> tuple[Array | None, ...]:
+        """kernel, bias, scale, offset."""
+        return self.kernel, self.bias, self.scale, self.offset
+
 
 @dataclass(frozen=True)
 class MLPParams:
@@ -41,10 +45,9 @@ class MLPParams:
     def named(self) -> Iterator[tuple[str, Array]]:
         """('layers.0.kernel', array), … in a fixed order."""
         for i, layer in enumerate(self.layers):
-            for f in fields(layer):
-                value = getattr(layer, f.name)
-                if value is not None:
-                    yield f"layers.{i}.{f.name}", value
+            for field, part in zip(fields(layer), layer.parts(), strict=True):
+                if part is not None:
+                    yield f"layers.{i}.{field.name}", part
 
     def arrays(self) -> tuple[Array, ...]:
         """The arrays alone, in the order of `named`."""
@@ -60,12 +63,7 @@ class MLPParams:
         values = iter(arrays)
         return MLPParams(
             tuple(
-                LayerParams(
-                    **{
-                        f.name: None if getattr(layer, f.name) is None else next(values)
-                        for f in fields(layer)
-                    }
-                )
+                LayerParams(*(None if part is None else next(values) for part in layer.parts()))  # type: ignore[arg-type]
                 for layer in self.layers
             )
         )
@@ -132,7 +130,12 @@ def mlp(
         norm_cache = activation_cache = None
         if layer.scale is not None and layer.offset is not None:
             x, norm_cache = kernels(
-                ln.layer_norm, x, layer.scale, layer.offset, options.layer_norm_eps, options.variance
+                ln.layer_norm,
+                x,
+                layer.scale,
+                layer.offset,
+                options.layer_norm_eps,
+                options.variance,
             )
         if i < last:
             x, activation_cache = kernels(activation, x, options.activation)

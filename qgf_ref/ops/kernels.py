@@ -19,7 +19,9 @@ R = TypeVar("R")
 class Kernels(Protocol):
     """Runs a primitive of `qgf_ref.ops` (or an equal of it) on the given arguments."""
 
-    def __call__(self, primitive: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, primitive: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the primitive returns."""
+        ...
 
 
 def reference_kernels(primitive: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

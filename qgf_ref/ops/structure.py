@@ -29,7 +29,10 @@ def concat_vjp(y_bar: Array, cache: tuple[int, ...], part: int) -> Array:
 
 
 def axpy(scale: float | Array, x: Array, y: Array) -> Array:
-    """z = y + scale·x. jvp: z_dot = y_dot + scale·x_dot. vjp: x_bar = scale·z_bar, y_bar = z_bar."""
+    """z = y + scale·x.
+
+    jvp: z_dot = y_dot + scale·x_dot. vjp: x_bar = scale·z_bar, y_bar = z_bar.
+    """
     return y + scale * x
 
 

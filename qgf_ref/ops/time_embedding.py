@@ -27,7 +27,7 @@ class TimeEmbeddingCache(NamedTuple):
 def time_embedding(
     t: Array, dim: int = DIM, precision: Precision = "exact"
 ) -> tuple[Array, TimeEmbeddingCache]:
-    """[cos ω₀t … cos ω_{h−1}t, sin ω₀t … sin ω_{h−1}t] with ω_i = 10000·exp(−ln(10000)·i/h), h = dim/2.
+    """[cos ω₀t … cos ω_{h−1}t, sin ω₀t … sin ω_{h−1}t], ω_i = 10⁴·exp(−ln(10⁴)·i/h), h = dim/2.
 
     t         (B,), flow time: 0 is noise, 1 is action
     returns   (B, dim)

@@ -1,0 +1,224 @@
+"""Audit, parts (b) and (c): what the estimators do on this checkpoint, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.audit.definitions import at_action, departure_from_gradient_field
+from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
+from qgf_ref.guidance.counting import counted
+from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
+from qgf_ref.guidance.queries import critic_value, one_step_estimate
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.sampling import denoising_step, sample, trace
+
+NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measurements over the states of the behaviour-cloning chain, by estimator.
+
+    norm (T,): median ‖G‖ over rows, at each step; clipped (T,): share of coordinates of the
+    one-step estimate outside the bound; singular (T, D): median singular values of
+    J₀ = I + (1 − t)∂v/∂a_t, descending; cosine: mean cosine between two estimators over steps and
+    rows; noise_cosine: mean cosine between G(a_t) and G(a_t + σε), per σ of NOISE_LEVELS;
+    departure: median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step, A = ∂G/∂a_t;
+    products: of one call at the middle step, and over the whole chain; milliseconds: of one call;
+    q: mean and standard error of the critic at the final action, per weight of WEIGHTS.
+    """
+
+    rows: int
+    times: tuple[float, ...]
+    norm: dict[str, list[float]]
+    clipped: list[float]
+    singular: list[list[float]]
+    cosine: dict[str, dict[str, float]]
+    noise_cosine: dict[str, list[float]]
+    departure: dict[str, float]
+    products: dict[str, str]
+    chain_products: dict[str, str]
+    milliseconds: dict[str, float]
+    q: dict[str, list[tuple[float, float]]]
+    weights: tuple[float, ...] = WEIGHTS
+    noise_levels: tuple[float, ...] = NOISE_LEVELS
+
+
+def profile_stages(estimators: list[Estimator]) -> int:
+    """How many times `profile` reports progress."""
+    return 4 * sum(e.name != "none" for e in estimators) + 1
+
+
+def cosine(x: Array, y: Array) -> Array:
+    """Cosine of the angle between corresponding rows of x and y (…, D); NaN where one is zero."""
+    dot = (x * y).sum(axis=-1)
+    norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return np.divide(dot, norms, out=np.full(dot.shape, np.nan), where=norms > 0)
+
+
+def _mean(x: Array) -> float:
+    finite = x[np.isfinite(x)]
+    return float(finite.mean()) if finite.size else 0.0
+
+
+def profile(
+    flow: GuidedFlow,
+    obs: Array,
+    estimators: list[Estimator],
+    seed: int,
+    progress: Progress = lambda _: None,
+) -> Profile:
+    """Profile `estimators` on the chain of obs (B, O) without guidance. Deterministic in `seed`."""
+    rng = np.random.default_rng((seed, 1))
+    noise = rng.standard_normal((len(obs), flow.field.action_dim))
+    chain = trace(flow, obs, estimator="none", noise=noise)
+    states = [denoising_step(flow, chain.obs, a, k) for k, a in enumerate(chain.a)]
+    guided = [e for e in estimators if e.name != "none"]
+
+    gradients: dict[str, Array] = {}
+    milliseconds = {}
+    middle = flow.denoise_steps // 2
+    for e in guided:
+        progress(f"(b) gradients of {e.name}")
+        gradients[e.name] = np.stack([e(flow, step).gradient for step in states])
+        milliseconds[e.name] = _milliseconds(e, flow, states[middle])
+    products, chain_products = {}, {}
+    for e in estimators:
+        products[e.name], chain_products[e.name] = _products(e, flow, states)
+    noise_cosine = {}
+    epsilon = rng.standard_normal(chain.a.shape)
+    for e in guided:
+        progress(f"(b) noise sensitivity of {e.name}")
+        noise_cosine[e.name] = [
+            _noise_cosine(e, flow, states, gradients[e.name], sigma * epsilon)
+            for sigma in NOISE_LEVELS
+        ]
+    departure = {}
+    few = _rows(states[middle], 16)
+    for e in guided:
+        progress(f"(b) curl of {e.name}")
+        departure[e.name] = float(
+            np.median(departure_from_gradient_field(e, flow, at_action(flow, few, few.action)))
+        )
+    progress("(b) singular values of the Jacobian")
+    unbounded = replace(flow, action_bound=None)
+    singular, clipped = [], []
+    for step in states:
+        query = one_step_estimate(unbounded, step)
+        if flow.action_bound is not None:
+            clipped.append(float((np.abs(query.x) > flow.action_bound).mean()))
+        J = one_step_jacobian(unbounded, step, query)
+        singular.append(np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist())
+    return Profile(
+        rows=len(obs),
+        times=flow.times,
+        norm={
+            n: np.median(np.linalg.norm(g, axis=-1), axis=1).tolist() for n, g in gradients.items()
+        },
+        clipped=clipped,
+        singular=singular,
+        cosine={
+            n: {m: _mean(cosine(g, h)) for m, h in gradients.items()} for n, g in gradients.items()
+        },
+        noise_cosine=noise_cosine,
+        departure=departure,
+        products=products,
+        chain_products=chain_products,
+        milliseconds=milliseconds,
+        q=_final_q(flow, chain.obs, noise, guided, progress),
+    )
+
+
+def _final_q(
+    flow: GuidedFlow, obs: Array, noise: Array, guided: list[Estimator], progress: Progress
+) -> dict[str, list[tuple[float, float]]]:
+    result = {}
+    for e in guided:
+        progress(f"(c) final Q of {e.name}")
+        cells = []
+        for weight in WEIGHTS:
+            action = sample(flow, obs, estimator=e, weight=weight, noise=noise)
+            q = critic_value(flow, obs, action)
+            cells.append((float(q.mean()), float(q.std(ddof=1) / np.sqrt(len(q)))))
+        result[e.name] = cells
+    return result
+
+
+def _noise_cosine(
+    e: Estimator, flow: GuidedFlow, states: list[DenoisingStep], gradients: Array, offsets: Array
+) -> float:
+    values = [
+        cosine(g, e(flow, at_action(flow, step, step.action + offset)).gradient)
+        for g, step, offset in zip(gradients, states, offsets, strict=True)
+    ]
+    return _mean(np.concatenate(values))
+
+
+def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tuple[str, str]:
+    counting, counter = counted(flow)
+    total, at_middle = counter.take(), ""
+    for k, step in enumerate(states):
+        e(counting, denoising_step(counting, step.obs[:1], step.action[:1], k))
+        taken = counter.take()
+        total = total + taken
+        if k == len(states) // 2:
+            at_middle = str(taken)
+    return at_middle, str(total)
+
+
+def _milliseconds(e: Estimator, flow: GuidedFlow, step: DenoisingStep, repeats: int = 5) -> float:
+    elapsed = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        e(flow, step)
+        elapsed.append(time.perf_counter() - start)
+    return float(np.median(elapsed)) * 1e3
+
+
+def _rows(step: DenoisingStep, rows: int) -> DenoisingStep:
+    # the velocity's cache is not sliced: callers recompute the velocity with `at_action`
+    return replace(step, obs=step.obs[:rows], action=step.action[:rows])
+
+
+def precision(
+    checkpoint: Checkpoint,
+    obs: Array,
+    estimators: list[Estimator],
+    weight: float,
+    seed: int,
+    progress: Progress = lambda _: None,
+) -> dict[str, dict[str, list[float]]]:
+    """Audit, part (d): float32 against float64 along the chain.
+
+    For each estimator and each of "a", "v", "g" and the two ways to compute time embeddings in
+    float32: ‖float32 − float64‖/‖float64‖ at each step (T,), over all rows, free-running from the
+    same noise.
+    """
+    rng = np.random.default_rng((seed, 2))
+    noise = rng.standard_normal((len(obs), checkpoint.flat_action_dim)).astype(np.float32)
+    single = checkpoint.astype(np.float32)
+    double = single.astype(np.float64)
+    result: dict[str, dict[str, list[float]]] = {}
+    for e in estimators:
+        progress(f"(d) float32 against float64: {e.name}")
+        true = trace(double.flow, obs, estimator=e, weight=weight, noise=noise)
+        rows = {}
+        for embedding in ("exact", "float32"):
+            flow = single.guided_flow(embedding=embedding)
+            run = trace(flow, obs, estimator=e, weight=weight, noise=noise)
+            for name in ("a", "v", "g"):
+                expected, actual = getattr(true, name), getattr(run, name).astype(np.float64)
+                scale = np.linalg.norm(expected, axis=(1, 2))
+                error = np.linalg.norm(actual - expected, axis=(1, 2))
+                ratio = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
+                rows[f"{name}, {embedding} embedding"] = ratio.tolist()
+        result[e.name] = rows
+    return result

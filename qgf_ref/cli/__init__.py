@@ -1,0 +1,1 @@
+"""The command line `qgf-ref`: thin, one module for each command."""

@@ -1,0 +1,81 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+from qgf_ref.files import read_npz
+from qgf_ref.interop.checkpoint import Checkpoint, option_names
+from qgf_ref.interop.load import EMBEDDED, embedded_observations, load
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, and one flag for every option that a checkpoint may not tell."""
+    parser.add_argument(
+        "--checkpoint",
+        default=EMBEDDED,
+        metavar="P",
+        help="params_N.pkl of the official code, our .safetensors, or a directory holding one "
+        "(default: the checkpoint inside the package)",
+    )
+    group = parser.add_argument_group("options of the checkpoint, where its flags.json lacks them")
+    group.add_argument("--activation", help="gelu, relu, … of the networks")
+    group.add_argument("--q-aggregation", help="min or mean over the critic's members")
+    group.add_argument("--denoise-steps", type=int, metavar="T", help="Euler steps of the sampler")
+    group.add_argument("--horizon-length", type=int, metavar="H", help="actions in a chunk")
+    group.add_argument(
+        "--action-chunking",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether the policy outputs the whole chunk",
+    )
+    group.add_argument("--discount", type=float, metavar="γ")
+    group.add_argument("--expectile", type=float, metavar="τ")
+
+
+def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
+    """The checkpoint that the arguments name."""
+    options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
+    return load(args.checkpoint, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
+
+
+def observations(spec: str | None, checkpoint: Checkpoint, seed: int, rows: int) -> Array:
+    """Observations of --obs: an npz with `obs`, "normal", or (embedded checkpoint only) ours."""
+    if spec == "normal":
+        return np.random.default_rng((seed, 3)).standard_normal((rows, checkpoint.obs_dim))
+    if spec is not None:
+        return read_npz(Path(spec), ("obs",))["obs"]
+    if EMBEDDED in Path(checkpoint.source).name:
+        return embedded_observations()
+    raise InputError(
+        f"give --obs F.npz with an array 'obs' of shape (N, {checkpoint.obs_dim}), or --obs normal "
+        "for standard normal observations (fine for derivatives, not representative for profiles)"
+    )
+
+
+def output_directory(path: Path) -> Path:
+    """`path`, made if need be; raises InputError at once when nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write into {path}: {error.strerror or error}") from error
+    return path
+
+
+def output_file(path: Path) -> Path:
+    """`path` itself; raises InputError at once when its directory cannot be written."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no directory {path.parent}")
+    output_directory(path.parent)
+    return path

@@ -1,0 +1,32 @@
+"""qgf-ref estimators."""
+
+from __future__ import annotations
+
+import argparse
+
+from qgf_ref.guidance.registry import estimator, estimator_names
+
+EXAMPLE = """example:
+  qgf-ref estimators
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "estimators",
+        help="list the gradient estimators",
+        description="List the gradient estimators with their formulas.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print name and formula of each."""
+    del args
+    for name in estimator_names():
+        print(f"{name:26} {estimator(name).summary}")
+    print("your.module:function       your own: (flow, step) → G; see the README")
+    return 0

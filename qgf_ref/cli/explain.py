@@ -1,0 +1,70 @@
+"""qgf-ref explain."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qgf_ref.arrays import matrix
+from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, observations
+from qgf_ref.explain import explain
+from qgf_ref.files import read_npz
+from qgf_ref.guidance.registry import estimator
+
+EXAMPLE = """example:
+  qgf-ref explain --estimator qgf_jacobian --row 3 --step 5
+  qgf-ref explain --estimator bptt --step 0 --brief
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "explain",
+        help="list every forward, jvp and vjp behind one gradient",
+        description="Follow one row's guided chain to one denoising step and list, in order, every "
+        "forward, jvp and vjp that went into the gradient there, with shapes, norms and gain; then "
+        "re-derive the gradient from that list alone.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--estimator", default="qgf", metavar="E", help="default: qgf")
+    parser.add_argument("--row", type=int, default=0, metavar="I", help="row of the observations")
+    parser.add_argument("--step", type=int, default=0, metavar="K", help="denoising step")
+    parser.add_argument(
+        "--weight", type=float, default=0.1, metavar="W", help="of the chain so far"
+    )
+    parser.add_argument(
+        "--obs",
+        metavar="F.npz",
+        help="an npz with `obs` and optionally `noise`, or the word normal",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, unless it is given")
+    parser.add_argument("--brief", action="store_true", help="one line for each network pass")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the explanation; 1 if the ledger or the definition contradicts the gradient."""
+    chosen = estimator(args.estimator)
+    checkpoint = load_checkpoint(args)
+    obs = observations(args.obs, checkpoint, args.seed, args.row + 1)
+    obs = matrix(obs, "obs", columns=checkpoint.obs_dim)
+    noise = None
+    if args.obs not in (None, "normal"):
+        noise = read_npz(Path(args.obs), ("obs",)).get("noise")
+    explanation = explain(
+        checkpoint,
+        obs,
+        estimator=chosen,
+        row=args.row,
+        index=args.step,
+        weight=args.weight,
+        noise=noise,
+        seed=args.seed,
+    )
+    print(f"checkpoint {checkpoint.source}")
+    print(explanation.text(brief=args.brief))
+    agrees = explanation.error is None or explanation.error < 1e-10
+    return 0 if explanation.complete and agrees else 1

@@ -1,0 +1,54 @@
+"""Entry point of `qgf-ref` and `python -m qgf_ref`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qgf_ref import __version__
+from qgf_ref.cli import audit, estimators, explain, trace
+from qgf_ref.errors import InputError, QGFError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="qgf-ref",
+        description="The ground truth for Q-Guided Flow: audit a checkpoint, explain a gradient, "
+        "trace a sampler.",
+        epilog="example:\n  qgf-ref audit",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (audit, explain, trace, estimators):
+        command.add_parser(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 2 on bad input, with one line that says what to do."""
+    args = parser().parse_args(argv)
+    if str(Path.cwd()) not in sys.path:
+        # so that --estimator my_module:function finds a module beside the user, as python -m does
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return int(args.run(args))
+    except InputError as error:
+        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except QGFError as error:
+        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was overwritten", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""One look for every figure: an estimator has the same colour-blind-safe colour everywhere."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+class LineStyle(NamedTuple):
+    """Colour (Okabe and Ito's palette), dash pattern and marker of one estimator."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
+ESTIMATOR_STYLES = {
+    "none": LineStyle("#7F7F7F", "-", "."),
+    "ood": LineStyle("#E69F00", "-", "o"),
+    "qgf": LineStyle("#0072B2", "-", "s"),
+    "qgf_masked": LineStyle("#56B4E9", "--", "s"),
+    "qgf_chain": LineStyle("#009E73", "-", "^"),
+    "bptt": LineStyle("#CC79A7", "-", "v"),
+    "qgf_jacobian": LineStyle("#D55E00", "-", "D"),
+    "qgf_jacobian_unmasked": LineStyle("#D55E00", "--", "x"),
+    "qgf_jacobian_scheduled": LineStyle("#D55E00", ":", "*"),
+    "qgf_jacobian_regularized": LineStyle("#000000", "--", "+"),
+    "qgf_jacobian_ortho": LineStyle("#000000", ":", "p"),
+    "qgf_jacobian_smooth": LineStyle("#000000", "-.", "h"),
+    "oracle": LineStyle("#000000", "-", "."),
+}
+_OTHER = LineStyle("#7F7F7F", "-.", "1")
+
+
+def style(estimator: str) -> dict[str, Any]:
+    """Keyword arguments of `Axes.plot` for this estimator's line."""
+    return {**ESTIMATOR_STYLES.get(estimator, _OTHER)._asdict(), "markersize": 4, "linewidth": 1.4}
+
+
+def new_figure(width: float = 7.2, height: float = 3.8) -> Figure:
+    """A figure without global state, its layout kept free of overlaps."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def dress(axes: Any, title: str, x: str, y: str) -> None:
+    """Title, axis labels and a light grid."""
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_beside(axes: Any) -> None:
+    """A legend to the right of the axes, where it covers no data."""
+    axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

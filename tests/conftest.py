@@ -1,0 +1,100 @@
+"""Fixtures. Cases that need ../shared are skipped, saying so, in a bare clone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# pytest-xdist runs one process for each core: BLAS threads on top of that only get in the way
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+
+import qgf_ref
+from qgf_ref.arrays import Array
+from qgf_ref.interop.checkpoint import Checkpoint, Options
+from qgf_ref.nets.initialisers import init_value, init_velocity
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN_CASES = ("tiny", "chunked", "relu_mean")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden case: its directory, checkpoint and the official float32 file."""
+
+    name: str
+    path: Path
+    official: dict[str, Array]
+
+    def load(self, dtype: str = "float64") -> Checkpoint:
+        return qgf_ref.load(self.path / "params_0.pkl", dtype=dtype)
+
+    def npz(self, name: str) -> dict[str, Array]:
+        with np.load(self.path / f"{name}.npz") as file:
+            return dict(file)
+
+
+def golden_case(name: str) -> Golden:
+    path = SHARED / "golden" / name
+    if not path.is_dir():
+        pytest.skip(f"needs {path}, which a bare clone does not have")
+    with np.load(path / "official_float32.npz") as file:
+        return Golden(name, path, dict(file))
+
+
+@pytest.fixture(params=GOLDEN_CASES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return golden_case(request.param)
+
+
+@pytest.fixture(params=(*GOLDEN_CASES, "pinned_jax"))
+def golden_official(request: pytest.FixtureRequest) -> Golden:
+    return golden_case(request.param)
+
+
+def small_checkpoint(
+    seed: int = 0,
+    *,
+    obs_dim: int = 5,
+    action_dim: int = 3,
+    hidden: tuple[int, ...] = (11, 10, 9),
+    members: int = 2,
+    aggregation: str = "min",
+    activation: str = "gelu",
+    steps: int = 6,
+    dtype: str = "float64",
+) -> Checkpoint:
+    """Random networks whose LayerNorm scales, offsets and biases are not at their initial values,
+    and whose velocities are large enough that some one-step estimates are clipped.
+    """
+    rng = np.random.default_rng(seed)
+    options = Options(activation, aggregation, steps, 1, True, 0.9, 0.8)
+
+    def perturbed(a: Array) -> Array:
+        return a + 0.2 * rng.standard_normal(a.shape)
+
+    policy = init_velocity(rng, obs_dim, action_dim, hidden, dtype="float64").map(perturbed)
+    critic = init_value(rng, obs_dim + action_dim, hidden, ensemble=members, dtype="float64")
+    value = init_value(rng, obs_dim, hidden, dtype="float64")
+    return Checkpoint(
+        options,
+        policy,
+        critic.map(perturbed),
+        critic.map(perturbed),
+        value.map(perturbed),
+    ).astype(dtype)
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    return small_checkpoint()
+
+
+def states(checkpoint: Checkpoint, rows: int, seed: int = 1) -> tuple[Array, Array]:
+    """Observations (rows, O) and actions (rows, D), some of them outside [−1, 1]."""
+    rng = np.random.default_rng(seed)
+    obs = rng.standard_normal((rows, checkpoint.obs_dim))
+    return obs, rng.standard_normal((rows, checkpoint.flat_action_dim))

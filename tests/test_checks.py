@@ -1,0 +1,138 @@
+"""The checkers themselves: they must pass what is right and catch planted errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref.arrays import Array
+from qgf_ref.checks import (
+    Check,
+    DerivativeMismatch,
+    check_adjoint,
+    check_jvp,
+    check_vjp,
+)
+from qgf_ref.errors import InputError
+
+W = np.random.default_rng(5).standard_normal((4, 3))
+X = np.random.default_rng(6).standard_normal((5, 4))
+
+
+def f(x: Array) -> Array:
+    return np.asarray(np.tanh(x @ W) * x[:, :1])
+
+
+def slope(x: Array) -> Array:
+    return np.asarray((1 - np.tanh(x @ W) ** 2) * x[:, :1])
+
+
+def jvp(x: Array, x_dot: Array) -> Array:
+    return np.asarray(slope(x) * (x_dot @ W) + np.tanh(x @ W) * x_dot[:, :1])
+
+
+def vjp(x: Array, y_bar: Array) -> Array:
+    x_bar = np.asarray((slope(x) * y_bar) @ W.T)
+    x_bar[:, 0] += (np.tanh(x @ W) * y_bar).sum(axis=1)
+    return x_bar
+
+
+PLANTED_JVPS: dict[str, Callable[[Array, Array], Array]] = {
+    "factor 1.001": lambda x, u: 1.001 * jvp(x, u),
+    "dropped term": lambda x, u: slope(x) * (u @ W),
+    "ignored tangent": lambda x, u: jvp(x, np.ones_like(u)),
+    "wrong axis": lambda x, u: jvp(x, u[::-1]),
+    "zero": lambda x, u: np.zeros((5, 3)),
+    "NaN": lambda x, u: np.full((5, 3), np.nan),
+    "tiny relative error": lambda x, u: jvp(x, u) * (1 + 1e-11),
+}
+PLANTED_VJPS: dict[str, Callable[[Array, Array], Array]] = {
+    "factor 1.001": lambda x, u: 1.001 * vjp(x, u),
+    "dropped term": lambda x, u: (slope(x) * u) @ W.T,
+    "ignored cotangent": lambda x, u: vjp(x, np.ones_like(u)),
+    "wrong axis": lambda x, u: vjp(x, u[::-1]),
+    "zero": lambda x, u: np.zeros((5, 4)),
+    "batch mean": lambda x, u: vjp(x, u) / len(x),
+}
+
+
+def test_right_rules_pass() -> None:
+    for oracle in ("complex_step", "central_difference"):
+        assert check_jvp(f, jvp, X, oracle=oracle).passed  # type: ignore[arg-type]
+        assert check_vjp(f, vjp, X, oracle=oracle).passed  # type: ignore[arg-type]
+        assert check_vjp(f, vjp, X, oracle=oracle, max_full=0).passed  # type: ignore[arg-type]
+    assert check_adjoint(f, jvp, vjp, X).error < 1e-15
+
+
+@pytest.mark.parametrize("name", PLANTED_JVPS)
+def test_planted_jvp_errors_are_caught(name: str) -> None:
+    with pytest.raises(DerivativeMismatch, match="WRONG"):
+        check_jvp(f, PLANTED_JVPS[name], X)
+    # a jvp that mixes up rows consistently is no longer the transpose of the right vjp either
+    with pytest.raises(DerivativeMismatch):
+        check_adjoint(f, PLANTED_JVPS[name], vjp, X)
+
+
+@pytest.mark.parametrize("name", PLANTED_VJPS)
+@pytest.mark.parametrize("max_full", [0, 64])
+def test_planted_vjp_errors_are_caught(name: str, max_full: int) -> None:
+    with pytest.raises(DerivativeMismatch, match="WRONG"):
+        check_vjp(f, PLANTED_VJPS[name], X, max_full=max_full)
+    with pytest.raises(DerivativeMismatch):
+        check_adjoint(f, jvp, PLANTED_VJPS[name], X)
+
+
+def test_a_consistent_pair_of_wrong_rules_passes_the_adjoint_but_not_the_oracles() -> None:
+    def wrong_jvp(x: Array, u: Array) -> Array:
+        return 2 * jvp(x, u)
+
+    def wrong_vjp(x: Array, u: Array) -> Array:
+        return 2 * vjp(x, u)
+
+    assert check_adjoint(f, wrong_jvp, wrong_vjp, X).passed
+    assert not check_jvp(f, wrong_jvp, X, raises=False).passed
+    assert not check_vjp(f, wrong_vjp, X, raises=False).passed
+
+
+def test_a_small_true_derivative_does_not_hide_an_error() -> None:
+    def tiny(x: Array) -> Array:
+        return 1e-20 * np.sin(x)
+
+    assert check_jvp(tiny, lambda x, u: 1e-20 * np.cos(x) * u, X).passed
+    assert not check_jvp(tiny, lambda x, u: 2e-20 * np.cos(x) * u, X, raises=False).passed
+
+
+def test_a_zero_derivative_must_be_exactly_zero() -> None:
+    def constant(x: Array) -> Array:
+        return np.ones_like(x)
+
+    assert check_jvp(constant, lambda x, u: np.zeros_like(u), X).passed
+    assert not check_jvp(constant, lambda x, u: 1e-100 * np.ones_like(u), X, raises=False).passed
+
+
+def test_tuples_in_and_out() -> None:
+    def both(x: Any) -> Any:
+        return x[0] * x[1], np.sin(x[0])
+
+    def both_jvp(x: Any, u: Any) -> Any:
+        return u[0] * x[1] + x[0] * u[1], np.cos(x[0]) * u[0]
+
+    def both_vjp(x: Any, y: Any) -> Any:
+        return y[0] * x[1] + np.cos(x[0]) * y[1], y[0] * x[0]
+
+    point = (X[:2], X[2:4])
+    assert check_jvp(both, both_jvp, point).passed
+    assert check_vjp(both, both_vjp, point).passed
+    assert check_adjoint(both, both_jvp, both_vjp, point).passed
+
+
+def test_messages_and_arguments() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        check_jvp(f, lambda x, u: np.zeros((5, 2)), X)
+    with pytest.raises(InputError, match="complex_step"):
+        check_jvp(f, jvp, X, oracle="magic")  # type: ignore[arg-type]
+    assert not Check("x", "y", float("nan"), 1.0, 1).passed
+    assert check_jvp(f, jvp, X) == check_jvp(f, jvp, X), "the same seed gives the same numbers"
