@@ -174,8 +174,10 @@ def _denoise(
         return flow.kernels(axpy, weight, guidance.gradient, step.velocity)
 
     action = noise
-    for state in integrate(guided, noise, flow.times, kernels=flow.kernels):
-        action = state
+    # overflow on the way is reported below, with its step, rather than as a bare warning
+    with np.errstate(over="ignore", invalid="ignore"):
+        for state in integrate(guided, noise, flow.times, kernels=flow.kernels):
+            action = state
     _finite(action, flow.denoise_steps, "the action a_1")
     return bounded(flow, action).x
 

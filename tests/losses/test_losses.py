@@ -116,18 +116,19 @@ def test_a_loss_that_is_not_finite_names_the_network() -> None:
         update(TrainState.create(ck.networks()), bad, x0, t, Hyperparameters())
 
 
-def golden_batch(z: dict[str, Array], ck: Any, dtype: str) -> Batch:
-    """The golden batch as the official jit sees it: rounded to float32, last window element."""
+def golden_batch(z: dict[str, Array], ck: Any, dtype: str, rounded: bool = True) -> Batch:
+    """The golden batch, last window element; rounded to float32 first, as the official jit does."""
     actions = z["batch/actions"]
     chunked = ck.options.action_chunking
-    return Batch(
+    batch = Batch(
         z["batch/observations"],
         actions.reshape(len(actions), -1) if chunked else actions[:, 0],
         z["batch/next_observations"][:, -1],
         z["batch/rewards"][:, -1],
         z["batch/masks"][:, -1],
         z["batch/valid"][:, -1],
-    ).astype("float32").astype(dtype)  # fmt: skip
+    )
+    return (batch.astype("float32") if rounded else batch).astype(dtype)
 
 
 def official_times(stored: Array, T: int, dtype: str) -> Array:
@@ -165,21 +166,25 @@ def test_golden_training_steps(golden: Golden, dtype: str) -> None:
 
 
 def test_golden_gradients_in_float64(golden: Golden) -> None:
-    """An independent float64 autodiff's losses and gradients. Measured ≤ 3e-14 relative."""
+    """An independent float64 autodiff's losses and gradients.
+
+    Measured, relative: losses 3e-15, gradients 1e-13 (the policy's; angles of 1e4 rad in the time
+    embedding cost four digits), 1e-15 elsewhere.
+    """
     z, expected = golden.npz("train_step_float32"), golden.npz("train_step_float64")
     ck = golden.load()
     result = losses(
         ck.networks(),
-        golden_batch(z, ck, "float64"),
+        golden_batch(z, ck, "float64", rounded=False),
         z["x0"].astype(float),
         z["t"].astype(float),
         ck.hyperparameters(),
     )
     for name in ("policy", "critic", "value"):
-        assert abs(getattr(result, name) / expected[f"loss/{name}"] - 1) < 1e-7
+        assert abs(getattr(result, name) / expected[f"loss/{name}"] - 1) < 2e-14
         gradient = params_from_flax(nested(expected, f"grad/{name}/"), name)
         for a, e in zip(getattr(result, f"{name}_bar").arrays(), gradient.arrays(), strict=True):
-            assert np.linalg.norm(a - e) <= 1e-7 * np.linalg.norm(e)
+            assert np.linalg.norm(a - e) <= 5e-13 * np.linalg.norm(e)
 
 
 def nested(z: dict[str, Array], prefix: str) -> dict[str, Any]:

@@ -1,0 +1,312 @@
+"""Every estimator against its definition, its potential, its stated products, and the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref import (
+    DenoisingStep,
+    Estimator,
+    Guidance,
+    GuidedFlow,
+    InputError,
+    MixtureFlow,
+    estimator,
+    register,
+)
+from qgf_ref.arrays import Array
+from qgf_ref.audit.definitions import (
+    at_action,
+    defined_gradient,
+    departure_from_gradient_field,
+    potential_gradient,
+)
+from qgf_ref.guidance.counting import counted
+from qgf_ref.guidance.qgf_jacobian_ortho import polar_vjp
+from qgf_ref.guidance.registry import (
+    _REGISTRY,
+    estimator_names,
+    learned_estimator_names,
+)
+from qgf_ref.sampling import denoising_step, sample
+from tests.conftest import small_checkpoint, states
+from tests.flow.test_closed_form import TARGET, TRIMODAL, correlated, critic_of
+
+LEARNED = learned_estimator_names()
+GRADIENT_FIELDS = ("ood", "qgf_jacobian", "bptt")
+
+
+def at(ck: Any, k: int, rows: int = 5, flow: GuidedFlow | None = None) -> DenoisingStep:
+    obs, action = states(ck, rows)
+    return denoising_step(flow or ck.flow, obs, action, k)
+
+
+def distance(x: Array, y: Array | None) -> float:
+    assert y is not None
+    norm = float(np.linalg.norm(y))
+    return float(np.linalg.norm(x - y)) / (norm or 1.0)
+
+
+def test_the_registry_has_what_the_issue_asks_for() -> None:
+    assert estimator_names()[:13] == (
+        "none", "ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain", "qgf_jacobian_regularized",
+        "qgf_jacobian_ortho", "qgf_jacobian_smooth", "qgf_masked", "qgf_jacobian_unmasked",
+        "qgf_jacobian_scheduled", "oracle",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("aggregation", ["min", "mean"])
+@pytest.mark.parametrize("k", [0, 3, 5])
+def test_definition_by_complex_step(name: str, aggregation: str, k: int) -> None:
+    """Measured ≤ 4e-14 (ortho, whose polar factor divides by small singular values)."""
+    ck = small_checkpoint(aggregation=aggregation)
+    step = at(ck, k)
+    pre = step.action + (1 - step.time) * step.velocity
+    assert 0.1 < (abs(pre) > 1).mean() < 0.9, "the clip takes part"
+    e = estimator(name)
+    assert distance(e(ck.flow, step).gradient, defined_gradient(e, ck.flow, step)) < 1e-12
+
+
+@pytest.mark.parametrize("name", GRADIENT_FIELDS)
+def test_gradient_fields(name: str) -> None:
+    """Declares a potential, is its gradient, and ∂G/∂a_t is symmetric."""
+    ck = small_checkpoint()
+    e, step = estimator(name), at(ck, 2)
+    assert distance(e(ck.flow, step).gradient, potential_gradient(e, ck.flow, step)) < 1e-12
+    assert departure_from_gradient_field(e, ck.flow, step).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(set(LEARNED) - set(GRADIENT_FIELDS) - {"none"}))
+def test_the_others_declare_no_potential_and_have_none(name: str) -> None:
+    ck = small_checkpoint()
+    e, step = estimator(name), at(ck, 2)
+    assert e.potential(ck.flow, step) is None
+    assert departure_from_gradient_field(e, ck.flow, step).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("k", [0, 3, 5])
+def test_stated_products_are_what_is_spent(name: str, k: int) -> None:
+    ck = small_checkpoint()
+    flow, counter = counted(ck.flow)
+    step = at(ck, k, flow=flow)
+    counter.take()
+    e = estimator(name)
+    e(flow, step)
+    assert counter.take() == e.products(flow, k)
+
+
+def test_qgf_jacobian_costs_one_field_vjp_and_bptt_t_of_them() -> None:
+    flow = small_checkpoint().flow
+    assert estimator("qgf_jacobian").products(flow, 0).astuple() == (0, 0, 1, 1, 0, 1)  # type: ignore[union-attr]
+    assert estimator("bptt").products(flow, 0).astuple() == (5, 0, 6, 1, 0, 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    """Bits differ only by BLAS's order of summation: measured ≤ 2e-13 (ortho), 3e-15 else."""
+    ck = small_checkpoint()
+    e = estimator(name)
+    whole = e(ck.flow, at(ck, 2, rows=9)).gradient
+    for i in range(9):
+        obs, action = states(ck, 9)
+        one = denoising_step(ck.flow, obs[i : i + 1], action[i : i + 1], 2)
+        assert distance(e(ck.flow, one).gradient, whole[i : i + 1]) < 1e-12
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_zero_rows(name: str) -> None:
+    ck = small_checkpoint()
+    assert estimator(name)(ck.flow, at(ck, 2, rows=0)).gradient.shape == (0, 3)
+
+
+def test_relations_between_estimators() -> None:
+    ck = small_checkpoint()
+    step = at(ck, 2)
+
+    def g(name: str, flow: GuidedFlow = ck.flow, at_step: DenoisingStep = step, **o: Any) -> Array:
+        return estimator(name, **o)(flow, at_step).gradient
+
+    np.testing.assert_array_equal(g("qgf_jacobian_regularized", lam=0.0), g("qgf"))
+    np.testing.assert_array_equal(g("qgf_jacobian_regularized", lam=1.0), g("qgf_jacobian"))
+    smooth = g("qgf_jacobian_smooth", sigma=0.0, draws=2)
+    np.testing.assert_allclose(smooth, g("qgf_jacobian"), rtol=1e-14)
+    factor = (1 - step.time) / step.time
+    scheduled = g("qgf_jacobian_scheduled")
+    np.testing.assert_allclose(scheduled, factor * g("qgf_jacobian_unmasked"), rtol=1e-14)
+    # without a bound there is no mask
+    free = replace(ck.flow, action_bound=None)
+    np.testing.assert_array_equal(g("qgf_masked", free), g("qgf", free))
+    np.testing.assert_array_equal(g("qgf_jacobian_unmasked", free), g("qgf_jacobian", free))
+    # at the last step the rest of the chain is one Euler step: â₁ = ODE
+    last = at(ck, 5)
+    np.testing.assert_allclose(g("qgf_chain", at_step=last), g("qgf", at_step=last), rtol=1e-12)
+    jacobian = g("qgf_jacobian", at_step=last)
+    np.testing.assert_allclose(g("bptt", at_step=last), jacobian, rtol=1e-12)
+    assert not g("none").any()
+
+
+def test_masked_coordinates_are_exactly_zero_and_qgf_keeps_them() -> None:
+    ck = small_checkpoint()
+    step = at(ck, 2)
+    clipped = abs(step.action + (1 - step.time) * step.velocity) > 1
+    assert (estimator("qgf_masked")(ck.flow, step).gradient[clipped] == 0).all()
+    assert (estimator("qgf")(ck.flow, step).gradient[clipped] != 0).all()
+
+
+def test_polar_factor() -> None:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    stretch = rng.standard_normal((4, 4))
+    J = rotation @ (stretch @ stretch.T + 0.1 * np.eye(4))
+    x_bar = rng.standard_normal((1, 4))
+    np.testing.assert_allclose(polar_vjp(x_bar, J[None]), x_bar @ rotation, atol=1e-13)
+    J[2] = 0  # a clipped coordinate
+    pulled = polar_vjp(np.eye(4)[2:3], J[None])
+    assert abs(pulled).max() < 1e-12, "its cotangent goes nowhere"
+    assert not polar_vjp(x_bar, np.zeros((1, 4, 4))).any()
+
+
+def test_scheduled_tends_to_the_exact_first_order_guidance() -> None:
+    """method.md section 6: w·((1−t)/t)·J₀ᵀ∇Q is the oracle's guidance to first order in w.
+
+    For a linear Q the curvature terms vanish faster: the ratio tends to 1 as w → 0, at t = 0 up to
+    the O(1/T) of the limit's choice.
+    """
+    mixture = correlated(2)
+    critic = critic_of(2)
+    flow = GuidedFlow(MixtureFlow(mixture), critic, 400, action_bound=None)
+    x = np.random.default_rng(0).standard_normal((6, 2))
+    # near t = 1 the conditional law is narrow, so Q is nearly linear on it
+    step = denoising_step(flow, np.zeros((6, 0)), x, 396, weight=1e-4)
+    exact = estimator("oracle")(flow, step).gradient
+    first_order = estimator("qgf_jacobian_scheduled")(flow, step).gradient
+    assert distance(first_order, exact) < 1e-3
+    unscheduled = estimator("qgf_jacobian_unmasked")(flow, step).gradient
+    assert distance(unscheduled, exact) > 0.5
+
+
+def test_the_limit_at_time_zero() -> None:
+    """Cov(x1)∇Q(E[x1]) is the limit of ((1−t)/t)·J₀ᵀ∇Q at t → 0; the error is O(1/T)."""
+    mixture, critic = correlated(2), critic_of(2)
+    mean = mixture.weights @ mixture.means
+    outer = np.einsum("m,mi,mj->ij", mixture.weights, mixture.means - mean, mixture.means - mean)
+    covariance = np.einsum("m,mij->ij", mixture.weights, mixture.covariances) + outer
+    limit = critic.gradient(mean[None]) @ covariance
+    errors = []
+    for T in (50, 100, 200):
+        flow = GuidedFlow(MixtureFlow(mixture), critic, T, action_bound=None)
+        step = denoising_step(flow, np.zeros((1, 0)), np.array([[0.3, -0.2]]), 0)
+        errors.append(distance(estimator("qgf_jacobian_scheduled")(flow, step).gradient, limit))
+    assert errors[2] < 0.05
+    assert 1.7 < errors[0] / errors[1] < 2.3
+    assert 1.7 < errors[1] / errors[2] < 2.3
+
+
+def test_ties_split_the_gradient() -> None:
+    """Identical members: the gradient is their common one, not twice or half of it."""
+    ck = small_checkpoint()
+    same = ck.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
+    tied = replace(ck, target_critic=same)
+    alone = replace(ck, target_critic=ck.target_critic.map(lambda a: a[:1]))
+    for name in ("ood", "qgf"):
+        np.testing.assert_allclose(
+            estimator(name)(tied.flow, at(tied, 2)).gradient,
+            estimator(name)(alone.flow, at(alone, 2)).gradient,
+            rtol=1e-13,
+        )
+
+
+def test_oracle_needs_a_closed_form_and_a_positive_weight() -> None:
+    ck = small_checkpoint()
+    with pytest.raises(InputError, match="closed-form"):
+        estimator("oracle")(ck.flow, at(ck, 2))
+    flow = GuidedFlow(MixtureFlow(TRIMODAL), TARGET, 10, action_bound=None)
+    with pytest.raises(InputError, match="positive"):
+        sample(flow, np.zeros((2, 0)), rng=0, estimator="oracle", weight=0.0)
+    with pytest.raises(InputError, match="one positive weight"):
+        sample(flow, np.zeros((2, 0)), rng=0, estimator="oracle", weight=np.ones(2))
+
+
+def test_names_and_options() -> None:
+    with pytest.raises(InputError, match=r"unknown estimator 'qfg'.*bptt.*your.module:function"):
+        estimator("qfg")
+    with pytest.raises(InputError, match=r"no option lambda_.*lam"):
+        estimator("qgf_jacobian_regularized", lambda_=1)
+    with pytest.raises(InputError, match=r"lie in \[0, 1\]"):
+        estimator("qgf_jacobian_regularized", lam=2.0)
+    with pytest.raises(InputError, match="draws"):
+        estimator("qgf_jacobian_smooth", draws=0)
+    with pytest.raises(InputError, match="that is built"):
+        estimator(estimator("qgf"), lam=1)
+    assert estimator("bc").name == "none"
+    assert estimator("qfql").name == "ood"
+
+
+def my_estimator(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    """A user's: the critic's gradient at a_t, by the critic's own products."""
+    q, cache = flow.critic.forward(step.obs, step.action)
+    return flow.critic.vjp(np.ones_like(q) / len(q), cache)
+
+
+def wrong_shape(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return np.zeros(3)
+
+
+@dataclass(frozen=True)
+class WrongPotential(Estimator):
+    """Declares a potential that it is not the gradient of."""
+
+    name = "wrong_potential"
+    summary = "2∇Q(s, a_t), said to be ∇Q"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        return Guidance(2 * estimator("ood")(flow, step).gradient)
+
+    def potential(self, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
+        return estimator("ood").potential(flow, step)
+
+
+def test_users_estimators() -> None:
+    ck = small_checkpoint(aggregation="mean")
+    step = at(ck, 2)
+    mine = estimator(f"{__name__}:my_estimator")
+    expected = estimator("ood")(ck.flow, step).gradient
+    np.testing.assert_allclose(mine(ck.flow, step).gradient, expected, rtol=1e-13)
+    assert mine.products(ck.flow, 0) is None
+    with pytest.raises(InputError, match=r"shape \(3,\).*\(5, 3\)"):
+        estimator(f"{__name__}:wrong_shape")(ck.flow, step)
+    with pytest.raises(InputError, match="cannot import"):
+        estimator("no_such_module:f")
+    with pytest.raises(InputError, match="has no 'nothing'"):
+        estimator(f"{__name__}:nothing")
+    with pytest.raises(InputError, match="neither a function"):
+        estimator(f"{__name__}:LEARNED")
+    wrong = WrongPotential()
+    gradient = wrong(ck.flow, step).gradient
+    assert distance(gradient, potential_gradient(wrong, ck.flow, step)) > 0.5
+
+
+def test_register() -> None:
+    try:
+        register("mine", my_estimator)
+        assert "mine" in estimator_names()
+        assert estimator("mine")(small_checkpoint().flow, at(small_checkpoint(), 1)).query is None
+        with pytest.raises(InputError, match="taken"):
+            register("mine", my_estimator)
+        with pytest.raises(InputError, match="taken"):
+            register("bc", my_estimator)
+    finally:
+        _REGISTRY.pop("mine", None)
+
+
+def test_at_action_recomputes_the_velocity() -> None:
+    ck = small_checkpoint()
+    step = at(ck, 2)
+    moved = at_action(ck.flow, step, step.action + 1)
+    assert abs(moved.velocity - step.velocity).max() > 1e-3

@@ -1,0 +1,235 @@
+"""The sampler: golden traces and actions, best-of-N, gradient steps, seeds, bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref import GradientSteps, InputError, NonFiniteError, sample, trace
+from qgf_ref.arrays import Array
+from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
+from qgf_ref.guidance.counting import counted
+from tests.conftest import Golden, small_checkpoint, states
+
+QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
+METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")
+EXACT_EMBEDDING = {"tiny": 2e-5, "chunked": 2e-5, "pinned_jax": 2e-5, "relu_mean": 5e-5}
+"""Measured 5e-6 for T = 10. relu_mean has T = 7, whose official float32 embedding is off by up to
+4e-4 (official.md): measured 2.8e-5, above the 2e-5 that T = 10 meets."""
+
+
+def test_golden_traces(golden: Golden) -> None:
+    """Every quantity of every step of all six methods, float64. Target 1e-9, measured 4e-14."""
+    z, flow = golden.npz("trace_float64"), golden.load().flow
+    seen = set()
+    for weight in golden.official["weights"]:
+        for method in METHODS:
+            prefix = f"{method}/w{weight:g}"
+            seen.add(method)
+            run = trace(
+                flow,
+                golden.official["obs"],
+                estimator=method,
+                weight=float(weight),
+                noise=golden.official["noise"],
+            )
+            for name in QUANTITIES:
+                error = abs(getattr(run, name) - z[f"{prefix}/{name}"]).max()
+                assert error < 5e-13, f"{prefix}/{name}: {error}"
+    assert seen == set(METHODS)
+    for key, sign in (("grad_step/0.05x3", False), ("grad_step/0.05x3/sign", True)):
+        action = sample(
+            flow,
+            golden.official["obs"],
+            noise=golden.official["noise"],
+            estimator="none",
+            gradient_steps=GradientSteps(3, 0.05, sign),
+        )
+        assert abs(action - z[key]).max() < 1e-13
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("embedding", ["exact", "float32"])
+def test_official_actions(golden_official: Golden, dtype: str, embedding: Any) -> None:
+    """The official float32 actions. Target 2e-6 with float32 embeddings, measured ≤ 4.6e-7."""
+    official = golden_official.official
+    flow = golden_official.load(dtype).guided_flow(embedding=embedding)
+    obs = official["obs"]
+    tolerance = 2e-6 if embedding == "float32" else EXACT_EMBEDDING[golden_official.name]
+    keys = [key for key in official if key.startswith("official/")]
+    assert keys
+    for key in keys:
+        _, method, setting = key.split("/")
+        how: dict[str, Any] = {"noise": official["noise"], "estimator": method}
+        if method == "grad_step":
+            how |= {"estimator": "none", "gradient_steps": GradientSteps(3, 0.05)}
+        else:
+            how["weight"] = float(np.float32(setting.removeprefix("w")))
+        if method == "qgf_bfn4":
+            how |= {"estimator": "qgf", "noise": official["bfn_noise"], "best_of": 4}
+        action = sample(flow, obs, **how)
+        assert action.dtype == dtype
+        assert abs(action - official[key]).max() < tolerance, key
+
+
+def test_trace_ends_in_the_sample(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 4)
+    for name in ("none", "qgf", "bptt"):
+        run = trace(checkpoint.flow, obs, estimator=name, weight=0.3, noise=noise)
+        action = sample(checkpoint.flow, obs, estimator=name, weight=0.3, noise=noise)
+        np.testing.assert_array_equal(run.action, action)
+        assert run.a.shape == run.v.shape == run.g.shape == run.a1_hat.shape == (6, 4, 3)
+        assert run.q.shape == (6, 2, 4)
+        last = run.a[-1] + (run.v[-1] + 0.3 * run.g[-1]) / 6
+        np.testing.assert_allclose(np.clip(last, -1, 1), action, rtol=0, atol=1e-15)
+
+
+def test_the_same_seed_gives_the_same_bits(checkpoint: Any) -> None:
+    obs, _ = states(checkpoint, 4)
+    first = sample(checkpoint.flow, obs, weight=0.2, rng=7, best_of=3)
+    np.testing.assert_array_equal(first, sample(checkpoint.flow, obs, weight=0.2, rng=7, best_of=3))
+    rng = np.random.default_rng(7)
+    np.testing.assert_array_equal(
+        first, sample(checkpoint.flow, obs, weight=0.2, rng=rng, best_of=3)
+    )
+    assert abs(first - sample(checkpoint.flow, obs, weight=0.2, rng=8, best_of=3)).max() > 0
+
+
+@pytest.mark.parametrize("name", ["none", "qgf", "qgf_jacobian", "bptt", "qgf_jacobian_smooth"])
+def test_a_row_of_a_batch_equals_the_batch_of_one(checkpoint: Any, name: str) -> None:
+    """To BLAS's order of summation: measured 1e-14 after six steps."""
+    obs, noise = states(checkpoint, 8)
+    whole = sample(checkpoint.flow, obs, estimator=name, weight=0.3, noise=noise)
+    for i in range(8):
+        one = sample(
+            checkpoint.flow, obs[i : i + 1], estimator=name, weight=0.3, noise=noise[i : i + 1]
+        )
+        np.testing.assert_allclose(one[0], whole[i], rtol=0, atol=1e-12)
+    single = sample(checkpoint.flow, obs[2], estimator=name, weight=0.3, noise=noise[2:3])
+    assert single.shape == (3,)
+
+
+def test_weights_per_row(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 3)
+    weights = np.array([0.0, 0.3, 1.0])
+    rows = sample(checkpoint.flow, obs, weight=weights, noise=noise)
+    for i, w in enumerate(weights):
+        all_w = sample(checkpoint.flow, obs, weight=float(w), noise=noise)
+        np.testing.assert_array_equal(rows[i], all_w[i])
+    doubled = np.repeat(noise, 2, axis=0)
+    best = sample(checkpoint.flow, obs, weight=weights, noise=doubled, best_of=2)
+    np.testing.assert_allclose(best, rows, atol=1e-13)
+
+
+def test_best_of_keeps_the_highest_critic_and_the_first_among_equals(checkpoint: Any) -> None:
+    obs, _ = states(checkpoint, 3)
+    noise = np.random.default_rng(0).standard_normal((12, 3))
+    candidates = sample(checkpoint.flow, np.repeat(obs, 4, axis=0), noise=noise, weight=0.1)
+    q = checkpoint.flow.critic.forward(np.repeat(obs, 4, axis=0), candidates)[0].min(axis=0)
+    chosen = q.reshape(3, 4).argmax(axis=1)
+    best = sample(checkpoint.flow, obs, noise=noise, weight=0.1, best_of=4)
+    np.testing.assert_array_equal(best, candidates.reshape(3, 4, 3)[np.arange(3), chosen])
+
+    class Indifferent:
+        aggregation = "min"
+
+        def forward(self, obs: Array, action: Array) -> tuple[Array, None]:
+            return np.zeros((2, len(action))), None
+
+        def jvp(self, action_dot: Array, cache: None) -> Array:
+            return np.zeros((2, len(action_dot)))
+
+        def vjp(self, q_bar: Array, cache: None) -> Array:
+            return np.zeros((q_bar.shape[1], 3))
+
+    flow = replace(checkpoint.flow, critic=Indifferent())
+    best = sample(flow, obs, noise=noise, estimator="none", best_of=4)
+    np.testing.assert_array_equal(best, candidates_without_guidance(flow, obs, noise)[:, 0])
+
+
+def candidates_without_guidance(flow: GuidedFlow, obs: Array, noise: Array) -> Array:
+    repeated = np.repeat(obs, 4, axis=0)
+    return sample(flow, repeated, noise=noise, estimator="none").reshape(3, 4, 3)
+
+
+def test_gradient_steps_climb_the_critic(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 32)
+
+    def q(steps: int) -> float:
+        how = GradientSteps(steps, 0.02)
+        a = sample(checkpoint.flow, obs, noise=noise, estimator="none", gradient_steps=how)
+        assert abs(a).max() <= 1
+        return float(checkpoint.flow.critic.forward(obs, a)[0].min(axis=0).mean())
+
+    assert q(0) < q(1) < q(5)
+    with pytest.raises(InputError, match="gradient steps"):
+        GradientSteps(-1)
+
+
+def test_only_one_field_forward_for_each_step(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 2)
+    flow, counter = counted(checkpoint.flow)
+    sample(flow, obs, noise=noise, estimator="qgf_jacobian", weight=0.1)
+    assert counter.take().astuple() == (6, 0, 6, 6, 0, 6)
+    sample(flow, obs, noise=noise, estimator="none")
+    assert counter.take().astuple() == (6, 0, 0, 0, 0, 0)
+
+
+def test_steps_can_be_overridden(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 2)
+    assert trace(checkpoint.flow, obs, noise=noise, denoise_steps=3).a.shape[0] == 3
+    one = sample(checkpoint.flow, obs, noise=noise, denoise_steps=1, estimator="none")
+    v = checkpoint.flow.field.forward(obs, noise, 0.0)[0]
+    np.testing.assert_array_equal(one, np.clip(noise + v, -1, 1))
+
+
+def explode_at_step_3(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return np.full(step.action.shape, np.nan if step.index == 3 else 0.0)
+
+
+def test_non_finite_values_name_step_and_quantity(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 2)
+    with pytest.raises(NonFiniteError, match=r"gradient G of function at denoising step 3 .*nan"):
+        sample(checkpoint.flow, obs, noise=noise, estimator=f"{__name__}:explode_at_step_3")
+    with pytest.raises(NonFiniteError, match="velocity v at denoising step 1 "):
+        sample(checkpoint.flow, obs, noise=noise, estimator="ood", weight=1e307)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"noise": np.zeros((3, 3))}, "noise must have 2 rows"),
+        ({"noise": np.zeros((2, 4))}, r"noise must have shape \(rows, 3\), got \(2, 4\)"),
+        ({"noise": np.full((2, 3), np.inf)}, "noise must be finite"),
+        ({}, "either noise"),
+        ({"noise": np.zeros((2, 3)), "rng": 0}, "either noise"),
+        ({"rng": 0, "weight": np.ones(3)}, r"array of shape \(2,\)"),
+        ({"rng": 0, "weight": float("nan")}, "weight must be a finite number"),
+        ({"rng": 0, "weight": "0.1"}, "weight must be a finite number"),
+        ({"rng": 0, "best_of": 0}, "best_of"),
+        ({"rng": 0, "best_of": 1.5}, "best_of"),
+        ({"rng": 0, "estimator": "nope"}, "unknown estimator 'nope'"),
+        ({"rng": 0, "denoise_steps": 0}, "denoise_steps must be at least 1"),
+    ],
+)
+def test_bad_arguments(checkpoint: Any, arguments: dict[str, Any], message: str) -> None:
+    obs, _ = states(checkpoint, 2)
+    with pytest.raises(InputError, match=message):
+        sample(checkpoint.flow, obs, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros((2, 4)), r"obs must have shape \(rows, 5\), got \(2, 4\)"),
+        (np.zeros((2, 5, 1)), "obs must have shape"),
+        (np.full((2, 5), np.nan), "obs must be finite: 10 of 10 values are not"),
+        (np.array([["a"] * 5]), "obs must be a numeric array"),
+    ],
+)
+def test_bad_observations(checkpoint: Any, obs: Array, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sample(checkpoint.flow, obs, rng=0)
