@@ -12,7 +12,7 @@ from qgf_ref import GradientSteps, InputError, NonFiniteError, sample, trace
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.counting import counted
-from tests.conftest import Golden, small_checkpoint, states
+from tests.conftest import Golden, states
 
 QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
 METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")

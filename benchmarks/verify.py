@@ -1,0 +1,214 @@
+"""How exact is it? Every number of the README's verification table, measured.
+
+    python benchmarks/verify.py
+
+writes benchmarks/results/verification.json and .md: the golden files (needs ../shared, and says
+so without it), the closed form's order of convergence, and rounding against 50 digits.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import mpmath_oracle  # noqa: E402
+from qgf_ref import (  # noqa: E402
+    Checkpoint,
+    DistanceCritic,
+    GaussianMixture,
+    GradientSteps,
+    GuidedFlow,
+    MixtureFlow,
+    Options,
+    QuadraticCritic,
+    denoising_step,
+    estimator,
+    load,
+    sample,
+    trace,
+)
+from qgf_ref.files import write_atomically, write_json  # noqa: E402
+from qgf_ref.flow.quadrature import TiltedLaw  # noqa: E402
+from qgf_ref.nets.initialisers import init_value, init_velocity  # noqa: E402
+from qgf_ref.provenance import provenance  # noqa: E402
+
+GOLDEN = ROOT.parent / "shared" / "golden"
+RESULTS = ROOT / "benchmarks" / "results"
+METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")
+QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
+
+
+def golden_traces(case: str) -> float:
+    """Largest absolute error over all methods, weights, steps and quantities, float64."""
+    official, z = (
+        np.load(GOLDEN / case / f"{n}.npz") for n in ("official_float32", "trace_float64")
+    )
+    flow = load(GOLDEN / case / "params_0.pkl").flow
+    worst = 0.0
+    for weight in official["weights"]:
+        for method in METHODS:
+            run = trace(
+                flow, official["obs"], estimator=method, weight=float(weight),
+                noise=official["noise"],
+            )  # fmt: skip
+            for name in QUANTITIES:
+                error = abs(getattr(run, name) - z[f"{method}/w{weight:g}/{name}"]).max()
+                worst = max(worst, float(error))
+    return worst
+
+
+def official_actions(case: str, embedding: Any) -> float:
+    """Largest absolute error against the official float32 actions, ours in float32."""
+    official = np.load(GOLDEN / case / "official_float32.npz")
+    flow = load(GOLDEN / case / "params_0.pkl", dtype="float32").guided_flow(embedding=embedding)
+    worst = 0.0
+    for key in official.files:
+        if not key.startswith("official/"):
+            continue
+        _, method, setting = key.split("/")
+        how: dict[str, Any] = {"noise": official["noise"], "estimator": method}
+        if method == "grad_step":
+            how |= {"estimator": "none", "gradient_steps": GradientSteps(3, 0.05)}
+        else:
+            how["weight"] = float(np.float32(setting.removeprefix("w")))
+        if method == "qgf_bfn4":
+            how |= {"estimator": "qgf", "noise": official["bfn_noise"], "best_of": 4}
+        worst = max(worst, float(abs(sample(flow, official["obs"], **how) - official[key]).max()))
+    return worst
+
+
+def convergence(name: str, critic: Any, weight: float) -> dict[str, Any]:
+    """Mean error of the sampler's quantiles against the exact law, over T, and its slope."""
+    mixture = GaussianMixture.isotropic(np.array([0.6, 0.4]), np.array([[-0.6], [0.7]]), 0.5)
+    p = np.linspace(0.01, 0.99, 99)
+    law = TiltedLaw.of(mixture.log_density, critic, weight if name == "oracle" else 0.0, -6, 6)
+    steps = [10, 20, 50, 100, 200, 400, 800]
+    errors = []
+    for T in steps:
+        flow = GuidedFlow(MixtureFlow(mixture), critic, T, action_bound=None)
+        noise = norm.ppf(p)[:, None]
+        a = sample(flow, np.zeros((len(p), 0)), noise=noise, estimator=name, weight=weight)
+        errors.append(float(abs(a[:, 0] - law.quantile(p)).mean()))
+    slope = float(np.polyfit(np.log(steps[-4:]), np.log(errors[-4:]), 1)[0])
+    return {"steps": steps, "errors": errors, "slope": slope}
+
+
+def tiny_checkpoint(seed: int) -> Checkpoint:
+    """3 hidden layers of 8, with float32-exact parameters that are not at their initial values."""
+    rng = np.random.default_rng(seed)
+    options = Options("gelu", "min", 4, 1, True, 0.99, 0.9)
+
+    def perturbed(a: Any) -> Any:
+        return (a + 0.2 * rng.standard_normal(a.shape)).astype(np.float32)
+
+    hidden = (8, 8, 8)
+    critic = init_value(rng, 5, hidden, ensemble=2).map(perturbed)
+    return Checkpoint(
+        options,
+        init_velocity(rng, 3, 2, hidden).map(perturbed),
+        critic,
+        critic,
+        init_value(rng, 3, hidden),
+    )
+
+
+def rounding(rows: int = 6) -> dict[str, dict[str, dict[str, float]]]:
+    """Error of float64 and float32 against 50 digits: ulps (median, max) and norm-relative."""
+    collected: dict[str, dict[str, list[Any]]] = {}
+    for seed in tqdm(range(rows), desc="50 digits", unit="row"):
+        single = tiny_checkpoint(seed)
+        rng = np.random.default_rng(seed + 100)
+        obs, action = (rng.standard_normal((1, n)).astype(np.float32) for n in (3, 2))
+        k, T = 1, single.options.denoise_steps
+        exact = mpmath_oracle.quantities(single, obs[0], action[0], k, T)
+        for dtype in ("float64", "float32"):
+            flow = single.astype(dtype).flow
+            step = denoising_step(flow, obs.astype(dtype), action.astype(dtype), k)
+            for name, truth in exact.items():
+                if name == "v":
+                    actual = step.velocity
+                elif name == "q":
+                    q = estimator("qgf")(flow, step).q
+                    assert q is not None
+                    actual = q.min(axis=0)
+                else:
+                    actual = estimator(name)(flow, step).gradient
+                cell = collected.setdefault(dtype, {}).setdefault(name, [])
+                cell.append(
+                    (mpmath_oracle.ulps(actual, truth), mpmath_oracle.relative(actual, truth))
+                )
+    return {
+        dtype: {
+            name: {
+                "median_ulps": float(np.median(np.concatenate([u for u, _ in cell]))),
+                "max_ulps": float(np.concatenate([u for u, _ in cell]).max()),
+                "max_relative": max(r for _, r in cell),
+            }
+            for name, cell in by_name.items()
+        }
+        for dtype, by_name in collected.items()
+    }
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The README's tables."""
+    lines = ["| against | quantity | error |", "|---|---|---|"]
+    for case, error in results["golden_traces"].items():
+        lines.append(f"| golden `{case}`, float64 | all six methods, every step | {error:.1e} |")
+    for case, errors in results["official_actions"].items():
+        lines.append(
+            f"| official float32 actions, `{case}` | float32 embedding / exact embedding | "
+            f"{errors['float32']:.1e} / {errors['exact']:.1e} |"
+        )
+    for name, fit in results["convergence"].items():
+        lines.append(
+            f"| closed form, {name} | error at T = 10 / 100 / 800, slope | "
+            f"{fit['errors'][0]:.1e} / {fit['errors'][3]:.1e} / {fit['errors'][-1]:.1e}, "
+            f"T^{fit['slope']:.2f} |"
+        )
+    lines += ["", "| quantity | float64: ulps median (max), relative | float32 |", "|---|---|---|"]
+    for name in results["rounding"]["float64"]:
+        cells = [
+            f"{c['median_ulps']:.1f} ({c['max_ulps']:.0f}), {c['max_relative']:.0e}"
+            for c in (results["rounding"][d][name] for d in ("float64", "float32"))
+        ]
+        lines.append(f"| `{name}` | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, write, print."""
+    results: dict[str, Any] = {"golden_traces": {}, "official_actions": {}}
+    if GOLDEN.is_dir():
+        for case in ("tiny", "chunked", "relu_mean"):
+            results["golden_traces"][case] = golden_traces(case)
+        for case in ("tiny", "chunked", "relu_mean", "pinned_jax"):
+            results["official_actions"][case] = {
+                e: official_actions(case, e) for e in ("float32", "exact")
+            }
+    else:
+        print(f"no {GOLDEN}: the golden files are left out", file=sys.stderr)
+    quadratic = QuadraticCritic(np.array([1.0]), np.eye(1))
+    results["convergence"] = {
+        "BC to the mixture": convergence("none", quadratic, 0.0),
+        "oracle, quadratic Q": convergence("oracle", quadratic, 1.5),
+        "oracle, Q = −abs(a − 0.4)": convergence("oracle", DistanceCritic(0.4), 1.5),
+    }
+    results["rounding"] = rounding()
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / "verification.json", {**results, **provenance()})
+    table = markdown(results)
+    write_atomically(RESULTS / "verification.md", table.encode())
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

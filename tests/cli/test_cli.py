@@ -1,0 +1,230 @@
+"""The command line: exit codes, messages, and that bad input loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref.cli.main import main
+from qgf_ref.interop.native import save_checkpoint
+from tests.conftest import Golden, small_checkpoint, states
+from tests.interop.test_checkpoints import Evil, official_tree, write
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a checkpoint, an input and observations; the current one."""
+    ck = small_checkpoint()
+    save_checkpoint(ck, tmp_path / "model.safetensors")
+    obs, noise = states(ck, 5)
+    np.savez(tmp_path / "in.npz", obs=obs, noise=noise)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_trace_writes_the_schema(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "trace --checkpoint model.safetensors --input in.npz --estimator qgf --weight 0.3"
+    assert main([*command.split(), "--out", "out.npz"]) == 0
+    with np.load(place / "out.npz") as out:
+        shapes = {name: out[name].shape for name in out.files}
+        metadata = json.loads(str(out["metadata"]))
+        assert out["a"].dtype == np.float64
+    assert shapes == {
+        "obs": (5, 5), "noise": (5, 3), "action": (5, 3), "a": (6, 5, 3), "v": (6, 5, 3),
+        "a1_hat": (6, 5, 3), "q": (6, 2, 5), "g": (6, 5, 3), "metadata": (),
+    }  # fmt: skip
+    assert (metadata["estimator"], metadata["weight"]) == ("qgf", 0.3)
+    assert "wrote out.npz" in capsys.readouterr().out
+
+
+def test_trace_reproduces_a_golden_case(golden: Golden, tmp_path: Path) -> None:
+    weight = float(golden.official["weights"][0])
+    source = tmp_path / "in.npz"
+    np.savez(source, obs=golden.official["obs"], noise=golden.official["noise"])
+    code = main(
+        ["trace", "--checkpoint", str(golden.path / "params_0.pkl"), "--input", str(source),
+         "--estimator", "bptt", "--weight", repr(weight), "--out", str(tmp_path / "out.npz")]
+    )  # fmt: skip
+    assert code == 0
+    expected = golden.npz("trace_float64")
+    with np.load(tmp_path / "out.npz") as out:
+        for name in ("a", "v", "a1_hat", "q", "g", "action"):
+            assert abs(out[name] - expected[f"bptt/w{np.float32(weight):g}/{name}"]).max() < 1e-9
+
+
+def test_trace_in_float32(place: Path) -> None:
+    command = "trace --checkpoint model.safetensors --input in.npz --weight 0.3 --dtype float32"
+    assert main([*command.split(), "--time-embedding", "float32", "--out", "out.npz"]) == 0
+    with np.load(place / "out.npz") as out:
+        assert out["action"].dtype == np.float32
+
+
+def test_explain(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "explain --checkpoint model.safetensors --obs in.npz --estimator bptt --step 2"
+    assert main([*command.split(), "--row", "4", "--brief"]) == 0
+    out = capsys.readouterr().out
+    assert "the same bits" in out
+    assert "row 4, denoising step 2" in out
+
+
+def test_estimators(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimators"]) == 0
+    out = capsys.readouterr().out
+    assert "qgf_jacobian_scheduled" in out
+    assert "∇Q(s, â₁)" in out
+
+
+def test_audit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "audit --checkpoint model.safetensors --obs in.npz --estimators none qgf --out report"
+    assert main(command.split()) == 0
+    out = capsys.readouterr().out
+    assert "all passed" in out
+    assert "report/report.html" in out
+    assert (place / "report" / "report.html").exists()
+
+
+def test_audit_exits_1_when_a_check_fails(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("qgf_ref.guidance.queries.batch_sum_vjp", lambda q: np.full(q.shape, 0.2))
+    command = "audit --checkpoint model.safetensors --obs in.npz --estimators qgf --out report"
+    assert main(command.split()) == 1
+    assert "estimator qgf (definition): WRONG" in capsys.readouterr().out
+
+
+def _corrupt(path: Path) -> None:
+    (path / "params_1.pkl").write_bytes(b"\x80\x04nonsense")
+
+
+def _truncated(path: Path) -> None:
+    write(path / "params_1.pkl", official_tree(small_checkpoint()))
+    whole = (path / "params_1.pkl").read_bytes()
+    (path / "params_1.pkl").write_bytes(whole[: len(whole) // 2])
+
+
+def _malicious(path: Path) -> None:
+    tree = {"agent": Evil(os.system, f"touch {path / 'pwned'}")}
+    (path / "params_1.pkl").write_bytes(pickle.dumps(tree))
+
+
+def _without_flags(path: Path) -> None:
+    write(path / "params_1.pkl", official_tree(small_checkpoint()))
+
+
+def _wide_input(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.zeros((2, 6)), noise=np.zeros((2, 3)))
+
+
+def _nan_input(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.full((2, 5), np.nan), noise=np.zeros((2, 3)))
+
+
+def _no_noise(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.zeros((2, 5)))
+
+
+def _object_input(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.array([Evil(os.system, f"touch {path / 'pwned'}")]))
+
+
+def _not_npz(path: Path) -> None:
+    (path / "in.npz").write_text("hello")
+
+
+def _nothing(path: Path) -> None:
+    pass
+
+
+TRACE = "trace --checkpoint model.safetensors --input in.npz --weight 0.3 --out out.npz"
+OF_PICKLE = TRACE.replace("model.safetensors", "params_1.pkl")
+BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "corrupt": (_corrupt, OF_PICKLE, "truncated or corrupt"),
+    "truncated": (_truncated, OF_PICKLE, "truncated or corrupt"),
+    "malicious": (_malicious, OF_PICKLE, "refused: it contains the name 'posix.system'"),
+    "missing flags": (_without_flags, OF_PICKLE, "--activation"),
+    "no checkpoint": (_nothing, OF_PICKLE, "no checkpoint at params_1.pkl"),
+    "wrong width": (_wide_input, TRACE, "obs must have shape (rows, 5), got (2, 6)"),
+    "NaN": (_nan_input, TRACE, "obs must be finite: 10 of 10"),
+    "no noise": (_no_noise, TRACE, "lacks noise; it holds obs"),
+    "pickled input": (_object_input, TRACE, "not a readable npz"),
+    "not an npz": (_not_npz, TRACE, "not a readable npz"),
+    "no input": (_nothing, TRACE.replace("in.npz", "no.npz"), "cannot read no.npz"),
+    "estimator": (_nothing, f"{TRACE} --estimator qfg", "unknown estimator 'qfg'; the valid ones"),
+    "denoise_steps 0": (_nothing, f"{TRACE} --denoise-steps 0", "must be at least 1, got 0"),
+    "activation": (_nothing, f"{TRACE} --activation gleu", "unknown activation 'gleu'"),
+    "weight": (_nothing, f"{TRACE} --weight nan", "weight must be a finite number"),
+    "no directory": (_nothing, TRACE.replace("out.npz", "no/out.npz"), "there is no directory no"),
+    "directory": (_nothing, TRACE.replace("out.npz", "."), "it is a directory"),
+    "unwritable audit": (
+        _nothing,
+        "audit --checkpoint model.safetensors --obs in.npz --out in.npz/report",
+        "cannot write into in.npz/report",
+    ),
+    "audit without obs": (_nothing, "audit --checkpoint model.safetensors", "give --obs F.npz"),
+    "audit estimator": (_nothing, "audit --estimators qgf nope", "unknown estimator 'nope'"),
+    "explain step": (
+        _nothing,
+        "explain --checkpoint model.safetensors --obs normal --step 9",
+        "step must lie in 0 … 5, got 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_exits_2_and_loses_nothing(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, command, message = BAD[name]
+    prepare(place)
+    (place / "out.npz").write_text("precious")
+    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
+
+
+def test_unusable_arguments_exit_2() -> None:
+    for arguments in ([], ["audti"], ["trace"], ["audit", "--rows", "many"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["audit", "trace", "explain", "estimators"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert f"example:\n  qgf-ref {command}" in out
+
+
+def test_an_interrupt_is_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qgf_ref.cli.trace.trace", interrupt)
+    assert main(TRACE.split()) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_python_m_and_a_users_module_in_the_current_directory(place: Path) -> None:
+    (place / "mine.py").write_text("def guide(flow, step):\n    return 0 * step.action\n")
+    command = [sys.executable, "-m", "qgf_ref", *TRACE.split(), "--estimator", "mine:guide"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(place / "out.npz") as out:
+        assert not out["g"].any()
