@@ -49,7 +49,7 @@ def main() -> None:
     """Parse the command line, roll out, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--checkpoint", default="cube-single-play")
-    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results" / "embedded_evaluation.json"
     )

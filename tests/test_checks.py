@@ -61,9 +61,9 @@ PLANTED_VJPS: dict[str, Callable[[Array, Array], Array]] = {
 
 def test_right_rules_pass() -> None:
     for oracle in ("complex_step", "central_difference"):
-        assert check_jvp(f, jvp, X, oracle=oracle).passed  # type: ignore[arg-type]
-        assert check_vjp(f, vjp, X, oracle=oracle).passed  # type: ignore[arg-type]
-        assert check_vjp(f, vjp, X, oracle=oracle, max_full=0).passed  # type: ignore[arg-type]
+        assert check_jvp(f, jvp, X, oracle=oracle).passed
+        assert check_vjp(f, vjp, X, oracle=oracle).passed
+        assert check_vjp(f, vjp, X, oracle=oracle, max_full=0).passed
     assert check_adjoint(f, jvp, vjp, X).error < 1e-15
 
 

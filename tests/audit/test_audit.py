@@ -30,10 +30,12 @@ def passed() -> reports.AuditReport:
 def test_a_right_checkpoint_passes(passed: reports.AuditReport) -> None:
     assert passed.passed, [str(c) for c in passed.failed]
     names = " ".join(c.name for c in passed.checks)
-    for part in ("linear", "layer_norm", "time_embedding", "clip", "concat", "ensemble_reduce min",
-                 "activation mish", "velocity in the parameters", "critic in the parameters",
-                 "value in the observation", "rollout", "flow matching loss", "critic loss",
-                 "value loss", "estimator qgf (definition)", "estimator bptt (potential)"):  # fmt: skip
+    for part in (
+        "linear jvp", "layer_norm vjp", "time_embedding", "clip", "concat", "ensemble_reduce min",
+        "activation mish", "velocity in the parameters", "critic in the parameters",
+        "value in the observation", "rollout adjoint", "flow matching loss", "critic loss",
+        "value loss", "estimator qgf (definition)", "estimator bptt (potential)",
+    ):  # fmt: skip
         assert part in names
     profile = passed.profile
     assert profile.departure["qgf"] > 0.01 > 1e-10 > profile.departure["bptt"]
@@ -52,7 +54,7 @@ def test_all_estimators_pass_on_every_kind_of_network() -> None:
         {"members": 1, "activation": "mish", "hidden": (7,)},
         {"action_dim": 1, "obs_dim": 2, "steps": 1},
     ):
-        ck = small_checkpoint(**options)  # type: ignore[arg-type]
+        ck = small_checkpoint(**options)
         report = audit(ck, states(ck, 4)[0], estimators, show_progress=False)
         assert report.passed, [str(c) for c in report.failed]
 

@@ -25,7 +25,7 @@ from qgf_ref.interop.unpickle import read_pickle
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import Golden, small_checkpoint
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "activation": "gelu",
     "q_aggregation": "min",
     "denoise_steps": 6,
@@ -106,8 +106,14 @@ def test_every_protocol_of_numpy_streams(tmp_path: Path, protocol: int, dtype: s
 
 
 def test_numpy_1_and_2_module_names_and_endianness(tmp_path: Path) -> None:
-    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.float32(2.5), "c": np.arange(3, dtype=">f4"),
-            "d": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "e": OrderedDict(x=1)}  # fmt: skip
+    matrix = np.arange(6.0).reshape(2, 3)
+    tree = {
+        "a": matrix,
+        "b": np.float32(2.5),
+        "c": np.arange(3, dtype=">f4"),
+        "d": np.asfortranarray(matrix),
+        "e": OrderedDict(x=1),
+    }
     for protocol in (2, 4):
         stream = pickle.dumps(tree, protocol=protocol)
         for old, new in ((b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")):
@@ -309,7 +315,8 @@ def test_damaged_trees(tmp_path: Path, damage: Any, message: str) -> None:
 
 
 def test_not_a_qgf_pickle(tmp_path: Path) -> None:
-    for tree in ([1, 2], {"weights": 1}, {"agent": {"network": {}}}):
+    trees: list[Any] = [[1, 2], {"weights": 1}, {"agent": {"network": {}}}]
+    for tree in trees:
         with pytest.raises(InputError, match="is it a QGF checkpoint"):
             qgf_ref.load(write(tmp_path / "params_1.pkl", tree, OPTIONS))
 
@@ -322,7 +329,7 @@ def test_our_format_round_trips(tmp_path: Path, name: str, dtype: str) -> None:
     same(qgf_ref.load(tmp_path / name, dtype=dtype), ck)
     overridden = qgf_ref.load(tmp_path / name, denoise_steps=3)
     assert overridden.options == replace(ck.options, denoise_steps=3)
-    assert not [p for p in tmp_path.rglob(".*")], "no temporary file is left"
+    assert not list(tmp_path.rglob(".*")), "no temporary file is left"
 
 
 def test_bad_files_of_our_format(tmp_path: Path) -> None:

@@ -159,9 +159,9 @@ def test_golden_training_steps(golden: Golden, dtype: str) -> None:
                 assert abs(getattr(result, name) / expected - 1) < 1e-6
         if n in (1, 5):
             for name in NETWORKS:
-                expected = params_from_flax(nested(z, f"official/after{n}/{name}/"), name)
+                after = params_from_flax(nested(z, f"official/after{n}/{name}/"), name)
                 actual = getattr(state.networks, name).params
-                for a, e in zip(actual.arrays(), expected.arrays(), strict=True):
+                for a, e in zip(actual.arrays(), after.arrays(), strict=True):
                     assert abs(a - e).max() < 1e-5
 
 

@@ -51,8 +51,8 @@ def test_products_in_every_input_and_parameter() -> None:
     nets, (obs, action) = ck.networks(), states(ck, 3)
     v, q, value = nets.policy, nets.critic, nets.value
     check_vjp(
-        lambda x: v.forward(*x, 0.4)[0],
-        lambda x, u: v.vjp_inputs(u, v.forward(*x, 0.4)[1])[:2],
+        lambda x: v.forward(x[0], x[1], 0.4)[0],
+        lambda x, u: v.vjp_inputs(u, v.forward(x[0], x[1], 0.4)[1])[:2],
         (obs, action),
     )
     check_vjp(
