@@ -1,0 +1,80 @@
+"""Fill the README's marked sections from the results and from the commands' real output.
+
+    python benchmarks/readme.py
+
+runs `qgf-ref audit` and `qgf-ref explain`, keeps their output in benchmarks/results/, and writes
+every section marked <!-- name --> of the README. tests/test_readme.py checks that the README and
+the results agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from qgf_ref.cli.main import main as qgf_ref_command
+from qgf_ref.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+COMMANDS = {
+    "audit": ["audit"],
+    "explain": ["explain", "--estimator", "qgf_jacobian", "--row", "3", "--step", "5", "--brief"],
+}
+
+
+def command_output(name: str) -> str:
+    """What the command prints, with this machine's paths taken out."""
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()) as out:
+        extra = ["--out", f"{place}/qgf_audit"] if name == "audit" else []
+        if qgf_ref_command([*COMMANDS[name], *extra]) != 0:
+            raise SystemExit(f"qgf-ref {name} failed:\n{out.getvalue()}")
+        return out.getvalue().replace(f"{place}/", "").replace(f"{ROOT}/", "")
+
+
+def evaluation_table() -> str:
+    """Success rates of the embedded checkpoint."""
+    rows = json.loads((RESULTS / "embedded_evaluation.json").read_text())["rows"]
+    names = " | ".join(row["method"] for row in rows)
+    rates = " | ".join(f"**{row['success']:.2f}**" for row in rows)
+    intervals = " | ".join(f"{row['low']:.2f}–{row['high']:.2f}" for row in rows)
+    rule = "|".join(["---"] * (len(rows) + 1))
+    return f"| | {names} |\n|{rule}|\n| success | {rates} |\n| 95% | {intervals} |\n"
+
+
+def sections() -> dict[str, str]:
+    """The text of every generated section, from benchmarks/results."""
+    found = {
+        name: f"```text\n$ qgf-ref {' '.join(COMMANDS[name])}\n"
+        f"{(RESULTS / f'{name}.txt').read_text()}```\n"
+        for name in COMMANDS
+    }
+    found["verification"] = (RESULTS / "verification.md").read_text()
+    found["evaluation"] = evaluation_table()
+    return found
+
+
+def filled(text: str) -> str:
+    """The README `text` with its marked sections replaced."""
+    for name, body in sections().items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->\n)"
+        text, count = re.subn(pattern, lambda m, b=body: m[1] + b + m[2], text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"README.md must hold <!-- {name} --> … <!-- end --> once, not {count}")
+    return text
+
+
+def main() -> None:
+    """Run the commands, keep their output, write the README."""
+    for name in COMMANDS:
+        write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
+    write_atomically(README, filled(README.read_text()).encode())
+    print(f"wrote {README}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The README's numbers are those of benchmarks/results, and its code runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme
+
+TEXT = readme.README.read_text()
+
+
+def test_generated_sections_are_current() -> None:
+    assert readme.filled(TEXT) == TEXT, "run: python benchmarks/readme.py"
+
+
+def test_python_blocks_run() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert len(blocks) == 2
+    scope: dict[str, object] = {}
+    from qgf_ref.guidance import registry
+
+    try:
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), scope)
+    finally:
+        registry._REGISTRY.pop("summed", None)
+
+
+@pytest.mark.parametrize(
+    "module", ["qgf_ref", "qgf_ref.checks", "qgf_ref.guidance.registry"]
+)
+def test_docstring_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_every_result_says_where_it_came_from() -> None:
+    import json
+
+    for path in Path(readme.RESULTS).glob("*.json"):
+        found = json.loads(path.read_text())
+        assert {"commit", "versions", "processor", "time"} <= set(found), path
