@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import tempfile
 from pathlib import Path
 
@@ -61,10 +60,11 @@ def sections() -> dict[str, str]:
 def filled(text: str) -> str:
     """The README `text` with its marked sections replaced."""
     for name, body in sections().items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->\n)"
-        text, count = re.subn(pattern, lambda m, b=body: m[1] + b + m[2], text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md must hold <!-- {name} --> … <!-- end --> once, not {count}")
+        start, end = f"<!-- {name} -->\n", "<!-- end -->\n"
+        if text.count(start) != 1 or end not in text.split(start)[1]:
+            raise SystemExit(f"README.md must hold {start.strip()} … {end.strip()} exactly once")
+        before, after = text.split(start)
+        text = before + start + body + end + after.split(end, 1)[1]
     return text
 
 

@@ -62,13 +62,19 @@ def golden_traces(case: str) -> float:
             for name in QUANTITIES:
                 error = abs(getattr(run, name) - z[f"{method}/w{weight:g}/{name}"]).max()
                 worst = max(worst, float(error))
+    for key, sign in (("grad_step/0.05x3", False), ("grad_step/0.05x3/sign", True)):
+        action = sample(
+            flow, official["obs"], noise=official["noise"], estimator="none",
+            gradient_steps=GradientSteps(3, 0.05, sign),
+        )  # fmt: skip
+        worst = max(worst, float(abs(action - z[key]).max()))
     return worst
 
 
-def official_actions(case: str, embedding: Any) -> float:
-    """Largest absolute error against the official float32 actions, ours in float32."""
+def official_actions(case: str, embedding: Any, dtype: str = "float32") -> float:
+    """Largest absolute error against the official float32 actions of every method and weight."""
     official = np.load(GOLDEN / case / "official_float32.npz")
-    flow = load(GOLDEN / case / "params_0.pkl", dtype="float32").guided_flow(embedding=embedding)
+    flow = load(GOLDEN / case / "params_0.pkl", dtype=dtype).guided_flow(embedding=embedding)
     worst = 0.0
     for key in official.files:
         if not key.startswith("official/"):

@@ -31,9 +31,7 @@ def test_python_blocks_run() -> None:
         registry._REGISTRY.pop("summed", None)
 
 
-@pytest.mark.parametrize(
-    "module", ["qgf_ref", "qgf_ref.checks", "qgf_ref.guidance.registry"]
-)
+@pytest.mark.parametrize("module", ["qgf_ref", "qgf_ref.checks", "qgf_ref.guidance.registry"])
 def test_docstring_examples(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0

@@ -8,71 +8,36 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import verify
 from qgf_ref import GradientSteps, InputError, NonFiniteError, sample, trace
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.counting import counted
 from tests.conftest import Golden, states
 
-QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
-METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")
 EXACT_EMBEDDING = {"tiny": 2e-5, "chunked": 2e-5, "pinned_jax": 2e-5, "relu_mean": 5e-5}
 """Measured 5e-6 for T = 10. relu_mean has T = 7, whose official float32 embedding is off by up to
 4e-4 (official.md): measured 2.8e-5, above the 2e-5 that T = 10 meets."""
 
 
 def test_golden_traces(golden: Golden) -> None:
-    """Every quantity of every step of all six methods, float64. Target 1e-9, measured 4e-14."""
-    z, flow = golden.npz("trace_float64"), golden.load().flow
-    seen = set()
-    for weight in golden.official["weights"]:
-        for method in METHODS:
-            prefix = f"{method}/w{weight:g}"
-            seen.add(method)
-            run = trace(
-                flow,
-                golden.official["obs"],
-                estimator=method,
-                weight=float(weight),
-                noise=golden.official["noise"],
-            )
-            for name in QUANTITIES:
-                error = abs(getattr(run, name) - z[f"{prefix}/{name}"]).max()
-                assert error < 5e-13, f"{prefix}/{name}: {error}"
-    assert seen == set(METHODS)
-    for key, sign in (("grad_step/0.05x3", False), ("grad_step/0.05x3/sign", True)):
-        action = sample(
-            flow,
-            golden.official["obs"],
-            noise=golden.official["noise"],
-            estimator="none",
-            gradient_steps=GradientSteps(3, 0.05, sign),
-        )
-        assert abs(action - z[key]).max() < 1e-13
+    """Every quantity of every step of all six methods, and GradStep, in float64.
+
+    Target 1e-9, measured 4e-14.
+    """
+    assert verify.golden_traces(golden.name) < 5e-13
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("embedding", ["exact", "float32"])
 def test_official_actions(golden_official: Golden, dtype: str, embedding: Any) -> None:
-    """The official float32 actions. Target 2e-6 with float32 embeddings, measured ≤ 4.6e-7."""
-    official = golden_official.official
-    flow = golden_official.load(dtype).guided_flow(embedding=embedding)
-    obs = official["obs"]
-    tolerance = 2e-6 if embedding == "float32" else EXACT_EMBEDDING[golden_official.name]
-    keys = [key for key in official if key.startswith("official/")]
-    assert keys
-    for key in keys:
-        _, method, setting = key.split("/")
-        how: dict[str, Any] = {"noise": official["noise"], "estimator": method}
-        if method == "grad_step":
-            how |= {"estimator": "none", "gradient_steps": GradientSteps(3, 0.05)}
-        else:
-            how["weight"] = float(np.float32(setting.removeprefix("w")))
-        if method == "qgf_bfn4":
-            how |= {"estimator": "qgf", "noise": official["bfn_noise"], "best_of": 4}
-        action = sample(flow, obs, **how)
-        assert action.dtype == dtype
-        assert abs(action - official[key]).max() < tolerance, key
+    """The official float32 actions: ood, qgf, qgf_jacobian, GradStep and QGF+BFN-4.
+
+    Target 2e-6 with float32 embeddings, measured ≤ 4.6e-7.
+    """
+    name = golden_official.name
+    tolerance = 2e-6 if embedding == "float32" else EXACT_EMBEDDING[name]
+    assert verify.official_actions(name, embedding, dtype) < tolerance
 
 
 def test_trace_ends_in_the_sample(checkpoint: Any) -> None:
