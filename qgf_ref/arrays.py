@@ -34,23 +34,25 @@ def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -> Array:
-    """`x` as a 2-D array of `columns` columns, cast to `dtype` if given.
+    """`x` as a 2-D array of `columns` columns of real numbers, cast to `dtype` if given.
 
-    Raises InputError on another rank or width, on a dtype that is not numeric, and on NaN or
-    infinity (naming the first row that has one).
+    Raises InputError on another rank or width, on values that are not real numbers, on NaN or
+    infinity (naming the first row that has one), and on values that do not fit `dtype`.
     """
     try:
         y = np.asarray(x)
-        if y.dtype.kind not in "fciub":
-            raise TypeError
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be a numeric array, got {type(x).__name__}") from None
+    except ValueError:
+        raise InputError(f"{name} must be an array of numbers; its rows differ in length") from None
+    if y.dtype.kind not in "fiub":
+        raise InputError(f"{name} must be an array of real numbers, got dtype {y.dtype}")
     if y.ndim != 2 or y.shape[1] != columns:
         raise InputError(f"{name} must have shape (rows, {columns}), got {y.shape}")
-    if y.dtype.kind in "iub":
-        y = y.astype(np.float64)
     require_finite(y, name, InputError)
-    return y if dtype is None else y.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        cast = y.astype(np.float64 if y.dtype.kind != "f" else y.dtype, copy=False)
+        cast = cast if dtype is None else cast.astype(dtype, copy=False)
+    require_finite(cast, f"{name} in {cast.dtype}", InputError)
+    return cast
 
 
 def require_finite(

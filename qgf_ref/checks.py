@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import unknown_name
+from qgf_ref.errors import InputError, unknown_name
 
 Tree = Array | tuple[Array, ...]
 """An array, or a tuple of arrays (the inputs or outputs of a function of several)."""
@@ -70,7 +70,30 @@ class DerivativeMismatch(AssertionError):
 
 
 def _leaves(x: Tree) -> tuple[Array, ...]:
-    return x if isinstance(x, tuple) else (np.asarray(x),)
+    return tuple(np.asarray(a) for a in x) if isinstance(x, tuple) else (np.asarray(x),)
+
+
+def _point(x: Tree, directions: int) -> Tree:
+    """x as float64, or an error where a check would say nothing."""
+    if directions < 1:
+        raise InputError(f"directions must be at least 1, got {directions}")
+    leaves = _leaves(x)
+    if any(a.dtype.kind not in "iuf" or a.dtype.name in ("float16", "float32") for a in leaves):
+        kinds = ", ".join(str(a.dtype) for a in leaves)
+        raise InputError(f"derivatives are checked in float64: cast x first (it is {kinds})")
+    if not sum(a.size for a in leaves):
+        raise InputError("x is empty: there is nothing to check")
+    return _like(tuple(a.astype(np.float64) for a in leaves), x)
+
+
+def _require_shape(derivative: Tree, expected: Tree, what: str) -> None:
+    given, wanted = ([a.shape for a in _leaves(t)] for t in (derivative, expected))
+    if given != wanted:
+        raise InputError(f"the {what} has shape {_shown(given)}, expected {_shown(wanted)}")
+
+
+def _shown(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def _like(leaves: tuple[Array, ...], x: Tree) -> Tree:
@@ -98,9 +121,6 @@ def _ratio(difference: float, scale: float) -> float:
 
 
 def _distance(x: Tree, y: Tree) -> float:
-    for a, b in zip(_leaves(x), _leaves(y), strict=True):
-        if a.shape != b.shape:
-            raise ValueError(f"derivative has shape {a.shape}, expected {b.shape}")
     return _ratio(_norm(_shift(x, -1, y)), _norm(y))
 
 
@@ -157,13 +177,16 @@ def check_jvp(
 
     f       x ↦ y on arrays (or tuples of arrays); accepts complex arrays for "complex_step"
     error   max over directions of ‖jvp − oracle‖/‖oracle‖
-    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false.
+    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
+    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    rng = _directions_rng(seed)
-    error = 0.0
+    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
     for _ in range(directions):
         x_dot = random_like(x, rng)
-        error = max(error, _distance(jvp(x, x_dot), oracle_jvp(oracle, f, x, x_dot)))
+        expected = oracle_jvp(oracle, f, x, x_dot)
+        actual = jvp(x, x_dot)
+        _require_shape(actual, expected, "jvp")
+        error = max(error, _distance(actual, expected))
     tolerance = TOLERANCE[oracle] if tolerance is None else tolerance
     return _finish(Check(name, oracle, error, tolerance, directions), raises)
 
@@ -186,15 +209,16 @@ def check_vjp(
     When x has at most `max_full` elements, each element of Jᵀ y_bar is compared with
     ⟨y_bar, J e_i⟩: error ‖vjp − oracle‖/‖oracle‖. For a larger x, ⟨vjp, x_dot⟩ is compared with
     ⟨y_bar, J x_dot⟩ along random x_dot: error |difference|/(‖y_bar‖‖J x_dot‖).
-    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false.
+    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
+    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    rng = _directions_rng(seed)
+    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
     size = sum(a.size for a in _leaves(x))
-    error = 0.0
     columns = [oracle_jvp(oracle, f, x, e) for e in _basis(x)] if size <= max_full else []
     for _ in range(directions):
         y_bar = random_like(f(x), rng)
         x_bar = vjp(x, y_bar)
+        _require_shape(x_bar, x, "vjp")
         if size <= max_full:
             expected = np.array([_dot(y_bar, column) for column in columns])
             flat = np.concatenate([np.ravel(a) for a in _leaves(x_bar)])
@@ -223,13 +247,15 @@ def check_adjoint(
     """Check ⟨y_bar, J x_dot⟩ = ⟨Jᵀ y_bar, x_dot⟩ at x along random directions.
 
     error   max over directions of |difference|/max(‖y_bar‖‖J x_dot‖, ‖Jᵀ y_bar‖‖x_dot‖)
-    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false.
+    Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
+    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    rng = _directions_rng(seed)
-    error = 0.0
+    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
     for _ in range(directions):
         x_dot, y_bar = random_like(x, rng), random_like(f(x), rng)
         y_dot, x_bar = jvp(x, x_dot), vjp(x, y_bar)
+        _require_shape(y_dot, y_bar, "jvp")
+        _require_shape(x_bar, x, "vjp")
         difference = abs(_dot(y_bar, y_dot) - _dot(x_bar, x_dot))
         scale = max(_norm(y_bar) * _norm(y_dot), _norm(x_bar) * _norm(x_dot))
         error = max(error, _ratio(difference, scale))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.definitions import defined_gradient
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, Products
@@ -16,6 +16,8 @@ from qgf_ref.ledger import Constant, Entry, Leaf, Ledger, Output
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import denoising_step, trace
 
+CONTRADICTION = 1e-10
+"""Relative difference from the definition that rounding does not explain (measured ≤ 1e-14)."""
 MARK = {"forward": "", "jvp": "jvp", "vjp": "vjp"}
 
 
@@ -43,6 +45,17 @@ class Explanation:
         return not self.ledger.undeclared and np.array_equal(self.gradient, self.rederived)
 
     @property
+    def recorded(self) -> bool:
+        """Whether the gradient is a recorded operation's outcome; users' code often is not."""
+        return bool(np.isfinite(self.rederived).all())
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the replay or the definition says otherwise than the estimator."""
+        replayed = self.recorded and not np.array_equal(self.gradient, self.rederived)
+        return replayed or (self.error is not None and self.error > CONTRADICTION)
+
+    @property
     def error(self) -> float | None:
         """‖gradient − defined‖/‖defined‖, or None without a definition."""
         if self.defined is None:
@@ -55,7 +68,7 @@ class Explanation:
         """The whole story, at most 100 columns wide. brief: one line for each network pass."""
         entries = self.ledger.entries
         lines = [
-            f"estimator {self.estimator.name}: G = {self.estimator.summary}",
+            f"estimator {self.estimator.label}: G = {self.estimator.summary}",
             f"row {self.row}, denoising step {self.index} (t = {self.time:g}), "
             f"{len(entries)} operations, products: {self.products}",
             "",
@@ -68,6 +81,11 @@ class Explanation:
         lines += ["", *_vector("G", self.gradient)]
         if self.complete:
             lines.append("re-derived from the ledger alone: the same bits")
+        elif not self.recorded:
+            lines.append(
+                "not re-derived: the gradient itself was not made by flow.kernels(…), so the "
+                "ledger holds only part of it"
+            )
         else:
             difference = float(np.abs(self.gradient - self.rederived).max(initial=0))
             lines.append(
@@ -99,12 +117,16 @@ def explain(
     Raises InputError when row or index is out of range.
     """
     flow = checkpoint.guided_flow(embedding=embedding)
+    obs = matrix(obs, "obs", columns=checkpoint.obs_dim)
     for name, value, size in (("row", row, len(obs)), ("step", index, flow.denoise_steps)):
         if not 0 <= value < size:
-            raise InputError(f"{name} must lie in 0 … {size - 1}, got {value}")
+            raise InputError(f"{name} must be one of the {size}, 0 to {size - 1}, got {value}")
     if noise is None:
         shape = (len(obs), checkpoint.flat_action_dim)
         noise = np.random.default_rng(seed).standard_normal(shape)
+    noise = matrix(noise, "noise", columns=checkpoint.flat_action_dim)
+    if len(noise) != len(obs):
+        raise InputError(f"noise must have a row for each of the {len(obs)}, got {len(noise)}")
     one = slice(row, row + 1)
     chain = trace(flow, obs[one], estimator=estimator, weight=weight, noise=noise[one])
 

@@ -16,7 +16,11 @@ from qgf_ref.errors import InputError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary name beside `path`, then rename. Raises InputError on failure."""
+    """Write `data` to a temporary name beside `path`, then rename.
+
+    Raises InputError on failure, and rather than replace what is no regular file.
+    """
+    require_writable(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -30,6 +34,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError unless `path` can be made or replaced: a regular file in a directory that
+    takes new ones. Leaves nothing behind.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a directory" if path.is_dir() else "no regular file"
+            raise InputError(f"cannot write {path}: it is {kind}")
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: there is no directory {path.parent}")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

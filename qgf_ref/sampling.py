@@ -18,7 +18,6 @@ import numpy as np
 from qgf_ref.arrays import Array, matrix, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.euler import integrate
-from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value, one_step_estimate
 from qgf_ref.guidance.registry import estimator as estimator_by_name
@@ -32,7 +31,7 @@ class GradientSteps:
     """GradStep: after sampling, `steps` times a ← clip(a + size·∇Q(s, a)).
 
     sign  step along the sign of the gradient instead
-    Source: method.md, section 4. Raises InputError unless steps ≥ 0.
+    Source: method.md, section 4. Raises InputError unless steps is an integer ≥ 0 and size finite.
     """
 
     steps: int = 3
@@ -40,8 +39,10 @@ class GradientSteps:
     sign: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise InputError(f"the number of gradient steps must be ≥ 0, got {self.steps}")
+        if _integer(self.steps) is None or self.steps < 0:
+            raise InputError(f"the number of gradient steps must be ≥ 0, got {self.steps!r}")
+        if not isinstance(self.size, float | int | np.floating) or not np.isfinite(self.size):
+            raise InputError(f"the size of a gradient step must be finite, got {self.size!r}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def sample(
 
     obs       (B, O), or (O,) for one, whose action comes back as (D,)
     estimator a name of `estimator_names()`, "package.module:function", or an `Estimator`
-    weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,)
+    weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,); 0 (the
+              default) is the policy itself
     noise     a_0, (B·best_of, D), observation-major; or
     rng       a numpy Generator or a seed, from which the noise is drawn as float64
     best_of   N: draw N actions for each observation, keep the one with the highest aggregated
@@ -99,20 +101,24 @@ def sample(
     chain leaves the finite numbers.
     """
     flow = _with_steps(flow, denoise_steps)
-    single = np.ndim(obs) == 1
-    obs = _observations(flow, np.asarray(obs)[None] if single else obs)
-    if isinstance(best_of, bool) or not isinstance(best_of, int) or best_of < 1:
+    single = isinstance(obs, np.ndarray) and obs.ndim == 1
+    obs = _observations(flow, obs[None] if single else obs)
+    draws = _integer(best_of)
+    if draws is None or draws < 1:
         raise InputError(f"best_of must be an integer ≥ 1, got {best_of!r}")
-    repeated = np.repeat(obs, best_of, axis=0)
+    if gradient_steps is not None and not isinstance(gradient_steps, GradientSteps):
+        raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
+    repeated = np.repeat(obs, draws, axis=0)
     start = _initial_noise(flow, repeated, noise, rng)
-    weights = _weights(weight, len(obs), best_of, start.dtype)
+    weights = _weights(weight, len(obs), draws, start.dtype)
     action = _denoise(flow, repeated, start, estimator_by_name(estimator), weights)
     if gradient_steps is not None:
         action = _climb(flow, repeated, action, gradient_steps)
-    if best_of > 1:
-        q = critic_value(flow, repeated, action).reshape(-1, best_of)
-        chosen = q.argmax(axis=1)
-        action = action.reshape(len(obs), best_of, -1)[np.arange(len(obs)), chosen]
+    if draws > 1:
+        q = critic_value(flow, repeated, action)
+        _finite(q, flow.denoise_steps, "the critic of a candidate")
+        chosen = q.reshape(len(obs), draws).argmax(axis=1)
+        action = action[np.arange(len(obs)) * draws + chosen]
     return action[0] if single else action
 
 
@@ -139,6 +145,7 @@ def trace(
             query = one_step_estimate(flow, step).x
         if q is None:
             q, _ = flow.critic.forward(obs, query)
+        _finite(q, step.index, "the critic at the query point")
         rows.append((step.action, step.velocity, query, q, guidance.gradient))
 
     action = _denoise(flow, obs, start, estimator_by_name(estimator), weights, record)
@@ -168,7 +175,7 @@ def _denoise(
         step = denoising_step(flow, obs, action, k, weight)
         _finite(step.velocity, k, "the velocity v")
         guidance = estimator(flow, step)
-        _finite(guidance.gradient, k, f"the gradient G of {estimator.name}")
+        _finite(guidance.gradient, k, f"the gradient G of {estimator.label}")
         if observe is not None:
             observe(step, guidance)
         return flow.kernels(axpy, weight, guidance.gradient, step.velocity)
@@ -183,10 +190,11 @@ def _denoise(
 
 
 def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:
-    for _ in range(how.steps):
+    for n in range(how.steps):
         gradient = critic_gradient(flow, obs, action).gradient
+        _finite(gradient, flow.denoise_steps, f"∇Q of gradient step {n}")
         direction = np.sign(gradient) if how.sign else gradient
-        action = bounded(flow, flow.kernels(axpy, how.size, direction, action)).x
+        action = bounded(flow, flow.kernels(axpy, float(how.size), direction, action)).x
     return action
 
 
@@ -194,17 +202,29 @@ def _finite(x: Array, step: int, quantity: str) -> None:
     require_finite(x, f"{quantity} at denoising step {step}", NonFiniteError)
 
 
+def _integer(value: Any) -> int | None:
+    """`value` as an int if it is an integer of Python or NumPy, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return None
+    return int(value)
+
+
 def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
+    if not isinstance(flow, GuidedFlow):
+        raise InputError(
+            f"the first argument must be a GuidedFlow, got {type(flow).__name__}; "
+            "of a checkpoint, pass checkpoint.flow"
+        )
     if denoise_steps is None:
         return flow
-    time_grid(denoise_steps)
     return replace(flow, denoise_steps=denoise_steps)
 
 
 def _observations(flow: GuidedFlow, obs: Array) -> Array:
-    given = np.asarray(obs)
-    columns = getattr(flow.field, "obs_dim", given.shape[-1] if given.ndim else 0)
-    return matrix(given, "obs", columns=columns, dtype=flow.field.dtype)
+    columns = flow.field.obs_dim
+    if columns is None:
+        columns = obs.shape[-1] if isinstance(obs, np.ndarray) and obs.ndim else 0
+    return matrix(obs, "obs", columns=columns, dtype=flow.field.dtype)
 
 
 def _initial_noise(
@@ -214,7 +234,11 @@ def _initial_noise(
     if (noise is None) == (rng is None):
         raise InputError("give either noise (B·best_of, D) or rng (a Generator or a seed)")
     if noise is None:
-        noise = np.random.default_rng(rng).standard_normal((len(obs), D))
+        try:
+            generator = np.random.default_rng(rng)
+        except (TypeError, ValueError):
+            raise InputError(f"rng must be a numpy Generator or a seed ≥ 0, got {rng!r}") from None
+        noise = generator.standard_normal((len(obs), D))
     noise = matrix(noise, "noise", columns=D, dtype=flow.field.dtype)
     if len(noise) != len(obs):
         raise InputError(f"noise must have {len(obs)} rows (B·best_of), got {len(noise)}")
@@ -222,9 +246,15 @@ def _initial_noise(
 
 
 def _weights(weight: float | Array, rows: int, repeats: int, dtype: np.dtype[Any]) -> float | Array:
-    w = np.asarray(weight)
-    if w.dtype.kind not in "fiu" or w.shape not in ((), (rows,)) or not np.isfinite(w).all():
-        raise InputError(
-            f"weight must be a finite number or an array of shape ({rows},), got {weight!r}"
-        )
-    return float(w) if w.ndim == 0 else np.repeat(w.astype(dtype), repeats)[:, None]
+    expected = f"weight must be a finite number ≥ 0, or an array of them of shape ({rows},)"
+    try:
+        w = np.asarray(weight)
+    except ValueError:
+        raise InputError(f"{expected}, got rows of unequal length") from None
+    if w.dtype.kind not in "fiu" or w.shape not in ((), (rows,)):
+        raise InputError(f"{expected}, got {w.dtype} of shape {w.shape}")
+    with np.errstate(over="ignore"):
+        w = w.astype(np.float64 if w.ndim == 0 else dtype)
+    if not (np.isfinite(w) & (w >= 0)).all():
+        raise InputError(f"{expected}, got {w.ravel()[~(np.isfinite(w) & (w >= 0)).ravel()][0]}")
+    return float(w) if w.ndim == 0 else np.repeat(w, repeats)[:, None]

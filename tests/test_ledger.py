@@ -88,7 +88,7 @@ def test_operations_off_the_record_are_noticed(sneaky: Any) -> None:
     obs, noise = states(ck, 1)
     e = explain(ck, obs, estimator=sneaky, noise=noise)
     assert not e.complete
-    assert "differs" in e.text()
+    assert "outside the ledger" in e.text() or "not re-derived" in e.text()
 
 
 def test_references_and_replay() -> None:
@@ -116,8 +116,8 @@ def test_out_of_range() -> None:
     ck = small_checkpoint()
     obs, noise = states(ck, 2)
     for arguments, message in (
-        ({"row": 2}, r"row must lie in 0 … 1, got 2"),
-        ({"index": 6}, r"step must lie in 0 … 5, got 6"),
+        ({"row": 2}, r"row must be one of the 2, 0 to 1, got 2"),
+        ({"index": 6}, r"step must be one of the 6, 0 to 5, got 6"),
     ):
         with pytest.raises(InputError, match=message):
             explain(ck, obs, estimator=estimator("qgf"), noise=noise, **arguments)  # type: ignore[arg-type]

@@ -83,7 +83,8 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
         case QGFJacobianUnmasked():
             return pulled(jacobian(lambda x: unclipped(x, t), a), q_gradient(one_step(a)))
         case QGFJacobianScheduled():
-            time = t if step.index else 1 / max(flow.denoise_steps, 2)
+            limit = flow.times[1] if flow.denoise_steps > 1 else 0.5
+            time = t if step.index else limit
             j = jacobian(lambda x: unclipped(x, time), a)
             return (1 - time) / time * pulled(j, q_gradient(one_step(a)))
         case QGFJacobianRegularized(lam=lam):
@@ -146,10 +147,10 @@ def differences(f: Callable[[Array], Array], x: Array, h: float = 1e-6) -> Array
 def departure_from_gradient_field(
     estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
 ) -> Array:
-    """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t: 0 for a gradient field, ≤ ∞ else.
+    """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t.
 
-    A by complex step, or by central differences for an estimator that is not analytic. Rows whose
-    A is zero give 0.
+    0 for a gradient field (and where A is zero), 1 for a triangular A, infinite for a rotation.
+    A by complex step, or by central differences for an estimator that is not analytic.
     """
 
     def g(x: Array) -> Array:
@@ -160,4 +161,5 @@ def departure_from_gradient_field(
     AT = np.swapaxes(A, 1, 2)
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))
-    return np.divide(skew, symmetric, out=np.zeros_like(skew), where=symmetric > 0)
+    without = np.where(skew > 0, np.inf, 0.0)
+    return np.divide(skew, symmetric, out=without, where=symmetric > 0)

@@ -45,7 +45,7 @@ def norms_figure(profile: Profile) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
     for name, norm in profile.norm.items():
-        axes.semilogy(profile.times, norm, label=name, **style(name))
+        axes.semilogy(profile.times, np.maximum(norm, FLOOR), label=name, **style(name))
     dress(axes, "Gradient norm along the chain", "flow time t", "median ‖G‖ over rows")
     legend_beside(axes)
     return figure
@@ -54,7 +54,7 @@ def norms_figure(profile: Profile) -> Figure:
 def cosine_figure(profile: Profile) -> Figure:
     """Mean cosine between estimators."""
     names = list(profile.cosine)
-    table = np.array([[profile.cosine[a][b] for b in names] for a in names])
+    table = np.array([[profile.cosine[a][b] for b in names] for a in names], dtype=float)
     figure = new_figure(7.2, 5.4)
     axes = figure.subplots()
     image = axes.imshow(table, vmin=-1, vmax=1, cmap="PuOr")
@@ -63,8 +63,9 @@ def cosine_figure(profile: Profile) -> Figure:
     for i, row in enumerate(table):
         for j, value in enumerate(row):
             dark = abs(value) > 0.7
+            shown = "–" if np.isnan(value) else f"{value:.2f}"
             axes.text(
-                j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                j, i, shown, ha="center", va="center", fontsize=7,
                 color="white" if dark else "black",
             )  # fmt: skip
     axes.set_title("Cosine between estimators (mean over steps and rows)", fontsize=10, loc="left")
@@ -77,7 +78,9 @@ def noise_figure(profile: Profile) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
     for name, values in profile.noise_cosine.items():
-        axes.semilogx(profile.noise_levels, values, label=name, **style(name))
+        axes.semilogx(
+            profile.noise_levels, np.array(values, dtype=float), label=name, **style(name)
+        )
     dress(
         axes,
         "Noise sensitivity (the paper's Fig. 3)",

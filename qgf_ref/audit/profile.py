@@ -30,9 +30,11 @@ class Profile:
     norm (T,): median ‖G‖ over rows, at each step; clipped (T,): share of coordinates of the
     one-step estimate outside the bound; singular (T, D): median singular values of
     J₀ = I + (1 − t)∂v/∂a_t, descending; cosine: mean cosine between two estimators over steps and
-    rows; noise_cosine: mean cosine between G(a_t) and G(a_t + σε), per σ of NOISE_LEVELS;
-    departure: median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step, A = ∂G/∂a_t;
-    products: of one call at the middle step, and over the whole chain; milliseconds: of one call;
+    rows (None where every gradient of one is zero); noise_cosine: mean cosine between G(a_t) and
+    G(a_t + σε), per σ of NOISE_LEVELS;
+    departure (None: infinite): median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step, A = ∂G/∂a_t;
+    products: of one call at the middle step, and chain_products of all its calls, the sampler's own
+    forwards of v not counted; milliseconds: of one call;
     q: mean and standard error of the critic at the final action, per weight of WEIGHTS.
     """
 
@@ -41,9 +43,9 @@ class Profile:
     norm: dict[str, list[float]]
     clipped: list[float]
     singular: list[list[float]]
-    cosine: dict[str, dict[str, float]]
-    noise_cosine: dict[str, list[float]]
-    departure: dict[str, float]
+    cosine: dict[str, dict[str, float | None]]
+    noise_cosine: dict[str, list[float | None]]
+    departure: dict[str, float | None]
     products: dict[str, str]
     chain_products: dict[str, str]
     milliseconds: dict[str, float]
@@ -64,9 +66,10 @@ def cosine(x: Array, y: Array) -> Array:
     return np.divide(dot, norms, out=np.full(dot.shape, np.nan), where=norms > 0)
 
 
-def _mean(x: Array) -> float:
+def _mean(x: Array) -> float | None:
+    """The mean of the defined cosines, or None where none is defined."""
     finite = x[np.isfinite(x)]
-    return float(finite.mean()) if finite.size else 0.0
+    return float(finite.mean()) if finite.size else None
 
 
 def profile(
@@ -87,27 +90,27 @@ def profile(
     milliseconds = {}
     middle = flow.denoise_steps // 2
     for e in guided:
-        progress(f"(b) gradients of {e.name}")
-        gradients[e.name] = np.stack([e(flow, step).gradient for step in states])
-        milliseconds[e.name] = _milliseconds(e, flow, states[middle])
+        progress(f"(b) gradients of {e.label}")
+        gradients[e.label] = np.stack([e(flow, step).gradient for step in states])
+        milliseconds[e.label] = _milliseconds(e, flow, states[middle])
     products, chain_products = {}, {}
     for e in estimators:
-        products[e.name], chain_products[e.name] = _products(e, flow, states)
+        products[e.label], chain_products[e.label] = _products(e, flow, states)
     noise_cosine = {}
     epsilon = rng.standard_normal(chain.a.shape)
     for e in guided:
-        progress(f"(b) noise sensitivity of {e.name}")
-        noise_cosine[e.name] = [
-            _noise_cosine(e, flow, states, gradients[e.name], sigma * epsilon)
+        progress(f"(b) noise sensitivity of {e.label}")
+        noise_cosine[e.label] = [
+            _noise_cosine(e, flow, states, gradients[e.label], sigma * epsilon)
             for sigma in NOISE_LEVELS
         ]
     departure = {}
     few = _rows(states[middle], 16)
     for e in guided:
-        progress(f"(b) curl of {e.name}")
-        departure[e.name] = float(
-            np.median(departure_from_gradient_field(e, flow, at_action(flow, few, few.action)))
-        )
+        progress(f"(b) curl of {e.label}")
+        curl = departure_from_gradient_field(e, flow, at_action(flow, few, few.action))
+        median = float(np.median(curl))
+        departure[e.label] = median if np.isfinite(median) else None
     progress("(b) singular values of the Jacobian")
     unbounded = replace(flow, action_bound=None)
     singular, clipped = [], []
@@ -142,19 +145,19 @@ def _final_q(
 ) -> dict[str, list[tuple[float, float]]]:
     result = {}
     for e in guided:
-        progress(f"(c) final Q of {e.name}")
+        progress(f"(c) final Q of {e.label}")
         cells = []
         for weight in WEIGHTS:
             action = sample(flow, obs, estimator=e, weight=weight, noise=noise)
             q = critic_value(flow, obs, action)
             cells.append((float(q.mean()), float(q.std(ddof=1) / np.sqrt(len(q)))))
-        result[e.name] = cells
+        result[e.label] = cells
     return result
 
 
 def _noise_cosine(
     e: Estimator, flow: GuidedFlow, states: list[DenoisingStep], gradients: Array, offsets: Array
-) -> float:
+) -> float | None:
     values = [
         cosine(g, e(flow, at_action(flow, step, step.action + offset)).gradient)
         for g, step, offset in zip(gradients, states, offsets, strict=True)
@@ -166,7 +169,9 @@ def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tu
     counting, counter = counted(flow)
     total, at_middle = counter.take(), ""
     for k, step in enumerate(states):
-        e(counting, denoising_step(counting, step.obs[:1], step.action[:1], k))
+        state = denoising_step(counting, step.obs[:1], step.action[:1], k)
+        counter.take()  # the sampler's own forward of v is not the estimator's
+        e(counting, state)
         taken = counter.take()
         total = total + taken
         if k == len(states) // 2:
@@ -208,7 +213,7 @@ def precision(
     double = single.astype(np.float64)
     result: dict[str, dict[str, list[float]]] = {}
     for e in estimators:
-        progress(f"(d) float32 against float64: {e.name}")
+        progress(f"(d) float32 against float64: {e.label}")
         true = trace(double.flow, obs, estimator=e, weight=weight, noise=noise)
         rows = {}
         for embedding in ("exact", "float32"):
@@ -220,5 +225,5 @@ def precision(
                 error = np.linalg.norm(actual - expected, axis=(1, 2))
                 ratio = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
                 rows[f"{name}, {embedding} embedding"] = ratio.tolist()
-        result[e.name] = rows
+        result[e.label] = rows
     return result

@@ -75,7 +75,7 @@ def estimator_rows(report: AuditReport) -> tuple[list[str], list[list[str]]]:
     nearest = min(range(len(p.weights)), key=lambda i: abs(p.weights[i] - weight))
     header = [
         "estimator",
-        "products at mid-chain",
+        "products per call",
         "ms",
         "‖G‖",
         "cos qgf",
@@ -86,18 +86,16 @@ def estimator_rows(report: AuditReport) -> tuple[list[str], list[list[str]]]:
     rows = []
     level = p.noise_levels.index(0.1)
     for name, norm in p.norm.items():
-        with_qgf = p.cosine[name].get("qgf")
+        with_qgf, noise, curl = p.cosine[name].get("qgf"), p.noise_cosine[name], p.departure[name]
         rows.append(
             [
                 name,
                 p.products[name],
                 f"{p.milliseconds[name]:.1f}",
                 f"{norm[middle]:.2g}",
-                "–" if with_qgf is None else f"{with_qgf:.2f}",
-                f"{p.noise_cosine[name][level]:.3f}",
-                f"{p.departure[name]:.1e}"
-                if p.departure[name] < 0.01
-                else f"{p.departure[name]:.2f}",
+                _number(with_qgf, ".2f"),
+                _number(noise[level], ".3f"),
+                "∞" if curl is None else _number(curl, ".1e" if curl < 0.01 else ".2f"),
                 f"{p.q[name][nearest][0]:.2f}",
             ]
         )
@@ -108,6 +106,10 @@ ESTIMATOR_NOTE = (
     "ms: one call on all rows; ‖G‖: median at mid-chain; cos noise: cosine between G(a_t) and "
     "G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t, 0 for the gradient of a scalar."
 )
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
 
 
 def text_table(header: list[str], rows: list[list[str]]) -> str:
@@ -130,8 +132,9 @@ def figures(report: AuditReport) -> dict[str, tuple[Figure, str]]:
         ),
         "norms": (
             plots.norms_figure(p),
-            "How strongly each estimator pushes, step by step. An estimator whose norm grows "
-            "towards t = 0 multiplies Jacobians of the remaining chain.",
+            "How strongly each estimator pushes, step by step. Those that multiply by the field's "
+            "Jacobian shrink where its singular values are below 1 (see below); the scheduled one "
+            "divides by t.",
         ),
         "cosine": (
             plots.cosine_figure(p),
@@ -197,7 +200,7 @@ def _html(report: AuditReport, figures_html: list[str]) -> str:
                    {**report.settings, **report.provenance}.items()]
     )  # fmt: skip
     chain = _table(
-        ["estimator", "products of a whole chain"],
+        ["estimator", "products of a whole chain, beyond its T forwards of v"],
         [[name, products] for name, products in report.profile.chain_products.items()],
     )
     state = "passed" if report.passed else "failed"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
-from qgf_ref.files import read_npz
+from qgf_ref.files import read_npz, require_writable
 from qgf_ref.interop.checkpoint import Checkpoint, option_names
-from qgf_ref.interop.load import EMBEDDED, embedded_observations, load
+from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
+
+NORMAL_ROWS = 256
+"""Rows of --obs normal, as many as the embedded observations have."""
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +49,13 @@ def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpo
     return load(args.checkpoint, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
 
 
-def observations(spec: str | None, checkpoint: Checkpoint, seed: int, rows: int) -> Array:
+def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:
     """Observations of --obs: an npz with `obs`, "normal", or (embedded checkpoint only) ours."""
     if spec == "normal":
-        return np.random.default_rng((seed, 3)).standard_normal((rows, checkpoint.obs_dim))
+        return np.random.default_rng(seed).standard_normal((NORMAL_ROWS, checkpoint.obs_dim))
     if spec is not None:
-        return read_npz(Path(spec), ("obs",))["obs"]
-    if EMBEDDED in Path(checkpoint.source).name:
+        return matrix(read_npz(Path(spec), ("obs",))["obs"], "obs", columns=checkpoint.obs_dim)
+    if is_embedded(checkpoint):
         return embedded_observations()
     raise InputError(
         f"give --obs F.npz with an array 'obs' of shape (N, {checkpoint.obs_dim}), or --obs normal "
@@ -59,23 +63,29 @@ def observations(spec: str | None, checkpoint: Checkpoint, seed: int, rows: int)
     )
 
 
-def output_directory(path: Path) -> Path:
-    """`path`, made if need be; raises InputError at once when nothing can be written there."""
+def natural(text: str) -> int:
+    """An integer ≥ 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be ≥ 0, got {value}")
+    return value
+
+
+def output_directory(path: Path, files: Sequence[str]) -> Path:
+    """`path`, made if need be; raises InputError at once when `files` cannot be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
         raise InputError(f"cannot write into {path}: {error.strerror or error}") from error
+    for name in files:
+        require_writable(path / name)
     return path
 
 
-def output_file(path: Path) -> Path:
-    """`path` itself; raises InputError at once when its directory cannot be written."""
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no directory {path.parent}")
-    output_directory(path.parent)
+def output_file(path: Path, inputs: Sequence[str | Path]) -> Path:
+    """`path` itself; raises InputError when it cannot be written or is one of the inputs."""
+    require_writable(path)
+    for given in inputs:
+        if path.exists() and Path(given).exists() and path.samefile(given):
+            raise InputError(f"cannot write {path}: it is an input of this command")
     return path

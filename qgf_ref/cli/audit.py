@@ -9,9 +9,11 @@ from pathlib import Path
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     load_checkpoint,
+    natural,
     observations,
     output_directory,
 )
+from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 
 EXAMPLE = """example:
@@ -47,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--out", type=Path, default=Path("qgf_audit"), metavar="DIR")
     parser.add_argument("--rows", type=int, default=64, help="observations used (default 64)")
     parser.add_argument("--weight", type=float, default=0.1, help="guidance weight (default 0.1)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.set_defaults(run=run)
 
 
@@ -64,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
     estimators = [estimator(name) for name in args.estimators]
     checkpoint = load_checkpoint(args)
-    obs = observations(args.obs, checkpoint, args.seed, args.rows)
-    out = output_directory(args.out)
+    obs = observations(args.obs, checkpoint, args.seed)
+    if args.rows < 2:
+        raise InputError(f"--rows must be at least 2, got {args.rows}")
+    out = output_directory(args.out, ("report.html", "report.json"))
     print(f"checkpoint {checkpoint.source}")
     report = audit(checkpoint, obs, estimators, rows=args.rows, weight=args.weight, seed=args.seed)
     print(verdict(report))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from qgf_ref.errors import InputError, QGFError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,18 +36,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 2 on bad input, with one line that says what to do."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that cannot show ∇ still gets the numbers
+            stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
-    if str(Path.cwd()) not in sys.path:
-        # so that --estimator my_module:function finds a module beside the user, as python -m does
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        return int(args.run(args))
+        here = str(Path.cwd())
+        if here not in sys.path:
+            # so that --estimator my_module:function finds a module beside the user
+            sys.path.insert(0, here)
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
         return BAD_INPUT
     except QGFError as error:
         print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # the reader (head, less) has gone; keep Python from complaining about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; nothing was overwritten", file=sys.stderr)
         return INTERRUPTED

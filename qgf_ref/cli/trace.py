@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Trace and write."""
     chosen = estimator(args.estimator)
     given = read_npz(args.input, ("obs", "noise"))
-    out = output_file(args.out)
+    out = output_file(args.out, (args.input, args.checkpoint))
     checkpoint = load_checkpoint(args, args.dtype)
     flow = checkpoint.guided_flow(embedding=args.time_embedding)
     result = trace(flow, given["obs"], estimator=chosen, weight=args.weight, noise=given["noise"])

@@ -49,6 +49,8 @@ class QuadraticCritic(AnalyticCritic):
     curvature: Array
 
     def __post_init__(self) -> None:
+        if np.ndim(self.optimum) != 1:
+            raise InputError(f"optimum must have shape (D,), got {np.shape(self.optimum)}")
         D = np.shape(self.optimum)[0]
         if np.shape(self.curvature) != (D, D) or not np.allclose(
             self.curvature, np.transpose(self.curvature)
@@ -56,7 +58,11 @@ class QuadraticCritic(AnalyticCritic):
             raise InputError(f"curvature must be a symmetric ({D}, {D}) matrix")
 
     def value(self, action: Array) -> Array:
-        """Q (B,)."""
+        """Q (B,). Raises InputError on actions of another width."""
+        if action.shape[-1] != len(self.optimum):
+            raise InputError(
+                f"the critic is of {len(self.optimum)}-dimensional actions, got {action.shape}"
+            )
         offset = action - self.optimum
         return -0.5 * ((offset @ self.curvature) * offset).sum(axis=-1)
 

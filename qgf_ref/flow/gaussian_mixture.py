@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError
 from qgf_ref.flow.closed_form_critics import AnalyticCritic, QuadraticCritic
 from qgf_ref.flow.quadrature import gaussian_expectations
@@ -42,21 +43,31 @@ class GaussianMixture:
     covariances: Array
 
     def __post_init__(self) -> None:
+        for name in ("weights", "means", "covariances"):
+            array = np.asarray(getattr(self, name), dtype=np.float64)
+            require_finite(array, f"the mixture's {name}", InputError)
+            object.__setattr__(self, name, array)
         M, D = np.shape(self.means) if np.ndim(self.means) == 2 else (0, 0)
-        if np.shape(self.weights) != (M,) or np.shape(self.covariances) != (M, D, D) or not M:
+        fits = np.shape(self.weights) == (M,) and np.shape(self.covariances) == (M, D, D)
+        if not fits or not M or not D:
             raise InputError(
                 "a mixture needs weights (M,), means (M, D) and covariances (M, D, D); got "
                 f"{np.shape(self.weights)}, {np.shape(self.means)}, {np.shape(self.covariances)}"
             )
         if np.any(self.weights < 0) or abs(self.weights.sum() - 1) > 1e-9:
             raise InputError(f"mixture weights must be ≥ 0 and sum to 1, got {self.weights}")
-        if np.linalg.eigvalsh(self.covariances).min() <= 0:
-            raise InputError("every covariance of a mixture must be positive definite")
+        symmetric = np.allclose(self.covariances, np.swapaxes(self.covariances, 1, 2))
+        if not symmetric or np.linalg.eigvalsh(self.covariances).min() <= 0:
+            raise InputError("every covariance of a mixture must be symmetric positive definite")
 
     @classmethod
-    def isotropic(cls, weights: Array, means: Array, sd: float | Array) -> GaussianMixture:
+    def isotropic(cls, weights: ArrayLike, means: ArrayLike, sd: ArrayLike) -> GaussianMixture:
         """Components N(μ_i, sd_i²I). sd () or (M,)."""
         means = np.asarray(means, dtype=float)
+        if means.ndim != 2 or np.any(np.asarray(sd) <= 0):
+            raise InputError(
+                f"isotropic needs means (M, D) and sd > 0, got {means.shape} and {sd!r}"
+            )
         variances = np.broadcast_to(np.square(sd), (len(means),))
         return cls(
             np.asarray(weights, dtype=float),
@@ -137,6 +148,11 @@ class MixtureFlow:
     def action_dim(self) -> int:
         """D."""
         return self.mixture.dim
+
+    @property
+    def obs_dim(self) -> None:
+        """Observations are not used: any width, 0 included."""
+        return
 
     @property
     def dtype(self) -> np.dtype[Any]:

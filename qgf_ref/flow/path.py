@@ -20,19 +20,28 @@ def velocity_target(x0: Array, x1: Array) -> Array:
     return x1 - x0
 
 
+MAX_STEPS = 100_000
+"""More Euler steps than anyone needs; a larger T is a mistake that would eat memory."""
+
+
+def check_steps(denoise_steps: int) -> int:
+    """T as an int; raises InputError unless it is an integer from 1 to MAX_STEPS."""
+    if isinstance(denoise_steps, bool) or not isinstance(denoise_steps, int | np.integer):
+        raise InputError(f"denoise_steps must be an integer, got {denoise_steps!r}")
+    if not 1 <= denoise_steps <= MAX_STEPS:
+        raise InputError(f"denoise_steps must be from 1 to {MAX_STEPS}, got {denoise_steps}")
+    return int(denoise_steps)
+
+
 def time_grid(denoise_steps: int, precision: Precision = "exact") -> tuple[float, ...]:
     """The times 0, 1/T, …, (T−1)/T at which the sampler evaluates the field.
 
     precision "float32": what the official code's jitted sampler computes, fl(k)·fl(1/T) in float32
     (XLA turns the division by a constant into that product; for T = 10 it is also fl(k/T), for
     T = 7 it is not, and the embedding's angle moves by 6e-4 rad).
-    Raises InputError unless T is an integer of at least 1.
+    Raises InputError as `check_steps` does.
     """
-    if isinstance(denoise_steps, bool) or not isinstance(denoise_steps, int | np.integer):
-        raise InputError(f"denoise_steps must be an integer, got {denoise_steps!r}")
-    T = int(denoise_steps)
-    if T < 1:
-        raise InputError(f"denoise_steps must be at least 1, got {T}")
+    T = check_steps(denoise_steps)
     if precision == "float32":
         return tuple(float(np.float32(k) * np.float32(1 / T)) for k in range(T))
     return tuple(k / T for k in range(T))

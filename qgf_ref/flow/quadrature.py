@@ -28,7 +28,8 @@ def panel_nodes(edges: Array, panels: int) -> tuple[Array, Array]:
     start = edges[:, :-1, None, None] + length * np.arange(panels)[:, None]
     nodes = start + 0.5 * length * (unit + 1)
     weights = np.broadcast_to(0.5 * length * weight, nodes.shape)
-    return nodes.reshape(len(edges), -1), weights.reshape(len(edges), -1)
+    count = (edges.shape[1] - 1) * panels * NODES
+    return nodes.reshape(len(edges), count), weights.reshape(len(edges), count)
 
 
 def gaussian_expectations(
@@ -43,7 +44,9 @@ def gaussian_expectations(
     nodes, weights = panel_nodes(np.stack([low, *kinks, high], axis=1), PANELS)
     z = (nodes - mean[:, None]) / sd[:, None]
     exponent = weight * critic.value(nodes[..., None]) - 0.5 * z * z
-    shift = exponent.max(axis=1, keepdims=True)
+    # a segment of length zero has nodes of weight zero: they must not set the scale
+    exponent = np.where(weights > 0, exponent, -np.inf)
+    shift = exponent.max(axis=1, keepdims=True, initial=-np.finfo(float).max)
     mass = weights * np.exp(exponent - shift) / (np.sqrt(2 * np.pi) * sd[:, None])
     total = mass.sum(axis=1)
     return shift[:, 0] + np.log(total), (mass * nodes).sum(axis=1) / total

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qgf_ref.arrays import Array
-from qgf_ref.flow.path import time_grid
+from qgf_ref.errors import InputError
+from qgf_ref.flow.path import check_steps, time_grid
 from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.velocity import VelocityField
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.ops.time_embedding import Precision, require_precision
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class GuidedFlow:
                   (closed-form flows, whose actions are not confined)
     time_precision  "float32" rounds the times as the official code does (`time_grid`)
     kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
+    Raises InputError on a T, precision or bound outside its range.
     """
 
     field: VelocityField
@@ -30,6 +32,12 @@ class GuidedFlow:
     action_bound: float | None = 1.0
     time_precision: Precision = "exact"
     kernels: Kernels = reference_kernels
+
+    def __post_init__(self) -> None:
+        check_steps(self.denoise_steps)
+        require_precision(self.time_precision)
+        if self.action_bound is not None and not self.action_bound > 0:
+            raise InputError(f"action_bound must be positive or None, got {self.action_bound}")
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -104,10 +112,16 @@ class Estimator(ABC):
     """
 
     name: ClassVar[str]
+    """Name in the registry."""
     summary: ClassVar[str]
     """The formula of G, on one line."""
     analytic: ClassVar[bool] = True
     """Whether G accepts complex a_t, so that its own Jacobian can be taken by complex step."""
+
+    @property
+    def label(self) -> str:
+        """What tables, plots and errors call it: the name, unless a user's function has its own."""
+        return self.name
 
     @abstractmethod
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

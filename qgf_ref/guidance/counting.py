@@ -42,6 +42,11 @@ class CountedField:
         return self.inner.action_dim
 
     @property
+    def obs_dim(self) -> int | None:
+        """O, or None."""
+        return self.inner.obs_dim
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """That of the field underneath."""
         return self.inner.dtype

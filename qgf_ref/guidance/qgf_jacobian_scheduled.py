@@ -37,7 +37,7 @@ class QGFJacobianScheduled(Estimator):
         """∇Q at â₁, pulled back to a_t and scheduled."""
         at_query = critic_gradient(flow, step.obs, one_step_estimate(flow, step).x)
         if step.index == 0:
-            time = 1 / max(flow.denoise_steps, 2)
+            time = flow.times[1] if flow.denoise_steps > 1 else 0.5
             velocity, cache = flow.field.forward(step.obs, step.action, time)
             step = replace(step, time=time, velocity=velocity, velocity_cache=cache)
         pulled_back = one_step_vjp(flow, at_query.gradient, step)

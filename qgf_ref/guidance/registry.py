@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.none import NoGuidance
@@ -34,22 +36,35 @@ class FunctionEstimator(Estimator):
     """An estimator made from a plain function."""
 
     function: GuidanceFunction
-    label: str
+    title: str
 
     name = "function"
     summary = "a function of the user's"
     analytic = False
 
+    @property
+    def label(self) -> str:
+        """The name it was registered under, or package.module:function."""
+        return self.title
+
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
-        """What the function returns; raises InputError unless it is shaped like a_t."""
-        answer = self.function(flow, step)
-        guidance = answer if isinstance(answer, Guidance) else Guidance(np.asarray(answer))
-        if guidance.gradient.shape != step.action.shape:
+        """What the function returns, in the dtype of a_t.
+
+        Raises InputError when the function raises, and unless it returns real numbers shaped like
+        a_t.
+        """
+        try:
+            answer = self.function(flow, step)
+        except Exception as error:
+            raise InputError(f"estimator {self.title} raised {_summary(error)}") from error
+        guidance = answer if isinstance(answer, Guidance) else Guidance(answer)
+        gradient = np.asarray(guidance.gradient)
+        if gradient.dtype.kind not in "fiu" or gradient.shape != step.action.shape:
             raise InputError(
-                f"estimator {self.label} returned shape {guidance.gradient.shape}, "
-                f"expected that of a_t, {step.action.shape}"
+                f"estimator {self.title} returned {gradient.dtype} of shape {gradient.shape}, "
+                f"expected real numbers of a_t's shape, {step.action.shape}"
             )
-        return guidance
+        return replace(guidance, gradient=gradient.astype(step.action.dtype, copy=False))
 
 
 _REGISTRY: dict[str, Callable[..., Estimator]] = {
@@ -87,15 +102,19 @@ def learned_estimator_names() -> tuple[str, ...]:
 def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) -> None:
     """Add an estimator under `name`: an `Estimator` subclass, or a plain function (flow, step) → G.
 
-    Raises InputError when the name is taken.
+    Raises InputError when the name is taken or has no letters, or the factory is neither.
     """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise InputError(f"an estimator's name is a word of letters and digits, got {name!r}")
     if name in _REGISTRY or name in ALIASES:
         raise InputError(f"the estimator name {name!r} is taken")
     _REGISTRY[name] = _factory(name, factory)
 
 
-def estimator(spec: str | Estimator, **options: Any) -> Estimator:
+def estimator(spec: str | Estimator | GuidanceFunction, **options: Any) -> Estimator:
     """The estimator of this name, or of this `package.module:function`, with its options.
+
+    An `Estimator`, or a plain function (flow, step) → G, is taken as it is.
 
     >>> estimator("qgf_jacobian_regularized", lam=0.2).lam
     0.2
@@ -107,6 +126,10 @@ def estimator(spec: str | Estimator, **options: Any) -> Estimator:
         if options:
             raise InputError(f"options {sorted(options)} given with an estimator that is built")
         return spec
+    if callable(spec) and not isinstance(spec, type):
+        return FunctionEstimator(spec, getattr(spec, "__name__", "function"))
+    if not isinstance(spec, str):
+        raise unknown_name("estimator", spec, _REGISTRY)
     if ":" in spec:
         factory = _factory(spec, _import(spec))
     else:
@@ -114,7 +137,7 @@ def estimator(spec: str | Estimator, **options: Any) -> Estimator:
         if name not in _REGISTRY:
             raise unknown_name("estimator", spec, (*_REGISTRY, "your.module:function"))
         factory = _REGISTRY[name]
-    known = [f.name for f in fields(factory)] if isinstance(factory, type) else []
+    known: list[str] = [f.name for f in fields(factory)] if is_dataclass(factory) else []
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(
@@ -134,15 +157,22 @@ def _factory(name: str, given: Any) -> Callable[..., Estimator]:
     return lambda: FunctionEstimator(given, name)
 
 
+def _summary(error: Exception) -> str:
+    """Kind, message, and where in the user's file, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
 def _import(spec: str) -> Any:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
+        raise InputError(f"estimator {spec!r} is not of the form package.module:function")
     module_name, _, attribute = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"estimator {spec!r}: cannot import {module_name!r} ({error})") from error
+    except Exception as error:
+        raise InputError(f"estimator {spec!r}: cannot import it: {_summary(error)}") from error
     if not hasattr(module, attribute):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise InputError(
-            f"estimator {spec!r}: {module_name} has no {attribute!r}; it has: {', '.join(names)}"
-        )
+        names = listing(n for n in vars(module) if not n.startswith("_"))
+        raise InputError(f"estimator {spec!r}: {module_name} has no {attribute!r}; it has: {names}")
     return getattr(module, attribute)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import real_dtype
 from qgf_ref.errors import InputError
-from qgf_ref.flow.path import time_grid
+from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.losses.update import Hyperparameters, Networks
+from qgf_ref.losses.update import Hyperparameters
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.networks import Networks
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.activations import require_activation
@@ -44,9 +46,9 @@ class Options:
     def __post_init__(self) -> None:
         require_activation(self.activation)
         require_aggregation(self.q_aggregation)
-        time_grid(self.denoise_steps)
-        if self.horizon_length < 1:
-            raise InputError(f"horizon_length must be at least 1, got {self.horizon_length}")
+        check_steps(self.denoise_steps)
+        if not 1 <= self.horizon_length <= 10_000:
+            raise InputError(f"horizon_length must be from 1 to 10000, got {self.horizon_length}")
         for name in ("discount", "expectile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -73,7 +75,10 @@ def options_from(values: dict[str, Any], source: str) -> Options:
     chosen: dict[str, Any] = {}
     for name, kind in types.items():
         value = values[name]
-        right = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        value = value.item() if isinstance(value, np.generic) else value
+        right = isinstance(value, kind) or (
+            kind is float and type(value) is int and value in (0, 1)
+        )
         if kind is bool and value in (0, 1):
             right = True
         elif kind is not bool and isinstance(value, bool):
@@ -81,7 +86,10 @@ def options_from(values: dict[str, Any], source: str) -> Options:
         if not right:
             raise InputError(f"{source}: {name} must be of type {kind.__name__}, got {value!r}")
         chosen[name] = kind(value)
-    return Options(**chosen)
+    try:
+        return Options(**chosen)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,14 @@ class Checkpoint:
                     f"{width}. Is it a Q-Guided Flow checkpoint with a sinusoidal time embedding?"
                 )
             _check_chain(name, params, self.source)
-        for name in ("critic", "target_critic"):
-            if getattr(self, name).ensemble is None:
-                raise InputError(f"{self.source}: the {name} has no ensemble axis")
+        members = self.target_critic.ensemble
+        for name, ensemble, outputs in (
+            ("policy", None, D),
+            ("critic", members, 1),
+            ("target_critic", members, 1),
+            ("value", None, 1),
+        ):
+            _check_ensemble(name, getattr(self, name), ensemble, outputs, self.source)
         if self.options.action_chunking and D % self.options.horizon_length:
             raise InputError(
                 f"{self.source}: the policy's output of {D} is not a multiple of horizon_length "
@@ -205,6 +218,22 @@ class Checkpoint:
 def option_names() -> tuple[str, ...]:
     """The names of all options, in order."""
     return tuple(f.name for f in fields(Options))
+
+
+def _check_ensemble(
+    name: str, params: MLPParams, ensemble: int | None, outputs: int, source: str
+) -> None:
+    if name.endswith("critic") and not ensemble:
+        raise InputError(f"{source}: the target critic has no ensemble members")
+    for i, layer in enumerate(params.layers):
+        lead = () if ensemble is None else (ensemble,)
+        if layer.kernel.shape[:-2] != lead:
+            raise InputError(
+                f"{source}: layer {i} of the {name} has kernels of shape {layer.kernel.shape}, "
+                f"expected {'no ensemble axis' if ensemble is None else f'{ensemble} members'}"
+            )
+    if params.out_features != outputs:
+        raise InputError(f"{source}: the {name} has {params.out_features} outputs, not {outputs}")
 
 
 def _check_chain(name: str, params: MLPParams, source: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.native import MODEL, load_native
@@ -43,7 +43,7 @@ def load(
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
     path = _resolve(Path(path))
-    reader = load_official if path.suffix in (".pkl", ".pickle") else load_native
+    reader = load_official if _is_pickle(path) else load_native
     return reader(path, options).astype(dtype)
 
 
@@ -52,17 +52,36 @@ def embedded_observations() -> Array:
     return read_npz(_ASSETS / f"{EMBEDDED}-observations.npz", ("obs",))["obs"]
 
 
+def _is_pickle(path: Path) -> bool:
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    # PROTO and a protocol number; a safetensors file starts with the length of its header
+    return start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def is_embedded(checkpoint: Checkpoint) -> bool:
+    """Whether this is the checkpoint inside the package, whose observations fit it."""
+    return Path(checkpoint.source) == _ASSETS / f"{EMBEDDED}.safetensors"
+
+
 def _resolve(path: Path) -> Path:
-    if not path.exists():
-        raise InputError(f"no checkpoint at {path}")
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(f"no checkpoint at {path}: {error.strerror or error}") from error
     if not path.is_dir():
         return path
     if (path / MODEL).exists():
         return path / MODEL
     found = sorted(path.glob("params_*.pkl")) + sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        listing = ", ".join(p.name for p in found) or "none"
+        names = listing(p.name for p in found)
         raise InputError(
-            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors; found: {listing}"
+            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors; found: {names}"
         )
     return found[0]

@@ -2,40 +2,46 @@
 
 One file: `NAME.safetensors`, tensors named `policy.layers.0.kernel` …, and in the header's metadata
 `format` = "qgf_ref.checkpoint", `version` = "1" and `options` (JSON). A directory holds the same as
-`model.safetensors`, and the options as `config.json` as well, for people to read.
+`model.safetensors`, and the options as `config.json` as well, for people to read and edit: what it
+says wins.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.files import write_atomically
 from qgf_ref.interop.checkpoint import Checkpoint, options_from
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
 FORMAT, VERSION = "qgf_ref.checkpoint", "1"
 MODEL, CONFIG = "model.safetensors", "config.json"
+_INDEX = re.compile(r"0|[1-9][0-9]{0,2}")
 NETWORKS = ("policy", "critic", "target_critic", "value")
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write `checkpoint` to `path`: one file if it ends in .safetensors, else a directory.
 
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
+    path = Path(path)
     options = json.dumps(asdict(checkpoint.options), indent=1)
     tensors = {
-        f"{network}.{name}": array
+        # safetensors writes the buffer as it lies in memory
+        f"{network}.{name}": np.ascontiguousarray(array)
         for network in NETWORKS
         for name, array in getattr(checkpoint, network).named()
     }
@@ -61,7 +67,7 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
                 tensors[name] = file.get_tensor(name)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise InputError(
@@ -72,16 +78,27 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         raise InputError(
             f"{path} has format version {metadata.get('version')!r}; this release reads {VERSION!r}"
         )
-    try:
-        stored = json.loads(metadata.get("options", ""))
-    except ValueError as error:
-        raise InputError(f"{path}: the stored options are not valid JSON: {error}") from error
-    if not isinstance(stored, dict):
-        raise InputError(f"{path}: the stored options are not a JSON object")
-    options = options_from(
-        {**stored, **{k: v for k, v in overrides.items() if v is not None}}, str(path)
-    )
+    stored = _json_object(metadata.get("options", ""), f"{path}: the stored options")
+    config = path.with_name(CONFIG)
+    if path.name == MODEL and config.exists():
+        try:
+            text = config.read_text()
+        except (OSError, UnicodeError) as error:
+            raise InputError(f"cannot read {config}: {error}") from error
+        stored |= _json_object(text, str(config))
+    chosen = {k: v for k, v in overrides.items() if v is not None}
+    options = options_from({**stored, **chosen}, str(path))
     return Checkpoint(options, **_networks(tensors, str(path)), source=str(path))
+
+
+def _json_object(text: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{what} is not a JSON object")
+    return found
 
 
 def _networks(tensors: dict[str, Array], source: str) -> dict[str, MLPParams]:
@@ -90,23 +107,27 @@ def _networks(tensors: dict[str, Array], source: str) -> dict[str, MLPParams]:
     for name, array in tensors.items():
         match name.split("."):
             case [network, "layers", index, part] if (
-                network in layers and index.isdigit() and part in parts and array.dtype.kind == "f"
+                network in layers and _INDEX.fullmatch(index) and part in parts
             ):
+                if array.dtype.kind != "f":
+                    raise InputError(f"{source}: {name} must hold floats, not {array.dtype}")
                 require_finite(array, f"{source}: {name}", InputError)
                 layers[network][int(index)][part] = array
             case _:
-                raise InputError(f"{source}: unexpected tensor {name!r} of dtype {array.dtype}")
+                raise InputError(f"{source}: unexpected tensor {listing([name])}")
     networks = {}
     for network, by_index in layers.items():
-        complete = sorted(by_index) == list(range(len(by_index))) and by_index
-        if not complete or any(
-            "kernel" not in layer
-            or "bias" not in layer
-            or layer["kernel"].ndim not in (2, 3)
-            or ("scale" in layer) != ("offset" in layer)
-            for layer in by_index.values()
-        ):
-            raise InputError(f"{source}: the {network} is incomplete")
+        for i in range(max(by_index, default=0) + 1):
+            layer = by_index.get(i, {})
+            lacking = {"kernel", "bias"} - set(layer)
+            if ("scale" in layer) != ("offset" in layer):
+                lacking |= {"scale", "offset"} - set(layer)
+            if lacking:
+                absent = " and ".join(sorted(lacking))
+                raise InputError(f"{source}: layer {i} of the {network} lacks {absent}")
+            if layer["kernel"].ndim not in (2, 3):
+                shape = layer["kernel"].shape
+                raise InputError(f"{source}: a kernel has 2 or 3 axes, not the shape {shape}")
         networks[network] = MLPParams(
             tuple(LayerParams(**by_index[i]) for i in range(len(by_index)))
         )

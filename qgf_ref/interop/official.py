@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.checkpoint import Checkpoint, options_from
 from qgf_ref.interop.unpickle import read_pickle
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -31,7 +31,7 @@ def read_flags(path: Path) -> dict[str, Any]:
         flags = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(flags, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(flags).__name__}")
@@ -40,7 +40,9 @@ def read_flags(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: 'agent' must be an object, got {type(agent).__name__}")
     network = agent.get("value_network_class", "MLP")
     if network != "MLP":
-        raise InputError(f"{path}: value_network_class {network!r} is not supported, only 'MLP'")
+        raise InputError(
+            f"{path}: value_network_class {listing([network])} is not supported, only 'MLP'"
+        )
     return agent
 
 
@@ -83,7 +85,7 @@ def params_from_flax(tree: Any, where: str) -> MLPParams:
 
 def _child(node: Any, key: str, where: str) -> Any:
     if not isinstance(node, dict) or key not in node:
-        found = ", ".join(map(str, node)) if isinstance(node, dict) else type(node).__name__
+        found = listing(node) if isinstance(node, dict) else type(node).__name__
         raise InputError(f"{where} has no {key!r} (found: {found}); is it a QGF checkpoint?")
     return node[key]
 
@@ -111,7 +113,7 @@ def _layers(trunk: Any, where: str) -> list[LayerParams]:
     )
     known = {f"{kind}_{i}" for kind in ("Dense", "LayerNorm") for i in range(count)}
     if count == 0 or not set(trunk) <= known:
-        found = ", ".join(map(str, trunk)) if isinstance(trunk, dict) else type(trunk).__name__
+        found = listing(trunk) if isinstance(trunk, dict) else type(trunk).__name__
         raise InputError(f"{where} is not an MLP of Dense and LayerNorm layers (found: {found})")
     return [
         _dense(

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array, require_finite
+from qgf_ref.errors import InputError
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
-from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.value import MLPValue
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.nets.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,6 @@ class Batch:
     def astype(self, dtype: DTypeLike) -> Batch:
         """Every array in another dtype."""
         return Batch(**{name: array.astype(dtype) for name, array in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The four networks of an agent."""
-
-    policy: MLPVelocity
-    critic: MLPCritic
-    target_critic: MLPCritic
-    value: MLPValue
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,12 @@ class Losses:
 
 
 def losses(nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters) -> Losses:
-    """All three losses on one batch, with noise x0 (B, D) and flow times t (B,)."""
+    """All three losses on one batch, with noise x0 (B, D) and flow times t (B,).
+
+    Raises InputError on a batch of 0 rows, whose mean is undefined.
+    """
+    if not len(batch.obs):
+        raise InputError("a training batch needs at least one row")
     policy, policy_bar = flow_matching(nets.policy, batch.obs, x0, batch.action, t)
     target = critic_target(
         nets.value, batch.next_obs, batch.rewards, batch.masks, hyper.discount, hyper.horizon

@@ -29,7 +29,7 @@ from qgf_ref.ops.structure import (
 class Critic(Protocol):
     """What a sampler and an estimator need of Q: members, their reduction, products in the action.
 
-    `MLPCritic` is the learned one; `qgf_ref.flow.closed_form` has exact ones.
+    `MLPCritic` is the learned one; `qgf_ref.flow.closed_form_critics` has exact ones.
     """
 
     @property

@@ -40,12 +40,17 @@ class VelocityField(Protocol):
         ...
 
     @property
+    def obs_dim(self) -> int | None:
+        """O, or None when observations are not used."""
+        ...
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The real dtype in which v is computed."""
         ...
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
-        """v (B, D) and what the products need. obs (B, O), action (B, D), time () or (B,)."""
+        """v (B, D) and what the products need. obs (B, O), action (B, D), time ()."""
         ...
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:

@@ -12,6 +12,7 @@ from qgf_ref.errors import unknown_name
 
 Precision = Literal["exact", "float32"]
 
+PRECISIONS = ("exact", "float32")
 DIM = 16
 TIME_SCALE = 10000.0
 MAX_PERIOD = 10000.0
@@ -22,6 +23,12 @@ class TimeEmbeddingCache(NamedTuple):
 
     omega: Array
     embedding: Array
+
+
+def require_precision(name: str) -> None:
+    """Raise InputError, listing the valid names, unless `name` is a precision."""
+    if name not in PRECISIONS:
+        raise unknown_name("time embedding precision", name, PRECISIONS)
 
 
 def time_embedding(
@@ -39,6 +46,7 @@ def time_embedding(
     vjp   t_bar = Σ_i e_bar_i·(∂e_i/∂t)
     Source: official.md, section 1. Cosines come first.
     """
+    require_precision(precision)
     half = dim // 2
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be an even number ≥ 2, got {dim}")
@@ -49,11 +57,9 @@ def time_embedding(
         freq = np.exp((log_step / np.float32(half)).astype(np.float64)).astype(np.float32)
         angle = (t32 * np.float32(TIME_SCALE))[:, None] * freq
         omega = np.float32(TIME_SCALE) * freq
-    elif precision == "exact":
+    else:
         omega = TIME_SCALE * np.exp(-math.log(MAX_PERIOD) * np.arange(half) / half)
         angle = np.asarray(t)[:, None] * omega
-    else:
-        raise unknown_name("time embedding precision", precision, ("exact", "float32"))
     embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
     return embedding, TimeEmbeddingCache(omega, embedding)
 

@@ -38,9 +38,10 @@ def test_a_right_checkpoint_passes(passed: reports.AuditReport) -> None:
     ):  # fmt: skip
         assert part in names
     profile = passed.profile
-    assert profile.departure["qgf"] > 0.01 > 1e-10 > profile.departure["bptt"]
+    assert (profile.departure["qgf"] or 0) > 0.01
+    assert (profile.departure["bptt"] or 0) < 1e-10
     assert profile.cosine["qgf"]["qgf"] == pytest.approx(1)
-    assert profile.products["qgf_jacobian"] == "v + v vjp + Q + Q vjp"
+    assert profile.products["qgf_jacobian"] == "v vjp + Q + Q vjp"
     assert len(profile.singular) == len(profile.times) == 6
     assert all(len(q) == len(profile.weights) for q in profile.q.values())
     for rows in passed.precision.values():

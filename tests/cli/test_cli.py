@@ -149,7 +149,7 @@ OF_PICKLE = TRACE.replace("model.safetensors", "params_1.pkl")
 BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "corrupt": (_corrupt, OF_PICKLE, "truncated or corrupt"),
     "truncated": (_truncated, OF_PICKLE, "truncated or corrupt"),
-    "malicious": (_malicious, OF_PICKLE, "refused: it contains the name 'posix.system'"),
+    "malicious": (_malicious, OF_PICKLE, "refused: it contains the name posix.system"),
     "missing flags": (_without_flags, OF_PICKLE, "--activation"),
     "no checkpoint": (_nothing, OF_PICKLE, "no checkpoint at params_1.pkl"),
     "wrong width": (_wide_input, TRACE, "obs must have shape (rows, 5), got (2, 6)"),
@@ -159,7 +159,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "not an npz": (_not_npz, TRACE, "not a readable npz"),
     "no input": (_nothing, TRACE.replace("in.npz", "no.npz"), "cannot read no.npz"),
     "estimator": (_nothing, f"{TRACE} --estimator qfg", "unknown estimator 'qfg'; the valid ones"),
-    "denoise_steps 0": (_nothing, f"{TRACE} --denoise-steps 0", "must be at least 1, got 0"),
+    "denoise_steps 0": (_nothing, f"{TRACE} --denoise-steps 0", "must be from 1 to 100000, got 0"),
     "activation": (_nothing, f"{TRACE} --activation gleu", "unknown activation 'gleu'"),
     "weight": (_nothing, f"{TRACE} --weight nan", "weight must be a finite number"),
     "no directory": (_nothing, TRACE.replace("out.npz", "no/out.npz"), "there is no directory no"),
@@ -174,7 +174,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "explain step": (
         _nothing,
         "explain --checkpoint model.safetensors --obs normal --step 9",
-        "step must lie in 0 … 5, got 9",
+        "step must be one of the 6, 0 to 5, got 9",
     ),
 }
 

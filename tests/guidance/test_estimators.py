@@ -213,7 +213,8 @@ def test_ties_split_the_gradient() -> None:
     ck = small_checkpoint()
     same = ck.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
     tied = replace(ck, target_critic=same)
-    alone = replace(ck, target_critic=ck.target_critic.map(lambda a: a[:1]))
+    one = ck.target_critic.map(lambda a: a[:1])
+    alone = replace(ck, target_critic=one, critic=one)
     for name in ("ood", "qgf"):
         np.testing.assert_allclose(
             estimator(name)(tied.flow, at(tied, 2)).gradient,
@@ -279,9 +280,9 @@ def test_users_estimators() -> None:
     expected = estimator("ood")(ck.flow, step).gradient
     np.testing.assert_allclose(mine(ck.flow, step).gradient, expected, rtol=1e-13)
     assert mine.products(ck.flow, 0) is None
-    with pytest.raises(InputError, match=r"shape \(3,\).*\(5, 3\)"):
+    with pytest.raises(InputError, match=r"float64 of shape \(3,\).*\(5, 3\)"):
         estimator(f"{__name__}:wrong_shape")(ck.flow, step)
-    with pytest.raises(InputError, match="cannot import"):
+    with pytest.raises(InputError, match="cannot import it: ModuleNotFoundError"):
         estimator("no_such_module:f")
     with pytest.raises(InputError, match="has no 'nothing'"):
         estimator(f"{__name__}:nothing")

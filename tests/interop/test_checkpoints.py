@@ -239,10 +239,10 @@ def test_missing_options_are_asked_for(tmp_path: Path) -> None:
     [
         ({"activation": "gleu"}, "unknown activation"),
         ({"q_aggregation": "max"}, "unknown aggregation"),
-        ({"denoise_steps": 0}, "denoise_steps must be at least 1"),
+        ({"denoise_steps": 0}, "flags.json: denoise_steps must be from 1 to 100000, got 0"),
         ({"denoise_steps": "ten"}, "must be of type int"),
         ({"horizon_length": 2}, "not a multiple of horizon_length"),
-        ({"horizon_length": 0}, "horizon_length must be at least 1"),
+        ({"horizon_length": 0}, "horizon_length must be from 1"),
         ({"discount": 2.0}, "discount must lie in"),
         ({"value_network_class": "BroNet"}, "BroNet"),
     ],
@@ -351,10 +351,10 @@ def test_bad_files_of_our_format(tmp_path: Path) -> None:
         qgf_ref.load(path)
     metadata["version"] = "1"
     save_file({"a": np.zeros(2)}, path, metadata)
-    with pytest.raises(InputError, match="unexpected tensor 'a'"):
+    with pytest.raises(InputError, match="unexpected tensor a"):
         qgf_ref.load(path)
     save_file({"policy.layers.0.kernel": np.zeros((2, 2))}, path, metadata)
-    with pytest.raises(InputError, match="policy is incomplete"):
+    with pytest.raises(InputError, match="layer 0 of the policy lacks bias"):
         qgf_ref.load(path)
     for text, message in (("{", "not valid JSON"), ("[]", "not a JSON object"), ("{}", "not say")):
         save_file({}, path, metadata | {"options": text})
