@@ -89,8 +89,8 @@ class Explanation:
         else:
             difference = float(np.abs(self.gradient - self.rederived).max(initial=0))
             lines.append(
-                f"re-derived from the ledger alone: differs by {difference:.1e}; "
-                f"{len(self.ledger.undeclared)} arrays came from outside the ledger"
+                f"re-derived from the ledger: differs by {difference:.1e}; "
+                f"{len(self.ledger.undeclared)} of the arrays used were made outside the ledger"
             )
         if self.error is not None:
             lines.append(

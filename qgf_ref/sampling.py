@@ -20,6 +20,7 @@ from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value, one_step_estimate
+from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.ops.structure import axpy
 
@@ -74,7 +75,7 @@ def sample(
     flow: GuidedFlow,
     obs: Array,
     *,
-    estimator: str | Estimator = "qgf",
+    estimator: EstimatorLike = "qgf",
     weight: float | Array = 0.0,
     noise: Array | None = None,
     rng: np.random.Generator | int | None = None,
@@ -85,7 +86,8 @@ def sample(
     """Draw one action (chunk) for each observation.
 
     obs       (B, O), or (O,) for one, whose action comes back as (D,)
-    estimator a name of `estimator_names()`, "package.module:function", or an `Estimator`
+    estimator a name of `estimator_names()`, "package.module:function", an `Estimator`, or a plain
+              function (flow, step) → G
     weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,); 0 (the
               default) is the policy itself
     noise     a_0, (B·best_of, D), observation-major; or
@@ -126,7 +128,7 @@ def trace(
     flow: GuidedFlow,
     obs: Array,
     *,
-    estimator: str | Estimator = "qgf",
+    estimator: EstimatorLike = "qgf",
     weight: float | Array = 0.0,
     noise: Array | None = None,
     rng: np.random.Generator | int | None = None,

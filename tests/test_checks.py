@@ -136,3 +136,43 @@ def test_messages_and_arguments() -> None:
         check_jvp(f, jvp, X, oracle="magic")  # type: ignore[arg-type]
     assert not Check("x", "y", float("nan"), 1.0, 1).passed
     assert check_jvp(f, jvp, X) == check_jvp(f, jvp, X), "the same seed gives the same numbers"
+
+
+class WrongOnce:
+    """A jvp and a vjp that are wrong in the first direction only."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def jvp(self, x: Array, x_dot: Array) -> Array:
+        self.calls += 1
+        return (2 if self.calls == 1 else 1) * jvp(x, x_dot)
+
+    def vjp(self, x: Array, y_bar: Array) -> Array:
+        self.calls += 1
+        return (2 if self.calls == 1 else 1) * vjp(x, y_bar)
+
+
+def test_the_worst_direction_counts() -> None:
+    assert not check_jvp(f, WrongOnce().jvp, X, raises=False).passed
+    assert not check_vjp(f, WrongOnce().vjp, X, raises=False).passed
+    assert not check_vjp(f, WrongOnce().vjp, X, max_full=0, raises=False).passed
+    assert not check_adjoint(f, WrongOnce().jvp, vjp, X, raises=False).passed
+
+
+def test_nothing_passes_vacuously() -> None:
+    with pytest.raises(InputError, match="directions"):
+        check_jvp(f, jvp, X, directions=0)
+    with pytest.raises(InputError, match="empty"):
+        check_vjp(f, vjp, X[:0])
+    with pytest.raises(InputError, match="float64"):
+        check_adjoint(f, jvp, vjp, X.astype(np.float32))
+    with pytest.raises(InputError, match=r"vjp has shape \(20,\), expected \(5, 4\)"):
+        check_vjp(f, lambda x, u: vjp(x, u).ravel(), X)
+    with pytest.raises(InputError, match="vjp has shape"):
+        check_adjoint(f, jvp, lambda x, u: vjp(x, u)[None], X)
+    # integers are points like others: the directions are real numbers all the same
+    whole = np.array([[1, 2, 0, -1]])
+    assert check_jvp(f, jvp, whole).passed
+    for seed in range(20):
+        assert not check_jvp(f, lambda x, u: 2 * jvp(x, u), whole, seed=seed, raises=False).passed

@@ -88,7 +88,7 @@ def test_operations_off_the_record_are_noticed(sneaky: Any) -> None:
     obs, noise = states(ck, 1)
     e = explain(ck, obs, estimator=sneaky, noise=noise)
     assert not e.complete
-    assert "outside the ledger" in e.text() or "not re-derived" in e.text()
+    assert "made outside the ledger" in e.text() or "not re-derived" in e.text()
 
 
 def test_references_and_replay() -> None:

@@ -13,7 +13,7 @@ from qgf_ref import GradientSteps, InputError, NonFiniteError, sample, trace
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.counting import counted
-from tests.conftest import Golden, states
+from tests.conftest import Golden, small_checkpoint, states
 
 EXACT_EMBEDDING = {"tiny": 2e-5, "chunked": 2e-5, "pinned_jax": 2e-5, "relu_mean": 5e-5}
 """Measured 5e-6 for T = 10. relu_mean has T = 7, whose official float32 embedding is off by up to
@@ -200,3 +200,122 @@ def test_bad_arguments(checkpoint: Any, arguments: dict[str, Any], message: str)
 def test_bad_observations(checkpoint: Any, obs: Array, message: str) -> None:
     with pytest.raises(InputError, match=message):
         sample(checkpoint.flow, obs, rng=0)
+
+
+def huge_at_step_3(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return np.full(step.action.shape, 1e308 if step.index == 3 else 0.0)
+
+
+def huge_at_the_end(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return np.full(step.action.shape, 1e308 if step.index == 5 else 0.0)
+
+
+def test_overflow_names_the_first_step_that_sees_it(checkpoint: Any) -> None:
+    obs, noise = states(checkpoint, 2)
+    for guide, message in (
+        (huge_at_step_3, "action a_t at denoising step 4 "),
+        (huge_at_the_end, "action a_1 at denoising step 6 "),
+    ):
+        with pytest.raises(NonFiniteError, match=message):
+            sample(checkpoint.flow, obs, noise=noise, estimator=guide, weight=100.0)
+
+
+class BadCritic:
+    """Finite values and a NaN gradient, or the other way round."""
+
+    aggregation = "min"
+
+    def __init__(self, value: float, slope: float) -> None:
+        self.value, self.slope = value, slope
+
+    def forward(self, obs: Array, action: Array) -> tuple[Array, None]:
+        return np.full((2, len(action)), self.value), None
+
+    def jvp(self, action_dot: Array, cache: None) -> Array:
+        return np.full((2, len(action_dot)), self.slope)
+
+    def vjp(self, q_bar: Array, cache: None) -> Array:
+        return np.full((q_bar.shape[1], 3), self.slope)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_critics_are_noticed_everywhere(checkpoint: Any, bad: float) -> None:
+    obs, noise = states(checkpoint, 2)
+    steep = replace(checkpoint.flow, critic=BadCritic(0.0, bad))
+    with pytest.raises(NonFiniteError, match="∇Q of gradient step 0"):
+        sample(steep, obs, noise=noise, estimator="none", gradient_steps=GradientSteps(2))
+    unknown = replace(checkpoint.flow, critic=BadCritic(bad, 0.0))
+    with pytest.raises(NonFiniteError, match="critic of a candidate"):
+        sample(unknown, obs, rng=0, estimator="none", best_of=2)
+    with pytest.raises(NonFiniteError, match="critic at the query point at denoising step 0"):
+        trace(unknown, obs, noise=noise, estimator="none")
+
+
+def test_gradient_steps_and_best_of_together(checkpoint: Any) -> None:
+    """Every candidate climbs, then the best is kept."""
+    obs, _ = states(checkpoint, 2)
+    noise = np.random.default_rng(0).standard_normal((6, 3))
+    how = GradientSteps(3, 0.05)
+    flow = checkpoint.flow
+    repeated = np.repeat(obs, 3, axis=0)
+    climbed = sample(flow, repeated, noise=noise, estimator="none", gradient_steps=how)
+    q = flow.critic.forward(repeated, climbed)[0].min(axis=0).reshape(2, 3)
+    expected = climbed.reshape(2, 3, 3)[np.arange(2), q.argmax(axis=1)]
+    best = sample(flow, obs, noise=noise, estimator="none", gradient_steps=how, best_of=3)
+    np.testing.assert_array_equal(best, expected)
+
+
+def test_noise_is_drawn_in_float64_whatever_the_flow() -> None:
+    single = small_checkpoint(dtype="float32")
+    obs, _ = states(single, 3)
+    drawn = np.random.default_rng(5).standard_normal((3, 3))
+    from_seed = sample(single.flow, obs, rng=5, weight=np.full(3, 0.2))
+    assert from_seed.dtype == np.float32
+    np.testing.assert_array_equal(from_seed, sample(single.flow, obs, noise=drawn, weight=0.2))
+    run = trace(single.flow, obs, rng=5, weight=np.full(3, 0.2))
+    assert {a.dtype.name for a in run.arrays().values()} == {"float32"}
+    climbed = sample(
+        single.flow, obs, rng=5, gradient_steps=GradientSteps(1, float(np.float64(0.1)))
+    )
+    assert climbed.dtype == np.float32
+
+
+def test_no_rows(checkpoint: Any) -> None:
+    obs = np.zeros((0, 5))
+    how: dict[str, Any] = {"rng": 0, "weight": 0.1, "gradient_steps": GradientSteps(1)}
+    for best_of in (1, 3):
+        assert sample(checkpoint.flow, obs, best_of=best_of, **how).shape == (0, 3)
+    assert trace(checkpoint.flow, obs, rng=0).q.shape == (6, 2, 0)
+
+
+def test_numpy_scalars_are_numbers(checkpoint: Any) -> None:
+    obs, _ = states(checkpoint, 2)
+    a = sample(checkpoint.flow, obs, rng=np.int64(1), best_of=np.int64(2), weight=np.float32(0.5),
+               denoise_steps=np.int32(3), gradient_steps=GradientSteps(np.int64(1)))  # fmt: skip
+    b = sample(checkpoint.flow, obs, rng=1, best_of=2, weight=0.5, denoise_steps=3,
+               gradient_steps=GradientSteps(1))  # fmt: skip
+    np.testing.assert_array_equal(a, b)
+
+
+def test_more_bad_arguments(checkpoint: Any) -> None:
+    obs, _ = states(checkpoint, 2)
+    flow = checkpoint.flow
+    for bad, message in (
+        (lambda: sample(checkpoint, obs, rng=0), r"pass checkpoint\.flow"),
+        (lambda: sample(flow, obs, rng=-1), "seed ≥ 0"),
+        (lambda: sample(flow, obs, rng="a"), "seed ≥ 0"),  # type: ignore[arg-type]
+        (lambda: sample(flow, obs, rng=0, weight=-0.1), "≥ 0"),
+        (lambda: sample(flow, obs, rng=0, weight=[[1], [1, 2]]), "unequal"),  # type: ignore[arg-type]
+        (lambda: sample(flow, obs + 1j, rng=0), "real numbers, got dtype complex128"),
+        (lambda: sample(flow, [[1.0], [1.0, 2.0]], rng=0), "differ in length"),  # type: ignore[arg-type]
+        (lambda: sample(flow, obs, rng=0, gradient_steps=3), "GradientSteps"),  # type: ignore[arg-type]
+        (lambda: GradientSteps(1.5), "gradient steps"),  # type: ignore[arg-type]
+        (lambda: GradientSteps(size=float("nan")), "finite"),
+        (lambda: GradientSteps(size="a"), "finite"),  # type: ignore[arg-type]
+        (
+            lambda: sample(small_checkpoint(dtype="float32").flow, obs + 1e300, rng=0),
+            "obs in float32 must be finite",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            bad()

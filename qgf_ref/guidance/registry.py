@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
@@ -27,8 +26,12 @@ from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
 from qgf_ref.guidance.qgf_masked import QGFMasked
 
-GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], "Guidance | Array"]
+GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], Any]
 """An estimator as a plain function: returns a `Guidance`, or just G (B, D)."""
+
+
+EstimatorLike = str | Estimator | GuidanceFunction
+"""What `estimator` takes: a name, an estimator that is built, or a plain function."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) ->
     _REGISTRY[name] = _factory(name, factory)
 
 
-def estimator(spec: str | Estimator | GuidanceFunction, **options: Any) -> Estimator:
+def estimator(spec: EstimatorLike, **options: Any) -> Estimator:
     """The estimator of this name, or of this `package.module:function`, with its options.
 
     An `Estimator`, or a plain function (flow, step) → G, is taken as it is.

@@ -9,133 +9,16 @@ pickle protocols 2 to 5.
 
 from __future__ import annotations
 
-import math
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.pickle_names import WHITELIST, ArrayStandIn, DtypeStandIn, Name, Refused
 
 MAX_DEPTH = 64
 _MARK = object()
-
-
-class _Refused(Exception):
-    """The stream asks for something that an array file does not need."""
-
-
-class _Name:
-    """What a whitelisted name resolves to."""
-
-    def __init__(self, full: str) -> None:
-        self.full = full
-
-
-class _Dtype:
-    """A numpy.dtype under construction."""
-
-    def __init__(self, spec: Any) -> None:
-        if not isinstance(spec, str):
-            raise _Refused(f"a dtype described by {type(spec).__name__}")
-        self.spec, self.order = spec, "<"
-
-    def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
-            raise _Refused("a dtype with a state that NumPy does not write")
-        self.order = state[1]
-
-    def resolve(self) -> np.dtype[Any]:
-        try:
-            dtype = np.dtype(self.spec).newbyteorder(">" if self.order == ">" else "<")
-        except (TypeError, ValueError):
-            raise _Refused(f"arrays of dtype {listing([self.spec])}") from None
-        if dtype.kind not in "fiub":
-            raise _Refused(f"arrays of dtype {listing([self.spec])} (only real numbers are read)")
-        return dtype
-
-
-class _Array:
-    """An array under construction."""
-
-    def __init__(self, value: Array | None = None) -> None:
-        self.value = value
-
-    def set_state(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise _Refused("an array with a state that NumPy does not write")
-        _, shape, dtype, fortran, data = state
-        self.value = _build(data, dtype, shape, "F" if fortran else "C")
-
-
-def _build(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise _Refused("an array that is not made of plain bytes and a dtype")
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise _Refused("an array with an invalid shape")
-    resolved = dtype.resolve()
-    if len(shape) > 8 or math.prod(shape) * resolved.itemsize != len(data):
-        raise _Refused(f"an array of shape {shape[:8]} with {len(data)} bytes")
-    flat = np.frombuffer(data, dtype=resolved)
-    return flat.reshape(shape, order="F" if order == "F" else "C")
-
-
-def _dtype(spec: Any = None, *flags: Any) -> _Dtype:
-    return _Dtype(spec)
-
-
-def _empty_array(*args: Any) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: Any = None, data: Any = None) -> _Array:
-    return _Array(_build(data, dtype, (), "C"))
-
-
-def _from_buffer(
-    data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C"
-) -> _Array:
-    return _Array(_build(data, dtype, shape, order))
-
-
-def _jax_array(function: Any = None, args: Any = None, state: Any = None, *aval: Any) -> _Array:
-    if not isinstance(function, _Name) or "_reconstruct" not in function.full:
-        raise _Refused("a JAX array that is not built from a NumPy array")
-    array = _Array()
-    array.set_state(state)
-    return array
-
-
-def _latin1(text: Any = None, encoding: Any = None) -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused("_codecs.encode other than to latin1")
-    return text.encode("latin1")
-
-
-def _mapping(content: Any = None) -> dict[str, Any]:
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise _Refused("a mapping that is not built from a dict")
-    return content
-
-
-_WHITELIST: dict[str, Callable[..., Any] | None] = {
-    "jax._src.array._reconstruct_array": _jax_array,
-    "numpy.dtype": _dtype,
-    "numpy.ndarray": None,
-    "_codecs.encode": _latin1,
-    "collections.OrderedDict": _mapping,
-    "flax.core.frozen_dict.FrozenDict": _mapping,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _WHITELIST[f"{_core}.multiarray._reconstruct"] = _empty_array
-    _WHITELIST[f"{_core}.multiarray.scalar"] = _scalar
-    _WHITELIST[f"{_core}.numeric._frombuffer"] = _from_buffer
-
 
 # fmt: off
 _PUSH_ARGUMENT = frozenset((
@@ -200,7 +83,7 @@ class _Machine:
         elif name == "BUILD":
             self.build(self.pop(1)[0])
         else:
-            raise _Refused(f"the pickle instruction {name}")
+            raise Refused(f"the pickle instruction {name}")
 
     def top(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -230,40 +113,40 @@ class _Machine:
             raise ValueError("items set on what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
-                raise _Refused(f"a dict with a key of type {type(key).__name__}")
+                raise Refused(f"a dict with a key of type {type(key).__name__}")
             target[key] = value
 
-    def name(self, module: Any, attribute: Any) -> _Name:
+    def name(self, module: Any, attribute: Any) -> Name:
         full = f"{module}.{attribute}"
-        if not (isinstance(module, str) and isinstance(attribute, str)) or full not in _WHITELIST:
-            raise _Refused(f"the name {listing([full])}")
-        return _Name(full)
+        if not (isinstance(module, str) and isinstance(attribute, str)) or full not in WHITELIST:
+            raise Refused(f"the name {listing([full])}")
+        return Name(full)
 
     def call(self, function: Any, args: Any) -> Any:
-        call = _WHITELIST.get(function.full) if isinstance(function, _Name) else None
+        call = WHITELIST.get(function.full) if isinstance(function, Name) else None
         if call is None or type(args) is not tuple:
-            shown = function.full if isinstance(function, _Name) else type(function).__name__
-            raise _Refused(f"a call of {shown}")
+            shown = function.full if isinstance(function, Name) else type(function).__name__
+            raise Refused(f"a call of {shown}")
         try:
             result = call(*args)
         except TypeError:
-            raise _Refused(f"a call of {function.full} that its library does not make") from None
+            raise Refused(f"a call of {function.full} that its library does not make") from None
         self.charge(result)
         return result
 
     def build(self, state: Any) -> None:
         target = self.top()
-        if not isinstance(target, _Array | _Dtype):
-            shown = target.full if isinstance(target, _Name) else type(target).__name__
-            raise _Refused(f"a change of {shown}")
+        if not isinstance(target, ArrayStandIn | DtypeStandIn):
+            shown = target.full if isinstance(target, Name) else type(target).__name__
+            raise Refused(f"a change of {shown}")
         target.set_state(state)
         self.charge(target)
 
     def charge(self, built: Any) -> None:
-        if isinstance(built, _Array) and built.value is not None:
+        if isinstance(built, ArrayStandIn) and built.value is not None:
             self.bytes_left -= built.value.nbytes
         if self.bytes_left < 0:
-            raise _Refused("more bytes of arrays than the file has")
+            raise Refused("more bytes of arrays than the file has")
 
 
 _MALFORMED = (ValueError, LookupError, UnicodeError, OverflowError, MemoryError)
@@ -281,7 +164,7 @@ def read_pickle(path: Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         return _Plain().convert(_Machine(len(data)).run(data), 0)
-    except _Refused as refused:
+    except Refused as refused:
         raise InputError(
             f"{path} is refused: it contains {refused}, which an array file does not need. "
             "Nothing in it was executed. If you trust the file, convert it to .npz or .safetensors "
@@ -302,12 +185,12 @@ class _Plain:
 
     def convert(self, node: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise _Refused(f"values nested more than {MAX_DEPTH} deep")
-        if isinstance(node, _Name | _Dtype):
-            raise _Refused("a bare type or function as a value")
-        if isinstance(node, _Array):
+            raise Refused(f"values nested more than {MAX_DEPTH} deep")
+        if isinstance(node, Name | DtypeStandIn):
+            raise Refused("a bare type or function as a value")
+        if isinstance(node, ArrayStandIn):
             if node.value is None:
-                raise _Refused("an array without contents")
+                raise Refused("an array without contents")
             return node.value.astype(node.value.dtype.newbyteorder("="), copy=False)
         if not isinstance(node, dict | list | tuple):
             return node

@@ -48,7 +48,9 @@ def ensemble_reduce(
         attains &= np.cumsum(attains, axis=0) == 1
     elif ties != "split":
         raise unknown_name("tie rule", ties, ("split", "first"))
-    weight = (attains / attains.sum(axis=0)).astype(q.real.dtype)
+    count = np.broadcast_to(attains.sum(axis=0), q.shape)
+    unknown = np.full(q.shape, np.nan)  # of a NaN among the members, no derivative is known
+    weight = np.divide(attains, count, out=unknown, where=count > 0).astype(q.real.dtype)
     first = q.real.argmin(axis=0)
     return np.take_along_axis(q, first[None], axis=0)[0], EnsembleCache(weight)
 

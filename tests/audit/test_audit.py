@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qgf_ref import DenoisingStep, Estimator, Guidance, GuidedFlow, InputError, estimator
+from qgf_ref import (
+    DenoisingStep,
+    Estimator,
+    Guidance,
+    GuidedFlow,
+    InputError,
+    denoising_step,
+    estimator,
+    sample,
+    trace,
+)
 from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
+from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
 from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
 from tests.conftest import small_checkpoint, states
@@ -166,3 +177,103 @@ def test_bad_observations() -> None:
         audit(ck, np.zeros((1, 5)), ESTIMATORS, show_progress=False)
     with pytest.raises(InputError, match="obs must be finite"):
         audit(ck, np.full((3, 5), np.nan), ESTIMATORS, show_progress=False)
+
+
+@dataclass(frozen=True)
+class WrongInTheMiddle(OffByOnePart):
+    """Right at every step but one."""
+
+    name = "wrong_in_the_middle"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        right = estimator("ood")(flow, step).gradient
+        return Guidance(1.001 * right if step.index == 3 else right)
+
+
+def test_estimators_are_checked_beyond_the_first_step() -> None:
+    ck = small_checkpoint()
+    assert not audit(ck, states(ck, 4)[0], [WrongInTheMiddle()], show_progress=False).passed
+
+
+def test_the_profile_is_what_it_says() -> None:
+    """Every number again, from the definitions, on a small case."""
+    ck, names, seed, rows = small_checkpoint(), ("ood", "qgf"), 3, 5
+    flow, obs = ck.flow, states(ck, rows)[0]
+    report = audit(
+        ck, obs, [estimator(n) for n in names], weight=0.4, seed=seed, show_progress=False
+    )
+    p = report.profile
+    rng = np.random.default_rng((seed, 1))
+    noise = rng.standard_normal((rows, 3))
+    epsilon = rng.standard_normal((6, rows, 3))
+    chain = trace(flow, obs, estimator="none", noise=noise)
+    t = np.arange(6)[:, None, None] / 6
+    outside = abs(chain.a + (1 - t) * chain.v) > 1
+    np.testing.assert_allclose(p.clipped, outside.mean(axis=(1, 2)))
+
+    def unit(x: Array) -> Array:
+        return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
+
+    g = {
+        n: np.stack([estimator(n)(flow, denoising_step(flow, obs, a, k)).gradient
+                     for k, a in enumerate(chain.a)])
+        for n in names
+    }  # fmt: skip
+    for n in names:
+        np.testing.assert_allclose(p.norm[n], np.median(np.linalg.norm(g[n], axis=2), axis=1))
+        for i, sigma in enumerate(p.noise_levels):
+            moved = np.stack(
+                [estimator(n)(flow, denoising_step(flow, obs, a + sigma * e, k)).gradient
+                 for k, (a, e) in enumerate(zip(chain.a, epsilon, strict=True))]
+            )  # fmt: skip
+            expected = (unit(g[n]) * unit(moved)).sum(-1).mean()
+            assert p.noise_cosine[n][i] == pytest.approx(expected, rel=1e-9)
+        for i, w in enumerate(p.weights):
+            a = sample(flow, obs, estimator=n, weight=w, noise=noise)
+            q = flow.critic.forward(obs, a)[0].min(axis=0)
+            np.testing.assert_allclose(p.q[n][i], (q.mean(), q.std(ddof=1) / np.sqrt(rows)))
+    assert p.q["qgf"][0] == p.q["ood"][0]
+    assert p.q["qgf"][-1] != p.q["ood"][-1]
+    expected = (unit(g["ood"]) * unit(g["qgf"])).sum(-1).mean()
+    assert p.cosine["ood"]["qgf"] == pytest.approx(expected, rel=1e-9)
+    for k in range(6):
+
+        def unclipped(x: Array, k: int = k) -> Array:
+            return x + (1 - k / 6) * flow.field.forward(obs, x, k / 6)[0]
+
+        J = jacobian(unclipped, chain.a[k])
+        values = np.median(np.linalg.svd(J, compute_uv=False), axis=0)
+        np.testing.assert_allclose(p.singular[k], values, rtol=1e-10)
+    middle = denoising_step(flow, obs, chain.a[3], 3)
+    for n in names:
+        curl = np.median(departure_from_gradient_field(estimator(n), flow, middle))
+        assert p.departure[n] == pytest.approx(curl, rel=1e-9, abs=1e-14)
+
+
+def test_precision_compares_float32_with_float64() -> None:
+    ck, seed = small_checkpoint(), 0
+    obs = states(ck, 5)[0]
+    report = audit(ck, obs, [estimator("qgf")], weight=0.4, seed=seed, show_progress=False)
+    noise = np.random.default_rng((seed, 2)).standard_normal((5, 3)).astype(np.float32)
+    single = ck.astype(np.float32)
+    for embedding in ("exact", "float32"):
+        flow = single.guided_flow(embedding=embedding)
+        mine = trace(flow, obs, weight=0.4, noise=noise)
+        true = trace(single.astype(np.float64).flow, obs, weight=0.4, noise=noise)
+        for name in ("a", "v", "g"):
+            x, y = getattr(mine, name), getattr(true, name)
+            assert x.dtype == np.float32
+            expected = [np.linalg.norm(x[k] - y[k]) / np.linalg.norm(y[k]) for k in range(6)]
+            found = report.precision["qgf"][f"{name}, {embedding} embedding"]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+            assert max(found) > 1e-8
+
+
+def test_a_checkpoint_whose_members_tie_passes() -> None:
+    """The derivative of a tie is a convention that no oracle can see."""
+    ck = small_checkpoint()
+    tied = ck.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
+    report = audit(
+        replace(ck, target_critic=tied), states(ck, 4)[0], [estimator("ood")], show_progress=False
+    )
+    assert {c.name for c in report.failed} <= {"estimator ood (definition)"}

@@ -16,6 +16,7 @@ import pytest
 
 from qgf_ref.cli.main import main
 from qgf_ref.interop.native import save_checkpoint
+from qgf_ref.sampling import trace
 from tests.conftest import Golden, small_checkpoint, states
 from tests.interop.test_checkpoints import Evil, official_tree, write
 
@@ -128,6 +129,18 @@ def _nan_input(path: Path) -> None:
     np.savez(path / "in.npz", obs=np.full((2, 5), np.nan), noise=np.zeros((2, 3)))
 
 
+def _complex_input(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.zeros((2, 5), complex), noise=np.zeros((2, 3)))
+
+
+def _short_noise(path: Path) -> None:
+    np.savez(path / "in.npz", obs=np.zeros((4, 5)), noise=np.zeros((2, 3)))
+
+
+def _broken_module(path: Path) -> None:
+    (path / "broken.py").write_text("def f(:")
+
+
 def _no_noise(path: Path) -> None:
     np.savez(path / "in.npz", obs=np.zeros((2, 5)))
 
@@ -146,6 +159,8 @@ def _nothing(path: Path) -> None:
 
 TRACE = "trace --checkpoint model.safetensors --input in.npz --weight 0.3 --out out.npz"
 OF_PICKLE = TRACE.replace("model.safetensors", "params_1.pkl")
+AUDIT = "audit --checkpoint model.safetensors --obs in.npz --out report"
+EXPLAIN = "explain --checkpoint model.safetensors --obs normal"
 BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "corrupt": (_corrupt, OF_PICKLE, "truncated or corrupt"),
     "truncated": (_truncated, OF_PICKLE, "truncated or corrupt"),
@@ -171,6 +186,30 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "audit without obs": (_nothing, "audit --checkpoint model.safetensors", "give --obs F.npz"),
     "audit estimator": (_nothing, "audit --estimators qgf nope", "unknown estimator 'nope'"),
+    "input as output": (_nothing, TRACE.replace("out.npz", "in.npz"), "is an input"),
+    "checkpoint as output": (
+        _nothing,
+        TRACE.replace("out.npz", "model.safetensors"),
+        "is an input",
+    ),
+    "negative weight": (_nothing, f"{TRACE} --weight=-1", "weight must be a finite number ≥ 0"),
+    "complex input": (_complex_input, TRACE, "real numbers, got dtype complex128"),
+    "long path": (_nothing, OF_PICKLE.replace("params_1", "p" * 300), "File name too long"),
+    "too many steps": (_nothing, f"{TRACE} --denoise-steps 1000000000", "from 1 to 100000"),
+    "broken estimator": (_broken_module, f"{TRACE} --estimator broken:f", "SyntaxError"),
+    "no module": (_nothing, f"{TRACE} --estimator :f", "not of the form"),
+    "few rows": (_nothing, "audit --rows -3", "--rows must be at least 2, got -3"),
+    "audit weight": (_nothing, f"{AUDIT} --weight nan", "weight must be a finite number ≥ 0"),
+    "audit oracle": (_nothing, f"{AUDIT} --estimators oracle", "closed-form"),
+    "audit of nothing": (_nothing, f"{AUDIT} --estimators none", "beside 'none'"),
+    "audit twice": (_nothing, f"{AUDIT} --estimators qgf qgf", "audited once"),
+    "audit NaN": (_nan_input, AUDIT, "obs must be finite"),
+    "explain row": (
+        _nothing,
+        f"{EXPLAIN} --row -5",
+        "row must be one of the 256, 0 to 255, got -5",
+    ),
+    "explain noise": (_short_noise, EXPLAIN.replace("normal", "in.npz"), "each of the 4, got 2"),
     "explain step": (
         _nothing,
         "explain --checkpoint model.safetensors --obs normal --step 9",
@@ -228,3 +267,78 @@ def test_python_m_and_a_users_module_in_the_current_directory(place: Path) -> No
     assert done.returncode == 0, done.stderr
     with np.load(place / "out.npz") as out:
         assert not out["g"].any()
+
+
+def test_trace_embedding_is_the_apis(place: Path) -> None:
+    found = {}
+    for embedding in ("exact", "float32"):
+        assert main([*TRACE.split(), "--time-embedding", embedding]) == 0
+        with np.load(place / "out.npz") as out:
+            found[embedding] = out["action"]
+        flow = small_checkpoint().guided_flow(embedding=embedding)
+        obs, noise = states(small_checkpoint(), 5)
+        expected = trace(flow, obs, weight=0.3, noise=noise).action
+        np.testing.assert_array_equal(found[embedding], expected)
+    assert abs(found["exact"] - found["float32"]).max() > 1e-9
+
+
+def test_explain_follows_the_guided_chain(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for weight in (0.0, 0.7):
+        command = f"explain --checkpoint model.safetensors --obs in.npz --step 3 --weight {weight}"
+        assert main([*command.split(), "--row", "2"]) == 0
+        printed.append(capsys.readouterr().out)
+        obs, noise = states(small_checkpoint(), 5)
+        g = trace(small_checkpoint().flow, obs, weight=weight, noise=noise).g[3, 2]
+        assert f"G = {g[0]:>10.3e} {g[1]:>10.3e}" in printed[-1]
+    assert printed[0] != printed[1]
+
+
+def test_explain_exits_1_on_a_contradiction_and_0_on_plain_functions(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explain = "explain --checkpoint model.safetensors --obs in.npz --estimator"
+    assert main([*explain.split(), "tests.audit.test_audit:OffByOnePart"]) == 1
+    assert "relative difference 1.0e-03" in capsys.readouterr().out
+    assert main([*explain.split(), "tests.guidance.test_estimators:my_estimator"]) == 0
+    assert "made outside the ledger" in capsys.readouterr().out
+    (place / "bare.py").write_text("def f(flow, step):\n    return 2 * step.action\n")
+    assert main([*explain.split(), "bare:f"]) == 0
+    assert "not re-derived" in capsys.readouterr().out
+
+
+def test_audit_uses_what_it_is_told(place: Path) -> None:
+    base = "audit --checkpoint model.safetensors --obs in.npz --estimators qgf --out"
+    reports = {}
+    for name, extra in {
+        "a": "", "b": "--rows 3", "c": "--weight 0.5", "d": "--seed 1", "e": "",
+    }.items():  # fmt: skip
+        assert main([*base.split(), name, *extra.split()]) == 0
+        reports[name] = json.loads((place / name / "report.json").read_text())
+    assert reports["b"]["settings"]["rows"] == 3
+    a = reports["a"]
+    assert a["profile"]["q"] == reports["e"]["profile"]["q"] != reports["b"]["profile"]["q"]
+    assert a["precision"] == reports["e"]["precision"] != reports["c"]["precision"]
+    assert a["profile"]["q"] != reports["d"]["profile"]["q"]
+
+
+def test_users_estimators_keep_their_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mine_too.py").write_text(
+        "def f(flow, step):\n    return step.action\ndef g(flow, step):\n    return -step.action\n"
+    )
+    command = "audit --checkpoint model.safetensors --obs in.npz --out r --estimators"
+    assert main([*command.split(), "mine_too:f", "mine_too:g"]) == 0
+    out = capsys.readouterr().out
+    assert "mine_too:f" in out
+    assert "mine_too:g" in out
+
+
+def test_pipes_and_terminals(place: Path) -> None:
+    command = f"{sys.executable} -m qgf_ref estimators"
+    done = subprocess.run(
+        f"{command} | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command.split(), env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -205,6 +205,40 @@ def test_convergence_in_three_dimensions() -> None:
     assert abs(np.cov(a.T) - covariance).max() < 0.08
 
 
+def test_mixture_samples_have_its_moments() -> None:
+    mixture, rows = correlated(2), 40_000
+    x = mixture.sample(np.random.default_rng(0), rows)
+    mean = mixture.weights @ mixture.means
+    outer = np.einsum("m,mi,mj->ij", mixture.weights, mixture.means - mean, mixture.means - mean)
+    covariance = np.einsum("m,mij->ij", mixture.weights, mixture.covariances) + outer
+    assert (abs(x.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / rows)).all()
+    assert abs(np.cov(x.T) - covariance).max() < 0.05 * abs(covariance).max()
+    # one correlated component alone: a transposed Cholesky factor gives other moments
+    one = GaussianMixture(np.ones(1), mixture.means[:1], mixture.covariances[:1])
+    x = one.sample(np.random.default_rng(0), rows)
+    assert abs(np.cov(x.T) - one.covariances[0]).max() < 0.05 * abs(one.covariances[0]).max()
+
+
+def test_tabulated_law_agrees_with_the_tilted_mixture() -> None:
+    w = 3.0
+    law, tilted = TiltedLaw.of(TRIMODAL.log_density, TARGET, w, -6, 6), TRIMODAL.tilted(TARGET, w)
+    mean = float(tilted.weights @ tilted.means[:, 0])
+    second = float(tilted.weights @ (tilted.means[:, 0] ** 2 + tilted.covariances[:, 0, 0]))
+    assert abs(law.expectation(lambda a: a) - mean) < 1e-12
+    assert abs(law.expectation(lambda a: a * a) - second) < 1e-12
+    draws = law.sample(np.random.default_rng(0), 40_000)
+    assert abs(draws.mean() - mean) < 5 * np.sqrt((second - mean**2) / 40_000)
+
+
+def test_extreme_weights_and_no_rows() -> None:
+    flow = MixtureFlow(TRIMODAL)
+    x = np.array([[0.3], [-2.0]])
+    extreme = flow.guided_velocity(x, 0.5, DistanceCritic(0.4), 1e6)
+    # the tilt leaves only a = 0.4, towards which the flow must move: v = (0.4 − x)/(1 − t)
+    np.testing.assert_allclose(extreme, (0.4 - x) / 0.5, atol=3e-3)
+    assert flow.guided_velocity(x[:0], 0.5, DistanceCritic(0.4), 1.0).shape == (0, 1)
+
+
 def test_closed_form_critics() -> None:
     x = np.random.default_rng(0).standard_normal((6, 1))
     bump = BumpCritic(DistanceCritic(0.4), np.array([-1.0]), 2.0, 0.3)
@@ -225,6 +259,21 @@ def test_bad_mixtures_and_uses() -> None:
         QuadraticCritic(np.zeros(2), np.array([[1.0, 1.0], [0.0, 1.0]]))
     with pytest.raises(InputError, match="outgrows"):
         TRIMODAL.tilted(QuadraticCritic(np.zeros(1), -np.eye(1)), 100.0)
+    for bad in (
+        lambda: GaussianMixture(np.array([np.nan]), np.zeros((1, 1)), np.ones((1, 1, 1))),
+        lambda: GaussianMixture(np.ones(1), np.zeros((1, 2)), np.array([[[1.0, 0.5], [0.0, 1.0]]])),
+        lambda: GaussianMixture.isotropic([1.0], [0.0], 1.0),
+        lambda: GaussianMixture.isotropic([1.0], [[0.0]], -1.0),
+        lambda: QuadraticCritic(np.array(1.0), np.eye(1)),
+        lambda: GuidedFlow(MixtureFlow(TRIMODAL), TARGET, 10, action_bound=-1.0),
+        lambda: GuidedFlow(MixtureFlow(TRIMODAL), TARGET, 0),
+        lambda: GuidedFlow(MixtureFlow(TRIMODAL), TARGET, 5, time_precision="half"),  # type: ignore[arg-type]
+        lambda: sample(
+            GuidedFlow(MixtureFlow(TRIMODAL), critic_of(2), 5), np.zeros((1, 0)), rng=0, weight=1.0
+        ),
+    ):
+        with pytest.raises(InputError):
+            bad()
     with pytest.raises(InputError, match="one dimension"):
         flow = MixtureFlow(correlated(2))
         flow.guided_velocity(np.zeros((1, 2)), 0.5, DistanceCritic(0.0), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from qgf_ref.audit.definitions import (
 )
 from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.qgf_jacobian_ortho import polar_vjp
+from qgf_ref.guidance.qgf_jacobian_smooth import shared_noise
 from qgf_ref.guidance.registry import (
     _REGISTRY,
     estimator_names,
@@ -311,3 +313,120 @@ def test_at_action_recomputes_the_velocity() -> None:
     step = at(ck, 2)
     moved = at_action(ck.flow, step, step.action + 1)
     assert abs(moved.velocity - step.velocity).max() > 1e-3
+
+
+def test_the_bound_is_the_flows_own() -> None:
+    ck = small_checkpoint()
+    half = replace(ck.flow, action_bound=0.5)
+    step = at(ck, 2, flow=half)
+    query = estimator("qgf")(half, step).query
+    assert query is not None
+    assert abs(query).max() == 0.5
+    masked = estimator("qgf_masked")(half, step).gradient
+    assert ((masked == 0) == (abs(step.action + (1 - step.time) * step.velocity) > 0.5)).all()
+
+
+@pytest.mark.parametrize("name", ["bptt", "qgf_chain", "qgf_jacobian_scheduled"])
+def test_rollouts_use_the_flows_own_times(name: str) -> None:
+    """With float32 times of T = 7, not k/7."""
+    ck = small_checkpoint(steps=7)
+    flow = replace(ck.flow, time_precision="float32")
+    asked: list[float] = []
+
+    class Watched:
+        action_dim, obs_dim, dtype = flow.field.action_dim, flow.field.obs_dim, flow.field.dtype
+        jvp, vjp = flow.field.jvp, flow.field.vjp
+
+        def forward(self, obs: Array, action: Array, time: Any) -> tuple[Array, Any]:
+            asked.append(time)
+            return flow.field.forward(obs, action, time)
+
+    watched = replace(flow, field=Watched())
+    estimator(name)(watched, at(ck, 0, flow=watched))
+    assert set(asked) <= set(flow.times)
+    assert flow.times[6] != 6 / 7
+
+
+def test_smoothing_noise_is_new_at_every_step_and_draw() -> None:
+    like = np.zeros((1, 4))
+    drawn = [shared_noise(like, (s, k, i)) for s in (0, 1) for k in (0, 1) for i in (0, 1)]
+    assert len({d.tobytes() for d in drawn}) == 8
+    np.testing.assert_array_equal(drawn[0], shared_noise(np.zeros((9, 4)), (0, 0, 0)))
+
+
+def test_polar_factor_keeps_small_singular_values() -> None:
+    J = np.diag([1.0, 1e-6, 1e-12])[None]
+    np.testing.assert_allclose(polar_vjp(np.ones((1, 3)), J), np.ones((1, 3)), atol=1e-12)
+
+
+def test_curl() -> None:
+    """0 for a symmetric A, 1 for a triangular one, infinite for a rotation."""
+
+    @dataclass(frozen=True)
+    class Linear(Estimator):
+        matrix: tuple[tuple[float, ...], ...]
+        name = "linear"
+        summary = "A a_t"
+
+        def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+            return Guidance(step.action @ np.array(self.matrix))
+
+    flow = GuidedFlow(MixtureFlow(correlated(2)), critic_of(2), 5)
+    step = denoising_step(flow, np.zeros((3, 0)), np.ones((3, 2)), 1)
+    for matrix, expected in (
+        (((1.0, 2.0), (2.0, 5.0)), 0.0),
+        (((0.0, 1.0), (0.0, 0.0)), 1.0),
+        (((0.0, 1.0), (-1.0, 0.0)), np.inf),
+        (((0.0, 0.0), (0.0, 0.0)), 0.0),
+    ):
+        curl = departure_from_gradient_field(Linear(matrix), flow, step)
+        np.testing.assert_allclose(curl, expected, atol=1e-15)
+
+
+class Undecorated(Estimator):
+    """Not a dataclass: no options, but an estimator all the same."""
+
+    name = "undecorated"
+    summary = "0"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        return Guidance(0 * step.action)
+
+
+def give(answer: Any, flow: GuidedFlow, step: DenoisingStep) -> Any:
+    return answer
+
+
+def raises(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    raise KeyError("no such key")
+
+
+def test_users_code_of_every_kind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ck = small_checkpoint()
+    step = at(ck, 1)
+    assert estimator(f"{__name__}:Undecorated").label == "undecorated"
+    assert estimator(my_estimator).label == "my_estimator"
+    assert estimator(f"{__name__}:my_estimator").label.endswith(":my_estimator")
+    with pytest.raises(InputError, match=r"raised KeyError: 'no such key' at .*test_estimators"):
+        estimator(f"{__name__}:raises")(ck.flow, step)
+    answers: list[Any] = [1j * step.action, None, "x"]
+    for answer in answers:
+        with pytest.raises(InputError, match="expected real numbers"):
+            estimator(partial(give, answer))(ck.flow, step)
+    (tmp_path / "broken_module.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="SyntaxError"):
+        estimator("broken_module:f")
+    for malformed in (":f", "..a:b", "a:", "a b:c"):
+        with pytest.raises(InputError, match="not of the form"):
+            estimator(malformed)
+    for wrong in (None, 3):
+        with pytest.raises(InputError, match="unknown estimator of type"):
+            estimator(wrong)  # type: ignore[arg-type]
+    for name in ("a:b", "", 3):
+        with pytest.raises(InputError, match="letters and digits"):
+            register(name, my_estimator)  # type: ignore[arg-type]
+    float32 = small_checkpoint(dtype="float32")
+    obs, noise = states(float32, 2)
+    ones = sample(float32.flow, obs, noise=noise, estimator=lambda f, s: np.ones(s.action.shape))
+    assert ones.dtype == np.float32

@@ -10,7 +10,7 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.checks import check_vjp
-from qgf_ref.errors import NonFiniteError
+from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
@@ -197,3 +197,37 @@ def nested(z: dict[str, Array], prefix: str) -> dict[str, Any]:
                 node = node.setdefault(part, {})
             node[leaf] = array
     return tree
+
+
+def test_every_network_learns_at_the_given_rate() -> None:
+    """Adam's first step moves every parameter with a gradient by the learning rate."""
+    ck = small_checkpoint()
+    b, x0, t = batch_of(ck)
+    for rate in (1e-3, 1e-2):
+        after, _ = update(
+            TrainState.create(ck.networks()), b, x0, t, Hyperparameters(learning_rate=rate)
+        )
+        for name in ("policy", "critic", "value"):
+            moved = (
+                getattr(after.networks, name).params.layers[-1].bias
+                - getattr(ck, name).layers[-1].bias
+            )
+            np.testing.assert_allclose(abs(moved), rate, rtol=1e-3)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    ck = small_checkpoint()
+    b, x0, t = batch_of(ck, rows=0)
+    with pytest.raises(InputError, match="at least one row"):
+        losses(ck.networks(), b, x0, t, Hyperparameters())
+
+
+def test_golden_losses_with_the_stored_times(golden: Golden) -> None:
+    """With t exactly as stored the policy's loss is within 1e-6 for T = 10, and 6.7e-6 off for
+    T = 7: the stored times are fl(k)·fl(1/7), and the official loss was not computed with those.
+    """
+    z, ck = golden.npz("train_step_float32"), golden.load("float32")
+    nets, batch = ck.networks(embedding="float32"), golden_batch(z, ck, "float32")
+    policy = losses(nets, batch, z["x0"], z["t"], ck.hyperparameters()).policy
+    tolerance = 1e-5 if golden.name == "relu_mean" else 1e-6
+    assert abs(policy / z["official/info/bc_loss"] - 1) < tolerance

@@ -162,6 +162,15 @@ def test_initial_values() -> None:
     assert abs(critic.layers[-1].kernel).max() > 0.15, "the critic's output is fan_avg uniform too"
 
 
+def test_layer_norm_is_optional() -> None:
+    rng = np.random.default_rng(0)
+    for params in (
+        init_velocity(rng, 3, 2, (4, 4), layer_norm=False),
+        init_value(rng, 3, (4, 4), layer_norm=False),
+    ):
+        assert all(layer.scale is None and layer.offset is None for layer in params.layers)
+
+
 def _kurtosis(x: Array) -> float:
     return float(((x - x.mean()) ** 4).mean() / x.var() ** 2)
 

@@ -14,7 +14,7 @@ from qgf_ref.ops.clip import clip, clip_vjp
 from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp
 from qgf_ref.ops.layer_norm import layer_norm
 from qgf_ref.ops.structure import batch_sum_vjp
-from qgf_ref.ops.time_embedding import time_embedding
+from qgf_ref.ops.time_embedding import time_embedding, time_embedding_jvp
 
 
 def test_activation_values() -> None:
@@ -102,8 +102,11 @@ def test_fast_variance_is_the_official_one_and_loses_digits_far_from_zero() -> N
     careful = abs(layer_norm(x, scale, offset, variance="two_pass")[0] - exact).max()
     assert fast > 0.02
     assert careful < 1e-3
-    constant = layer_norm(np.full((1, 3), 7.7), np.ones(3), np.zeros(3))[0]
-    assert np.isfinite(constant).all(), "a negative fast variance is cut at 0"
+    constant = np.linspace(900, 1100, 50, dtype=np.float32)[:, None] * np.ones(64, np.float32)
+    raw = (constant * constant).mean(axis=1) - constant.mean(axis=1) ** 2
+    assert raw.min() < -1e-5, "the fast formula goes well below −eps"
+    finite = layer_norm(constant, np.ones(64, np.float32), np.zeros(64, np.float32))[0]
+    assert np.isfinite(finite).all(), "and is cut at 0"
 
 
 def test_time_embedding_layout() -> None:
@@ -123,3 +126,17 @@ def test_float32_embedding_differs_as_official_md_says() -> None:
         rounded = time_embedding(t, precision="float32")[0]
         assert rounded.dtype == np.float32
         assert low < abs(exact - rounded).max() < high
+        exponent = np.float32(-math.log(1e4)) * np.arange(8, dtype=np.float32) / np.float32(8)
+        freq = np.array([math.exp(float(x)) for x in exponent], dtype=np.float32)
+        angle = (t.astype(np.float32) * np.float32(1e4))[:, None] * freq
+        expected = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        np.testing.assert_array_equal(rounded, expected)
+
+
+def test_float32_embedding_has_the_exact_ones_derivative() -> None:
+    t, t_dot = np.array([0.1, 0.5]), np.array([1.0, -2.0])
+    exact = time_embedding_jvp(t_dot, time_embedding(t)[1])
+    rounded = time_embedding_jvp(t_dot, time_embedding(t, precision="float32")[1])
+    # the angles differ by up to 5e-4 rad, so do the slopes, relative to ω = 1e4
+    assert abs(exact - rounded).max() < 10
+    assert abs(exact).max() > 5e3
