@@ -76,7 +76,7 @@ def sample(
     obs: Array,
     *,
     estimator: EstimatorLike = "qgf",
-    weight: float | Array = 0.0,
+    weight: float | Array | None = None,
     noise: Array | None = None,
     rng: np.random.Generator | int | None = None,
     best_of: int = 1,
@@ -88,8 +88,8 @@ def sample(
     obs       (B, O), or (O,) for one, whose action comes back as (D,)
     estimator a name of `estimator_names()`, "package.module:function", an `Estimator`, or a plain
               function (flow, step) → G
-    weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,); 0 (the
-              default) is the policy itself
+    weight    w = 1/β ≥ 0 of the guidance: one number, or one for each observation (B,); only
+              the estimator "none" does without
     noise     a_0, (B·best_of, D), observation-major; or
     rng       a numpy Generator or a seed, from which the noise is drawn as float64
     best_of   N: draw N actions for each observation, keep the one with the highest aggregated
@@ -112,8 +112,9 @@ def sample(
         raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
     repeated = np.repeat(obs, draws, axis=0)
     start = _initial_noise(flow, repeated, noise, rng)
-    weights = _weights(weight, len(obs), draws, start.dtype)
-    action = _denoise(flow, repeated, start, estimator_by_name(estimator), weights)
+    guide = estimator_by_name(estimator)
+    weights = _weights(weight, guide, len(obs), draws, start.dtype)
+    action = _denoise(flow, repeated, start, guide, weights)
     if gradient_steps is not None:
         action = _climb(flow, repeated, action, gradient_steps)
     if draws > 1:
@@ -129,7 +130,7 @@ def trace(
     obs: Array,
     *,
     estimator: EstimatorLike = "qgf",
-    weight: float | Array = 0.0,
+    weight: float | Array | None = None,
     noise: Array | None = None,
     rng: np.random.Generator | int | None = None,
     denoise_steps: int | None = None,
@@ -138,7 +139,8 @@ def trace(
     flow = _with_steps(flow, denoise_steps)
     obs = _observations(flow, obs)
     start = _initial_noise(flow, obs, noise, rng)
-    weights = _weights(weight, len(obs), 1, start.dtype)
+    guide = estimator_by_name(estimator)
+    weights = _weights(weight, guide, len(obs), 1, start.dtype)
     rows: list[tuple[Array, Array, Array, Array, Array]] = []
 
     def record(step: DenoisingStep, guidance: Guidance) -> None:
@@ -150,7 +152,7 @@ def trace(
         _finite(q, step.index, "the critic at the query point")
         rows.append((step.action, step.velocity, query, q, guidance.gradient))
 
-    action = _denoise(flow, obs, start, estimator_by_name(estimator), weights, record)
+    action = _denoise(flow, obs, start, guide, weights, record)
     a, v, a1_hat, q, g = (np.stack(parts) for parts in zip(*rows, strict=True))
     return Trace(obs, start, action, a, v, a1_hat, q, g)
 
@@ -247,7 +249,17 @@ def _initial_noise(
     return noise
 
 
-def _weights(weight: float | Array, rows: int, repeats: int, dtype: np.dtype[Any]) -> float | Array:
+def _weights(
+    weight: float | Array | None,
+    guide: Estimator,
+    rows: int,
+    repeats: int,
+    dtype: np.dtype[Any],
+) -> float | Array:
+    if weight is None:
+        if guide.name != "none":
+            raise InputError(f"the estimator {guide.label} needs a guidance weight: give weight=…")
+        return 0.0
     expected = f"weight must be a finite number ≥ 0, or an array of them of shape ({rows},)"
     try:
         w = np.asarray(weight)

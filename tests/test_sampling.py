@@ -145,7 +145,7 @@ def test_only_one_field_forward_for_each_step(checkpoint: Any) -> None:
 
 def test_steps_can_be_overridden(checkpoint: Any) -> None:
     obs, noise = states(checkpoint, 2)
-    assert trace(checkpoint.flow, obs, noise=noise, denoise_steps=3).a.shape[0] == 3
+    assert trace(checkpoint.flow, obs, noise=noise, weight=0.1, denoise_steps=3).a.shape[0] == 3
     one = sample(checkpoint.flow, obs, noise=noise, denoise_steps=1, estimator="none")
     v = checkpoint.flow.field.forward(obs, noise, 0.0)[0]
     np.testing.assert_array_equal(one, np.clip(noise + v, -1, 1))
@@ -160,7 +160,8 @@ def test_non_finite_values_name_step_and_quantity(checkpoint: Any) -> None:
     with pytest.raises(
         NonFiniteError, match=r"gradient G of .*explode_at_step_3 at denoising step 3 .*nan"
     ):
-        sample(checkpoint.flow, obs, noise=noise, estimator=f"{__name__}:explode_at_step_3")
+        guide = f"{__name__}:explode_at_step_3"
+        sample(checkpoint.flow, obs, noise=noise, weight=0.1, estimator=guide)
     with pytest.raises(NonFiniteError, match="velocity v at denoising step 1 "):
         sample(checkpoint.flow, obs, noise=noise, estimator="ood", weight=1e307)
 
@@ -179,6 +180,7 @@ def test_non_finite_values_name_step_and_quantity(checkpoint: Any) -> None:
         ({"rng": 0, "best_of": 0}, "best_of"),
         ({"rng": 0, "best_of": 1.5}, "best_of"),
         ({"rng": 0, "estimator": "nope"}, "unknown estimator 'nope'"),
+        ({"rng": 0}, r"the estimator qgf needs a guidance weight: give weight=…"),
         ({"rng": 0, "denoise_steps": 0}, "denoise_steps must be from 1"),
     ],
 )
@@ -275,7 +277,7 @@ def test_noise_is_drawn_in_float64_whatever_the_flow() -> None:
     run = trace(single.flow, obs, rng=5, weight=np.full(3, 0.2))
     assert {a.dtype.name for a in run.arrays().values()} == {"float32"}
     climbed = sample(
-        single.flow, obs, rng=5, gradient_steps=GradientSteps(1, float(np.float64(0.1)))
+        single.flow, obs, rng=5, weight=0.1, gradient_steps=GradientSteps(1, float(np.float64(0.1)))
     )
     assert climbed.dtype == np.float32
 
@@ -285,7 +287,7 @@ def test_no_rows(checkpoint: Any) -> None:
     how: dict[str, Any] = {"rng": 0, "weight": 0.1, "gradient_steps": GradientSteps(1)}
     for best_of in (1, 3):
         assert sample(checkpoint.flow, obs, best_of=best_of, **how).shape == (0, 3)
-    assert trace(checkpoint.flow, obs, rng=0).q.shape == (6, 2, 0)
+    assert trace(checkpoint.flow, obs, rng=0, weight=0.1).q.shape == (6, 2, 0)
 
 
 def test_numpy_scalars_are_numbers(checkpoint: Any) -> None:

@@ -44,7 +44,7 @@ class Point:
     def of(cls, checkpoint: Checkpoint, obs: Array, rng: np.random.Generator) -> Point:
         """The chain at `obs`; the guidance weight is that which makes w‖∇Q‖ comparable to ‖v‖."""
         noise = rng.standard_normal((len(obs), checkpoint.flat_action_dim))
-        chain = trace(checkpoint.flow, obs, estimator="qgf", noise=noise)
+        chain = trace(checkpoint.flow, obs, estimator="qgf", weight=0.0, noise=noise)
         weight = float(np.linalg.norm(chain.v) / max(np.linalg.norm(chain.g), 1e-12)) / 4
         chain = trace(checkpoint.flow, obs, estimator="qgf", weight=weight, noise=noise)
         return cls(checkpoint, chain.obs, noise, chain.a)

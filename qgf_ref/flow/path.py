@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from qgf_ref.arrays import Array
@@ -41,7 +43,11 @@ def time_grid(denoise_steps: int, precision: Precision = "exact") -> tuple[float
     T = 7 it is not, and the embedding's angle moves by 6e-4 rad).
     Raises InputError as `check_steps` does.
     """
-    T = check_steps(denoise_steps)
+    return _grid(check_steps(denoise_steps), precision)
+
+
+@lru_cache(maxsize=64)
+def _grid(T: int, precision: Precision) -> tuple[float, ...]:
     if precision == "float32":
         return tuple(float(np.float32(k) * np.float32(1 / T)) for k in range(T))
     return tuple(k / T for k in range(T))

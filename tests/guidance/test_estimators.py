@@ -428,5 +428,7 @@ def test_users_code_of_every_kind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
             register(name, my_estimator)  # type: ignore[arg-type]
     float32 = small_checkpoint(dtype="float32")
     obs, noise = states(float32, 2)
-    ones = sample(float32.flow, obs, noise=noise, estimator=lambda f, s: np.ones(s.action.shape))
+    ones = sample(
+        float32.flow, obs, noise=noise, weight=0.1, estimator=lambda f, s: np.ones(s.action.shape)
+    )
     assert ones.dtype == np.float32
