@@ -54,6 +54,7 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "benchmarks" / "results" / "embedded_evaluation.json"
     )
     args = parser.parse_args()
+    origin = provenance()
     checkpoint = load(args.checkpoint, dtype="float32")
     env = ogbench.make_env_and_datasets(ENV, env_only=True)
     rows = []
@@ -69,7 +70,7 @@ def main() -> None:
             rows.append({"method": name, "success": rate, "low": float(low), "high": float(high)})
             bar.write(f"{name:12} {rate:.2f}  [{low:.2f}, {high:.2f}]")
     settings = {"env": ENV, "episodes": args.episodes, "checkpoint": checkpoint.describe()}
-    write_json(args.out, {**settings, "rows": rows, **provenance()})
+    write_json(args.out, {**settings, "rows": rows, **origin})
 
 
 if __name__ == "__main__":

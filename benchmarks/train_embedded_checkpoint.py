@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS)
     args = parser.parse_args()
 
+    origin = provenance()  # of the code that runs, whatever happens to the files meanwhile
     rng = np.random.default_rng(args.seed)
     train = load_transitions(args.data / "cube-single-play-v0.npz")
     H = OPTIONS.horizon_length
@@ -137,7 +138,7 @@ def main() -> None:
         "updates_per_second": round(args.updates / seconds, 1),
         "checkpoint": trained.describe(),
         "losses": log,
-        **provenance(),
+        **origin,
     }
     write_json(ROOT / "benchmarks" / "results" / "embedded_checkpoint.json", results)
     print(f"saved to {args.out}; last losses: {json.dumps(log[-1:])}")

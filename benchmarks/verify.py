@@ -192,6 +192,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, write, print."""
+    origin = provenance()
     results: dict[str, Any] = {"golden_traces": {}, "official_actions": {}}
     if GOLDEN.is_dir():
         for case in ("tiny", "chunked", "relu_mean"):
@@ -210,7 +211,7 @@ def main() -> None:
     }
     results["rounding"] = rounding()
     RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "verification.json", {**results, **provenance()})
+    write_json(RESULTS / "verification.json", {**results, **origin})
     table = markdown(results)
     write_atomically(RESULTS / "verification.md", table.encode())
     print(table)
