@@ -11,13 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mpmath import mp, mpf
+from mpmath import MPContext
 
 from qgf_ref.arrays import Array
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 
+mp = MPContext()
 mp.dps = 60
+mpf = mp.mpf
 STEP = mpf(10) ** -20
 Vector = list[Any]
 

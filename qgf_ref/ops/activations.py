@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import erf
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import unknown_name
@@ -54,6 +53,8 @@ def _gelu_slope(x: Array, inner: Array) -> Array:
 
 
 def _gelu_erf(x: Array) -> tuple[Array, Array]:
+    from scipy.special import erf  # here, because it is most of the time of `import qgf_ref`
+
     inner = erf(x * math.sqrt(0.5))
     return 0.5 * x * (1 + inner), inner
 
