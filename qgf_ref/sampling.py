@@ -179,6 +179,11 @@ def _denoise(
         step = denoising_step(flow, obs, action, k, weight)
         _finite(step.velocity, k, "the velocity v")
         guidance = estimator(flow, step)
+        if not isinstance(guidance, Guidance) or np.shape(guidance.gradient) != action.shape:
+            raise InputError(
+                f"estimator {estimator.label} must return a Guidance whose gradient has a_t's "
+                f"shape, {action.shape}"
+            )
         _finite(guidance.gradient, k, f"the gradient G of {estimator.label}")
         if observe is not None:
             observe(step, guidance)

@@ -417,6 +417,10 @@ def test_users_code_of_every_kind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="SyntaxError"):
         estimator("broken_module:f")
+    obs, noise = states(ck, 2)
+    with pytest.raises(InputError, match=r"undecorated must return a Guidance .*\(2, 3\)"):
+        wrong = type("Wrong", (Undecorated,), {"__call__": lambda self, flow, step: step.action})
+        sample(ck.flow, obs, noise=noise, weight=0.1, estimator=wrong())
     for malformed in (":f", "..a:b", "a:", "a b:c"):
         with pytest.raises(InputError, match="not of the form"):
             estimator(malformed)
