@@ -208,7 +208,9 @@ def check_vjp(
 
     When x has at most `max_full` elements, each element of Jᵀ y_bar is compared with
     ⟨y_bar, J e_i⟩: error ‖vjp − oracle‖/‖oracle‖. For a larger x, ⟨vjp, x_dot⟩ is compared with
-    ⟨y_bar, J x_dot⟩ along random x_dot: error |difference|/(‖y_bar‖‖J x_dot‖).
+    ⟨y_bar, J x_dot⟩ along random x_dot: error |difference| over the larger of ‖y_bar‖‖J x_dot‖ and
+    ‖vjp‖‖x_dot‖/√size, the typical size of that product (of a scalar function, J x_dot can be far
+    smaller by chance: a direction almost orthogonal to the gradient).
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
     on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
@@ -227,7 +229,8 @@ def check_vjp(
             x_dot = random_like(x, rng)
             y_dot = oracle_jvp(oracle, f, x, x_dot)
             difference = abs(_dot(x_bar, x_dot) - _dot(y_bar, y_dot))
-            error = max(error, _ratio(difference, _norm(y_bar) * _norm(y_dot)))
+            typical = _norm(x_bar) * _norm(x_dot) / np.sqrt(size)
+            error = max(error, _ratio(difference, max(_norm(y_bar) * _norm(y_dot), typical)))
     tolerance = TOLERANCE[oracle] if tolerance is None else tolerance
     return _finish(Check(name, oracle, error, tolerance, directions), raises)
 

@@ -419,8 +419,10 @@ def test_users_code_of_every_kind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
         estimator("broken_module:f")
     obs, noise = states(ck, 2)
     with pytest.raises(InputError, match=r"undecorated must return a Guidance .*\(2, 3\)"):
-        wrong = type("Wrong", (Undecorated,), {"__call__": lambda self, flow, step: step.action})
-        sample(ck.flow, obs, noise=noise, weight=0.1, estimator=wrong())
+        careless: Any = type(
+            "C", (Undecorated,), {"__call__": lambda self, flow, step: step.action}
+        )
+        sample(ck.flow, obs, noise=noise, weight=0.1, estimator=careless())
     for malformed in (":f", "..a:b", "a:", "a b:c"):
         with pytest.raises(InputError, match="not of the form"):
             estimator(malformed)
