@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import mpmath_oracle  # noqa: E402
+from benchmarks.golden import GOLDEN, golden_batch, nested, official_times  # noqa: E402
 from qgf_ref import (  # noqa: E402
+    BumpCritic,
     Checkpoint,
     DistanceCritic,
     GaussianMixture,
@@ -37,10 +39,11 @@ from qgf_ref import (  # noqa: E402
 )
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.flow.quadrature import TiltedLaw  # noqa: E402
+from qgf_ref.interop.official import params_from_flax  # noqa: E402
+from qgf_ref.losses.update import Losses, TrainState, losses, update  # noqa: E402
 from qgf_ref.nets.initialisers import init_value, init_velocity  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 
-GOLDEN = ROOT.parent / "shared" / "golden"
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")
 QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
@@ -89,6 +92,59 @@ def official_actions(case: str, embedding: Any, dtype: str = "float32") -> float
             how |= {"estimator": "qgf", "noise": official["bfn_noise"], "best_of": 4}
         worst = max(worst, float(abs(sample(flow, official["obs"], **how) - official[key]).max()))
     return worst
+
+
+def training_steps(case: str, dtype: str = "float32") -> dict[str, float]:
+    """Against the official training steps: relative error of the losses, absolute error of the
+    parameters after 1 and 5 updates, and the loss error with the times exactly as stored.
+    """
+    with np.load(GOLDEN / case / "train_step_float32.npz") as file:
+        z = dict(file)
+    ck = load(GOLDEN / case / "params_0.pkl", dtype=dtype)
+    hyper, batch = ck.hyperparameters(), golden_batch(z, ck, dtype)
+    state = TrainState.create(ck.networks(embedding="float32"))
+    measured: dict[str, float] = {}
+
+    def loss_error(result: Losses) -> float:
+        official = {"policy": "bc", "critic": "critic", "value": "value"}
+        return max(
+            abs(float(getattr(result, name) / z[f"official/info/{key}_loss"]) - 1)
+            for name, key in official.items()
+        )
+
+    stored = losses(state.networks, batch, z["x0"].astype(dtype), z["t"].astype(dtype), hyper)
+    measured["loss_with_stored_times"] = loss_error(stored)
+    noise, times = [z["x0"], *z["more/x0"]], [z["t"], *z["more/t"]]
+    for n, (x0, t) in enumerate(zip(noise, times, strict=True), start=1):
+        t = official_times(t, ck.options.denoise_steps, dtype)
+        state, result = update(state, batch, x0.astype(dtype), t, hyper)
+        if n == 1:
+            measured["loss"] = loss_error(result)
+        if n in (1, 5):
+            measured[f"parameters_{n}"] = max(
+                float(abs(mine - theirs).max())
+                for name in ("policy", "critic", "target_critic", "value")
+                for mine, theirs in zip(
+                    getattr(state.networks, name).params.arrays(),
+                    params_from_flax(nested(z, f"official/after{n}/{name}/"), name).arrays(),
+                    strict=True,
+                )
+            )
+    return measured
+
+
+def guidance_by_quadrature() -> float:
+    """Largest difference between the closed-form and the quadrature guidance of the same Q."""
+    mixture = GaussianMixture.isotropic([0.4, 0.3, 0.3], [[-2.0], [0.0], [1.0]], 0.15)
+    flow, x = MixtureFlow(mixture), np.linspace(-3, 3, 61)[:, None]
+    quadratic = QuadraticCritic(np.array([1.0]), np.eye(1))
+    general = BumpCritic(quadratic, np.zeros(1), 0.0, 1.0)
+    return max(
+        float(abs(a - flow.guided_velocity(x, t, quadratic, w)).max())
+        for w in (0.1, 0.5, 2.0, 8.0)
+        for t in (0.0, 0.1, 0.5, 0.9, 0.99)
+        for a in [flow.guided_velocity(x, t, general, w)]
+    )
 
 
 def convergence(name: str, critic: Any, weight: float) -> dict[str, Any]:
@@ -174,6 +230,15 @@ def markdown(results: dict[str, Any]) -> str:
             f"| official float32 actions, `{case}` | float32 embedding / exact embedding | "
             f"{errors['float32']:.1e} / {errors['exact']:.1e} |"
         )
+    for case, m in results["training_steps"].items():
+        lines.append(
+            f"| official training steps, `{case}` | losses (relative), parameters after 1 / 5 "
+            f"updates | {m['loss']:.1e}, {m['parameters_1']:.1e} / {m['parameters_5']:.1e} |"
+        )
+    lines.append(
+        "| closed form, exact guidance | by formula against quadrature | "
+        f"{results['guidance_by_quadrature']:.1e} |"
+    )
     for name, fit in results["convergence"].items():
         lines.append(
             f"| closed form, {name} | error at T = 10 / 100 / 800, slope | "
@@ -193,16 +258,18 @@ def markdown(results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, write, print."""
     origin = provenance()
-    results: dict[str, Any] = {"golden_traces": {}, "official_actions": {}}
+    results: dict[str, Any] = {"golden_traces": {}, "official_actions": {}, "training_steps": {}}
     if GOLDEN.is_dir():
         for case in ("tiny", "chunked", "relu_mean"):
             results["golden_traces"][case] = golden_traces(case)
+            results["training_steps"][case] = training_steps(case)
         for case in ("tiny", "chunked", "relu_mean", "pinned_jax"):
             results["official_actions"][case] = {
                 e: official_actions(case, e) for e in ("float32", "exact")
             }
     else:
         print(f"no {GOLDEN}: the golden files are left out", file=sys.stderr)
+    results["guidance_by_quadrature"] = guidance_by_quadrature()
     quadratic = QuadraticCritic(np.array([1.0]), np.eye(1))
     results["convergence"] = {
         "BC to the mixture": convergence("none", quadratic, 0.0),

@@ -87,12 +87,10 @@ def profile(
     guided = [e for e in estimators if e.name != "none"]
 
     gradients: dict[str, Array] = {}
-    milliseconds = {}
     middle = flow.denoise_steps // 2
     for e in guided:
         progress(f"(b) gradients of {e.label}")
         gradients[e.label] = np.stack([e(flow, step).gradient for step in states])
-        milliseconds[e.label] = _milliseconds(e, flow, states[middle])
     products, chain_products = {}, {}
     for e in estimators:
         products[e.label], chain_products[e.label] = _products(e, flow, states)
@@ -135,7 +133,7 @@ def profile(
         departure=departure,
         products=products,
         chain_products=chain_products,
-        milliseconds=milliseconds,
+        milliseconds=_milliseconds(guided, flow, states[middle]),
         q=_final_q(flow, chain.obs, noise, guided, progress),
     )
 
@@ -179,13 +177,17 @@ def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tu
     return at_middle, str(total)
 
 
-def _milliseconds(e: Estimator, flow: GuidedFlow, step: DenoisingStep, repeats: int = 5) -> float:
-    elapsed = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        e(flow, step)
-        elapsed.append(time.perf_counter() - start)
-    return float(np.median(elapsed)) * 1e3
+def _milliseconds(
+    estimators: list[Estimator], flow: GuidedFlow, step: DenoisingStep, rounds: int = 7
+) -> dict[str, float]:
+    """Median time of one call, the estimators taking turns so that none has the warm caches."""
+    elapsed: dict[str, list[float]] = {e.label: [] for e in estimators}
+    for _ in range(rounds):
+        for e in estimators:
+            start = time.perf_counter()
+            e(flow, step)
+            elapsed[e.label].append(time.perf_counter() - start)
+    return {label: float(np.median(times)) * 1e3 for label, times in elapsed.items()}
 
 
 def _rows(step: DenoisingStep, rows: int) -> DenoisingStep:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.golden import golden_batch, nested
+from benchmarks.verify import training_steps
 from qgf_ref.arrays import Array
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
@@ -18,8 +20,6 @@ from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.losses.update import Batch, Hyperparameters, TrainState, losses, update
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from tests.conftest import Golden, small_checkpoint, states
-
-NETWORKS = ("policy", "critic", "target_critic", "value")
 
 
 def batch_of(ck: Any, rows: int = 12) -> tuple[Batch, Array, Array]:
@@ -116,53 +116,16 @@ def test_a_loss_that_is_not_finite_names_the_network() -> None:
         update(TrainState.create(ck.networks()), bad, x0, t, Hyperparameters())
 
 
-def golden_batch(z: dict[str, Array], ck: Any, dtype: str, rounded: bool = True) -> Batch:
-    """The golden batch, last window element; rounded to float32 first, as the official jit does."""
-    actions = z["batch/actions"]
-    chunked = ck.options.action_chunking
-    batch = Batch(
-        z["batch/observations"],
-        actions.reshape(len(actions), -1) if chunked else actions[:, 0],
-        z["batch/next_observations"][:, -1],
-        z["batch/rewards"][:, -1],
-        z["batch/masks"][:, -1],
-        z["batch/valid"][:, -1],
-    )
-    return (batch.astype("float32") if rounded else batch).astype(dtype)
-
-
-def official_times(stored: Array, T: int, dtype: str) -> Array:
-    """k/T in float32. For T = 7 the stored times are fl(k)·fl(1/T), one ulp off; the official
-    loss is reproduced ten times better (6e-7 against 7e-6) by fl(k/T).
-    """
-    return (np.rint(stored * T).astype(np.float32) / np.float32(T)).astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_golden_training_steps(golden: Golden, dtype: str) -> None:
     """Losses ≤ 1e-6 relative, parameters after 1 and 5 updates ≤ 1e-5.
 
     Measured: losses 7.2e-7 (relu_mean, T = 7; 1.2e-7 elsewhere), parameters 2.9e-6 (8e-7).
     """
-    z = golden.npz("train_step_float32")
-    ck = golden.load(dtype)
-    hyper, T = ck.hyperparameters(), ck.options.denoise_steps
-    batch = golden_batch(z, ck, dtype)
-    state = TrainState.create(ck.networks(embedding="float32"))
-    noise = [z["x0"], *z["more/x0"]]
-    times = [z["t"], *z["more/t"]]
-    for n, (x0, t) in enumerate(zip(noise, times, strict=True), start=1):
-        state, result = update(state, batch, x0.astype(dtype), official_times(t, T, dtype), hyper)
-        if n == 1:
-            for name, key in (("policy", "bc"), ("critic", "critic"), ("value", "value")):
-                expected = z[f"official/info/{key}_loss"]
-                assert abs(getattr(result, name) / expected - 1) < 1e-6
-        if n in (1, 5):
-            for name in NETWORKS:
-                after = params_from_flax(nested(z, f"official/after{n}/{name}/"), name)
-                actual = getattr(state.networks, name).params
-                for a, e in zip(actual.arrays(), after.arrays(), strict=True):
-                    assert abs(a - e).max() < 1e-5
+    measured = training_steps(golden.name, dtype)
+    assert measured["loss"] < 1e-6
+    assert measured["parameters_1"] < 1e-5
+    assert measured["parameters_5"] < 1e-5
 
 
 def test_golden_gradients_in_float64(golden: Golden) -> None:
@@ -185,18 +148,6 @@ def test_golden_gradients_in_float64(golden: Golden) -> None:
         gradient = params_from_flax(nested(expected, f"grad/{name}/"), name)
         for a, e in zip(getattr(result, f"{name}_bar").arrays(), gradient.arrays(), strict=True):
             assert np.linalg.norm(a - e) <= 5e-13 * np.linalg.norm(e)
-
-
-def nested(z: dict[str, Array], prefix: str) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, array in z.items():
-        if key.startswith(prefix):
-            *path, leaf = key.removeprefix(prefix).split("/")
-            node = tree
-            for part in path:
-                node = node.setdefault(part, {})
-            node[leaf] = array
-    return tree
 
 
 def test_every_network_learns_at_the_given_rate() -> None:
