@@ -97,8 +97,9 @@ def _measure(
     checks: list[Check] = []
     point = Point.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs = checks_of(point, estimators)
+    hidden = None if show_progress else True  # None: shown on a terminal, not in a log file
     stages = len(jobs) + profile_stages(estimators) + len(estimators)
-    with tqdm(total=stages, disable=not show_progress, bar_format=BAR, leave=False) as bar:
+    with tqdm(total=stages, disable=hidden, bar_format=BAR, leave=False) as bar:
 
         def advance(what: str) -> None:
             bar.set_description_str(what[:48].ljust(48))
