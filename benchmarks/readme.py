@@ -32,6 +32,9 @@ def command_output(name: str) -> str:
         extra = ["--out", f"{place}/qgf_audit"] if name == "audit" else []
         if qgf_ref_command([*COMMANDS[name], *extra]) != 0:
             raise SystemExit(f"qgf-ref {name} failed:\n{out.getvalue()}")
+        if name == "audit":
+            report = Path(place, "qgf_audit", "report.json").read_text().replace(f"{ROOT}/", "")
+            write_atomically(RESULTS / "audit.json", report.encode())
         return out.getvalue().replace(f"{place}/", "").replace(f"{ROOT}/", "")
 
 

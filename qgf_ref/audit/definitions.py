@@ -1,16 +1,20 @@
 """Every estimator once more, from its definition and the complex step: no vjp is used here.
 
 Jacobians and gradients come column by column from forwards at complex arguments, so that an error
-in a hand-written product, or in how an estimator composes products, cannot hide.
+in a hand-written product, or in how an estimator composes products, cannot hide. Two helpers are
+shared with the estimators and have tests of their own: the polar factor of a given matrix, and the
+smoothing draws of a given seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.checks import central_difference, complex_step
 from qgf_ref.flow.euler import rollout
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
@@ -25,18 +29,22 @@ from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth, shared_noise
 from qgf_ref.guidance.qgf_masked import QGFMasked
 from qgf_ref.guidance.queries import bounded, critic_value
+from qgf_ref.ops.structure import unit
 
-H = 1e-30
+DirectionalDerivative = Callable[[Callable[[Array], Array], Array, Array], Any]
 
 
-def jacobian(f: Callable[[Array], Array], x: Array) -> Array:
-    """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,)."""
+def jacobian(
+    f: Callable[[Array], Array], x: Array, by: DirectionalDerivative = complex_step
+) -> Array:
+    """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,).
+
+    by  `complex_step`, or `central_difference` for an f that takes no complex arguments
+    """
     columns = []
     for i in range(x.shape[1]):
-        shifted = x.astype(complex)
-        shifted[:, i] += 1j * H
-        y = np.asarray(f(shifted)).imag / H
-        columns.append(y[:, None] if y.ndim == 1 else y)
+        column = np.asarray(by(f, x, unit(x, i)))
+        columns.append(column[:, None] if column.ndim == 1 else column)
     return np.stack(columns, axis=-1)
 
 
@@ -76,8 +84,8 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
             return q_gradient(one_step(a))
         case QGFMasked():
             pre = unclipped(a, t)
-            mask = gradient_of_clip(flow, pre)
-            return mask * q_gradient(one_step(a))
+            mask = complex_step(lambda x: bounded(flow, x).x, pre, np.ones_like(pre))
+            return np.asarray(mask) * q_gradient(one_step(a))
         case QGFJacobian():
             return gradient(lambda x: critic_value(flow, obs, one_step(x)), a)
         case QGFJacobianUnmasked():
@@ -104,11 +112,6 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
             return potential_gradient(estimator, flow, step)
 
 
-def gradient_of_clip(flow: GuidedFlow, x: Array) -> Array:
-    """The diagonal of ∂clip/∂x, by complex step."""
-    return np.asarray(bounded(flow, x + 1j * H).x).imag / H
-
-
 def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> DenoisingStep:
     """The same step at another action, its velocity recomputed."""
     velocity, cache = flow.field.forward(step.obs, action, step.time)
@@ -128,20 +131,11 @@ def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingSt
         assert value is not None
         return value
 
-    if estimator.analytic:
-        return gradient(phi, step.action)
-    return differences(phi, step.action)[:, 0]
+    return jacobian(phi, step.action, _derivative(estimator))[:, 0]
 
 
-def differences(f: Callable[[Array], Array], x: Array, h: float = 1e-6) -> Array:
-    """`jacobian` by central differences, for functions that do not take complex arguments."""
-    columns = []
-    for i in range(x.shape[1]):
-        shift = np.zeros_like(x)
-        shift[:, i] = h
-        y = (np.asarray(f(x + shift)) - np.asarray(f(x - shift))) / (2 * h)
-        columns.append(y[:, None] if y.ndim == 1 else y)
-    return np.stack(columns, axis=-1)
+def _derivative(estimator: Estimator) -> DirectionalDerivative:
+    return complex_step if estimator.analytic else central_difference
 
 
 def departure_from_gradient_field(
@@ -156,8 +150,7 @@ def departure_from_gradient_field(
     def g(x: Array) -> Array:
         return estimator(flow, at_action(flow, step, x)).gradient
 
-    by = jacobian if estimator.analytic else differences
-    A = by(g, step.action)
+    A = jacobian(g, step.action, _derivative(estimator))
     AT = np.swapaxes(A, 1, 2)
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))

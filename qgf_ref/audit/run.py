@@ -40,8 +40,7 @@ def audit(
 
     weight  of the guidance in the float32-against-float64 comparison
     BLAS is held to one thread meanwhile: at these batch sizes more do not help, and when other
-    processes want the cores they spin (measured: 23 s on an idle machine with one or two threads,
-    230 s with two on a busy one).
+    processes want the cores they spin.
     Raises InputError on observations of another width, fewer than 2, or not finite, on estimators
     that do not run on this checkpoint or share a name, and on a weight that is not ≥ 0.
     """
@@ -83,7 +82,7 @@ def _require_usable(
     if all(label == "none" for label in labels):
         raise InputError("give at least one estimator beside 'none'")
     for e in estimators:
-        sample(checkpoint.flow, obs[:1], estimator=e, weight=weight, rng=0, denoise_steps=1)
+        sample(checkpoint.flow, obs[:1], estimator=e, weight=weight, rng=0)
 
 
 def _measure(

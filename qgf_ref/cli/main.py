@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; nothing was overwritten", file=sys.stderr)
+        print("interrupted; no file is left half written", file=sys.stderr)
         return INTERRUPTED
 
 

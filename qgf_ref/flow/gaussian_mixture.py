@@ -100,6 +100,13 @@ class GaussianMixture:
         shift = terms.real.max(axis=1)
         return shift + np.log(np.exp(terms - shift[:, None]).sum(axis=1))
 
+    def moments(self) -> tuple[Array, Array]:
+        """Mean (D,) and covariance (D, D)."""
+        mean = self.weights @ self.means
+        offset = self.means - mean
+        within = np.einsum("m,mij->ij", self.weights, self.covariances)
+        return mean, within + np.einsum("m,mi,mj->ij", self.weights, offset, offset)
+
     def sample(self, rng: np.random.Generator, rows: int) -> Array:
         """Independent draws (rows, D)."""
         which = rng.choice(len(self.weights), size=rows, p=self.weights)

@@ -196,9 +196,7 @@ def test_scheduled_tends_to_the_exact_first_order_guidance() -> None:
 def test_the_limit_at_time_zero() -> None:
     """Cov(x1)∇Q(E[x1]) is the limit of ((1−t)/t)·J₀ᵀ∇Q at t → 0; the error is O(1/T)."""
     mixture, critic = correlated(2), critic_of(2)
-    mean = mixture.weights @ mixture.means
-    outer = np.einsum("m,mi,mj->ij", mixture.weights, mixture.means - mean, mixture.means - mean)
-    covariance = np.einsum("m,mij->ij", mixture.weights, mixture.covariances) + outer
+    mean, covariance = mixture.moments()
     limit = critic.gradient(mean[None]) @ covariance
     errors = []
     for T in (50, 100, 200):
