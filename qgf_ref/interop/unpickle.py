@@ -10,6 +10,7 @@ pickle protocols 2 to 5.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,11 @@ def read_pickle(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return _Plain().convert(_Machine(len(data)).run(data), 0)
+        with warnings.catch_warnings():
+            # pickletools decodes the text of instructions that are refused afterwards, and warns
+            # of its odd escapes
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _Plain().convert(_Machine(len(data)).run(data), 0)
     except Refused as refused:
         raise InputError(
             f"{path} is refused: it contains {refused}, which an array file does not need. "

@@ -162,6 +162,7 @@ HOSTILE = {
     "too many arguments": (stream(b"ccollections\nOrderedDict\n", b"}}\x86R"), "does not make"),
     "a bare dtype": (stream(b"cnumpy\ndtype\n", text("f4"), b"\x85R"), "bare type"),
     "a bytes object longer than the file": (stream(b"\x8e", struct.pack("<Q", 1 << 40)), "corrupt"),
+    "an odd escape in a string": (stream(b"S'\\q'\n"), "instruction STRING"),
     "no end": (b"\x80\x04}", "corrupt"),
     "an empty stack": (stream(), "the stream ends with"),
     "set on nothing": (stream(text("a"), text("b"), b"s"), "corrupt"),

@@ -182,3 +182,18 @@ def test_golden_losses_with_the_stored_times(golden: Golden) -> None:
     policy = losses(nets, batch, z["x0"], z["t"], ck.hyperparameters()).policy
     tolerance = 1e-5 if golden.name == "relu_mean" else 1e-6
     assert abs(policy / z["official/info/bc_loss"] - 1) < tolerance
+
+
+def test_the_same_seed_trains_the_same_bits() -> None:
+    def run() -> bytes:
+        ck = small_checkpoint(dtype="float32")
+        state = TrainState.create(ck.networks(embedding="float32"))
+        batch, _, t = batch_of(ck)
+        rng = np.random.default_rng(3)
+        for _ in range(5):
+            x0 = rng.standard_normal(batch.action.shape).astype(np.float32)
+            state, _ = update(state, batch.astype(np.float32), x0, t, Hyperparameters())
+        nets = state.networks
+        return b"".join(a.tobytes() for n in vars(nets).values() for a in n.params.arrays())
+
+    assert run() == run()
