@@ -1,0 +1,145 @@
+"""OGBench's names: which environment and which data set a task name stands for.
+
+    cube-single-play-singletask-task1-v0
+    └── env ──┘ └type┘           └ task ┘
+
+names the environment `cube-single-singletask-task1-v0` and the data set `cube-single-play-v0`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, listing
+
+DATASET_TYPES = ("play", "noisy", "navigate", "stitch", "explore")
+_NAME = re.compile(
+    rf"(?P<env>[a-z0-9-]+?)-(?P<type>{'|'.join(DATASET_TYPES)})"
+    r"(?P<single>-singletask(-task(?P<number>[1-9]))?)?-(?P<version>v[0-9]+)"
+)
+_QUIET = (
+    (UserWarning, r".*Box (low|high)'s precision lowered"),
+    (UserWarning, r".*Overriding environment .* already in registry"),
+    (Warning, r".*(X11|DISPLAY|Wayland).*"),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One OGBench task.
+
+    name     as the user gave it, e.g. cube-single-play-singletask-task1-v0
+    env_id   the Gymnasium id, e.g. cube-single-singletask-task1-v0
+    dataset  the data set's name, e.g. cube-single-play-v0
+    """
+
+    name: str
+    env_id: str
+    dataset: str
+
+    def make_env(self, **options: Any) -> Any:
+        """The Gymnasium environment; `options` go to `gymnasium.make`."""
+        return make_env(self.env_id, **options)
+
+
+def task(name: str) -> Task:
+    """The single-task problem `name`; raises InputError, with near names, when there is none."""
+    found = _NAME.fullmatch(name)
+    valid = registered_tasks()
+    if found is None or not found["single"]:
+        near = difflib.get_close_matches(name, _examples(valid), n=3, cutoff=0.3)
+        raise InputError(
+            f"unknown task {name!r}: expected ENV-TYPE-singletask[-taskN]-v0 with TYPE among "
+            f"{', '.join(DATASET_TYPES)}, e.g. {listing(near or _examples(valid)[:3])}"
+        )
+    env_id = f"{found['env']}{found['single']}-{found['version']}"
+    if env_id not in valid:
+        near = difflib.get_close_matches(env_id, valid, n=4, cutoff=0.3)
+        shown = (n.replace("-singletask", f"-{found['type']}-singletask") for n in near)
+        raise InputError(f"unknown task {name!r}; OGBench has, among others: {listing(shown)}")
+    return Task(name, env_id, f"{found['env']}-{found['type']}-{found['version']}")
+
+
+def dataset_env(name: str) -> tuple[str, str]:
+    """(environment id, type) of the data set `name`: cube-single-play-v0 → cube-single-v0, play.
+
+    Raises InputError when OGBench has no such environment.
+    """
+    found = _NAME.fullmatch(name)
+    valid = _registered(single=False)
+    if found is None or found["single"] or f"{found['env']}-{found['version']}" not in valid:
+        hint = ""
+        if found is not None and found["single"]:
+            own = f"{found['env']}-{found['type']}-{found['version']}"
+            hint = f"; the data set of this task is {own}"
+        near = difflib.get_close_matches(name, valid, n=4, cutoff=0.3) or valid[:4]
+        raise InputError(
+            f"unknown data set {name!r}: expected ENV-TYPE-v0 with TYPE among "
+            f"{', '.join(DATASET_TYPES)} and ENV-v0 among {listing(near)}{hint}"
+        )
+    return f"{found['env']}-{found['version']}", found["type"]
+
+
+def registered_tasks() -> list[str]:
+    """The Gymnasium ids of all of OGBench's state-based single-task environments."""
+    return _registered(single=True)
+
+
+def make_env(env_id: str, **options: Any) -> Any:
+    """`gymnasium.make` with OGBench registered and its known, harmless warnings off."""
+    gymnasium = _gymnasium()
+    quiet()
+    return gymnasium.make(env_id, disable_env_checker=True, **options)
+
+
+def seeded_reset(env: Any, seed: int) -> Array:
+    """Reset `env` to the initial state of `seed` and return the observation (O,).
+
+    `env.reset(seed=…)` alone does not fix it: the mazes draw their initial noise from NumPy's
+    global generator and settle with actions sampled from the action space. Both are seeded here.
+    """
+    np.random.seed(seed)  # noqa: NPY002  (it is this generator that OGBench draws from)
+    env.unwrapped.action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    return np.asarray(obs)
+
+
+def quiet() -> None:
+    """From now on, ignore the warnings that OGBench's environments raise at every reset."""
+    for category, message in _QUIET:
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def _gymnasium() -> Any:
+    # not at the module's top: importing MuJoCo takes a second, and few commands need it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import gymnasium
+        import ogbench  # noqa: F401  (registers the environments)
+    return gymnasium
+
+
+def _registered(single: bool) -> list[str]:
+    skip = ("visual", "online", "powderworld")
+    return sorted(
+        name
+        for name, spec in _gymnasium().registry.items()
+        if str(spec.entry_point).startswith("ogbench.")
+        and not name.startswith(skip)
+        and ("-singletask" in name) == single
+    )
+
+
+def _examples(valid: list[str]) -> list[str]:
+    shown = []
+    for name in valid:
+        kind = "navigate" if "maze" in name or "soccer" in name else "play"
+        shown.append(name.replace("-singletask", f"-{kind}-singletask"))
+    return shown
