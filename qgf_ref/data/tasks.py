@@ -87,6 +87,27 @@ def dataset_env(name: str) -> tuple[str, str]:
     return f"{found['env']}-{found['version']}", found["type"]
 
 
+def relabel(task: Task, data: dict[str, Array]) -> tuple[Array, Array]:
+    """Rewards and masks (N,), float32, of the states in `data` (qpos, button_states) for `task`.
+
+    OGBench's own rule, `ogbench.relabel_utils.relabel_dataset`, on a fresh environment.
+    """
+    env = task.make_env()
+    from ogbench.relabel_utils import relabel_dataset
+
+    expected, given = env.observation_space.shape, data["observations"].shape[1:]
+    if given != expected:
+        raise InputError(
+            f"{task.env_id} has observations of shape {expected}, the data set's are {given}: "
+            f"is it the data set {task.dataset}?"
+        )
+    seeded_reset(env, 0)
+    labelled = dict(data)
+    relabel_dataset(task.env_id, env, labelled)
+    env.close()
+    return labelled["rewards"], labelled["masks"]
+
+
 def registered_tasks() -> list[str]:
     """The Gymnasium ids of all of OGBench's state-based single-task environments."""
     return _registered(single=True)

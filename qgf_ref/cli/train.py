@@ -1,0 +1,125 @@
+"""qgf-ref train."""
+
+from __future__ import annotations
+
+import argparse
+import types
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from qgf_ref.errors import InputError
+from qgf_ref.interop.parameter_file import json_object
+from qgf_ref.training.config import PRESETS, TrainConfig, preset
+from qgf_ref.training.loop import signal_name
+from qgf_ref.training.run import Finished, resume, start
+
+EXAMPLE = """examples:
+  qgf-ref train cube-single-play-singletask-task1-v0 --data ../shared/data --out runs/cube1
+  qgf-ref train --resume runs/cube1                    (after Ctrl-C, a kill, a power cut)
+  qgf-ref train --resume runs/cube1 --updates 60000    (longer than planned)
+  qgf-ref train pointmaze-medium-navigate-singletask-v0 --preset paper --seed 1
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command; its flags are the fields of `TrainConfig`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a flow policy and an IQL critic on an OGBench task",
+        description="Behaviour cloning of a flow policy and an IQL critic, which never touch, on a "
+        "single-task OGBench problem. Ctrl-C saves; --resume continues bit for bit.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="TASK", help="OGBench single-task name")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: qgf_runs/TASK/seedN")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="default: small")
+    parser.add_argument(
+        "--config", type=Path, metavar="F.json", help="settings; flags override them"
+    )
+    group = parser.add_argument_group("settings")
+    kinds = get_type_hints(TrainConfig)
+    for setting in fields(TrainConfig):
+        if setting.name != "task":
+            _add_flag(group, setting.name, kinds[setting.name], setting)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 130 or 143 when a signal ended it."""
+    given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.resume is not None:
+        finished = resume(args.resume, _only_updates(args, given))
+    else:
+        config = _configuration(args, given)
+        out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
+        finished = start(config, out)
+    return _report(finished)
+
+
+def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
+    if args.config is not None and args.preset is not None:
+        raise InputError("give --config or --preset, not both: a configuration is complete")
+    if args.config is not None:
+        try:
+            text = args.config.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise InputError(f"cannot read {args.config}: {error}") from error
+        config = TrainConfig.from_json(json_object(text, str(args.config)), str(args.config))
+    else:
+        config = preset(args.preset or "small")
+    config = replace(config, **given, **({"task": args.name} if args.name else {}))
+    if not config.task:
+        raise InputError(
+            "which task? e.g. qgf-ref train cube-single-play-singletask-task1-v0 (or --resume DIR)"
+        )
+    return config
+
+
+def _only_updates(args: argparse.Namespace, given: dict[str, Any]) -> int | None:
+    other = sorted(set(given) - {"updates"})
+    other += [n for n in ("name", "out", "preset", "config") if getattr(args, n) is not None]
+    if other:
+        raise InputError(
+            f"--resume takes its settings from the run; only --updates may change, not "
+            f"{', '.join(other)}"
+        )
+    return given.get("updates")
+
+
+def _report(finished: Finished) -> int:
+    where, state, config = finished.directory, finished.state, finished.config
+    if finished.signal is not None:
+        print(
+            f"{signal_name(finished.signal)} after update {state.update} of {config.updates}; "
+            f"everything is saved in {where}\nNext: qgf-ref train --resume {where}"
+        )
+        return 128 + finished.signal
+    if state.metrics:
+        last = state.metrics[-1]
+        print("  ".join(f"{name} {last[name]:.4g}" for name in last))
+    print(f"{state.update} updates; checkpoint, metrics.csv and losses.png in {where}")
+    print(f"Next: qgf-ref evaluate --checkpoint {where} --task {config.task}")
+    return 0
+
+
+def _add_flag(group: Any, name: str, kind: Any, setting: Any) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    shown = setting.default
+    options: dict[str, Any] = {"dest": name, "default": None}
+    if get_origin(kind) is types.UnionType:
+        options["type"] = get_args(kind)[0]
+    elif get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    elif get_origin(kind) is tuple:
+        options |= {"type": int, "nargs": "+", "metavar": "F"}
+        shown = " ".join(str(v) for v in shown)
+    else:
+        options["type"] = kind
+    if "choices" not in options and "metavar" not in options:
+        options["metavar"] = {int: "N", float: "X"}.get(kind, "V")
+    default = "" if shown is None else f" (default: {shown})"
+    group.add_argument(flag, help=f"{setting.metadata['help']}{default}", **options)

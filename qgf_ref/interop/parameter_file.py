@@ -1,0 +1,115 @@
+"""Named groups of MLP parameters in one safetensors file, with a format name and metadata.
+
+Tensors are called GROUP.layers.0.kernel, …; checkpoints and training states are such files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from qgf_ref.arrays import Array, require_finite
+from qgf_ref.errors import InputError, listing
+from qgf_ref.nets.mlp import LayerParams, MLPParams
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,2}")
+
+
+def serialise(groups: Mapping[str, MLPParams], metadata: Mapping[str, str]) -> bytes:
+    """The file's bytes."""
+    tensors = {
+        # safetensors writes the buffer as it lies in memory
+        f"{group}.{name}": np.ascontiguousarray(array)
+        for group, params in groups.items()
+        for name, array in params.named()
+    }
+    return _with_ordered_header(save(tensors, dict(metadata)))
+
+
+def _with_ordered_header(data: bytes) -> bytes:
+    # the library writes the metadata in the order of a randomly seeded hash map: equal contents
+    # must be equal bytes
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def read_tensors(path: Path, kind: str, version: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """Tensors and metadata of `path`; raises InputError if it is no readable `kind` file."""
+    tensors: dict[str, Array] = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
+                tensors[name] = file.get_tensor(name)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != kind:
+        raise InputError(
+            f"{path} is a safetensors file, but not a {kind.replace('.', ' ')} (format: "
+            f"{metadata.get('format', 'not stated')!r})"
+        )
+    if metadata.get("version") != version:
+        raise InputError(
+            f"{path} has format version {metadata.get('version')!r}; this release reads {version!r}"
+        )
+    return tensors, metadata
+
+
+def parameter_groups(
+    tensors: Mapping[str, Array], names: Sequence[str], source: str
+) -> dict[str, MLPParams]:
+    """The groups `names` made of `tensors`; raises InputError on any that lacks or is unexpected."""
+    parts = {f.name for f in fields(LayerParams)}
+    layers: dict[str, dict[int, dict[str, Array]]] = {n: defaultdict(dict) for n in names}
+    for name, array in tensors.items():
+        match name.split("."):
+            case [group, "layers", index, part] if (
+                group in layers and _INDEX.fullmatch(index) and part in parts
+            ):
+                if array.dtype.kind != "f":
+                    raise InputError(f"{source}: {name} must hold floats, not {array.dtype}")
+                require_finite(array, f"{source}: {name}", InputError)
+                layers[group][int(index)][part] = array
+            case _:
+                raise InputError(f"{source}: unexpected tensor {listing([name])}")
+    groups = {}
+    for group, by_index in layers.items():
+        for i in range(max(by_index, default=0) + 1):
+            layer = by_index.get(i, {})
+            lacking = {"kernel", "bias"} - set(layer)
+            if ("scale" in layer) != ("offset" in layer):
+                lacking |= {"scale", "offset"} - set(layer)
+            if lacking:
+                absent = " and ".join(sorted(lacking))
+                raise InputError(f"{source}: layer {i} of the {group} lacks {absent}")
+            if layer["kernel"].ndim not in (2, 3):
+                shape = layer["kernel"].shape
+                raise InputError(f"{source}: a kernel has 2 or 3 axes, not the shape {shape}")
+        groups[group] = MLPParams(tuple(LayerParams(**by_index[i]) for i in range(len(by_index))))
+    return groups
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in `text`; raises InputError if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{what} is not a JSON object")
+    return found

@@ -1,0 +1,1 @@
+"""Training: behaviour cloning and IQL on an OGBench data set, resumable bit for bit."""

@@ -1,0 +1,166 @@
+"""The configuration of a training run: one dataclass, from which flags and JSON are made."""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from qgf_ref.data.datasets import Masks
+from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.interop.checkpoint import Options
+from qgf_ref.losses.update import Hyperparameters
+
+FlowTimes = Literal["grid", "uniform"]
+
+
+def _setting(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines a run. Raises InputError on a value out of range.
+
+    The field's `help` texts are those of the command line. Defaults are the preset `small`.
+    """
+
+    task: str = _setting("", "OGBench task, e.g. cube-single-play-singletask-task1-v0")
+    data: str | None = _setting(None, "npz file or directory (default: OGBench's cache, download)")
+    seed: int = _setting(0, "of the initial parameters, batches and noise")
+    updates: int = _setting(30_000, "length of the run")
+    batch: int = _setting(256, "rows of a training batch")
+    hidden: tuple[int, ...] = _setting((256, 256, 256), "hidden layers of all networks")
+    ensemble: int = _setting(2, "members of the critic")
+    activation: str = _setting("gelu", "of all networks")
+    q_aggregation: str = _setting("min", "over the critic's members")
+    denoise_steps: int = _setting(10, "T, Euler steps of the sampler")
+    flow_times: FlowTimes = _setting("grid", "training times: {0, 1/T, …, 1} or U[0, 1]")
+    horizon_length: int = _setting(5, "H, actions in a chunk")
+    discount: float = _setting(0.99, "γ")
+    expectile: float = _setting(0.9, "τ of the value's expectile regression")
+    tau: float = _setting(0.005, "step of the target critic's moving average")
+    learning_rate: float = _setting(3e-4, "of the three Adam optimisers")
+    masks: Masks = _setting(
+        "relabelled", "official-100m: the official 100M loader's overwritten masks"
+    )
+    action_clip_eps: float = _setting(1e-5, "data actions are clipped to ±(1 − eps)")
+    slice_steps: int = _setting(1000, "updates between slices, if --data is a directory of them")
+    log_every: int = _setting(1000, "updates between rows of metrics.csv")
+    checkpoint_every: int = _setting(5000, "updates between saved states")
+    evaluate_every: int = _setting(0, "updates between evaluations in the environment; 0: never")
+    evaluate_episodes: int = _setting(10, "episodes of such an evaluation")
+    evaluate_weight: float = _setting(0.03, "guidance weight of such an evaluation (qgf)")
+    threads: int = _setting(1, "threads of the matrix products; part of what fixes the bits")
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(TrainConfig)
+        for setting in fields(self):
+            value = _coerced(setting.name, getattr(self, setting.name), kinds[setting.name])
+            object.__setattr__(self, setting.name, value)
+        least = {
+            "seed": 0, "updates": 0, "batch": 1, "ensemble": 1, "slice_steps": 1, "log_every": 1,
+            "checkpoint_every": 1, "evaluate_every": 0, "evaluate_episodes": 1, "threads": 1,
+        }  # fmt: skip
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"hidden must be one or more widths ≥ 1, got {self.hidden}")
+        for name in ("tau", "discount", "expectile"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("learning_rate", "evaluate_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be ≥ 0, got {getattr(self, name)}")
+        if not 0 <= self.action_clip_eps < 1:
+            raise InputError(f"action_clip_eps must lie in [0, 1), got {self.action_clip_eps}")
+        if self.evaluate_every % self.log_every:
+            raise InputError(
+                f"evaluate_every must be a multiple of log_every ({self.log_every}), got "
+                f"{self.evaluate_every}"
+            )
+        self.options()
+
+    def options(self) -> Options:
+        """What the checkpoint will carry."""
+        return Options(
+            activation=self.activation,
+            q_aggregation=self.q_aggregation,
+            denoise_steps=self.denoise_steps,
+            horizon_length=self.horizon_length,
+            action_chunking=True,
+            discount=self.discount,
+            expectile=self.expectile,
+        )
+
+    def hyperparameters(self) -> Hyperparameters:
+        """What an update needs."""
+        return Hyperparameters(
+            discount=self.discount,
+            horizon=self.horizon_length,
+            expectile=self.expectile,
+            tau=self.tau,
+            learning_rate=self.learning_rate,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> TrainConfig:
+        """From a JSON object; absent settings take their defaults.
+
+        Raises InputError on a setting that does not exist or has the wrong type.
+        """
+        if not isinstance(values, dict):
+            raise InputError(f"{source} must be a JSON object of settings")
+        known = {f.name for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown_name(f"setting in {source}", name, known)
+        return cls(**values)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "paper": {
+        "updates": 500_000,
+        "batch": 1024,
+        "hidden": (1024, 1024, 1024, 1024),
+        "discount": 0.999,
+        "checkpoint_every": 2000,
+    },
+}
+"""Settings that differ from the defaults. paper: the table of method.md, section 1."""
+
+
+def preset(name: str) -> TrainConfig:
+    """The configuration of a preset, its task still empty."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return replace(TrainConfig(), **PRESETS[name])
+
+
+def _coerced(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of `kind` (an int serves as a float, a list as a tuple)."""
+    if get_origin(kind) is types.UnionType:
+        inner, _ = get_args(kind)
+        return None if value is None else _coerced(name, value, inner)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise unknown_name(name, value, get_args(kind))
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name} must be a list of integers, got {value!r}")
+        return tuple(_coerced(name, v, int) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise InputError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"{name} must be finite, got {value}")
+    return value

@@ -1,0 +1,161 @@
+"""The training loop: batches, updates, metrics, saved states.
+
+What a run's directory holds:
+
+    model.safetensors, config.json  the checkpoint, which `qgf_ref.load` reads from the directory
+    state.safetensors               everything a resumed run needs, written in one piece
+    metrics.csv, losses.png         losses, on training and on validation data
+    train.json                      configuration, data set, versions, commit, timing
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from qgf_ref.arrays import Array
+from qgf_ref.data.windows import Transitions, sample_starts, windows
+from qgf_ref.errors import NonFiniteError
+from qgf_ref.flow.path import sample_times
+from qgf_ref.interop.native import save_checkpoint
+from qgf_ref.losses.update import Batch, losses, update
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.curves import loss_curves, metrics_csv
+from qgf_ref.training.interruption import StopRequest
+from qgf_ref.training.record import Record
+from qgf_ref.training.state import LOSSES, RunState, save_state
+
+STATE, METRICS, CURVES = "state.safetensors", "metrics.csv", "losses.png"
+VALIDATION_ROWS = 2048
+_POSTFIX_EVERY = 50
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """A fixed batch of held-out windows with fixed noise and times."""
+
+    batch: Batch
+    x0: Array
+    t: Array
+
+    @classmethod
+    def draw(cls, data: Transitions, config: TrainConfig) -> ValidationSet:
+        """Up to VALIDATION_ROWS windows, drawn from a generator of the validation's own."""
+        rng = np.random.default_rng([config.seed, 1])
+        return cls(*training_batch(rng, data, replace(config, batch=VALIDATION_ROWS)))
+
+
+def training_batch(
+    rng: np.random.Generator, data: Transitions, config: TrainConfig
+) -> tuple[Batch, Array, Array]:
+    """One batch of windows, its noise x0 (B, D) and flow times t (B,), all float32."""
+    starts = sample_starts(rng, data, config.batch, config.horizon_length)
+    batch = windows(data, starts, config.horizon_length, config.discount).astype(np.float32)
+    x0 = rng.standard_normal(batch.action.shape).astype(np.float32)
+    if config.flow_times == "grid":
+        t = sample_times(rng, config.batch, config.denoise_steps)
+    else:
+        t = rng.uniform(size=config.batch)
+    return batch, x0, t.astype(np.float32)
+
+
+def run(
+    config: TrainConfig,
+    state: RunState,
+    data_at: Callable[[int], Transitions],
+    validation: Transitions | None,
+    directory: Path,
+    record: Record,
+    evaluate: Callable[[RunState], dict[str, float]] | None = None,
+) -> int | None:
+    """Update `state` up to config.updates, saving on the way. Returns the signal that ended it, if
+    one did: everything is saved then too.
+
+    data_at   the transitions that serve an update (a slice, or the whole data set)
+    evaluate  success rates of the state, every config.evaluate_every updates
+    Raises NonFiniteError naming update and network when a loss is not finite; what was saved last
+    stays.
+    """
+    held_out = None if validation is None else ValidationSet.draw(validation, config)
+    hyper = config.hyperparameters()
+    saved = state.update
+    bar = tqdm(
+        total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
+    )
+    with threadpool_limits(config.threads), StopRequest() as stop, bar:
+        started, first = time.perf_counter(), state.update
+
+        def save() -> None:
+            record.progress(first, state.update, time.perf_counter() - started)
+            save_run(config, state, directory, record)
+
+        while state.update < config.updates and not stop:
+            n = state.update + 1
+            batch, x0, t = training_batch(state.rng, data_at(n), config)
+            try:
+                state.train, result = update(state.train, batch, x0, t, hyper)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"update {n}: {error}. What was saved after update {saved} is in {directory}; "
+                    "a smaller --learning-rate or checking the data set may help"
+                ) from error
+            state.update = n
+            state.sums += (result.policy, result.critic, result.value)
+            bar.update()
+            if n % _POSTFIX_EVERY == 0:
+                bar.set_postfix(
+                    policy=f"{result.policy:.3f}",
+                    critic=f"{result.critic:.3f}",
+                    value=f"{result.value:.4f}",
+                    refresh=False,
+                )
+            if n % config.log_every == 0:
+                row = metrics_row(state, config.log_every, held_out, config)
+                if evaluate is not None and n % config.evaluate_every == 0:
+                    row |= evaluate(state)
+                state.metrics.append(row)
+                state.sums[:] = 0
+            if n % config.checkpoint_every == 0:
+                save()
+                saved = n
+        save()
+        return stop.signal
+
+
+def metrics_row(
+    state: RunState, updates: int, held_out: ValidationSet | None, config: TrainConfig
+) -> dict[str, float]:
+    """Losses averaged over the last `updates` updates, and on the validation set."""
+    row: dict[str, float] = {"update": state.update}
+    row |= {name: float(s) / updates for name, s in zip(LOSSES, state.sums, strict=True)}
+    if held_out is not None:
+        nets = state.train.networks
+        found = losses(nets, held_out.batch, held_out.x0, held_out.t, config.hyperparameters())
+        row |= {f"validation_{name}": float(getattr(found, name)) for name in LOSSES}
+        q, _ = nets.target_critic.forward(held_out.batch.obs, held_out.batch.action)
+        row["validation_q"] = float(
+            q.min(axis=0).mean() if config.q_aggregation == "min" else q.mean()
+        )
+    return row
+
+
+def save_run(config: TrainConfig, state: RunState, directory: Path, record: Record) -> None:
+    """Write everything that the directory holds; the state last but one, the record last."""
+    save_checkpoint(state.checkpoint(config), directory)
+    metrics_csv(state.metrics, directory / METRICS)
+    if state.metrics:
+        loss_curves(state.metrics, config.task, directory / CURVES)
+    save_state(state, directory / STATE)
+    record.write()
+
+
+def signal_name(number: int) -> str:
+    """SIGINT, SIGTERM, … for messages."""
+    return signal.Signals(number).name

@@ -1,0 +1,80 @@
+"""train.json: what a run was, and how long each of its sessions took."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qgf_ref.errors import InputError
+from qgf_ref.files import write_json
+from qgf_ref.interop.parameter_file import json_object
+from qgf_ref.provenance import provenance
+from qgf_ref.training.config import TrainConfig
+
+RECORD = "train.json"
+_HEAD = 1 << 24
+
+
+class Record:
+    """The contents of train.json. `sessions` has an entry for the start and each resumption."""
+
+    def __init__(self, directory: Path, config: TrainConfig, content: dict[str, Any]) -> None:
+        self.path = directory / RECORD
+        self.config = config
+        self._content = content
+
+    @classmethod
+    def create(cls, directory: Path, config: TrainConfig, about: dict[str, Any]) -> Record:
+        """A new run's record. `about`: data set and networks."""
+        return cls(directory, config, {**about, "sessions": []})
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        """The record of the run in `directory`; raises InputError when there is none."""
+        path = directory / RECORD
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise InputError(
+                f"{directory} holds no training run: cannot read {path}: {error}"
+            ) from error
+        content = json_object(text, str(path))
+        config = TrainConfig.from_json(content.pop("config", None), f"{path}: config")
+        if not isinstance(content.get("sessions"), list) or "dataset" not in content:
+            raise InputError(f"{path} is not a training record: it lacks sessions or dataset")
+        return cls(directory, config, content)
+
+    @property
+    def dataset(self) -> Any:
+        """The fingerprint of the data set that the run was started on."""
+        return self._content["dataset"]
+
+    def begin_session(self) -> None:
+        """Note versions, machine and commit of the code that now runs."""
+        self._content["sessions"].append({"provenance": provenance()})
+
+    def progress(self, first: int, last: int, seconds: float) -> None:
+        """How far this session has come."""
+        rate = (last - first) / seconds if seconds > 0 else 0.0
+        self._content["sessions"][-1] |= {
+            "from_update": first,
+            "to_update": last,
+            "seconds": round(seconds, 1),
+            "updates_per_second": round(rate, 1),
+        }
+
+    def write(self) -> None:
+        """Write train.json, atomically."""
+        write_json(self.path, {"config": self.config.to_json(), **self._content})
+
+
+def fingerprint(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of the first 16 MiB of each file: enough to notice another one."""
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_HEAD)).hexdigest()
+        found.append({"name": path.name, "bytes": path.stat().st_size, "head_sha256": digest})
+    return found

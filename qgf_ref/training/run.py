@@ -1,0 +1,149 @@
+"""Starting and resuming a run: its directory, its data, its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from qgf_ref.data.datasets import DatasetFiles, find_dataset, load_transitions
+from qgf_ref.data.slices import SliceStream
+from qgf_ref.data.tasks import Task, task
+from qgf_ref.data.windows import Transitions
+from qgf_ref.errors import InputError
+from qgf_ref.files import require_writable
+from qgf_ref.interop.native import CONFIG, MODEL
+from qgf_ref.training import loop
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.periodic import evaluator
+from qgf_ref.training.record import RECORD, Record, fingerprint
+from qgf_ref.training.state import RunState, initial_state, load_state
+
+FILES = (MODEL, CONFIG, loop.STATE, loop.METRICS, loop.CURVES, RECORD)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a call of `start` or `resume` ended. `signal`: the one that interrupted it, or None."""
+
+    directory: Path
+    config: TrainConfig
+    state: RunState
+    signal: int | None
+
+
+def start(config: TrainConfig, directory: Path) -> Finished:
+    """Train from the first update. Raises InputError when `directory` already holds a run."""
+    problem = task(config.task)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {directory}: {error.strerror or error}") from error
+    if (directory / RECORD).exists():
+        raise InputError(
+            f"{directory} already holds a run. Continue it with qgf-ref train --resume "
+            f"{directory}, or choose another --out"
+        )
+    for name in FILES:
+        require_writable(directory / name)
+    found = find_dataset(problem.dataset, config.data)
+    with _transitions(found, problem, config) as data_at:
+        first = data_at(1)
+        obs_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
+        state = initial_state(config, obs_dim, action_dim)
+        about = {
+            "dataset": _fingerprints(found),
+            "transitions": len(first),
+            "networks": state.checkpoint(config).describe(),
+        }
+        record = Record.create(directory, config, about)
+        return _run(config, state, data_at, found, problem, directory, record)
+
+
+def resume(directory: Path, updates: int | None = None) -> Finished:
+    """Continue the run in `directory`, to `updates` in all if given, as if it had never stopped.
+
+    Raises InputError when there is no run, when its state is damaged, or when the data set is not
+    the one that it was started on.
+    """
+    record = Record.read(directory)
+    config = record.config
+    if updates is not None:
+        config = record.config = replace(config, updates=updates)
+    problem = task(config.task)
+    _remove_temporary_files(directory)
+    found = find_dataset(problem.dataset, config.data)
+    if _fingerprints(found) != record.dataset:
+        names = ", ".join(str(p) for p in found.train)
+        raise InputError(
+            f"{names} is not the data set that the run in {directory} was started on (see dataset "
+            f"in {RECORD}): restore that one, or start a new run"
+        )
+    with _transitions(found, problem, config) as data_at:
+        if (directory / loop.STATE).exists():
+            state = load_state(directory / loop.STATE, config)
+        else:  # stopped before anything was saved
+            first = data_at(1)
+            state = initial_state(config, first.observations.shape[1], first.actions.shape[1])
+        if state.update > config.updates:
+            raise InputError(
+                f"the run in {directory} has made {state.update} updates already; --updates must "
+                f"be more than that, got {config.updates}"
+            )
+        return _run(config, state, data_at, found, problem, directory, record)
+
+
+def _run(
+    config: TrainConfig,
+    state: RunState,
+    data_at: Callable[[int], Transitions],
+    found: DatasetFiles,
+    problem: Task,
+    directory: Path,
+    record: Record,
+) -> Finished:
+    validation = None
+    if found.validation is not None:
+        validation = _load(found.validation, problem, config)
+    record.begin_session()
+    record.write()
+    with evaluator(config, problem) as evaluate:
+        ended = loop.run(config, state, data_at, validation, directory, record, evaluate)
+    return Finished(directory, config, state, ended)
+
+
+def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:
+    return load_transitions(
+        path,
+        problem,
+        horizon=config.horizon_length,
+        masks=config.masks,
+        action_clip_eps=config.action_clip_eps,
+    )
+
+
+@contextmanager
+def _transitions(
+    found: DatasetFiles, problem: Task, config: TrainConfig
+) -> Iterator[Callable[[int], Transitions]]:
+    load = partial(_load, problem=problem, config=config)
+    if len(found.train) == 1:
+        whole = load(found.train[0])
+        yield lambda update: whole
+    else:
+        with closing(SliceStream(found.train, load, config.slice_steps)) as stream:
+            yield stream.at
+
+
+def _fingerprints(found: DatasetFiles) -> list[dict[str, object]]:
+    held_out = () if found.validation is None else (found.validation,)
+    return fingerprint((*found.train, *held_out))
+
+
+def _remove_temporary_files(directory: Path) -> None:
+    # a killed process leaves the temporary name of the file that it was writing
+    for name in FILES:
+        for left in directory.glob(f".{name}.*"):
+            left.unlink()
