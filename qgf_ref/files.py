@@ -67,10 +67,13 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
 def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, Array]:
     """All arrays of an npz, never unpickled. Raises InputError naming a key that is missing."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        # opened here, because np.load leaves the file of a damaged archive open
+        with path.open("rb") as raw:
+            loaded = np.load(raw, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is a single .npy array; expected an .npz")
-            arrays = {name: file[name] for name in file.files}
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except InputError:

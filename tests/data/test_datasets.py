@@ -1,0 +1,163 @@
+"""Reading OGBench files: against OGBench's own loader, and every kind of damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref import InputError
+from qgf_ref.data import datasets
+from qgf_ref.data.datasets import find_dataset, load_transitions
+from qgf_ref.data.tasks import dataset_env, task
+from tests.conftest import SHARED
+from tests.data.synthetic import DATASET, TASK, episodes, write_dataset
+
+
+def ogbench_loads(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """OGBench's own training and validation data."""
+    import ogbench
+
+    task(name)  # registers the environments and silences their warnings
+    _, train, held_out = ogbench.make_env_and_datasets(name, dataset_path=str(path), cur_env=None)
+    return train, held_out
+
+
+def test_against_ogbenchs_own_loader(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    for ours, theirs in zip(
+        (path, path.with_name(f"{DATASET}-val.npz")), ogbench_loads(path, TASK), strict=True
+    ):
+        data = load_transitions(ours, task(TASK), action_clip_eps=0.0)
+        for name, array in vars(data).items():
+            np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+            assert array.dtype == np.float32, name
+    assert (load_transitions(path, task(TASK)).masks == 0).sum() >= 4
+
+
+def test_the_real_data_set_against_ogbenchs_own_loader() -> None:
+    path = SHARED / "data" / "cube-single-play-v0-val.npz"
+    if not path.exists():
+        pytest.skip(f"needs {path}, which a bare clone does not have")
+    from ogbench.relabel_utils import relabel_dataset
+    from ogbench.utils import load_dataset
+
+    problem = task("cube-single-play-singletask-task2-v0")
+    theirs = load_dataset(path, add_info=True)
+    env = problem.make_env()
+    env.reset(seed=0)
+    relabel_dataset(problem.env_id, env, theirs)
+    data = load_transitions(path, problem, action_clip_eps=0.0)
+    for name, array in vars(data).items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    clipped = load_transitions(path, problem)
+    assert np.abs(clipped.actions).max() == np.float32(1 - 1e-5)
+
+
+def test_official_100m_masks(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    kept = load_transitions(path, task(TASK))
+    official = load_transitions(path, task(TASK), masks="official-100m")
+    success = kept.rewards == 0
+    assert success.any()
+    # the defect: bootstraps through success, and the end of every episode counts as one
+    assert (kept.masks[success] == 0).all() and (official.masks[success] == 1).all()
+    np.testing.assert_array_equal(official.masks, 1 - official.terminals)
+    with pytest.raises(InputError, match="relabelled, official-100m"):
+        load_transitions(path, task(TASK), masks="wrong")  # type: ignore[arg-type]
+
+
+def damaged(tmp_path: Path, **changes: Any) -> Path:
+    arrays = episodes() | changes
+    path = tmp_path / "damaged.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+ARRAYS = episodes()
+LONE = ARRAYS["terminals"].copy()
+LONE[3] = True
+NAN = ARRAYS["observations"].copy()
+NAN[5, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terminals": None}, "lacks terminals; it holds observations, actions, qpos, qvel"),
+        ({"qpos": None}, "lacks qpos"),
+        (
+            {"actions": 1.5 * ARRAYS["actions"]},
+            r"actions must lie in \[−1, 1\]; the largest is 1.4",
+        ),
+        ({"observations": NAN}, r"observations must be finite: 1 of 168 .* \(5, 1\) \(nan\)"),
+        ({"actions": ARRAYS["actions"][:-1]}, "differ in length"),
+        ({"actions": ARRAYS["actions"][:, 0]}, r"shapes \(N, O\), \(N, A\), \(N,\)"),
+        ({"terminals": np.zeros(84)}, "must end with the end of an episode.* in no row at all"),
+        ({"terminals": np.roll(ARRAYS["terminals"], -2)}, "the last terminal is in row 81"),
+        ({"terminals": LONE}, "episode 0 has 3 transitions, fewer than a chunk of 5"),
+        ({"actions": np.array(["a"] * 84)[:, None]}, "must be numbers"),
+        ({"observations": np.zeros((84, 7))}, r"observations of shape \(2,\), .* are \(7,\)"),
+        ({"qpos": np.zeros(84)}, "does not fit pointmaze-medium-.*Is it the data set pointmaze"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_transitions(damaged(tmp_path, **changes), task(TASK), horizon=5)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=str(path)):
+            load_transitions(path, task(TASK))
+
+
+def test_finding_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_dataset(tmp_path)
+    held = tmp_path / f"{DATASET}-val.npz"
+    for given in (path, tmp_path, str(path)):
+        found = find_dataset(DATASET, given)
+        assert (found.train, found.validation) == ((path,), held)
+    held.unlink()
+    assert find_dataset(DATASET, path).validation is None
+    slices = tmp_path / "slices"
+    slices.mkdir()
+    for name in ("b-000.npz", "b-001.npz", "b-000-val.npz"):
+        np.savez(slices / name, **episodes())
+    found = find_dataset(DATASET, slices)
+    assert [p.name for p in found.train] == ["b-000.npz", "b-001.npz"]
+    assert found.validation == slices / "b-000-val.npz"
+    with pytest.raises(InputError, match="qgf-ref collect"):
+        find_dataset(DATASET, tmp_path / "none.npz")
+
+    monkeypatch.setattr(datasets, "CACHE", tmp_path)
+    assert find_dataset(DATASET).train == (path,)
+    monkeypatch.setattr("ogbench.utils.DATASET_URL", (tmp_path / "nowhere").as_uri())
+    monkeypatch.setattr("ogbench.utils.DEFAULT_DATASET_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=r"could not be downloaded.*qgf-ref collect cube-single"):
+        find_dataset("cube-single-play-v0")
+
+
+def test_names() -> None:
+    found = task("cube-single-play-singletask-task3-v0")
+    assert (found.env_id, found.dataset) == (
+        "cube-single-singletask-task3-v0",
+        "cube-single-play-v0",
+    )
+    assert task("puzzle-3x3-noisy-singletask-v0").dataset == "puzzle-3x3-noisy-v0"
+    assert dataset_env("pointmaze-medium-navigate-v0") == ("pointmaze-medium-v0", "navigate")
+    for name, message in (
+        ("cube-single-play-v0", "ENV-TYPE-singletask"),
+        ("cube-single-play-singletask-task6-v0", "cube-single-play-singletask-task5-v0"),
+        ("nonsense", "unknown task 'nonsense'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            task(name)
+    for name in ("cube-single-play-singletask-v0", "cube-sngle-play-v0"):
+        with pytest.raises(InputError, match="cube-single"):
+            dataset_env(name)

@@ -1,0 +1,249 @@
+"""A run that is stopped at any moment and resumed ends in the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qgf_ref import InputError
+from qgf_ref.training import loop
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.run import resume, start
+from tests.training.conftest import same_run, tiny_config
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of so short a run; test_training draws."""
+    monkeypatch.setattr(loop, "loss_curves", lambda rows, title, path: None)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here and now."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole")
+    start(tiny_config(data), directory)
+    return directory
+
+
+@pytest.mark.parametrize("at", [1, 5, 6, 7, 17, 24])
+def test_killed_in_an_update(
+    config: TrainConfig,
+    uninterrupted: Path,
+    tmp_path: Path,
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = 0
+    real = loop.update
+
+    def dies(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise Killed
+        return real(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "update", dies)
+        with pytest.raises(Killed):
+            start(config, tmp_path)
+    resume(tmp_path)
+    same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("at", range(2, 12))
+def test_killed_in_any_write(
+    config: TrainConfig,
+    uninterrupted: Path,
+    tmp_path: Path,
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the temporary file and its renaming, at the first, second, … file written."""
+    calls = 0
+    real = Path.replace
+
+    def dies(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            # a killed process does not clean up
+            Path(tmp_path / f".{Path(target).name}.left").write_bytes(self.read_bytes()[:50])
+            raise Killed
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dies)
+        with pytest.raises(Killed):
+            start(config, tmp_path)
+    resume(tmp_path)
+    same_run(tmp_path, uninterrupted)
+    assert not list(tmp_path.glob(".*")), "temporary files are cleaned up"
+
+
+def test_longer_than_planned(config: TrainConfig, uninterrupted: Path, tmp_path: Path) -> None:
+    start(replace(config, updates=13), tmp_path)
+    finished = resume(tmp_path, 24)
+    same_run(tmp_path, uninterrupted)
+    assert finished.config.updates == 24
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert [(s["from_update"], s["to_update"]) for s in record["sessions"]] == [(0, 13), (13, 24)]
+    resume(tmp_path)  # finished already: changes nothing
+    same_run(tmp_path, uninterrupted)
+    with pytest.raises(InputError, match="has made 24 updates already"):
+        resume(tmp_path, 10)
+
+
+def test_a_state_that_forgets_something_is_noticed(
+    config: TrainConfig, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison above can fail: one planted omission at a time."""
+    from qgf_ref.training import run as module
+
+    real = module.load_state
+    for number, forget in enumerate(
+        (
+            lambda s: setattr(s, "rng", np.random.default_rng(0)),
+            lambda s: s.sums.__imul__(0),
+            lambda s: setattr(
+                s,
+                "train",
+                replace(s.train, value_adam=type(s.train.value_adam).zero(s.train.value_adam.mean)),
+            ),
+            lambda s: setattr(
+                s, "train", replace(s.train, policy_adam=replace(s.train.policy_adam, count=0))
+            ),
+        )
+    ):
+        place = tmp_path / str(number)
+        start(replace(config, updates=13), place)
+
+        def forgetful(path: Path, config: TrainConfig, forget: object = forget) -> object:
+            state = real(path, config)
+            forget(state)  # type: ignore[operator]
+            return state
+
+        monkeypatch.setattr(module, "load_state", forgetful)
+        resume(place, 24)
+        with pytest.raises(AssertionError):
+            same_run(place, uninterrupted)
+        monkeypatch.undo()
+
+
+def test_ctrl_c_saves(
+    config: TrainConfig, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = loop.update
+
+    def interrupted(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "update", interrupted)
+        finished = start(config, tmp_path)
+    assert (finished.signal, finished.state.update) == (signal.SIGINT, 10)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert resume(tmp_path).signal is None
+    same_run(tmp_path, uninterrupted)
+
+
+def test_another_data_set_is_refused(config: TrainConfig, data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / data.name
+    copy.write_bytes(data.read_bytes())
+    start(replace(config, data=str(copy), updates=3), tmp_path / "run")
+    arrays = dict(np.load(copy))
+    arrays["actions"] = arrays["actions"] / 2
+    np.savez(copy, **arrays)
+    with pytest.raises(InputError, match="is not the data set that the run"):
+        resume(tmp_path / "run")
+
+
+def test_damaged_runs(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no training run"):
+        resume(tmp_path)
+    start(replace(config, updates=3), tmp_path)
+    state = tmp_path / "state.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        resume(tmp_path)
+    state.write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="not a qgf_ref training_state"):
+        resume(tmp_path)
+    for old, new in ((b'"update":"3"', b'"update":"x"'), (b'\\"PCG64\\"', b'\\"PCG65\\"')):
+        assert old in whole
+        state.write_bytes(whole.replace(old, new))
+        with pytest.raises(InputError, match=r"state\.safetensors"):
+            resume(tmp_path)
+    state.write_bytes(whole)
+    record = tmp_path / "train.json"
+    text = record.read_text()
+    record.write_text(text.replace('"hidden": [\n   6,', '"hidden": [\n   7,'))
+    with pytest.raises(InputError, match="holds networks of"):
+        resume(tmp_path)
+    record.write_text(text[:-20])
+    with pytest.raises(InputError, match="not valid JSON"):
+        resume(tmp_path)
+
+
+def killed_at_random_moments(data: Path, tmp_path: Path, kills: int, updates: int) -> None:
+    """Real processes, real SIGKILL. The moments are drawn from the length of a whole run."""
+    settings = [
+        "--data", str(data), "--updates", str(updates), "--batch", "16", "--hidden", "8", "8",
+        "--log-every", "50", "--checkpoint-every", "40",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "qgf_ref", "train"]
+    task = "pointmaze-medium-navigate-singletask-task1-v0"
+
+    def launch(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    begun = time.perf_counter()
+    with launch(task, *settings, "--out", str(whole)) as process:
+        assert process.wait() == 0
+    seconds = time.perf_counter() - begun
+    rng = np.random.default_rng(0)
+    for _ in range(kills):
+        resumed = ["--resume", str(broken)] if (broken / "train.json").exists() else None
+        process = launch(*(resumed or [task, *settings, "--out", str(broken)]))
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        with process:
+            _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    with launch("--resume", str(broken)) as process:
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    same_run(broken, whole)
+
+
+def test_killed_twice_at_random_moments(data: Path, tmp_path: Path) -> None:
+    killed_at_random_moments(data, tmp_path, kills=2, updates=300)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_moments(data: Path, tmp_path: Path) -> None:
+    killed_at_random_moments(data, tmp_path, kills=10, updates=2000)

@@ -1,0 +1,173 @@
+"""A run against a plain loop over the losses, and the files that it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qgf_ref
+from qgf_ref import InputError, NonFiniteError
+from qgf_ref.data.datasets import load_transitions
+from qgf_ref.data.tasks import task
+from qgf_ref.data.windows import windows
+from qgf_ref.losses.update import TrainState, losses, update
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.run import start
+from qgf_ref.training.state import initial_state
+from tests.data.synthetic import TASK, episodes, write_dataset
+from tests.training.conftest import same_run, tiny_config
+
+
+def read_metrics(directory: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / "metrics.csv").read_text().splitlines()))
+
+
+def test_against_a_plain_loop(config: TrainConfig, tmp_path: Path) -> None:
+    finished = start(config, tmp_path / "run")
+    data = load_transitions(Path(str(config.data)), task(TASK))
+    rng = initial_state(config, 2, 2).rng
+    nets = initial_state(config, 2, 2).checkpoint(config).networks(embedding="float32")
+    state = TrainState.create(nets)
+    history = []
+    for _ in range(config.updates):
+        starts = rng.integers(0, len(data) - 2, size=7)
+        batch = windows(data, starts, 3, 0.99).astype(np.float32)
+        x0 = rng.standard_normal((7, 6)).astype(np.float32)
+        t = (rng.integers(0, 5, size=7) / 4).astype(np.float32)
+        state, found = update(state, batch, x0, t, config.hyperparameters())
+        history.append((found.policy, found.critic, found.value))
+    trained = qgf_ref.load(tmp_path / "run", dtype="float32")
+    for name in ("policy", "critic", "target_critic", "value"):
+        expected = getattr(state.networks, name).params.arrays()
+        for ours, theirs in zip(getattr(trained, name).arrays(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert trained.options == config.options()
+    rows = read_metrics(tmp_path / "run")
+    assert [int(row["update"]) for row in rows] == [4, 8, 12, 16, 20, 24]
+    means = np.array(history, dtype=np.float64).reshape(6, 4, 3).mean(axis=1)
+    logged = [[float(row[name]) for name in ("policy", "critic", "value")] for row in rows]
+    np.testing.assert_allclose(logged, means, rtol=1e-12)
+    assert finished.signal is None and finished.state.update == 24
+
+
+def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
+    from qgf_ref.training.loop import ValidationSet
+
+    held = load_transitions(
+        Path(str(config.data)).with_name(f"{Path(str(config.data)).stem}-val.npz"), task(TASK)
+    )
+    finished = start(config, tmp_path)
+    fixed = ValidationSet.draw(held, config)
+    nets = finished.state.train.networks
+    found = losses(nets, fixed.batch, fixed.x0, fixed.t, config.hyperparameters())
+    row = finished.state.metrics[-1]
+    assert row["validation_critic"] == found.critic
+    assert row["validation_policy"] == found.policy
+    assert row["validation_value"] == found.value
+    q, _ = nets.target_critic.forward(fixed.batch.obs, fixed.batch.action)
+    assert row["validation_q"] == float(q.min(axis=0).mean())
+
+
+def test_files_and_record(config: TrainConfig, tmp_path: Path) -> None:
+    start(config, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json", "losses.png", "metrics.csv", "model.safetensors", "state.safetensors",
+        "train.json",
+    ]  # fmt: skip
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert TrainConfig.from_json(record["config"], "f") == config
+    assert record["transitions"] == 6 * 40
+    assert [f["name"] for f in record["dataset"]] == [
+        "pointmaze-medium-navigate-v0.npz",
+        "pointmaze-medium-navigate-v0-val.npz",
+    ]
+    session = record["sessions"][0]
+    assert (session["from_update"], session["to_update"]) == (0, 24)
+    assert session["provenance"]["versions"]["numpy"] == np.__version__
+    with pytest.raises(InputError, match=r"already holds a run.*--resume"):
+        start(config, tmp_path)
+
+
+def test_the_seed_decides_and_the_rest_of_the_machine_does_not(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    start(config, tmp_path / "a")
+    np.random.seed(5)  # noqa: NPY002  (a run must not depend on it)
+    start(config, tmp_path / "b")
+    same_run(tmp_path / "a", tmp_path / "b")
+    other = start(replace(config, seed=1), tmp_path / "c").state
+    assert other.metrics != []
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() != (
+        tmp_path / "c" / "metrics.csv"
+    ).read_bytes()
+
+
+def test_uniform_flow_times(data: Path, tmp_path: Path) -> None:
+    from qgf_ref.training.loop import training_batch
+
+    config = tiny_config(data, batch=4000, flow_times="uniform")
+    loaded = load_transitions(data, task(TASK))
+    _, _, t = training_batch(np.random.default_rng(0), loaded, config)
+    assert t.dtype == np.float32 and len(np.unique(t)) > 3900
+    _, _, t = training_batch(np.random.default_rng(0), loaded, replace(config, flow_times="grid"))
+    np.testing.assert_allclose(np.unique(t), [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_without_a_validation_file(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    (tmp_path / f"{path.stem}-val.npz").unlink()
+    finished = start(tiny_config(path), tmp_path / "run")
+    assert set(finished.state.metrics[-1]) == {"update", "policy", "critic", "value"}
+
+
+@pytest.mark.parametrize("network", ["policy", "critic", "value"])
+def test_a_loss_that_is_not_finite_names_update_and_network(
+    config: TrainConfig, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qgf_ref.losses import update as module
+
+    calls = 0
+    whole = module.losses
+
+    def poisoned(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        found = whole(*args)  # type: ignore[arg-type]
+        return replace(found, **{network: float("nan")}) if calls == 9 else found
+
+    monkeypatch.setattr(module, "losses", poisoned)
+    with pytest.raises(NonFiniteError, match=f"update 9: the {network} loss .* after update 6"):
+        start(config, tmp_path)
+    assert qgf_ref.load(tmp_path).obs_dim == 2
+    assert len(read_metrics(tmp_path)) == 1
+
+
+def test_slices_serve_in_turn(tmp_path: Path) -> None:
+    """A directory of slices trains as the slices' data do, swapped as the official loader does."""
+    place = tmp_path / "slices"
+    place.mkdir()
+    for i in range(3):
+        np.savez(place / f"part-{i}.npz", **episodes(4, 21, seed=10 + i))
+    config = tiny_config(place, slice_steps=5, updates=14, log_every=1)
+    finished = start(config, tmp_path / "run")
+    slices = [load_transitions(place / f"part-{i}.npz", task(TASK)) for i in range(3)]
+    state = initial_state(config, 2, 2)
+    from qgf_ref.training.loop import training_batch
+
+    for n in range(1, 15):
+        batch, x0, t = training_batch(state.rng, slices[n // 5], config)
+        state.train, found = update(state.train, batch, x0, t, config.hyperparameters())
+        assert finished.state.metrics[n - 1]["critic"] == found.critic
+
+
+def test_bad_data_loses_nothing(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no data set at"):
+        start(replace(config, data=str(tmp_path / "none.npz")), tmp_path / "run")
+    with pytest.raises(InputError, match="cube-single-play-v0"):
+        start(replace(config, task="cube-single-play-singletask-task1-v0"), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
