@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_ref import __version__
-from qgf_ref.cli import audit, estimators, explain, trace, train
+from qgf_ref.cli import audit, collect, estimators, explain, trace, train
 from qgf_ref.errors import InputError, QGFError
 
 BAD_INPUT = 2
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, audit, explain, trace, estimators):
+    for command in (collect, train, audit, explain, trace, estimators):
         command.add_parser(commands)
     return top
 

@@ -1,0 +1,1 @@
+"""Collecting OGBench data sets with OGBench's own scripted oracles."""

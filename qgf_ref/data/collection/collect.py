@@ -1,0 +1,255 @@
+"""A whole data set: workers, progress, resumption, merging."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from qgf_ref.data.collection.episode import SPLITS
+from qgf_ref.data.collection.parts import (
+    array_names,
+    kept_episodes,
+    merge,
+    part_path,
+    sole_use,
+    take_over,
+)
+from qgf_ref.data.collection.recipe import Recipe, recipe
+from qgf_ref.data.collection.workers import Job, run_workers
+from qgf_ref.errors import InputError
+from qgf_ref.files import require_writable, write_json
+from qgf_ref.provenance import provenance
+
+DEFAULT_OUT = Path("~/.ogbench/data")
+"""Where OGBench looks for data sets."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to collect and where it goes. `make_plan` checks the numbers.
+
+    recipe    how an episode is made
+    seed      of all episodes
+    episodes  number of training and validation episodes
+    out       directory, absolute
+    slices    0: one file for each split; n: a directory of n pairs of files
+    """
+
+    recipe: Recipe
+    seed: int
+    episodes: dict[str, int]
+    out: Path
+    slices: int = 0
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.recipe.dataset
+
+    @property
+    def parts(self) -> Path:
+        """Where finished episodes wait for the merge."""
+        return self.out / f".{self.name}.parts"
+
+    @property
+    def report(self) -> Path:
+        """Configuration, provenance and speed."""
+        return self.out / f"{self.name}.json"
+
+    def configuration(self) -> dict[str, Any]:
+        """All that an episode depends on besides its split and index."""
+        return {"seed": self.seed, **self.recipe.configuration()}
+
+    def jobs(self) -> list[Job]:
+        """Every episode."""
+        return [(split, index) for split in SPLITS for index in range(self.episodes[split])]
+
+    def files(self) -> dict[Path, list[Job]]:
+        """The files of the finished data set and the episodes in each, in order."""
+        result: dict[Path, list[Job]] = {}
+        pieces = max(self.slices, 1)
+        for split in SPLITS:
+            count, suffix = self.episodes[split], "" if split == "train" else f"-{split}"
+            for piece in range(pieces):
+                first, last = count * piece // pieces, count * (piece + 1) // pieces
+                stem = f"{self.name}/{self.name}-{piece:03d}" if self.slices else self.name
+                result[self.out / f"{stem}{suffix}.npz"] = [(split, i) for i in range(first, last)]
+        return result
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A finished data set: its files, transitions by split, and this run's speed.
+
+    episodes, seconds and steps_per_second are of what this run simulated itself, over all workers;
+    resumed episodes are not in them.
+    """
+
+    files: tuple[Path, ...]
+    report: Path
+    transitions: dict[str, int]
+    episodes: int
+    seconds: float
+    steps_per_second: float
+
+
+def make_plan(
+    dataset: str,
+    *,
+    episodes: int = 1000,
+    val_episodes: int | None = None,
+    seed: int = 0,
+    out: Path = DEFAULT_OUT,
+    episode_steps: int | None = None,
+    slices: int = 0,
+) -> Plan:
+    """What `collect` shall do; `val_episodes` None: a tenth of `episodes`, at least 1 (and one for
+    each slice).
+
+    Raises InputError for a data set that cannot be collected and for numbers out of range.
+    """
+    chosen = recipe(dataset, episode_steps)
+    if val_episodes is None:
+        val_episodes = max(episodes // 10, 1, slices)
+    for what, count in (("training", episodes), ("validation", val_episodes)):
+        if count < max(1, slices):
+            need = f"one for each of the {slices} slices" if slices > 1 else "at least 1"
+            raise InputError(f"need {need}, got {count} {what} episodes")
+    if slices < 0 or seed < 0:
+        raise InputError(f"slices and seed must be ≥ 0, got {slices} and {seed}")
+    counts = {"train": episodes, "val": val_episodes}
+    return Plan(chosen, seed, counts, out.expanduser().absolute(), slices)
+
+
+def collect(plan: Plan, workers: int = 1, overwrite: bool = False) -> Collected:
+    """Collect the data set of `plan` in `workers` processes.
+
+    The files' bytes depend on the plan alone, not on the number of workers or interruptions.
+    Interrupted at any point, the finished episodes stay in `plan.parts`, and the same call goes on
+    with them. Raises InputError when the data set exists already or the episodes kept are of other
+    settings, unless `overwrite`; WorkerError when a worker dies.
+    """
+    if workers < 1:
+        raise InputError(f"need at least 1 worker, got {workers}")
+    _require_new(plan, overwrite)
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write into {plan.out}: {error.strerror or error}") from error
+    for path in (plan.report, *([] if plan.slices else plan.files())):
+        require_writable(path)
+    with sole_use(plan.parts):
+        damaged = take_over(plan.parts, plan.configuration(), overwrite)
+        if damaged:
+            print(f"{damaged} unreadable episodes in {plan.parts} removed", file=sys.stderr)
+        simulated = _simulate(plan, workers)
+        transitions = _merge(plan)
+        write_json(plan.report, _report(plan, simulated, transitions))
+        # an interrupted, larger collection may have left more than this one has used
+        for job in plan.jobs():
+            part_path(plan.parts, *job).unlink()
+    if not kept_episodes(plan.parts):
+        shutil.rmtree(plan.parts)
+    return Collected(
+        files=tuple(plan.files()),
+        report=plan.report,
+        transitions=transitions,
+        episodes=simulated["episodes"],
+        seconds=simulated["seconds"],
+        steps_per_second=simulated["steps_per_second"],
+    )
+
+
+def _simulate(plan: Plan, workers: int) -> dict[str, Any]:
+    kept = kept_episodes(plan.parts)
+    everything = plan.jobs()
+    jobs = [job for job in everything if job not in kept]
+    start, steps, attempts, busy = time.perf_counter(), 0, 0, 0.0
+    bar = tqdm(
+        total=len(everything),
+        initial=len(everything) - len(jobs),
+        desc=plan.name,
+        unit="episode",
+        disable=None,
+        dynamic_ncols=True,
+    )
+    running = run_workers(jobs, plan.recipe, plan.seed, plan.parts, min(workers, len(jobs)))
+    with bar, closing(running):
+        for finished in running:
+            steps += finished.steps
+            attempts += finished.attempts
+            busy += finished.seconds
+            bar.set_postfix_str(f"{steps / (time.perf_counter() - start):.0f} steps/s", False)
+            bar.update()
+    seconds = time.perf_counter() - start
+    return {
+        "workers": workers,
+        "episodes": len(jobs),
+        "resumed_episodes": len(everything) - len(jobs),
+        "discarded_attempts": attempts - len(jobs),
+        "seconds": seconds,
+        "steps_per_second": steps / seconds,
+        "steps_per_second_per_worker": steps / busy if busy else 0.0,
+    }
+
+
+def _merge(plan: Plan) -> dict[str, int]:
+    """Write the data set's files; none is in place before all are complete."""
+    transitions = dict.fromkeys(SPLITS, 0)
+    arrays = len(array_names(part_path(plan.parts, *plan.jobs()[0])))
+    with ExitStack() as stack:
+        # on the file system of the target, so that a rename suffices
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=plan.parts)))
+        bar = stack.enter_context(
+            tqdm(total=arrays * len(plan.jobs()), desc="merging", unit="array", disable=None)
+        )
+        ready = {}
+        for target, jobs in plan.files().items():
+            ready[target] = place / target.name
+            parts = [part_path(plan.parts, *job) for job in jobs]
+            transitions[jobs[0][0]] += merge(parts, ready[target], bar.update)
+        for target, complete in ready.items():
+            target.parent.mkdir(exist_ok=True)
+            complete.replace(target)
+    for stale in set(_existing(plan)) - set(plan.files()):
+        stale.unlink()
+    return transitions
+
+
+def _require_new(plan: Plan, overwrite: bool) -> None:
+    found = _existing(plan)
+    if found and not overwrite:
+        kept = len(kept_episodes(plan.parts))
+        note = f" (it uses the {kept} episodes kept in {plan.parts} if they fit)" if kept else ""
+        raise InputError(
+            f"{found[0]} exists already; give --overwrite to replace it{note}, or another --out"
+        )
+
+
+def _existing(plan: Plan) -> list[Path]:
+    """Files of the data set, from an earlier run, perhaps in other slices."""
+    if not plan.slices:
+        return [path for path in plan.files() if path.exists()]
+    pattern = re.compile(rf"{re.escape(plan.name)}-[0-9]{{3}}(-val)?\.npz")
+    directory = plan.out / plan.name
+    return sorted(path for path in directory.glob("*") if pattern.fullmatch(path.name))
+
+
+def _report(plan: Plan, simulated: dict[str, Any], transitions: dict[str, int]) -> dict[str, Any]:
+    return {
+        "configuration": plan.configuration(),
+        "episodes": plan.episodes,
+        "transitions": transitions,
+        "files": [str(path.relative_to(plan.out)) for path in plan.files()],
+        "this_run": simulated,
+        "provenance": provenance(),
+    }
