@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from tests.data.synthetic import TASK, write_dataset
 
@@ -19,6 +20,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(data: Path) -> TrainConfig:
     return tiny_config(data)
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Drawing takes most of the time of so short a run."""
+    if "draws" not in request.fixturenames:
+        monkeypatch.setattr(loop, "loss_curves", lambda rows, title, path: None)
+
+
+@pytest.fixture
+def draws() -> None:
+    """Named by a test that needs the figure."""
 
 
 def tiny_config(data: Path, **changes: Any) -> TrainConfig:

@@ -21,12 +21,6 @@ from qgf_ref.training.run import resume, start
 from tests.training.conftest import same_run, tiny_config
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time of so short a run; test_training draws."""
-    monkeypatch.setattr(loop, "loss_curves", lambda rows, title, path: None)
-
-
 class Killed(BaseException):
     """Stands for a process that ends here and now."""
 

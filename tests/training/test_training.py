@@ -73,7 +73,7 @@ def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
     assert row["validation_q"] == float(q.min(axis=0).mean())
 
 
-def test_files_and_record(config: TrainConfig, tmp_path: Path) -> None:
+def test_files_and_record(config: TrainConfig, tmp_path: Path, draws: None) -> None:
     start(config, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "config.json", "losses.png", "metrics.csv", "model.safetensors", "state.safetensors",
@@ -171,3 +171,23 @@ def test_bad_data_loses_nothing(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cube-single-play-v0"):
         start(replace(config, task="cube-single-play-singletask-task1-v0"), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_periodic_evaluation_leaves_the_run_as_it_is(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, updates=8, denoise_steps=2)
+    start(config, tmp_path / "plain")
+    start(replace(config, evaluate_every=8, evaluate_episodes=1), tmp_path / "evaluated")
+    model = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("plain", "evaluated")]
+    assert model[0] == model[1]
+    rows = read_metrics(tmp_path / "evaluated")
+    assert rows[0]["success_qgf"] == ""
+    assert all(0 <= float(rows[1][f"success_{m}"]) <= 1 for m in ("bc", "qgf"))
+
+
+def test_a_log_file_gets_lines(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(config, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6 and lines[-1].startswith("update 24  policy ")
+    assert lines[-1].endswith("updates/s")
