@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tempfile
 from pathlib import Path
 
@@ -26,6 +25,17 @@ COMMANDS = {
 }
 
 
+TABLES = (
+    "success_cube-single",
+    "success_scene",
+    "success_pointmaze",
+    "success_embedded",
+    "train_speed",
+    "verification",
+)
+"""Sections that another benchmark writes as benchmarks/results/NAME.md."""
+
+
 def command_output(name: str) -> str:
     """What the command prints, with this machine's paths taken out."""
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()) as out:
@@ -38,16 +48,6 @@ def command_output(name: str) -> str:
         return out.getvalue().replace(f"{place}/", "").replace(f"{ROOT}/", "")
 
 
-def evaluation_table() -> str:
-    """Success rates of the embedded checkpoint."""
-    rows = json.loads((RESULTS / "embedded_evaluation.json").read_text())["rows"]
-    names = " | ".join(row["method"] for row in rows)
-    rates = " | ".join(f"**{row['success']:.2f}**" for row in rows)
-    intervals = " | ".join(f"{row['low']:.2f}–{row['high']:.2f}" for row in rows)
-    rule = "|".join(["---"] * (len(rows) + 1))
-    return f"| | {names} |\n|{rule}|\n| success | {rates} |\n| 95% | {intervals} |\n"
-
-
 def sections() -> dict[str, str]:
     """The text of every generated section, from benchmarks/results."""
     found = {
@@ -55,8 +55,8 @@ def sections() -> dict[str, str]:
         f"{(RESULTS / f'{name}.txt').read_text()}```\n"
         for name in COMMANDS
     }
-    found["verification"] = (RESULTS / "verification.md").read_text()
-    found["evaluation"] = evaluation_table()
+    for name in TABLES:
+        found[name] = (RESULTS / f"{name}.md").read_text()
     return found
 
 

@@ -11,6 +11,7 @@ What a run's directory holds:
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from qgf_ref.errors import NonFiniteError
 from qgf_ref.flow.path import sample_times
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.losses.update import Batch, losses, update
+from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.curves import loss_curves, metrics_csv
 from qgf_ref.training.interruption import StopRequest
@@ -122,6 +124,9 @@ def run(
                     row |= evaluate(state)
                 state.metrics.append(row)
                 state.sums[:] = 0
+                metrics_csv(state.metrics, directory / METRICS)
+                if bar.disable:  # a log file gets lines instead of a bar
+                    print(_line(row, n - first, time.perf_counter() - started), file=sys.stderr)
             if n % config.checkpoint_every == 0:
                 save()
                 saved = n
@@ -139,10 +144,8 @@ def metrics_row(
         nets = state.train.networks
         found = losses(nets, held_out.batch, held_out.x0, held_out.t, config.hyperparameters())
         row |= {f"validation_{name}": float(getattr(found, name)) for name in LOSSES}
-        q, _ = nets.target_critic.forward(held_out.batch.obs, held_out.batch.action)
-        row["validation_q"] = float(
-            q.min(axis=0).mean() if config.q_aggregation == "min" else q.mean()
-        )
+        members, _ = nets.target_critic.forward(held_out.batch.obs, held_out.batch.action)
+        row["validation_q"] = float(ensemble_reduce(members, config.q_aggregation)[0].mean())
     return row
 
 
@@ -154,6 +157,11 @@ def save_run(config: TrainConfig, state: RunState, directory: Path, record: Reco
         loss_curves(state.metrics, config.task, directory / CURVES)
     save_state(state, directory / STATE)
     record.write()
+
+
+def _line(row: dict[str, float], updates: int, seconds: float) -> str:
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "update")
+    return f"update {int(row['update'])}  {numbers}  {updates / seconds:.1f} updates/s"
 
 
 def signal_name(number: int) -> str:
