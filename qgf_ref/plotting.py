@@ -30,6 +30,7 @@ ESTIMATOR_STYLES = {
     "qgf_jacobian_regularized": LineStyle("#000000", "--", "+"),
     "qgf_jacobian_ortho": LineStyle("#000000", ":", "p"),
     "qgf_jacobian_smooth": LineStyle("#000000", "-.", "h"),
+    "gradstep": LineStyle("#332288", "-", "P"),
     "oracle": LineStyle("#000000", "-", "."),
 }
 _OTHER = LineStyle("#7F7F7F", "-.", "1")

@@ -101,8 +101,10 @@ def _report(finished: Finished) -> int:
     if state.metrics:
         last = state.metrics[-1]
         print("  ".join(f"{name} {last[name]:.4g}" for name in last))
-    print(f"{state.update} updates; checkpoint, metrics.csv and losses.png in {where}")
-    print(f"Next: qgf-ref evaluate --checkpoint {where} --task {config.task}")
+    megabytes = finished.peak_data_bytes / 1e6
+    print(f"{state.update} updates; data in memory: at most {megabytes:.0f} MB")
+    print(f"checkpoint, metrics.csv and losses.png are in {where}")
+    print(f"Next: qgf-ref evaluate --checkpoint {where}")
     return 0
 
 

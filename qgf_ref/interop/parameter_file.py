@@ -73,7 +73,7 @@ def read_tensors(path: Path, kind: str, version: str) -> tuple[dict[str, Array],
 def parameter_groups(
     tensors: Mapping[str, Array], names: Sequence[str], source: str
 ) -> dict[str, MLPParams]:
-    """The groups `names` made of `tensors`; raises InputError on any that lacks or is unexpected."""
+    """The groups `names`, made of `tensors`; raises InputError on one that is missing or extra."""
     parts = {f.name for f in fields(LayerParams)}
     layers: dict[str, dict[int, dict[str, Array]]] = {n: defaultdict(dict) for n in names}
     for name, array in tensors.items():

@@ -65,9 +65,18 @@ class Record:
             "updates_per_second": round(rate, 1),
         }
 
+    def note(self, **facts: Any) -> None:
+        """Add facts about the session that now runs."""
+        self._content["sessions"][-1] |= facts
+
     def write(self) -> None:
         """Write train.json, atomically."""
         write_json(self.path, {"config": self.config.to_json(), **self._content})
+
+
+def trained_task(directory: Path) -> str | None:
+    """The task of the run in `directory`, or None when it holds none."""
+    return Record.read(directory).config.task if (directory / RECORD).exists() else None
 
 
 def fingerprint(files: Sequence[Path]) -> list[dict[str, Any]]:

@@ -26,12 +26,25 @@ FILES = (MODEL, CONFIG, loop.STATE, loop.METRICS, loop.CURVES, RECORD)
 
 @dataclass(frozen=True)
 class Finished:
-    """How a call of `start` or `resume` ended. `signal`: the one that interrupted it, or None."""
+    """How a call of `start` or `resume` ended.
+
+    signal           the one that interrupted it, or None
+    peak_data_bytes  the most memory that transitions took: the whole data set, or two slices
+    """
 
     directory: Path
     config: TrainConfig
     state: RunState
     signal: int | None
+    peak_data_bytes: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """`at(update)`: the transitions that serve an update; `peak_bytes()`: memory taken so far."""
+
+    at: Callable[[int], Transitions]
+    peak_bytes: Callable[[], int]
 
 
 def start(config: TrainConfig, directory: Path) -> Finished:
@@ -49,8 +62,8 @@ def start(config: TrainConfig, directory: Path) -> Finished:
     for name in FILES:
         require_writable(directory / name)
     found = find_dataset(problem.dataset, config.data)
-    with _transitions(found, problem, config) as data_at:
-        first = data_at(1)
+    with _transitions(found, problem, config) as feed:
+        first = feed.at(1)
         obs_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
         state = initial_state(config, obs_dim, action_dim)
         about = {
@@ -59,7 +72,7 @@ def start(config: TrainConfig, directory: Path) -> Finished:
             "networks": state.checkpoint(config).describe(),
         }
         record = Record.create(directory, config, about)
-        return _run(config, state, data_at, found, problem, directory, record)
+        return _run(config, state, feed, found, problem, directory, record)
 
 
 def resume(directory: Path, updates: int | None = None) -> Finished:
@@ -81,24 +94,24 @@ def resume(directory: Path, updates: int | None = None) -> Finished:
             f"{names} is not the data set that the run in {directory} was started on (see dataset "
             f"in {RECORD}): restore that one, or start a new run"
         )
-    with _transitions(found, problem, config) as data_at:
+    with _transitions(found, problem, config) as feed:
         if (directory / loop.STATE).exists():
             state = load_state(directory / loop.STATE, config)
         else:  # stopped before anything was saved
-            first = data_at(1)
+            first = feed.at(1)
             state = initial_state(config, first.observations.shape[1], first.actions.shape[1])
         if state.update > config.updates:
             raise InputError(
                 f"the run in {directory} has made {state.update} updates already; --updates must "
                 f"be more than that, got {config.updates}"
             )
-        return _run(config, state, data_at, found, problem, directory, record)
+        return _run(config, state, feed, found, problem, directory, record)
 
 
 def _run(
     config: TrainConfig,
     state: RunState,
-    data_at: Callable[[int], Transitions],
+    feed: Feed,
     found: DatasetFiles,
     problem: Task,
     directory: Path,
@@ -110,8 +123,10 @@ def _run(
     record.begin_session()
     record.write()
     with evaluator(config, problem) as evaluate:
-        ended = loop.run(config, state, data_at, validation, directory, record, evaluate)
-    return Finished(directory, config, state, ended)
+        ended = loop.run(config, state, feed.at, validation, directory, record, evaluate)
+    record.note(peak_data_bytes=feed.peak_bytes())
+    record.write()
+    return Finished(directory, config, state, ended, feed.peak_bytes())
 
 
 def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:
@@ -125,16 +140,15 @@ def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:
 
 
 @contextmanager
-def _transitions(
-    found: DatasetFiles, problem: Task, config: TrainConfig
-) -> Iterator[Callable[[int], Transitions]]:
+def _transitions(found: DatasetFiles, problem: Task, config: TrainConfig) -> Iterator[Feed]:
     load = partial(_load, problem=problem, config=config)
     if len(found.train) == 1:
         whole = load(found.train[0])
-        yield lambda update: whole
+        total = sum(array.nbytes for array in vars(whole).values())
+        yield Feed(lambda update: whole, lambda: total)
     else:
         with closing(SliceStream(found.train, load, config.slice_steps)) as stream:
-            yield stream.at
+            yield Feed(stream.at, lambda: stream.peak_bytes)
 
 
 def _fingerprints(found: DatasetFiles) -> list[dict[str, object]]:

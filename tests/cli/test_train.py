@@ -85,3 +85,13 @@ def test_help_states_every_default(capsys: pytest.CaptureFixture[str]) -> None:
         "T, Eu",
     ):
         assert shown in text
+
+
+def test_evaluate_knows_the_task_of_a_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", TASK, "--data", str(data), *SMALL.split(), "--out", str(run)]) == 0
+    command = f"evaluate --checkpoint {run} --methods bc --episodes 1 --out {tmp_path}/out"
+    assert main(command.split()) == 0
+    assert f"task {TASK}" in capsys.readouterr().out

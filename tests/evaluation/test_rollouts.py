@@ -116,4 +116,6 @@ def test_float32_checkpoints_embed_times_in_float32() -> None:
     kinds = {Policy.of(line_checkpoint(dtype=d), parse_method("bc"), None).flow.time_precision
              for d in ("float32", "float64")}  # fmt: skip
     assert kinds == {"float32", "exact"}
-    assert replace(constant(1.0), action=0.5).act(np.zeros((2, 5)), np.zeros((2, 3)))[0].max() == 0.5
+    assert (
+        replace(constant(1.0), action=0.5).act(np.zeros((2, 5)), np.zeros((2, 3)))[0].max() == 0.5
+    )

@@ -35,7 +35,7 @@ def draws() -> None:
 
 
 def tiny_config(data: Path, **changes: Any) -> TrainConfig:
-    settings = {
+    settings: dict[str, Any] = {
         "task": TASK, "data": str(data), "updates": 24, "batch": 7, "hidden": (6, 5),
         "horizon_length": 3, "denoise_steps": 4, "log_every": 4, "checkpoint_every": 6,
     } | changes  # fmt: skip

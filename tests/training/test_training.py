@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,8 @@ def test_a_loss_that_is_not_finite_names_update_and_network(
         nonlocal calls
         calls += 1
         found = whole(*args)  # type: ignore[arg-type]
-        return replace(found, **{network: float("nan")}) if calls == 9 else found
+        nan: dict[str, Any] = {network: float("nan")}
+        return replace(found, **nan) if calls == 9 else found
 
     monkeypatch.setattr(module, "losses", poisoned)
     with pytest.raises(NonFiniteError, match=f"update 9: the {network} loss .* after update 6"):
@@ -155,6 +157,8 @@ def test_slices_serve_in_turn(tmp_path: Path) -> None:
         np.savez(place / f"part-{i}.npz", **episodes(4, 21, seed=10 + i))
     config = tiny_config(place, slice_steps=5, updates=14, log_every=1)
     finished = start(config, tmp_path / "run")
+    one = sum(a.nbytes for a in vars(load_transitions(place / "part-0.npz", task(TASK))).values())
+    assert one < finished.peak_data_bytes <= 2 * one
     slices = [load_transitions(place / f"part-{i}.npz", task(TASK)) for i in range(3)]
     state = initial_state(config, 2, 2)
     from qgf_ref.training.loop import training_batch

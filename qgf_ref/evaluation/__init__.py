@@ -1,0 +1,1 @@
+"""Success rates in OGBench, chosen and reported on different episodes, and the critic's error."""

@@ -1,0 +1,130 @@
+"""What can be evaluated: an estimator, best-of-N, gradient steps, and the grammar of their names.
+
+bc | none            behaviour cloning
+gradstep             behaviour cloning, then gradient steps on the critic
+E                    any estimator of `qgf-ref estimators`, or your.module:function
+bfn-N                behaviour cloning, best of N
+X+bfn-N              any of the above, best of N
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.guidance.registry import ALIASES, estimator, learned_estimator_names
+from qgf_ref.sampling import GradientSteps
+
+OFFICIAL_GRADIENT_STEPS = GradientSteps(steps=3, size=0.01)
+"""GradStep as the official scripts run it. Source: official.md, section 7."""
+
+DEFAULT_METHODS = (
+    "bc",
+    "bfn-4",
+    "bfn-16",
+    "gradstep",
+    "ood",
+    "bptt",
+    "qgf_jacobian",
+    "qgf",
+    "qgf+bfn-4",
+)
+"""What `qgf-ref evaluate` compares unless told otherwise."""
+
+_BFN = re.compile(r"bfn-(?P<draws>[0-9]{1,6})")
+_UNGUIDED = "none"
+_GRADSTEP = "gradstep"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to draw actions.
+
+    estimator       a registered name, or package.module:function (worker processes import it)
+    best_of         N candidates, ranked by the target critic
+    gradient_steps  GradStep after the flow
+    Raises InputError on an estimator that is unknown or needs a closed-form flow, and on N < 1.
+    """
+
+    estimator: str = _UNGUIDED
+    best_of: int = 1
+    gradient_steps: GradientSteps | None = None
+
+    def __post_init__(self) -> None:
+        name = ALIASES.get(self.estimator, self.estimator)
+        object.__setattr__(self, "estimator", name)
+        if ":" not in name and name not in learned_estimator_names():
+            raise unknown_name(
+                "method",
+                self.estimator,
+                ("bc", _GRADSTEP, "bfn-N", "E+bfn-N", *learned_estimator_names()),
+            )
+        estimator(name)
+        if self.best_of < 1:
+            raise InputError(f"best-of-N needs N ≥ 1, got {self.best_of}")
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the method takes a guidance weight."""
+        return self.estimator != _UNGUIDED
+
+    @property
+    def base(self) -> str:
+        """The label without best-of-N: what gives the method its colour in every figure."""
+        if self.gradient_steps is not None:
+            own = "" if self.estimator == _UNGUIDED else f"{self.estimator}+"
+            return own + _GRADSTEP
+        return "bc" if self.estimator == _UNGUIDED else self.estimator
+
+    @property
+    def label(self) -> str:
+        """The name that tables and files use, in the grammar of `parse_method`."""
+        if self.best_of == 1:
+            return self.base
+        return f"bfn-{self.best_of}" if self.base == "bc" else f"{self.base}+bfn-{self.best_of}"
+
+    @property
+    def identity(self) -> str:
+        """The label and whatever else decides the method's actions: the key of its records."""
+        if self.gradient_steps is None:
+            return self.label
+        steps = self.gradient_steps
+        sign = " sign" if steps.sign else ""
+        return f"{self.label} {steps.steps}×{steps.size!r}{sign}"
+
+
+def parse_method(text: str, gradient_steps: GradientSteps = OFFICIAL_GRADIENT_STEPS) -> Method:
+    """The method that `text` names; `gradient_steps` is what gradstep does.
+
+    >>> parse_method("qgf+bfn-4")
+    Method(estimator='qgf', best_of=4, gradient_steps=None)
+
+    Raises InputError, listing the grammar, on any other text.
+    """
+    base, plus, suffix = text.rpartition("+")
+    if not plus:
+        base, suffix = (_UNGUIDED, text) if _BFN.fullmatch(text) else (text, "bfn-1")
+    found = _BFN.fullmatch(suffix)
+    if found is None:
+        raise InputError(
+            f"unknown method {text!r}: after a + only bfn-N may follow, e.g. qgf+bfn-4 or bfn-16"
+        )
+    draws = int(found["draws"])
+    if base == _GRADSTEP:
+        return Method(_UNGUIDED, draws, gradient_steps)
+    return Method(base, draws)
+
+
+def parse_methods(
+    texts: Sequence[str], gradient_steps: GradientSteps = OFFICIAL_GRADIENT_STEPS
+) -> tuple[Method, ...]:
+    """One method for each text; raises InputError when none is given or one comes twice."""
+    methods = tuple(parse_method(text, gradient_steps) for text in texts)
+    if not methods:
+        raise InputError("no method to evaluate: give at least one, e.g. qgf")
+    for i, each in enumerate(methods):
+        if each in methods[:i]:
+            raise InputError(f"the method {each.label} is given twice")
+    return methods

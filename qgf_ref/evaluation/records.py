@@ -1,0 +1,177 @@
+"""The records of an evaluation: one line for each finished group of episodes, appended at once.
+
+The first line says what decides an episode's numbers; every other line holds one group. A run that
+is stopped loses the groups that were still running, and the next run of the same evaluation in the
+same directory goes on from the rest. A line cut short by a kill is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qgf_ref.errors import InputError
+from qgf_ref.evaluation.methods import Method
+from qgf_ref.evaluation.rollouts import Episode, Played
+from qgf_ref.files import require_writable
+from qgf_ref.interop.checkpoint import Checkpoint
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one directory then go unnoticed
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+FILE = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A group of episodes: which checkpoint, how it acts, and the seeds."""
+
+    checkpoint: int
+    method: Method
+    weight: float | None
+    split: str
+    seeds: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """What identifies the group in the records. The split is not part of it: seeds are."""
+        weight = "" if self.weight is None else f" w={self.weight!r}"
+        seeds = f"{self.seeds[0]}+{len(self.seeds)}"
+        return f"checkpoint {self.checkpoint}: {self.method.identity}{weight}, seeds {seeds}"
+
+
+class Records:
+    """Finished groups, in memory and, with a `directory`, in its records file.
+
+    configuration  whatever decides an episode's numbers besides its unit; JSON
+    overwrite      start anew, dropping what an earlier evaluation left
+    Raises InputError when the directory holds the records of another configuration, or another
+    process is writing to them, or the file is damaged.
+    """
+
+    def __init__(
+        self, directory: Path | None, configuration: dict[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self._units: dict[str, Played] = {}
+        self._file: Any = None
+        if directory is None:
+            return
+        path = directory / FILE
+        require_writable(path)
+        header = {"format": FORMAT, **configuration}
+        file = path.open("ab")
+        try:
+            _lock(file, path)
+            lines, newline, _ = path.read_bytes().rpartition(b"\n")
+            if overwrite or not newline:
+                file.truncate(0)
+                file.write(_line(header))
+                file.flush()
+            else:
+                self._read(path, lines.split(b"\n"), header)
+                file.truncate(len(lines) + 1)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, unit: Unit) -> Played | None:
+        """The group, if it is finished."""
+        return self._units.get(unit.key)
+
+    def add(self, unit: Unit, played: Played) -> None:
+        """Keep a finished group; on return it is on the disk."""
+        self._units[unit.key] = played
+        if self._file is not None:
+            self._file.write(_line({"unit": unit.key, **_plain(played)}))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; what was added stays readable here."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read(self, path: Path, lines: list[bytes], header: dict[str, Any]) -> None:
+        try:
+            found, *units = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(
+                f"{path} is damaged or no records file ({error}); give --overwrite to start anew"
+            ) from error
+        if found != json.loads(json.dumps(header)):
+            raise InputError(
+                f"{path.parent} holds an evaluation with another {_differing(found, header)}; "
+                "give another --out, or --overwrite to drop it"
+            )
+        try:
+            self._units = {unit["unit"]: _played(unit) for unit in units}
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is damaged (a group lacks {error}); give --overwrite to start anew"
+            ) from error
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of everything of a checkpoint that decides its actions and critic values."""
+    total = hashlib.sha256(json.dumps(asdict(checkpoint.options), sort_keys=True).encode())
+    for network in (checkpoint.policy, checkpoint.target_critic):
+        for name, array in network.named():
+            total.update(f"{name} {array.dtype} {array.shape}".encode())
+            total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _lock(file: Any, path: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another evaluation is writing to {path}; wait for it or give another --out"
+        ) from None
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, allow_nan=False).encode() + b"\n"
+
+
+def _plain(played: Played) -> dict[str, Any]:
+    return {
+        "episodes": [vars(episode) for episode in played.episodes],
+        "sampling_seconds": round(played.sampling_seconds, 4),
+        "stepping_seconds": round(played.stepping_seconds, 4),
+    }
+
+
+def _played(plain: dict[str, Any]) -> Played:
+    episodes = []
+    for each in plain["episodes"]:
+        values = {f.name: each[f.name] for f in fields(Episode)}
+        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        episodes.append(Episode(**{**values, **lists}))
+    return Played(tuple(episodes), plain["sampling_seconds"], plain["stepping_seconds"])
+
+
+def _differing(found: Any, header: dict[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return "format"
+    names = [k for k in header if found.get(k) != header[k]] or sorted(set(found) - set(header))
+    shown = names[0]
+    values = f" ({found.get(shown)} there, {header.get(shown)} here)"
+    return shown.replace("_", " ") + (values if len(values) < 90 else "")

@@ -1,0 +1,245 @@
+"""The evaluation as a table, a JSON, two CSVs, an npz and three figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qgf_ref.evaluation.critic_error import CriticError, chunks, critic_error, table_of_chunks
+from qgf_ref.evaluation.methods import Method
+from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
+from qgf_ref.evaluation.protocol import Cell, Evaluation
+from qgf_ref.evaluation.records import FILE as RECORDS
+from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, paired_difference
+from qgf_ref.files import write_atomically, write_json, write_npz
+from qgf_ref.plotting import png
+
+FILES = (
+    "evaluation.json",
+    "episodes.csv",
+    "critic_error.csv",
+    "critic_error.npz",
+    "success.png",
+    "weights.png",
+    "calibration.png",
+    RECORDS,
+)
+"""Everything that an evaluation may write into its directory."""
+
+SUCCESS_NOTE = (
+    "success: held-out episodes of all checkpoints, 95% Wilson interval (over episodes, for these "
+    "checkpoints); − BC: paired difference, 95% (Newcombe); "
+    "optimistic: the official protocol, the maximum over weights on the selection episodes; "
+    "ms/chunk: sampling time for one chunk of one environment."
+)
+CRITIC_NOTE = (
+    "Q: target critic of the executed chunk; return: the discounted return that followed; bias: "
+    "mean of Q − return, 95% by resampling episodes; cut: share of episodes ended by the time "
+    "limit, whose last reward is taken to go on forever; ended: the bias without those. An "
+    "IQL critic values a chunk by what good actions after it would earn, so a method that goes on "
+    "badly (BC) has a bias even under an exact critic."
+)
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row of results for each method, on the held-out episodes at its chosen weight."""
+    unguided = next((c for c in evaluation.held_out if c.method == Method()), None)
+    return [_row(evaluation, cell, unguided) for cell in evaluation.held_out]
+
+
+def selection_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row for each method and weight on the selection episodes."""
+    chosen = {(c.method, c.weight) for c in evaluation.held_out}
+    return [
+        {
+            "method": cell.method.label,
+            "weight": cell.weight,
+            **_estimate("success", cell.success),
+            "mean_return": cell.mean_reward,
+            "by_checkpoint": list(cell.rates),
+            "chosen": (cell.method, cell.weight) in chosen,
+        }
+        for cell in evaluation.selection
+    ]
+
+
+def critic_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The critic's error on every cell: over all episodes, and over those that ended themselves."""
+    found = []
+    for cell in (*evaluation.held_out, *evaluation.selection):
+        given = chunks(cell)
+        for only in (False, True):
+            error = critic_error(given, terminated_only=only)
+            if error is not None:
+                found.append(
+                    {
+                        "method": cell.method.label,
+                        "weight": cell.weight,
+                        "split": cell.split,
+                        "episodes_used": "terminated" if only else "all",
+                        **_error(error),
+                    }
+                )
+    return found
+
+
+def success_table(evaluation: Evaluation) -> Table:
+    """Header and rows for the terminal, at most 98 columns."""
+    header = ["method", "w", "success", "95%", "− BC", "95%", "return", "optimistic", "ms/chunk"]
+    several = len(evaluation.checkpoints) > 1
+    if several:
+        header.insert(4, "seeds")
+    body = []
+    for row in rows(evaluation):
+        line = [
+            row["method"],
+            "" if row["weight"] is None else f"{row['weight']:g}",
+            f"{row['success']:.2f}",
+            f"{row['success_low']:.2f}–{row['success_high']:.2f}",
+            _signed(row["minus_bc"]),
+            ""
+            if row["minus_bc"] is None
+            else f"{row['minus_bc_low']:+.2f} {row['minus_bc_high']:+.2f}",
+            f"{row['mean_return']:.1f}",
+            "" if row["optimistic"] is None else f"{row['optimistic']:.2f}",
+            f"{row['milliseconds_per_chunk']:.2f}",
+        ]
+        if several:
+            rates = row["by_checkpoint"]
+            line.insert(4, f"{min(rates):.2f}–{max(rates):.2f}")
+        body.append(line)
+    return header, body
+
+
+def critic_table(evaluation: Evaluation) -> Table:
+    """The critic's error on the held-out episodes, for the terminal."""
+    header = ["method", "w", "Q", "return", "bias", "95%", "RMSE", "rank ρ", "cut", "ended"]
+    body = []
+    for cell in evaluation.held_out:
+        given = chunks(cell)
+        error, ended = critic_error(given), critic_error(given, terminated_only=True)
+        weight = "" if cell.weight is None else f"{cell.weight:g}"
+        if error is None:
+            body.append([cell.method.label, weight, *["–"] * 8])
+            continue
+        body.append(
+            [
+                cell.method.label,
+                weight,
+                f"{error.q:.1f}",
+                f"{error.realised:.1f}",
+                f"{error.bias.value:+.1f}",
+                f"{error.bias.low:+.1f} {error.bias.high:+.1f}",
+                f"{error.rmse:.1f}",
+                "–" if error.rank is None else f"{error.rank:.2f}",
+                f"{error.cut:.2f}",
+                "–" if ended is None else f"{ended.bias.value:+.1f}",
+            ]
+        )
+    return header, body
+
+
+def write_report(evaluation: Evaluation, directory: Path) -> None:
+    """Write `FILES` (but for the records) into `directory`, which must exist."""
+    cells = (*evaluation.held_out, *evaluation.selection)
+    critic = critic_rows(evaluation)
+    write_atomically(directory / "episodes.csv", _csv(_episode_rows(cells)))
+    write_atomically(directory / "critic_error.csv", _csv(critic))
+    write_npz(directory / "critic_error.npz", table_of_chunks(cells))
+    for name, figure in (
+        ("success", success_figure(evaluation)),
+        ("weights", weights_figure(evaluation)),
+        ("calibration", calibration_figure(evaluation)),
+    ):
+        path = directory / f"{name}.png"
+        if figure is not None:
+            write_atomically(path, png(figure))
+        else:
+            path.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+    write_json(directory / "evaluation.json", summary(evaluation))
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation without its single episodes, as JSON."""
+    return {
+        "task": evaluation.task,
+        "settings": evaluation.settings.describe(),
+        "checkpoints": list(evaluation.checkpoints),
+        "rows": rows(evaluation),
+        "selection": selection_rows(evaluation),
+        "critic_error": critic_rows(evaluation),
+        "notes": [SUCCESS_NOTE, CRITIC_NOTE],
+        "seconds": round(evaluation.seconds, 1),
+        "provenance": evaluation.provenance,
+    }
+
+
+def _row(evaluation: Evaluation, cell: Cell, unguided: Cell | None) -> dict[str, Any]:
+    wins = [e.success for e in cell.episodes]
+    difference = None
+    if unguided is not None and cell is not unguided:
+        difference = paired_difference(wins, [e.success for e in unguided.episodes])
+    chunks_played = sum(len(e.steps) for e in cell.episodes)
+    return {
+        "method": cell.method.label,
+        "weight": cell.weight,
+        "episodes": len(wins),
+        **_estimate("success", cell.success),
+        "by_checkpoint": list(cell.rates),
+        **_estimate("minus_bc", difference),
+        **_estimate("mean_return", bootstrap_mean([e.total_reward for e in cell.episodes])),
+        "mean_length": sum(e.length for e in cell.episodes) / len(wins),
+        "optimistic": evaluation.optimistic(cell.method),
+        "milliseconds_per_chunk": 1e3 * cell.sampling_seconds / chunks_played,
+        "sampling_share": cell.sampling_seconds
+        / max(cell.sampling_seconds + cell.stepping_seconds, 1e-9),
+    }
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    value, low, high = estimate or (None, None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _error(error: CriticError) -> dict[str, Any]:
+    plain = asdict(error)
+    del plain["bias"]
+    return {**plain, **_estimate("bias", error.bias)}
+
+
+def _episode_rows(cells: tuple[Cell, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint": number,
+            "method": cell.method.label,
+            "weight": cell.weight,
+            "split": cell.split,
+            "seed": e.seed,
+            "success": int(e.success),
+            "return": e.total_reward,
+            "length": e.length,
+            "terminated": int(e.terminated),
+        }
+        for cell in cells
+        for number, episodes in enumerate(cell.by_checkpoint)
+        for e in episodes
+    ]
+
+
+def _csv(table: list[dict[str, Any]]) -> bytes:
+    """The rows as CSV; None becomes an empty field."""
+    buffer = io.StringIO()
+    if table:
+        writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    return buffer.getvalue().encode()
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"

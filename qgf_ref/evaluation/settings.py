@@ -1,0 +1,73 @@
+"""What an evaluation plays: methods, weights, and which episode seeds belong to which split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qgf_ref.errors import InputError
+from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
+
+SELECTION = "selection"
+HELD_OUT = "held-out"
+HELD_OUT_OFFSET = 100_000
+DEFAULT_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to evaluate.
+
+    methods, weights    every weighted method is tried at every weight
+    selection_episodes  for each checkpoint, to choose weights on; not played when there is nothing
+                        to choose
+    episodes            for each checkpoint, held out
+    seed                added to every episode's seed
+    envs                episodes that are played together; part of what decides the last bits
+    workers             processes; decides nothing but the time
+    Raises InputError on numbers outside their range.
+    """
+
+    methods: tuple[Method, ...] = parse_methods(DEFAULT_METHODS)
+    weights: tuple[float, ...] = DEFAULT_WEIGHTS
+    selection_episodes: int = 20
+    episodes: int = 50
+    seed: int = 0
+    envs: int = 8
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("workers", 1), ("envs", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be ≥ {least}, got {getattr(self, name)}")
+        if not self.methods:
+            raise InputError("no method to evaluate: give at least one, e.g. qgf")
+        for weight in self.weights:
+            if not (math.isfinite(weight) and weight >= 0):
+                raise InputError(f"weights must be finite and ≥ 0, got {weight}")
+        if len(set(self.weights)) < len(self.weights):
+            raise InputError(f"a weight is given twice: {' '.join(map(str, self.weights))}")
+        if any(m.weighted for m in self.methods) and not self.weights:
+            raise InputError("the guided methods need at least one weight")
+        if self.selects and not 1 <= self.selection_episodes <= HELD_OUT_OFFSET:
+            raise InputError(
+                f"to choose among {len(self.weights)} weights, selection_episodes must be from 1 "
+                f"to {HELD_OUT_OFFSET}, got {self.selection_episodes}"
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a weight to choose."""
+        return len(self.weights) > 1 and any(m.weighted for m in self.methods)
+
+    def seeds(self, split: str) -> range:
+        """The episode seeds of a split."""
+        if split == SELECTION:
+            return range(self.seed, self.seed + self.selection_episodes)
+        start = self.seed + HELD_OUT_OFFSET
+        return range(start, start + self.episodes)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return {**asdict(self), "methods": [m.identity for m in self.methods]}

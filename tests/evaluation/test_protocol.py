@@ -1,0 +1,178 @@
+"""Weights are chosen on one set of episodes and reported on another; runs go on where they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref.errors import InputError
+from qgf_ref.evaluation.methods import Method, parse_methods
+from qgf_ref.evaluation.protocol import Cell, best, evaluate, success_rate
+from qgf_ref.evaluation.records import FILE
+from qgf_ref.evaluation.rollouts import Episode, Simulator
+from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
+from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
+from tests.evaluation.fakes import LineTask, line_checkpoint
+
+QGF = Method("qgf")
+
+
+def forward(flow: GuidedFlow, step: DenoisingStep) -> Any:
+    """Guidance to the right: on the line, the more the better."""
+    return np.ones_like(step.action)
+
+
+FORWARD = Method("tests.evaluation.test_protocol:forward")
+
+
+def settings(**changes: Any) -> Settings:
+    standard = {
+        "methods": (Method(), FORWARD, Method("qgf")),
+        "weights": (0.001, 0.1, 10.0),
+        "selection_episodes": 6,
+        "episodes": 7,
+        "envs": 4,
+    }
+    return Settings(**{**standard, **changes})
+
+
+def cell(weight: float, wins: int, reward: float) -> Cell:
+    episodes = tuple(
+        Episode(s, s < wins, reward, 5, True, (0,), (0.0,), (0.0,), (0.0,)) for s in range(10)
+    )
+    return Cell(QGF, weight, SELECTION, (episodes,), 0.0, 0.0)
+
+
+def test_selection_prefers_success_then_return_then_small_weights() -> None:
+    assert best([cell(0.1, 5, -9), cell(0.2, 6, -99), cell(0.3, 4, 0)]).weight == 0.2
+    assert best([cell(0.1, 6, -9), cell(0.2, 6, -8), cell(0.3, 6, -10)]).weight == 0.2
+    assert best([cell(0.3, 6, -8), cell(0.2, 6, -8), cell(0.4, 6, -8)]).weight == 0.2
+
+
+def test_protocol() -> None:
+    checkpoints = [line_checkpoint(0), line_checkpoint(1)]
+    found = evaluate(checkpoints, LineTask(), settings())
+    assert [(c.method, c.split) for c in found.held_out] == [
+        (m, HELD_OUT) for m in settings().methods
+    ]
+    assert len(found.selection) == 1 + 2 * 3
+    for c in found.held_out:
+        assert [[e.seed for e in each] for each in c.by_checkpoint] == [
+            list(range(100_000, 100_007))
+        ] * 2
+    for c in found.selection:
+        assert [e.seed for e in c.episodes] == [*range(6), *range(6)]
+    # the planted optimum: with w = 10 every action is +1
+    held = {c.method: c for c in found.held_out}
+    assert held[FORWARD].weight == 10.0
+    assert held[FORWARD].success.value == 1.0
+    assert all(e.length <= 4 for e in held[FORWARD].episodes)
+    for method in (FORWARD, QGF):
+        curve = found.curve(method)
+        assert [c.weight for c in curve] == [0.001, 0.1, 10.0]
+        assert held[method].weight == best(curve).weight
+        assert found.optimistic(method) == max(c.success.value for c in curve)
+    assert found.optimistic(Method()) is None
+
+
+def test_two_workers_give_the_same_evaluation() -> None:
+    one = evaluate([line_checkpoint()], LineTask(), settings())
+    two = evaluate([line_checkpoint()], LineTask(), settings(workers=2))
+
+    def episodes(found: Any) -> list[Any]:
+        return [(c.weight, c.episodes) for c in (*found.selection, *found.held_out)]
+
+    assert episodes(one) == episodes(two)
+
+
+def test_one_weight_needs_no_selection() -> None:
+    found = evaluate([line_checkpoint()], LineTask(), settings(weights=(0.1,)))
+    assert found.selection == ()
+    assert [c.weight for c in found.held_out] == [None, 0.1, 0.1]
+    assert found.optimistic(QGF) is None
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    wanted = settings(methods=(Method(), FORWARD), weights=(1.0, 10.0), envs=2)
+    with pytest.raises(KeyboardInterrupt):
+        # seed 3 interrupts; the group of seeds 0 and 1 is finished by then
+        evaluate([line_checkpoint()], LineTask(kind="interrupts"), wanted, directory=tmp_path)
+    kept = (tmp_path / FILE).read_bytes()
+    assert kept.count(b"\n") == 2
+    found = evaluate([line_checkpoint()], LineTask(), wanted, directory=tmp_path)
+    assert (tmp_path / FILE).read_bytes().startswith(kept)
+    fresh = evaluate([line_checkpoint()], LineTask(), wanted)
+    assert [c.episodes for c in found.held_out] == [c.episodes for c in fresh.held_out]
+    # everything is there: a task that cannot play (seed 3 ends it) is not asked to
+    again = evaluate([line_checkpoint()], LineTask(kind="raises"), wanted, directory=tmp_path)
+    assert [c.episodes for c in again.held_out] == [c.episodes for c in fresh.held_out]
+
+
+def test_other_checkpoints_are_not_mixed_in(tmp_path: Path) -> None:
+    wanted = settings(methods=(Method(),), episodes=2)
+    evaluate([line_checkpoint(0)], LineTask(), wanted, directory=tmp_path)
+    with pytest.raises(InputError, match=r"another checkpoints.*--overwrite"):
+        evaluate([line_checkpoint(1)], LineTask(), wanted, directory=tmp_path)
+    evaluate([line_checkpoint(1)], LineTask(), wanted, directory=tmp_path, overwrite=True)
+
+
+def test_success_rate_for_a_training_loop() -> None:
+    task = LineTask()
+    with Simulator(task, 4) as simulator:
+        rate = success_rate(line_checkpoint(), task, FORWARD, 10.0, range(9), simulator=simulator)
+        assert rate.success.value == 1.0
+        assert [e.seed for e in rate.episodes] == list(range(9))
+        again = success_rate(line_checkpoint(), task, "bc", seeds=range(4), simulator=simulator)
+    assert again.episodes == success_rate(line_checkpoint(), task, "bc", seeds=range(4)).episodes
+    with pytest.raises(InputError, match="needs a guidance weight"):
+        success_rate(line_checkpoint(), task, "qgf", seeds=range(4))
+    with pytest.raises(InputError, match="at least one episode"):
+        success_rate(line_checkpoint(), task, "bc", seeds=[])
+
+
+def test_a_real_task() -> None:
+    from dataclasses import replace
+
+    from tests.conftest import small_checkpoint
+
+    ck = small_checkpoint(obs_dim=2, action_dim=40, dtype="float32")
+    ck = replace(ck, options=replace(ck.options, horizon_length=20))
+    task = "pointmaze-medium-navigate-singletask-task1-v0"
+    first, again = (
+        success_rate(ck, task, "qgf", 0.1, seeds, envs=2) for seeds in (range(2), range(2))
+    )
+    assert first.episodes == again.episodes
+    assert {e.length for e in first.episodes} <= set(range(1, 1001))
+    assert len({e.q[0] for e in first.episodes}) == 2
+    with pytest.raises(InputError, match="observations of 2 and gives actions of 4"):
+        success_rate(small_checkpoint(obs_dim=2, action_dim=4), task, "bc", seeds=range(1), envs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "episodes must be ≥ 1, got 0"),
+        ({"workers": 0}, "workers must be ≥ 1"),
+        ({"envs": 0}, "envs must be ≥ 1"),
+        ({"seed": -1}, "seed must be ≥ 0"),
+        ({"selection_episodes": 0}, "to choose among 3 weights"),
+        ({"selection_episodes": 100_001}, "to choose among"),
+        ({"weights": (0.1, -1.0)}, "≥ 0, got -1.0"),
+        ({"weights": (float("nan"),)}, "finite and ≥ 0, got nan"),
+        ({"weights": (0.1, 0.1)}, "given twice"),
+        ({"weights": ()}, "at least one weight"),
+        ({"methods": ()}, "no method"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        settings(**changes)
+
+
+def test_no_selection_episodes_are_needed_without_weights() -> None:
+    assert not settings(methods=parse_methods(["bc"]), weights=(), selection_episodes=0).selects
+    with pytest.raises(InputError, match="no checkpoint"):
+        evaluate([], LineTask(), settings())
