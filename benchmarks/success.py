@@ -42,28 +42,38 @@ from qgf_ref.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that share a data set, the length of their runs, training seeds, further settings."""
+    """Tasks that share a data set, the length of their runs, weights to choose from (their range
+    depends on the scale of the rewards), training seeds, further settings.
+    """
 
     tasks: tuple[str, ...]
     updates: int
+    weights: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: tuple[str, ...] = ()
 
 
 SUITES = {
     "cube-single": Suite(
-        tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)), 10_000
+        tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)),
+        10_000,
+        (0.01, 0.03, 0.1, 0.3, 1.0),
     ),
-    "scene": Suite(("scene-play-singletask-task1-v0",), 10_000),
-    "pointmaze": Suite(("pointmaze-medium-navigate-singletask-task1-v0",), 10_000),
+    "scene": Suite(("scene-play-singletask-task1-v0",), 10_000, (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "pointmaze": Suite(
+        ("pointmaze-medium-navigate-singletask-task1-v0",), 10_000, (0.1, 0.3, 1.0, 3.0, 10.0)
+    ),
     # three layers of 192, so that it stays under 3 MB
     "embedded": Suite(
-        ("cube-single-play-singletask-task1-v0",), 30_000, (0,), ("--hidden", "192", "192", "192")
+        ("cube-single-play-singletask-task1-v0",),
+        30_000,
+        (0.01, 0.03, 0.1, 0.3, 1.0),
+        (0,),
+        ("--hidden", "192", "192", "192"),
     ),
 }
 
@@ -215,7 +225,7 @@ def main() -> None:
     find_dataset(task(suite.tasks[0]).dataset, args.data)  # fails now rather than in every run
     runs = train(suite, args.runs / args.suite, args)
     settings = Settings(
-        weights=WEIGHTS,
+        weights=suite.weights,
         selection_episodes=args.selection_episodes,
         episodes=args.episodes,
         workers=args.workers,
