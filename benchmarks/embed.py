@@ -20,7 +20,7 @@ from qgf_ref.data.datasets import find_dataset, load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.files import write_json, write_npz
 from qgf_ref.interop.load import EMBEDDED
-from qgf_ref.interop.native import save_checkpoint
+from qgf_ref.interop.native import MODEL, save_checkpoint
 from qgf_ref.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,10 +41,11 @@ def main() -> None:
     found = find_dataset(problem.dataset, args.data or record["config"]["data"])
     if found.validation is None:
         raise SystemExit(f"{problem.dataset} has no validation file to draw observations from")
+    size = (args.run / MODEL).stat().st_size
+    if size > LARGEST:
+        raise SystemExit(f"{args.run / MODEL} has {size} bytes, more than {LARGEST}")
     path = ASSETS / f"{EMBEDDED}.safetensors"
     save_checkpoint(load(args.run, dtype="float32"), path)
-    if path.stat().st_size > LARGEST:
-        raise SystemExit(f"{path} has {path.stat().st_size} bytes, more than {LARGEST}")
     held_out = load_transitions(found.validation, problem)
     rows = np.random.default_rng(0).choice(len(held_out), size=OBSERVATIONS, replace=False)
     obs = held_out.observations[np.sort(rows)]

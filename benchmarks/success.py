@@ -1,8 +1,9 @@
 """How much does guidance lift success? Train, evaluate, tabulate: one command a suite.
 
     python benchmarks/success.py cube-single --data ../shared/data
-    python benchmarks/success.py scene       # after: qgf-ref collect scene-play-v0 --episodes 300
-    python benchmarks/success.py pointmaze   # after: qgf-ref collect pointmaze-medium-navigate-v0
+    python benchmarks/success.py scene        (first: qgf-ref collect scene-play-v0 --episodes 200)
+    python benchmarks/success.py pointmaze    (first: qgf-ref collect pointmaze-medium-navigate-v0
+                                               --episodes 500)
     python benchmarks/success.py embedded --data ../shared/data     (the package's own checkpoint)
 
 For every task of the suite, `qgf-ref train` makes one run for each training seed (runs that are
@@ -22,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ from qgf_ref.data.tasks import task
 from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
 from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
-from qgf_ref.evaluation.report import summary, write_report
+from qgf_ref.evaluation.report import rows, summary, write_report
 from qgf_ref.evaluation.settings import Settings
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.record import RECORD, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -50,69 +53,102 @@ class Suite:
     depends on the scale of the rewards), training seeds, further settings.
     """
 
+    name: str
     tasks: tuple[str, ...]
     updates: int
     weights: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    settings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-SUITES = {
-    "cube-single": Suite(
+_SUITES = (
+    Suite(
+        "cube-single",
         tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)),
         10_000,
         (0.01, 0.03, 0.1, 0.3, 1.0),
     ),
-    "scene": Suite(("scene-play-singletask-task1-v0",), 10_000, (0.003, 0.01, 0.03, 0.1, 0.3)),
-    "pointmaze": Suite(
-        ("pointmaze-medium-navigate-singletask-task1-v0",), 10_000, (0.1, 0.3, 1.0, 3.0, 10.0)
+    Suite("scene", ("scene-play-singletask-task1-v0",), 10_000, (0.003, 0.01, 0.03, 0.1, 0.3)),
+    Suite(
+        "pointmaze",
+        ("pointmaze-medium-navigate-singletask-task1-v0",),
+        10_000,
+        (0.1, 0.3, 1.0, 3.0, 10.0),
     ),
     # three layers of 192, so that it stays under 3 MB
-    "embedded": Suite(
+    Suite(
+        "embedded",
         ("cube-single-play-singletask-task1-v0",),
         30_000,
         (0.01, 0.03, 0.1, 0.3, 1.0),
         (0,),
-        ("--hidden", "192", "192", "192"),
+        {"hidden": (192, 192, 192)},
     ),
-}
+)
+SUITES = {suite.name: suite for suite in _SUITES}
 
 
-def train(suite: Suite, place: Path, args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The directories of all runs, by task, trained as far as the suite asks."""
-    seeds = args.seeds or suite.seeds
-    runs = {name: [place / name / f"seed{s}" for s in seeds] for name in suite.tasks}
-    jobs = []
-    for index, seed in enumerate(seeds):
-        for name in suite.tasks:
-            run = runs[name][index]
-            command = ["--updates", str(args.updates or suite.updates)]
-            if (run / "train.json").exists():
-                command += ["--resume", str(run)]
-            else:
-                command += [name, "--seed", str(seed), "--out", str(run), *suite.settings]
-                command += [] if args.data is None else ["--data", str(args.data)]
-            jobs.append((run, command))
+def configurations(suite: Suite, args: argparse.Namespace) -> list[TrainConfig]:
+    """One run for every task and training seed, the seeds' first tasks first."""
+    return [
+        TrainConfig(
+            task=name,
+            seed=seed,
+            updates=args.updates or suite.updates,
+            data=None if args.data is None else str(args.data),
+            **suite.settings,
+        )
+        for seed in args.seeds or suite.seeds
+        for name in suite.tasks
+    ]
 
-    def train_one(job: tuple[Path, list[str]]) -> None:
-        run, command = job
-        log = run.with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+
+def directory(place: Path, config: TrainConfig) -> Path:
+    """Where the run of a configuration is kept."""
+    return place / config.task / f"seed{config.seed}"
+
+
+def command(config: TrainConfig, run: Path) -> list[str] | None:
+    """The arguments of `qgf-ref train` that make or finish `run`; None when it is finished.
+
+    Exits when what is there is another run: with other settings than the suite's.
+    """
+    if not (run / RECORD).exists():
+        settings = run.with_suffix(".json")
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        write_json(settings, config.to_json())
+        return ["--config", str(settings), "--out", str(run)]
+    record = Record.read(run)
+    found = record.config
+    if replace(found, data=config.data, updates=config.updates) != config:
+        raise SystemExit(f"{run} is a run with other settings than the suite's; move it away")
+    if found.updates == config.updates and record.last_update == config.updates:
+        return None
+    return ["--resume", str(run), "--updates", str(config.updates)]
+
+
+def train(configs: Sequence[TrainConfig], place: Path, workers: int) -> None:
+    """Make every run that is not finished, `workers` at a time."""
+
+    def train_one(config: TrainConfig) -> None:
+        run = directory(place, config)
+        arguments = command(config, run)
+        if arguments is None:
+            return
+        with run.with_suffix(".log").open("ab") as output:
             code = subprocess.run(
-                [sys.executable, "-m", "qgf_ref", "train", *command],
+                [sys.executable, "-m", "qgf_ref", "train", *arguments],
                 stdout=output, stderr=output, check=False,
             ).returncode  # fmt: skip
         if code != 0:
-            raise SystemExit(f"training {run} failed ({code}): see {log}")
+            raise SystemExit(f"training {run} failed ({code}): see {run.with_suffix('.log')}")
 
     with (
-        ThreadPoolExecutor(args.workers) as pool,
-        tqdm(total=len(jobs), unit="run", desc="training", disable=None) as bar,
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(configs), unit="run", desc="training", disable=None) as bar,
     ):
-        for _ in pool.map(train_one, jobs):
+        for _ in pool.map(train_one, configs):
             bar.update()
-    return runs
 
 
 def pooled(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
@@ -126,6 +162,8 @@ def pooled(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
             cells[0],
             weight=weight,
             by_checkpoint=tuple(each for cell in cells for each in cell.by_checkpoint),
+            sampling_seconds=sum(c.sampling_seconds for c in cells),
+            stepping_seconds=sum(c.stepping_seconds for c in cells),
         )
 
     return replace(
@@ -152,58 +190,58 @@ def seed_range(cells: Sequence[Cell]) -> tuple[float, float]:
 
 
 def table(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dict[str, Any]]:
-    """One row a method: success by task and over all, the optimistic number, the critic's error."""
-    rows = []
-    for i, cell in enumerate(whole.held_out):
+    """One row a method: the report's, and success, weight and optimism by task."""
+    found = []
+    for i, (cell, row) in enumerate(zip(whole.held_out, rows(whole), strict=True)):
         own = [e.held_out[i] for e in evaluations]
         optimistic = [e.optimistic(cell.method) for e in evaluations]
+        known = [o for o in optimistic if o is not None]
         error = critic_error(chunks(cell))
         low, high = seed_range(own)
-        rows.append(
-            {
-                "method": cell.method.label,
-                "success": cell.success.value,
-                "low": cell.success.low,
-                "high": cell.success.high,
-                "episodes": len(cell.episodes),
-                "seed_low": low,
-                "seed_high": high,
+        found.append(
+            row
+            | {
+                "seeds_low": low,
+                "seeds_high": high,
                 "by_task": [c.success.value for c in own],
                 "weights": [c.weight for c in own],
-                "optimistic": None
-                if None in optimistic
-                else sum(o for o in optimistic if o is not None) / len(optimistic),
+                "optimistic": sum(known) / len(known) if known else None,
                 "critic_bias": None if error is None else error.bias.value,
                 "critic_rank": None if error is None else error.rank,
-                "milliseconds_per_chunk": 1e3
-                * cell.sampling_seconds
-                / sum(len(e.steps) for e in cell.episodes),
             }
         )
-    return rows
+    return found
 
 
-def markdown(suite: Suite, rows: Sequence[dict[str, Any]]) -> str:
-    """The table for the README."""
+def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[str, Any]]) -> str:
+    """The table for the README, and a sentence on how it was made."""
     several = len(suite.tasks) > 1
     tasks = [f"task {n}" for n in range(1, len(suite.tasks) + 1)] if several else []
     header = ["method", "success", "95%", "seeds", *tasks, "w", "optimistic", "Q − return"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
+    for row in found:
         weights = sorted({w for w in row["weights"] if w is not None})
         optimistic = "" if row["optimistic"] is None else f"{row['optimistic']:.2f}"
         bias = "" if row["critic_bias"] is None else f"{row['critic_bias']:+.1f}"
         cells = [
             f"`{row['method']}`",
             f"**{row['success']:.2f}**",
-            f"{row['low']:.2f}–{row['high']:.2f}",
-            f"{row['seed_low']:.2f}–{row['seed_high']:.2f}",
+            f"{row['success_low']:.2f}–{row['success_high']:.2f}",
+            f"{row['seeds_low']:.2f}–{row['seeds_high']:.2f}",
             *([f"{s:.2f}" for s in row["by_task"]] if several else []),
             " ".join(f"{w:g}" for w in weights),
             optimistic,
             bias,
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    each = "each task and method" if several else "each method"
+    lines += [
+        "",
+        f"{suite.updates:,} updates, {seeds} training seed{'s' * (seeds > 1)}; "
+        f"{seeds * settings.episodes} held-out episodes for {each}, its weight w chosen on "
+        f"{seeds * settings.selection_episodes} others. Made by "
+        f"`python benchmarks/success.py {suite.name}`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -223,7 +261,8 @@ def main() -> None:
     suite = SUITES[args.suite]
     origin = provenance()
     find_dataset(task(suite.tasks[0]).dataset, args.data)  # fails now rather than in every run
-    runs = train(suite, args.runs / args.suite, args)
+    configs, place = configurations(suite, args), args.runs / suite.name
+    train(configs, place, args.workers)
     settings = Settings(
         weights=suite.weights,
         selection_episodes=args.selection_episodes,
@@ -233,39 +272,36 @@ def main() -> None:
     evaluations = []
     for name in suite.tasks:
         print(name)
-        place = args.runs / args.suite / name / "evaluation"
-        place.mkdir(exist_ok=True)
-        checkpoints = [load(run, dtype="float32") for run in runs[name]]
-        evaluations.append(evaluate(checkpoints, name, settings, directory=place))
-        write_report(evaluations[-1], place)
-    whole = pooled(
-        evaluations,
-        f"{args.suite}: {len(suite.tasks)} tasks" if len(suite.tasks) > 1 else suite.tasks[0],
-    )
-    rows = table(evaluations, whole)
-    records = {
-        name: [json.loads((run / "train.json").read_text()) for run in runs[name]] for name in runs
-    }
+        out = place / name / "evaluation"
+        out.mkdir(exist_ok=True)
+        runs = [directory(place, c) for c in configs if c.task == name]
+        checkpoints = [load(run, dtype="float32") for run in runs]
+        evaluations.append(evaluate(checkpoints, name, settings, directory=out))
+        write_report(evaluations[-1], out)
+    several = len(suite.tasks) > 1
+    title = f"{suite.name}: {len(suite.tasks)} tasks" if several else suite.tasks[0]
+    whole = pooled(evaluations, title)
+    found = table(evaluations, whole)
     write_json(
-        args.results / f"success_{args.suite}.json",
+        args.results / f"success_{suite.name}.json",
         {
-            "suite": args.suite,
-            "rows": rows,
+            "suite": suite.name,
+            "rows": found,
             "tasks": [summary(e) for e in evaluations],
-            "training": records,
+            "training": [json.loads((directory(place, c) / RECORD).read_text()) for c in configs],
             **origin,
         },
     )
     figures = {
-        "success": success_figure(replace(whole, selection=()) if len(suite.tasks) > 1 else whole),
+        "success": success_figure(replace(whole, selection=()) if several else whole),
         "weights": weights_figure(whole),
         "calibration": calibration_figure(whole),
     }
     for name, figure in figures.items():
         if figure is not None:
-            write_atomically(args.results / f"{name}_{args.suite}.png", png(figure))
-    text = markdown(suite, rows)
-    write_atomically(args.results / f"success_{args.suite}.md", text.encode())
+            write_atomically(args.results / f"{name}_{suite.name}.png", png(figure))
+    text = markdown(suite, settings, len({c.seed for c in configs}), found)
+    write_atomically(args.results / f"success_{suite.name}.md", text.encode())
     print(text)
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes out of one directory there
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -28,6 +36,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
@@ -64,8 +74,53 @@ def write_npz(path: Path, arrays: dict[str, Array]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, Array]:
-    """All arrays of an npz, never unpickled. Raises InputError naming a key that is missing."""
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows as CSV under the union of their columns; what is absent or None stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if columns:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def lock(file: int | IO[Any], busy: str) -> None:
+    """Lock an open file until it is closed, or the process ends, however that ends.
+
+    Raises InputError with the message `busy` when another process holds it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(busy) from None
+
+
+@contextmanager
+def sole_use(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, made if need be. Raises InputError as `lock` does, and when the
+    file cannot be made.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        lock(handle, busy)
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_npz(
+    path: Path, required: tuple[str, ...], only: tuple[str, ...] | None = None
+) -> dict[str, Array]:
+    """The arrays of an npz (those of them named in `only`, if given), never unpickled.
+
+    Raises InputError naming a key of `required` that is missing.
+    """
     try:
         # opened here, because np.load leaves the file of a damaged archive open
         with path.open("rb") as raw:
@@ -73,7 +128,8 @@ def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, Array]:
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is a single .npy array; expected an .npz")
             with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
+                names = [n for n in loaded.files if only is None or n in only]
+                arrays = {name: loaded[name] for name in names}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except InputError:

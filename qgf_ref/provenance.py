@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-PACKAGES = ("qgf_ref", "numpy", "scipy", "safetensors", "matplotlib")
+PACKAGES = (
+    "qgf_ref",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "matplotlib",
+    "ogbench",
+    "mujoco",
+    "gymnasium",
+)
 
 
 def provenance() -> dict[str, Any]:

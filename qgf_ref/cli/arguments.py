@@ -19,15 +19,20 @@ NORMAL_ROWS = 256
 """Rows of --obs normal, as many as the embedded observations have."""
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """--checkpoint, and one flag for every option that a checkpoint may not tell."""
-    parser.add_argument(
-        "--checkpoint",
-        default=EMBEDDED,
-        metavar="P",
-        help="params_N.pkl of the official code, our .safetensors, or a directory holding one "
-        "(default: the checkpoint inside the package)",
-    )
+    text = "params_N.pkl of the official code, our .safetensors, or a directory holding one"
+    default = "(default: the checkpoint inside the package)"
+    if several:
+        parser.add_argument(
+            "--checkpoint",
+            nargs="+",
+            default=[EMBEDDED],
+            metavar="P",
+            help=f"{text}; or several: training seeds of the same task {default}",
+        )
+    else:
+        parser.add_argument("--checkpoint", default=EMBEDDED, metavar="P", help=f"{text} {default}")
     group = parser.add_argument_group("options of the checkpoint, where its flags.json lacks them")
     group.add_argument("--activation", help="gelu, relu, … of the networks")
     group.add_argument("--q-aggregation", help="min or mean over the critic's members")

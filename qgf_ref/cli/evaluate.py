@@ -17,7 +17,7 @@ from qgf_ref.cli.arguments import (
 )
 from qgf_ref.errors import InputError
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.load import EMBEDDED, is_embedded
+from qgf_ref.interop.load import is_embedded
 from qgf_ref.training.record import trained_task
 
 if TYPE_CHECKING:
@@ -52,17 +52,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "worker fails, 2 on bad input.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        conflict_handler="resolve",
     )
-    add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--checkpoint",
-        nargs="+",
-        default=[EMBEDDED],
-        metavar="P",
-        help="one, or several training seeds of the same task "
-        "(default: the checkpoint inside the package)",
-    )
+    add_checkpoint_arguments(parser, several=True)
     parser.add_argument(
         "--task",
         metavar="NAME",
@@ -94,7 +85,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="M",
         help="for each checkpoint, to report (default 50)",
     )
-    how.add_argument("--seed", type=natural, default=0, help="added to every episode's seed")
+    how.add_argument("--seed", type=natural, default=0, help="another one: other episodes")
     how.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default 1)")
     how.add_argument(
         "--envs", type=int, default=8, metavar="G", help="environments stepped together (default 8)"
@@ -238,6 +229,13 @@ def _render(
 
 def _next(evaluation: Evaluation, out: Path) -> str:
     """What to do now, as the numbers suggest."""
+    unguided = [c.success.value for c in evaluation.held_out if not c.method.weighted]
+    guided = [c.success.value for c in evaluation.held_out if c.method.weighted]
+    if unguided and guided and max(guided) <= min(unguided):
+        return (
+            "Next: no weight helped. Other weights (--weights), a longer training, or the critic: "
+            f"see {out / 'calibration.png'}"
+        )
     weights = evaluation.settings.weights
     for cell in evaluation.held_out:
         if cell.weight is None or not evaluation.curve(cell.method):

@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from qgf_ref.errors import InputError
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
-from qgf_ref.training.loop import signal_name
+from qgf_ref.training.interruption import signal_name
 from qgf_ref.training.run import Finished, resume, start
 
 EXAMPLE = """examples:
   qgf-ref train cube-single-play-singletask-task1-v0 --data ../shared/data --out runs/cube1
-  qgf-ref train --resume runs/cube1                    (after Ctrl-C, a kill, a power cut)
+  qgf-ref train --resume runs/cube1                    (after Ctrl-C or a kill)
   qgf-ref train --resume runs/cube1 --updates 60000    (longer than planned)
   qgf-ref train pointmaze-medium-navigate-singletask-v0 --preset paper --seed 1
 """
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if args.resume is not None:
-        finished = resume(args.resume, _only_updates(args, given))
+        _refuse_other_settings(args, given)
+        finished = resume(args.resume, given.get("updates"), given.get("data"))
     else:
         config = _configuration(args, given)
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
@@ -79,15 +80,14 @@ def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConf
     return config
 
 
-def _only_updates(args: argparse.Namespace, given: dict[str, Any]) -> int | None:
-    other = sorted(set(given) - {"updates"})
+def _refuse_other_settings(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    other = sorted(set(given) - {"updates", "data"})
     other += [n for n in ("name", "out", "preset", "config") if getattr(args, n) is not None]
     if other:
         raise InputError(
-            f"--resume takes its settings from the run; only --updates may change, not "
-            f"{', '.join(other)}"
+            f"--resume takes its settings from the run; only --updates and --data may change, "
+            f"not {', '.join(other)}"
         )
-    return given.get("updates")
 
 
 def _report(finished: Finished) -> int:
@@ -101,9 +101,12 @@ def _report(finished: Finished) -> int:
     if state.metrics:
         last = state.metrics[-1]
         print("  ".join(f"{name} {last[name]:.4g}" for name in last))
-    megabytes = finished.peak_data_bytes / 1e6
-    print(f"{state.update} updates; data in memory: at most {megabytes:.0f} MB")
-    print(f"checkpoint, metrics.csv and losses.png are in {where}")
+    data, process = finished.peak_data_bytes / 1e6, finished.peak_process_bytes / 1e6
+    print(f"{state.update} updates; memory: data {data:.0f} MB, process {process:.0f} MB at most")
+    drawn = (
+        "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
+    )
+    print(f"checkpoint, {drawn} are in {where}")
     print(f"Next: qgf-ref evaluate --checkpoint {where}")
     return 0
 

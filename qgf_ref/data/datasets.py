@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -11,9 +14,9 @@ import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.data.slices import slice_files
-from qgf_ref.data.tasks import Task, relabel
+from qgf_ref.data.tasks import Task, is_dataset_name, relabel
 from qgf_ref.data.windows import ACTION_CLIP_EPS, Transitions
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 
 CACHE = Path("~/.ogbench/data")
@@ -23,6 +26,7 @@ Masks = Literal["relabelled", "official-100m"]
 MASKS: tuple[Masks, ...] = ("relabelled", "official-100m")
 
 _ACTION_ROUNDING = 1e-6
+_REQUIRED = ("observations", "actions", "terminals", "qpos")
 _INFO = ("qpos", "button_states")
 
 
@@ -40,8 +44,9 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
     path  an .npz file; a directory that holds NAME.npz, or else only slices (`*.npz`); None for
           OGBench's cache directory, into which the data set is downloaded if it is not there
 
-    Validation is the file beside it whose name ends in -val.npz.
-    Raises InputError saying what was looked for, and how to make the data set.
+    Validation is the file beside it whose name ends in -val.npz; of slices, the first of them.
+    Raises InputError saying what was looked for and how to make the data set, and on files whose
+    names say that they are another data set.
     """
     if path is None:
         path = CACHE.expanduser()
@@ -53,6 +58,7 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
             path = path / f"{name}.npz"
         else:
             files = slice_files(path)
+            _refuse_others(name, files)
             held_out = sorted(path.glob("*-val.npz"))
             return DatasetFiles(tuple(files), held_out[0] if held_out else None)
     if not path.exists():
@@ -60,6 +66,7 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
             f"no data set at {path}. Give --data a file or a directory, or make one: "
             f"qgf-ref collect {name} --episodes 500"
         )
+    _refuse_others(name, [path])
     held = path.with_name(f"{path.stem}-val.npz")
     return DatasetFiles((path,), held if held.exists() else None)
 
@@ -85,7 +92,7 @@ def load_transitions(
     """
     if masks not in MASKS:
         raise InputError(f"masks must be one of {', '.join(MASKS)}; got {masks!r}")
-    data = read_npz(path, ("observations", "actions", "terminals", "qpos"))
+    data = read_npz(path, _REQUIRED, only=(*_REQUIRED, *_INFO))
     ends = _check(path, data, horizon)
     keep = np.ones(len(data["actions"]), dtype=bool)
     keep[ends] = False
@@ -116,6 +123,20 @@ def load_transitions(
     )
 
 
+def _refuse_others(name: str, files: Sequence[Path]) -> None:
+    # play and noisy, or two mazes, have the same shapes: only the name tells them apart
+    stems = {re.sub(r"-[0-9]+$", "", path.stem) for path in files}
+    other = sorted(stem for stem in stems if is_dataset_name(stem) and stem != name)
+    if other or len(stems) > 1:
+        raise InputError(
+            f"{files[0].parent} has no {name}.npz, and its files are not the slices of one data "
+            f"set {name}: {listing(sorted(stems))}. Give --data the right file or directory"
+            if len(files) > 1
+            else f"{files[0]} is called {other[0]}, but the task's data set is {name}. Give --data "
+            "the right file, or rename it if that is what it is"
+        )
+
+
 def _check(path: Path, data: dict[str, Array], horizon: int) -> Array:
     """The indices of the episodes' last states; raises InputError on contradictions."""
     observations, actions, terminals = (data[n] for n in ("observations", "actions", "terminals"))
@@ -128,7 +149,7 @@ def _check(path: Path, data: dict[str, Array], horizon: int) -> Array:
     lengths = {name: len(array) for name, array in data.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"{path}: its arrays differ in length: {lengths}")
-    for name in ("observations", "actions", "terminals"):
+    for name in data:
         if data[name].dtype.kind not in "fbiu":
             raise InputError(f"{path}: {name} must be numbers, not {data[name].dtype}")
         require_finite(data[name], f"{path}: {name}", InputError)
@@ -161,7 +182,7 @@ def _download(name: str) -> None:
 
     try:
         download_datasets([name])
-    except (URLError, OSError) as error:
+    except (URLError, HTTPException, OSError) as error:
         raise InputError(
             f"no data set {name} in {CACHE}, and it could not be downloaded ({error}). Give --data "
             f"a file or a directory, or make it here: qgf-ref collect {name} --episodes 500"

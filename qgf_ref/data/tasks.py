@@ -12,6 +12,7 @@ import difflib
 import re
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,12 @@ def task(name: str) -> Task:
     return Task(name, env_id, f"{found['env']}-{found['type']}-{found['version']}")
 
 
+def is_dataset_name(name: str) -> bool:
+    """Whether `name` has the form ENV-TYPE-v0 of a data set's name."""
+    found = _NAME.fullmatch(name)
+    return found is not None and not found["single"]
+
+
 def dataset_env(name: str) -> tuple[str, str]:
     """(environment id, type) of the data set `name`: cube-single-play-v0 → cube-single-v0, play.
 
@@ -90,9 +97,11 @@ def dataset_env(name: str) -> tuple[str, str]:
 def relabel(task: Task, data: dict[str, Array]) -> tuple[Array, Array]:
     """Rewards and masks (N,), float32, of the states in `data` (qpos, button_states) for `task`.
 
-    OGBench's own rule, `ogbench.relabel_utils.relabel_dataset`, on a fresh environment.
+    OGBench's own rule, `ogbench.relabel_utils.relabel_dataset`. Draws no random numbers but at the
+    first call for a task, so that slices can be loaded while an environment runs elsewhere.
+    Raises InputError when the observations are not the environment's.
     """
-    env = task.make_env()
+    env = _settled(task.env_id)
     from ogbench.relabel_utils import relabel_dataset
 
     expected, given = env.observation_space.shape, data["observations"].shape[1:]
@@ -101,11 +110,27 @@ def relabel(task: Task, data: dict[str, Array]) -> tuple[Array, Array]:
             f"{task.env_id} has observations of shape {expected}, the data set's are {given}: "
             f"is it the data set {task.dataset}?"
         )
-    seeded_reset(env, 0)
     labelled = dict(data)
     relabel_dataset(task.env_id, env, labelled)
-    env.close()
     return labelled["rewards"], labelled["masks"]
+
+
+class _Settled:
+    """An environment whose task is set, and that OGBench's rule cannot reset any more."""
+
+    def __init__(self, env: Any) -> None:
+        self.unwrapped = env.unwrapped
+        self.observation_space = env.observation_space
+
+    def reset(self) -> None:
+        """Nothing."""
+
+
+@lru_cache(maxsize=4)
+def _settled(env_id: str) -> _Settled:
+    env = make_env(env_id)
+    seeded_reset(env, 0)
+    return _Settled(env)
 
 
 def registered_tasks() -> list[str]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method, parse_method
-from qgf_ref.evaluation.records import Records, Unit, digest
+from qgf_ref.evaluation.records import Records, Unit, code_versions, digest
 from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, TaskLike
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
@@ -116,6 +116,12 @@ def evaluate(
     task = ogbench_task(task) if isinstance(task, str) else task
     if not checkpoints:
         raise InputError("no checkpoint to evaluate")
+    digests = [digest(c) for c in checkpoints]
+    if len(set(digests)) < len(digests):
+        raise InputError(
+            "the same checkpoint is given twice; several are meant to be training seeds, whose "
+            "episodes are pooled"
+        )
     start = perf_counter()
     origin = provenance()
     with Simulator(task, 1) as simulator:
@@ -123,8 +129,9 @@ def evaluate(
             simulator.require_fit(checkpoint)
     configuration = {
         "task": task.name,
-        "checkpoints": [digest(c) for c in checkpoints],
+        "checkpoints": digests,
         "environments": settings.envs,
+        "code": code_versions(settings.methods),
     }
     stage = Stage(tuple(checkpoints), task, settings.envs)
     guided = [m for m in settings.methods if m.weighted]

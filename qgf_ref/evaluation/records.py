@@ -8,8 +8,10 @@ same directory goes on from the rest. A line cut short by a kill is dropped.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,9 @@ from typing import Any
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played
-from qgf_ref.files import require_writable
+from qgf_ref.files import lock, require_writable
 from qgf_ref.interop.checkpoint import Checkpoint
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two runs in one directory then go unnoticed
-    fcntl = None  # type: ignore[assignment]
+from qgf_ref.provenance import provenance
 
 FORMAT = 1
 FILE = "records.jsonl"
@@ -68,7 +66,9 @@ class Records:
         header = {"format": FORMAT, **configuration}
         file = path.open("ab")
         try:
-            _lock(file, path)
+            lock(
+                file, f"another evaluation is writing to {path}; wait for it or give another --out"
+            )
             lines, newline, _ = path.read_bytes().rpartition(b"\n")
             if overwrite or not newline:
                 file.truncate(0)
@@ -136,15 +136,17 @@ def digest(checkpoint: Checkpoint) -> str:
     return total.hexdigest()
 
 
-def _lock(file: Any, path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another evaluation is writing to {path}; wait for it or give another --out"
-        ) from None
+def code_versions(methods: Sequence[Method]) -> dict[str, str]:
+    """Versions of the packages that decide an episode, and the sources of the user's estimators."""
+    versions = provenance()["versions"]
+    found = {name: versions[name] for name in ("qgf_ref", "numpy", "ogbench", "mujoco")}
+    for method in methods:
+        module, colon, _ = method.estimator.partition(":")
+        if colon:
+            path = importlib.import_module(module).__file__
+            source = b"" if path is None else Path(path).read_bytes()
+            found[module] = hashlib.sha256(source).hexdigest()
+    return found
 
 
 def _line(content: dict[str, Any]) -> bytes:

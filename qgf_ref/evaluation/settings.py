@@ -12,6 +12,7 @@ from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
 SELECTION = "selection"
 HELD_OUT = "held-out"
 HELD_OUT_OFFSET = 100_000
+SEEDS_APART = 1_000_000
 DEFAULT_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -23,7 +24,7 @@ class Settings:
     selection_episodes  for each checkpoint, to choose weights on; not played when there is nothing
                         to choose
     episodes            for each checkpoint, held out
-    seed                added to every episode's seed
+    seed                which million of episode seeds: no two of them share an episode
     envs                episodes that are played together; part of what decides the last bits
     workers             processes; decides nothing but the time
     Raises InputError on numbers outside their range.
@@ -63,9 +64,10 @@ class Settings:
 
     def seeds(self, split: str) -> range:
         """The episode seeds of a split."""
+        start = self.seed * SEEDS_APART
         if split == SELECTION:
-            return range(self.seed, self.seed + self.selection_episodes)
-        start = self.seed + HELD_OUT_OFFSET
+            return range(start, start + self.selection_episodes)
+        start += HELD_OUT_OFFSET
         return range(start, start + self.episodes)
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Intervals that stay honest at 0 of n, and where all values are equal."""
+"""Intervals: proportions, paired proportions, means over clusters."""
 
 from __future__ import annotations
 

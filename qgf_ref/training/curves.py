@@ -1,9 +1,7 @@
-"""metrics.csv and the loss curves."""
+"""The loss curves."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,16 +13,6 @@ _PANELS = {
     "critic": ("critic loss", "#D55E00"),
     "value": ("value loss", "#009E73"),
 }
-
-
-def metrics_csv(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """All rows, under the union of their columns; a cell without a value stays empty."""
-    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["update"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 def loss_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> None:

@@ -3,14 +3,13 @@
 What a run's directory holds:
 
     model.safetensors, config.json  the checkpoint, which `qgf_ref.load` reads from the directory
-    state.safetensors               everything a resumed run needs, written in one piece
+    state.safetensors               everything a resumed run needs, in one piece, written first
     metrics.csv, losses.png         losses, on training and on validation data
     train.json                      configuration, data set, versions, commit, timing
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,21 +20,24 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, require_finite
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
+from qgf_ref.files import csv_bytes, write_atomically
 from qgf_ref.flow.path import sample_times
 from qgf_ref.interop.native import save_checkpoint
-from qgf_ref.losses.update import Batch, losses, update
+from qgf_ref.losses.optimiser import AdamState
+from qgf_ref.losses.update import Batch, TrainState, losses, update
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.training.config import TrainConfig
-from qgf_ref.training.curves import loss_curves, metrics_csv
+from qgf_ref.training.curves import loss_curves
 from qgf_ref.training.interruption import StopRequest
 from qgf_ref.training.record import Record
 from qgf_ref.training.state import LOSSES, RunState, save_state
 
 STATE, METRICS, CURVES = "state.safetensors", "metrics.csv", "losses.png"
 VALIDATION_ROWS = 2048
+_VALIDATION_SEED = 20_260_611
 _POSTFIX_EVERY = 50
 
 
@@ -49,8 +51,8 @@ class ValidationSet:
 
     @classmethod
     def draw(cls, data: Transitions, config: TrainConfig) -> ValidationSet:
-        """Up to VALIDATION_ROWS windows, drawn from a generator of the validation's own."""
-        rng = np.random.default_rng([config.seed, 1])
+        """VALIDATION_ROWS windows, the same for every training seed."""
+        rng = np.random.default_rng(_VALIDATION_SEED)
         return cls(*training_batch(rng, data, replace(config, batch=VALIDATION_ROWS)))
 
 
@@ -87,27 +89,41 @@ def run(
     """
     held_out = None if validation is None else ValidationSet.draw(validation, config)
     hyper = config.hyperparameters()
-    saved = state.update
+    saved = "Nothing was saved before."
+    if state.update:
+        saved = f"What was saved after update {state.update} is in {directory}."
     bar = tqdm(
         total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
     )
     with threadpool_limits(config.threads), StopRequest() as stop, bar:
         started, first = time.perf_counter(), state.update
 
+        def diverged(update: int, error: NonFiniteError) -> NonFiniteError:
+            return NonFiniteError(
+                f"update {update}: {error}. {saved} A new run with a smaller --learning-rate, or a "
+                "look at the data set's rewards, may help"
+            )
+
         def save() -> None:
-            record.progress(first, state.update, time.perf_counter() - started)
-            save_run(config, state, directory, record)
+            nonlocal saved
+            try:
+                require_finite_parameters(state.train)
+            except NonFiniteError as error:
+                raise diverged(state.update, error) from error
+            with stop.deferred():
+                record.progress(first, state.update, time.perf_counter() - started)
+                save_run(config, state, directory, record)
+            saved = f"What was saved after update {state.update} is in {directory}."
 
         while state.update < config.updates and not stop:
             n = state.update + 1
             batch, x0, t = training_batch(state.rng, data_at(n), config)
             try:
-                state.train, result = update(state.train, batch, x0, t, hyper)
+                # what overflows is reported below, with update and network
+                with np.errstate(over="ignore", invalid="ignore"):
+                    state.train, result = update(state.train, batch, x0, t, hyper)
             except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"update {n}: {error}. What was saved after update {saved} is in {directory}; "
-                    "a smaller --learning-rate or checking the data set may help"
-                ) from error
+                raise diverged(n, error) from error
             state.update = n
             state.sums += (result.policy, result.critic, result.value)
             bar.update()
@@ -124,12 +140,11 @@ def run(
                     row |= evaluate(state)
                 state.metrics.append(row)
                 state.sums[:] = 0
-                metrics_csv(state.metrics, directory / METRICS)
+                write_atomically(directory / METRICS, csv_bytes(state.metrics))
                 if bar.disable:  # a log file gets lines instead of a bar
                     print(_line(row, n - first, time.perf_counter() - started), file=sys.stderr)
             if n % config.checkpoint_every == 0:
                 save()
-                saved = n
         save()
         return stop.signal
 
@@ -150,20 +165,25 @@ def metrics_row(
 
 
 def save_run(config: TrainConfig, state: RunState, directory: Path, record: Record) -> None:
-    """Write everything that the directory holds; the state last but one, the record last."""
+    """Write everything that the directory holds, the state first: it can make all the others."""
+    save_state(state, directory / STATE)
     save_checkpoint(state.checkpoint(config), directory)
-    metrics_csv(state.metrics, directory / METRICS)
+    write_atomically(directory / METRICS, csv_bytes(state.metrics))
+    record.write()
     if state.metrics:
         loss_curves(state.metrics, config.task, directory / CURVES)
-    save_state(state, directory / STATE)
-    record.write()
+
+
+def require_finite_parameters(train: TrainState) -> None:
+    """Raise NonFiniteError naming the network whose parameters or moments are not finite."""
+    for name in LOSSES:
+        adam: AdamState = getattr(train, f"{name}_adam")
+        parts = {"": getattr(train.networks, name).params, "'s moments": adam.square}
+        for part, params in parts.items():
+            for layer, array in params.named():
+                require_finite(array, f"the {name}{part} ({layer})")
 
 
 def _line(row: dict[str, float], updates: int, seconds: float) -> str:
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "update")
     return f"update {int(row['update'])}  {numbers}  {updates / seconds:.1f} updates/s"
-
-
-def signal_name(number: int) -> str:
-    """SIGINT, SIGTERM, … for messages."""
-    return signal.Signals(number).name

@@ -14,7 +14,7 @@ from qgf_ref.provenance import provenance
 from qgf_ref.training.config import TrainConfig
 
 RECORD = "train.json"
-_HEAD = 1 << 24
+_HEAD = 1 << 20
 
 
 class Record:
@@ -51,9 +51,27 @@ class Record:
         """The fingerprint of the data set that the run was started on."""
         return self._content["dataset"]
 
+    @property
+    def last_update(self) -> int:
+        """How far the saved state reaches; 0 when nothing was saved."""
+        return max((s.get("to_update", 0) for s in self._content["sessions"]), default=0)
+
     def begin_session(self) -> None:
         """Note versions, machine and commit of the code that now runs."""
         self._content["sessions"].append({"provenance": provenance()})
+
+    def changes(self) -> list[str]:
+        """What differs from the first session that can change a result's last bits."""
+        first, last = (self._content["sessions"][i]["provenance"] for i in (0, -1))
+        pairs = {
+            "processor": (first.get("processor"), last["processor"]),
+            "numpy": (first.get("versions", {}).get("numpy"), last["versions"]["numpy"]),
+            "blas": (
+                [b.get("version") for b in first.get("blas", [])],
+                [b["version"] for b in last["blas"]],
+            ),
+        }
+        return [f"{name} {was}, now {now}" for name, (was, now) in pairs.items() if was != now]
 
     def progress(self, first: int, last: int, seconds: float) -> None:
         """How far this session has come."""
@@ -80,7 +98,7 @@ def trained_task(directory: Path) -> str | None:
 
 
 def fingerprint(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of the first 16 MiB of each file: enough to notice another one."""
+    """Name, size and SHA-256 of the first MiB of each file: enough to notice another one."""
     found = []
     for path in files:
         with path.open("rb") as file:

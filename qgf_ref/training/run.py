@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from qgf_ref.data.slices import SliceStream
 from qgf_ref.data.tasks import Task, task
 from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError
-from qgf_ref.files import require_writable
+from qgf_ref.files import require_writable, sole_use
 from qgf_ref.interop.native import CONFIG, MODEL
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
@@ -21,6 +23,7 @@ from qgf_ref.training.periodic import evaluator
 from qgf_ref.training.record import RECORD, Record, fingerprint
 from qgf_ref.training.state import RunState, initial_state, load_state
 
+LOCK = ".lock"
 FILES = (MODEL, CONFIG, loop.STATE, loop.METRICS, loop.CURVES, RECORD)
 
 
@@ -28,8 +31,9 @@ FILES = (MODEL, CONFIG, loop.STATE, loop.METRICS, loop.CURVES, RECORD)
 class Finished:
     """How a call of `start` or `resume` ended.
 
-    signal           the one that interrupted it, or None
-    peak_data_bytes  the most memory that transitions took: the whole data set, or two slices
+    signal              the one that interrupted it, or None
+    peak_data_bytes     the most memory that transitions took: the whole data set, or two slices
+    peak_process_bytes  the most that the process took, reading a file included
     """
 
     directory: Path
@@ -37,6 +41,7 @@ class Finished:
     state: RunState
     signal: int | None
     peak_data_bytes: int
+    peak_process_bytes: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,12 @@ class Feed:
 
 
 def start(config: TrainConfig, directory: Path) -> Finished:
-    """Train from the first update. Raises InputError when `directory` already holds a run."""
+    """Train from the first update. Raises InputError when `directory` already holds a run, or a
+    file that a run would replace.
+    """
     problem = task(config.task)
+    if config.data is not None:  # so that the run can be resumed from anywhere
+        config = replace(config, data=str(Path(config.data).expanduser().resolve()))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,10 +68,15 @@ def start(config: TrainConfig, directory: Path) -> Finished:
             f"{directory} already holds a run. Continue it with qgf-ref train --resume "
             f"{directory}, or choose another --out"
         )
+    taken = [name for name in FILES if (directory / name).exists()]
+    if taken:
+        raise InputError(
+            f"{directory} holds {', '.join(taken)}, which a run would replace: choose another --out"
+        )
     for name in FILES:
         require_writable(directory / name)
     found = find_dataset(problem.dataset, config.data)
-    with _transitions(found, problem, config) as feed:
+    with _alone(directory), _transitions(found, problem, config) as feed:
         first = feed.at(1)
         obs_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
         state = initial_state(config, obs_dim, action_dim)
@@ -75,18 +89,22 @@ def start(config: TrainConfig, directory: Path) -> Finished:
         return _run(config, state, feed, found, problem, directory, record)
 
 
-def resume(directory: Path, updates: int | None = None) -> Finished:
-    """Continue the run in `directory`, to `updates` in all if given, as if it had never stopped.
+def resume(directory: Path, updates: int | None = None, data: str | Path | None = None) -> Finished:
+    """Continue the run in `directory` as if it had never stopped.
 
-    Raises InputError when there is no run, when its state is damaged, or when the data set is not
-    the one that it was started on.
+    updates  length of the whole run, if it shall be another than planned
+    data     where the data set is now, if it has moved
+    Raises InputError when there is no run, when its state is damaged, when the data set is not the
+    one that it was started on, or while another process works on it.
     """
     record = Record.read(directory)
     config = record.config
     if updates is not None:
-        config = record.config = replace(config, updates=updates)
+        config = replace(config, updates=updates)
+    if data is not None:
+        config = replace(config, data=str(Path(data).expanduser().resolve()))
+    record.config = config
     problem = task(config.task)
-    _remove_temporary_files(directory)
     found = find_dataset(problem.dataset, config.data)
     if _fingerprints(found) != record.dataset:
         names = ", ".join(str(p) for p in found.train)
@@ -94,7 +112,8 @@ def resume(directory: Path, updates: int | None = None) -> Finished:
             f"{names} is not the data set that the run in {directory} was started on (see dataset "
             f"in {RECORD}): restore that one, or start a new run"
         )
-    with _transitions(found, problem, config) as feed:
+    with _alone(directory), _transitions(found, problem, config) as feed:
+        _remove_temporary_files(directory)
         if (directory / loop.STATE).exists():
             state = load_state(directory / loop.STATE, config)
         else:  # stopped before anything was saved
@@ -103,7 +122,7 @@ def resume(directory: Path, updates: int | None = None) -> Finished:
         if state.update > config.updates:
             raise InputError(
                 f"the run in {directory} has made {state.update} updates already; --updates must "
-                f"be more than that, got {config.updates}"
+                f"be at least that, got {config.updates}"
             )
         return _run(config, state, feed, found, problem, directory, record)
 
@@ -121,12 +140,21 @@ def _run(
     if found.validation is not None:
         validation = _load(found.validation, problem, config)
     record.begin_session()
+    for difference in record.changes():
+        print(f"not the machine or version of the first session: {difference}", file=sys.stderr)
     record.write()
     with evaluator(config, problem) as evaluate:
         ended = loop.run(config, state, feed.at, validation, directory, record, evaluate)
-    record.note(peak_data_bytes=feed.peak_bytes())
+    # in bytes on macOS, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    record.note(peak_data_bytes=feed.peak_bytes(), peak_process_bytes=peak)
     record.write()
-    return Finished(directory, config, state, ended, feed.peak_bytes())
+    return Finished(directory, config, state, ended, feed.peak_bytes(), peak)
+
+
+def _alone(directory: Path) -> AbstractContextManager[None]:
+    return sole_use(directory / LOCK, f"another process is training in {directory}")
 
 
 def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:

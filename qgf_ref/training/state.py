@@ -16,7 +16,6 @@ from qgf_ref.files import write_atomically
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import NETWORKS
 from qgf_ref.interop.parameter_file import (
-    json_object,
     parameter_groups,
     read_tensors,
     serialise,
@@ -99,11 +98,8 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
     tensors, metadata = read_tensors(path, FORMAT, VERSION)
     names = (*NETWORKS, *(f"{n}_{moment}" for n in LOSSES for moment in ("mean", "square")))
     groups = parameter_groups(tensors, names, str(path))
-    fields = json_object(
-        "{" + ",".join(f'"{k}":{metadata.get(k, "")}' for k in _PARSERS) + "}", str(path)
-    )
     try:
-        values = {name: parse(fields[name]) for name, parse in _PARSERS.items()}
+        values = {name: parse(json.loads(metadata[name])) for name, parse in _PARSERS.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     update = values["update"]

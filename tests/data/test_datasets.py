@@ -86,13 +86,14 @@ NAN[5, 1] = np.nan
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"terminals": None}, "lacks terminals; it holds observations, actions, qpos, qvel"),
+        ({"terminals": None}, "lacks terminals; it holds observations, actions, qpos"),
         ({"qpos": None}, "lacks qpos"),
         (
             {"actions": 1.5 * ARRAYS["actions"]},
             r"actions must lie in \[−1, 1\]; the largest is 1.4",
         ),
         ({"observations": NAN}, r"observations must be finite: 1 of 168 .* \(5, 1\) \(nan\)"),
+        ({"qpos": NAN}, r"qpos must be finite: 1 of 168"),
         ({"actions": ARRAYS["actions"][:-1]}, "differ in length"),
         ({"actions": ARRAYS["actions"][:, 0]}, r"shapes \(N, O\), \(N, A\), \(N,\)"),
         ({"terminals": np.zeros(84)}, "must end with the end of an episode.* in no row at all"),
@@ -117,6 +118,14 @@ def test_a_truncated_file(tmp_path: Path) -> None:
             load_transitions(path, task(TASK))
 
 
+def _two_data_sets(tmp_path: Path) -> Path:
+    place = tmp_path / "two"
+    place.mkdir()
+    for name in (DATASET, "cube-single-play-v0"):
+        np.savez(place / f"{name}.npz", **episodes())
+    return place
+
+
 def test_finding_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dataset(tmp_path)
     held = tmp_path / f"{DATASET}-val.npz"
@@ -127,11 +136,15 @@ def test_finding_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert find_dataset(DATASET, path).validation is None
     slices = tmp_path / "slices"
     slices.mkdir()
-    for name in ("b-000.npz", "b-001.npz", "b-000-val.npz"):
+    for name in ("walks-000.npz", "walks-001.npz", "walks-000-val.npz"):
         np.savez(slices / name, **episodes())
     found = find_dataset(DATASET, slices)
-    assert [p.name for p in found.train] == ["b-000.npz", "b-001.npz"]
-    assert found.validation == slices / "b-000-val.npz"
+    assert [p.name for p in found.train] == ["walks-000.npz", "walks-001.npz"]
+    assert found.validation == slices / "walks-000-val.npz"
+    with pytest.raises(InputError, match=r"called pointmaze-medium.*data set is pointmaze-large"):
+        find_dataset("pointmaze-large-navigate-v0", path)
+    with pytest.raises(InputError, match=r"not the slices of one data set pointmaze-large"):
+        find_dataset("pointmaze-large-navigate-v0", _two_data_sets(tmp_path))
     with pytest.raises(InputError, match="qgf-ref collect"):
         find_dataset(DATASET, tmp_path / "none.npz")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.errors import InputError
-from qgf_ref.evaluation.methods import Method, parse_methods
+from qgf_ref.evaluation.methods import Method, parse_method, parse_methods
 from qgf_ref.evaluation.protocol import Cell, best, evaluate, success_rate
 from qgf_ref.evaluation.records import FILE
 from qgf_ref.evaluation.rollouts import Episode, Simulator
@@ -176,3 +177,35 @@ def test_no_selection_episodes_are_needed_without_weights() -> None:
     assert not settings(methods=parse_methods(["bc"]), weights=(), selection_episodes=0).selects
     with pytest.raises(InputError, match="no checkpoint"):
         evaluate([], LineTask(), settings())
+
+
+def test_seeds_of_splits_never_meet() -> None:
+    settings = Settings(episodes=3, selection_episodes=2, seed=2)
+    assert list(settings.seeds(SELECTION)) == [2_000_000, 2_000_001]
+    assert list(settings.seeds(HELD_OUT)) == [2_100_000, 2_100_001, 2_100_002]
+
+
+def test_one_checkpoint_does_not_pass_for_two_seeds() -> None:
+    with pytest.raises(InputError, match="the same checkpoint is given twice"):
+        evaluate([line_checkpoint(), line_checkpoint()], LineTask())
+
+
+def test_records_notice_another_estimator_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "own_estimator.py"
+    text = "def guide(flow, step):\n    return {} * step.action\n"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    settings = Settings((parse_method_of(module, text.format(1)),), (0.1,), episodes=1)
+    evaluate([line_checkpoint()], LineTask(), settings, directory=tmp_path)
+    del sys.modules["own_estimator"]
+    settings = Settings((parse_method_of(module, text.format(-1)),), (0.1,), episodes=1)
+    with pytest.raises(InputError, match="another code"):
+        evaluate([line_checkpoint()], LineTask(), settings, directory=tmp_path)
+    del sys.modules["own_estimator"]
+
+
+def parse_method_of(module: Path, text: str) -> Method:
+    module.write_text(text)
+    return parse_method(f"{module.stem}:guide")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from qgf_ref.audit.report import text_table
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, parse_methods
-from qgf_ref.evaluation.protocol import Evaluation, evaluate
+from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
 from qgf_ref.evaluation.report import (
     FILES,
     critic_rows,
@@ -79,3 +80,24 @@ def test_rows() -> None:
     every = critic_rows(evaluation())
     assert {r["split"] for r in every} == {"held-out", "selection"}
     assert all(r["bias_low"] <= r["bias"] <= r["bias_high"] for r in every)
+
+
+def test_the_difference_is_to_behaviour_cloning() -> None:
+    """By hand: wins of BC and of the others, whatever their order."""
+    whole = evaluation()
+    cells = whole.held_out
+
+    def with_wins(cell: Cell, wins: list[bool]) -> Cell:
+        played = [replace(e, success=w) for e, w in zip(cell.episodes, wins, strict=True)]
+        return replace(cell, by_checkpoint=(tuple(played[:4]), tuple(played[4:])))
+
+    bc = [True, False] * 4
+    wins = {c.method.label: [True] * (i % 9) + [False] * (8 - i % 9) for i, c in enumerate(cells)}
+    wins["bc"] = bc
+    made = replace(whole, held_out=tuple(with_wins(c, wins[c.method.label]) for c in cells))
+    for row in rows(made):
+        if row["method"] == "bc":
+            assert row["minus_bc"] is None
+        else:
+            expected = (sum(wins[row["method"]]) - 4) / 8
+            assert row["minus_bc"] == pytest.approx(expected)

@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgf_ref import InputError
+from qgf_ref import InputError, NonFiniteError
+from qgf_ref.files import sole_use
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import resume, start
+from qgf_ref.training.state import load_state
+from tests.data.synthetic import episodes
 from tests.training.conftest import same_run, tiny_config
 
 
@@ -85,7 +88,7 @@ def test_killed_in_any_write(
             start(config, tmp_path)
     resume(tmp_path)
     same_run(tmp_path, uninterrupted)
-    assert not list(tmp_path.glob(".*")), "temporary files are cleaned up"
+    assert not list(tmp_path.glob(".*.*")), "temporary files are cleaned up"
 
 
 def test_longer_than_planned(config: TrainConfig, uninterrupted: Path, tmp_path: Path) -> None:
@@ -94,7 +97,8 @@ def test_longer_than_planned(config: TrainConfig, uninterrupted: Path, tmp_path:
     same_run(tmp_path, uninterrupted)
     assert finished.config.updates == 24
     record = json.loads((tmp_path / "train.json").read_text())
-    assert [(s["from_update"], s["to_update"]) for s in record["sessions"]] == [(0, 13), (13, 24)]
+    spans = [(s["from_update"], s["to_update"]) for s in record["sessions"]]
+    assert spans == [(0, 13), (13, 24)]
     resume(tmp_path)  # finished already: changes nothing
     same_run(tmp_path, uninterrupted)
     with pytest.raises(InputError, match="has made 24 updates already"):
@@ -157,6 +161,89 @@ def test_ctrl_c_saves(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert resume(tmp_path).signal is None
     same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("during", ["update", "loss_curves"])
+def test_a_second_signal(
+    config: TrainConfig,
+    uninterrupted: Path,
+    tmp_path: Path,
+    during: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It interrupts at once, but never the saving that the first one asked for."""
+    real = getattr(loop, during)
+    calls = 0
+
+    def interrupted(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == (10 if during == "update" else 2):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, during, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start(config, tmp_path)
+    saved = load_state(tmp_path / "state.safetensors", config)
+    assert saved.update == (6 if during == "update" else 12)
+    resume(tmp_path)
+    same_run(tmp_path, uninterrupted)
+
+
+def test_elsewhere_and_alone(
+    config: TrainConfig, data: Path, uninterrupted: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A run started with a relative path goes on from any directory, and its data may move."""
+    monkeypatch.chdir(data.parent)
+    start(replace(config, data=data.name, updates=13), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "moved"
+    copy.mkdir()
+    for path in data.parent.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    with sole_use(tmp_path / "run" / ".lock", ""), pytest.raises(InputError, match="another proc"):
+        resume(tmp_path / "run", 24)
+    resume(tmp_path / "run", 24, "moved")
+    same_run(tmp_path / "run", uninterrupted)
+
+
+def test_slices_and_evaluation_resume_too(data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "slices"
+    place.mkdir()
+    for i in range(3):
+        np.savez(place / f"part-{i}.npz", **episodes(4, 21, seed=10 + i))
+    config = tiny_config(
+        place, slice_steps=5, updates=16, log_every=4, evaluate_every=8, evaluate_episodes=1
+    )
+    start(config, tmp_path / "whole")
+    start(replace(config, updates=7), tmp_path / "broken")
+    resume(tmp_path / "broken", 9)
+    resume(tmp_path / "broken", 16)
+    same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_what_a_run_would_replace_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    start(replace(config, updates=3), tmp_path / "run")
+    with pytest.raises(InputError, match="already holds a run"):
+        start(config, tmp_path / "run")
+    (tmp_path / "run" / "train.json").unlink()
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError, match=r"model\.safetensors.*which a run would replace"):
+        start(replace(config, seed=1), tmp_path / "run")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+
+def test_parameters_that_overflow_are_not_saved(config: TrainConfig, tmp_path: Path) -> None:
+    """A finite loss, and a step that is not: the last good state stays."""
+    with pytest.raises(
+        NonFiniteError, match=r"update 1: the critic .layers.*Nothing was saved before"
+    ):
+        start(replace(config, learning_rate=3e38, checkpoint_every=1), tmp_path)
+    assert not (tmp_path / "state.safetensors").exists()
 
 
 def test_another_data_set_is_refused(config: TrainConfig, data: Path, tmp_path: Path) -> None:

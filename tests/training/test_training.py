@@ -16,7 +16,7 @@ from qgf_ref import InputError, NonFiniteError
 from qgf_ref.data.datasets import load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.data.windows import windows
-from qgf_ref.losses.update import TrainState, losses, update
+from qgf_ref.losses.update import Hyperparameters, TrainState, losses, update
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import start
 from qgf_ref.training.state import initial_state
@@ -76,7 +76,7 @@ def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
 
 def test_files_and_record(config: TrainConfig, tmp_path: Path, draws: None) -> None:
     start(config, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
         "config.json", "losses.png", "metrics.csv", "model.safetensors", "state.safetensors",
         "train.json",
     ]  # fmt: skip
@@ -195,3 +195,48 @@ def test_a_log_file_gets_lines(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6 and lines[-1].startswith("update 24  policy ")
     assert lines[-1].endswith("updates/s")
+
+
+def test_every_setting_reaches_the_update(data: Path, tmp_path: Path) -> None:
+    """Each one changed alone gives another run; the loop's own numbers are not consulted."""
+    config = tiny_config(data, updates=4, log_every=4)
+    start(config, tmp_path / "standard")
+    standard = (tmp_path / "standard" / "state.safetensors").read_bytes()
+    changed: dict[str, Any] = {
+        "discount": 0.7, "expectile": 0.6, "tau": 0.1, "learning_rate": 1e-3, "seed": 4,
+        "q_aggregation": "mean", "activation": "relu", "flow_times": "uniform",
+        "denoise_steps": 3, "batch": 8, "ensemble": 3, "hidden": (6, 6), "horizon_length": 2,
+        "masks": "official-100m", "action_clip_eps": 0.5,
+    }  # fmt: skip
+    for name, value in changed.items():
+        start(replace(config, **{name: value}), tmp_path / name)
+        assert (tmp_path / name / "state.safetensors").read_bytes() != standard, name
+
+
+def test_hyperparameters_are_the_settings() -> None:
+    config = TrainConfig(discount=0.7, horizon_length=3, expectile=0.6, tau=0.1, learning_rate=1e-3)
+    assert config.hyperparameters() == Hyperparameters(0.7, 3, 0.6, 0.1, 1e-3)
+
+
+def test_periodic_evaluation_guides_with_its_weight(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qgf_ref.training import periodic
+
+    asked = []
+    real = periodic.success_rate
+
+    def noted(
+        checkpoint: Any, problem: Any, method: Any, weight: Any, *args: Any, **more: Any
+    ) -> Any:
+        asked.append((method, weight))
+        return real(checkpoint, problem, method, weight, *args, **more)
+
+    monkeypatch.setattr(periodic, "success_rate", noted)
+    config = tiny_config(
+        data, evaluate_every=8, evaluate_episodes=1, evaluate_weight=0.7, denoise_steps=1
+    )
+    with periodic.evaluator(config, task(TASK)) as evaluate:
+        assert evaluate is not None
+        evaluate(initial_state(config, 2, 2))
+    assert asked == [("none", None), ("qgf", 0.7)]

@@ -6,9 +6,7 @@ were being simulated.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref import files
 from qgf_ref.arrays import Array
 from qgf_ref.data.collection.episode import SPLITS, Episode
 from qgf_ref.errors import InputError
@@ -56,20 +55,14 @@ def sole_use(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise InputError(f"cannot write into {directory}: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is collecting into {directory}; wait for it, stop it, or give "
-                "another --out"
-            ) from error
+    busy = (
+        f"another process is collecting into {directory}; wait for it, stop it, or give "
+        "another --out"
+    )
+    with files.sole_use(directory / _LOCK, busy):
         yield
-    finally:
-        os.close(handle)
 
 
 def take_over(directory: Path, configuration: dict[str, Any], overwrite: bool) -> int:

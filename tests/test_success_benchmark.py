@@ -1,0 +1,94 @@
+"""benchmarks/success.py: which runs it makes, and how it pools tasks."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmarks import success
+from qgf_ref.evaluation.methods import parse_methods
+from qgf_ref.evaluation.protocol import Evaluation, evaluate
+from qgf_ref.evaluation.settings import Settings
+from qgf_ref.files import write_json
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.record import Record
+from tests.evaluation.fakes import LineTask, line_checkpoint
+
+SETTINGS = Settings(parse_methods(["bc", "bfn-4", "qgf"]), (0.003, 1.0), 4, 4, envs=4)
+
+
+@cache
+def evaluations() -> tuple[Evaluation, Evaluation]:
+    first, second = (
+        evaluate([line_checkpoint(i), line_checkpoint(i + 1)], LineTask(), SETTINGS) for i in (0, 2)
+    )
+    return first, second
+
+
+def test_pooling_is_over_all_episodes() -> None:
+    whole = success.pooled(evaluations(), "two tasks")
+    for i, cell in enumerate(whole.held_out):
+        parts = [e.held_out[i] for e in evaluations()]
+        assert cell.episodes == parts[0].episodes + parts[1].episodes
+        wins = sum(e.success for p in parts for e in p.episodes)
+        assert cell.success.value == wins / 16
+        assert cell.sampling_seconds == sum(p.sampling_seconds for p in parts)
+        assert cell.weight is None
+    for i, cell in enumerate(whole.selection):
+        assert cell.weight == evaluations()[0].selection[i].weight
+        assert len(cell.episodes) == 16
+
+
+def test_table_and_markdown() -> None:
+    both = list(evaluations())
+    found = success.table(both, success.pooled(both, "two tasks"))
+    for i, row in enumerate(found):
+        own = [e.held_out[i] for e in both]
+        assert row["by_task"] == [c.success.value for c in own]
+        assert row["weights"] == [c.weight for c in own]
+        by_seed = [(own[0].rates[s] + own[1].rates[s]) / 2 for s in (0, 1)]
+        assert (row["seeds_low"], row["seeds_high"]) == (min(by_seed), max(by_seed))
+        chunks = sum(len(e.steps) for c in own for e in c.episodes)
+        seconds = sum(c.sampling_seconds for c in own)
+        assert row["milliseconds_per_chunk"] == pytest.approx(1e3 * seconds / chunks)
+    qgf = found[2]
+    expected = [max(c.success.value for c in e.curve(e.held_out[2].method)) for e in both]
+    assert qgf["optimistic"] == sum(expected) / 2
+    suite = replace(success.SUITES["scene"], tasks=("a", "b"))
+    text = success.markdown(suite, SETTINGS, 2, found)
+    assert "| task 1 | task 2 |" in text
+    assert "10,000 updates, 2 training seeds; 8 held-out episodes for each task and method" in text
+
+
+def test_which_runs_are_made(tmp_path: Path) -> None:
+    args = argparse.Namespace(updates=None, data=Path("d"), seeds=None)
+    configs = success.configurations(success.SUITES["cube-single"], args)
+    assert len({(c.task, c.seed) for c in configs}) == 15
+    assert {(c.hidden, c.batch, c.updates) for c in configs} == {((256,) * 3, 256, 10_000)}
+    (config,) = success.configurations(success.SUITES["embedded"], args)
+    assert (config.hidden, config.updates) == ((192,) * 3, 30_000)
+
+    run = success.directory(tmp_path, config)
+    made = success.command(config, run)
+    assert made is not None and made[:1] == ["--config"]
+    run.mkdir(parents=True)
+
+    def recorded(config: TrainConfig, update: int) -> None:
+        content = {"config": config.to_json(), "dataset": [], "sessions": [{"to_update": update}]}
+        write_json(run / "train.json", content)
+        assert Record.read(run).last_update == update
+
+    recorded(replace(config, data="elsewhere"), 30_000)
+    assert success.command(config, run) is None
+    recorded(config, 20_000)
+    resumed = ["--resume", str(run), "--updates", "30000"]
+    assert success.command(config, run) == resumed
+    recorded(replace(config, updates=10_000), 10_000)
+    assert success.command(config, run) == resumed
+    recorded(replace(config, hidden=(8, 8)), 30_000)
+    with pytest.raises(SystemExit, match="other settings"):
+        success.command(config, run)
