@@ -30,8 +30,8 @@ FILES = (
 SUCCESS_NOTE = (
     "success: held-out episodes of all checkpoints, 95% Wilson interval (over episodes, for these "
     "checkpoints); − BC: paired difference, 95% (Newcombe); "
-    "return: mean of the undiscounted returns, 95% bootstrap; optimistic: as the official script "
-    "reports it, the maximum over weights on the very episodes that it is measured on, here the "
+    "return: mean of the undiscounted returns, 95% bootstrap; max: what the official script "
+    "reports, the maximum over weights on the very episodes that it is measured on, here the "
     "selection episodes (fewer episodes, more optimism)."
 )
 CRITIC_NOTE = (
@@ -89,7 +89,7 @@ def critic_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def success_table(evaluation: Evaluation) -> Table:
     """Header and rows for the terminal, at most 98 columns."""
-    header = ["method", "w", "success", "95%", "− BC", "95%", "return", "95%", "optimistic"]
+    header = ["method", "w", "success", "95%", "− BC", "95%", "return", "95%", "max"]
     several = len(evaluation.checkpoints) > 1
     if several:
         header.insert(4, "seeds")
