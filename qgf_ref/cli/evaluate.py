@@ -233,8 +233,8 @@ def _next(evaluation: Evaluation, out: Path) -> str:
     guided = [c.success.value for c in evaluation.held_out if c.method.weighted]
     if unguided and guided and max(guided) <= min(unguided):
         return (
-            "Next: no weight helped. Other weights (--weights), a longer training, or the critic: "
-            f"see {out / 'calibration.png'}"
+            "Next: no weight helped. Try other --weights or a longer training; for the critic, see "
+            f"{out / 'calibration.png'}"
         )
     weights = evaluation.settings.weights
     for cell in evaluation.held_out:
