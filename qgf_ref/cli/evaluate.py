@@ -233,7 +233,7 @@ def _next(evaluation: Evaluation, out: Path) -> str:
     guided = [c.success.value for c in evaluation.held_out if c.method.weighted]
     if unguided and guided and max(guided) <= min(unguided):
         return (
-            "Next: no weight helped. Try other --weights or a longer training; for the critic, see "
+            "Next: no weight helped: try other --weights, or train longer. The critic's error:\n"
             f"{out / 'calibration.png'}"
         )
     weights = evaluation.settings.weights

@@ -56,7 +56,7 @@ def test_configuration_file_and_flags(data: Path, tmp_path: Path) -> None:
         ("--resume nothing", "nothing holds no training run"),
         ("--resume nothing --batch 3", "only --updates and --data may change, not batch"),
         (f"{TASK} --resume nothing", "only --updates and --data may change, not name"),
-        ("cube-single-play-singletask-task1-v0 --data D", "the task.s data set is cube-single-play-v0"),
+        ("cube-single-play-singletask-task1-v0 --data D", "data set is cube-single-play-v0"),
         (f"{TASK} --data D --out taken", "taken"),
     ],
 )
