@@ -50,7 +50,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 @dataclass(frozen=True)
 class Suite:
     """Tasks that share a data set, the length of their runs, weights to choose from (their range
-    depends on the scale of the rewards), training seeds, further settings.
+    depends on the scale of the rewards), training seeds, further settings; episodes for each run:
+    to choose a weight on, and held out.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Suite:
     weights: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: dict[str, Any] = field(default_factory=dict)
+    selection_episodes: int = 10
+    episodes: int = 25
 
 
 _SUITES = (
@@ -68,7 +71,15 @@ _SUITES = (
         10_000,
         (0.01, 0.03, 0.1, 0.3, 1.0),
     ),
-    Suite("scene", ("scene-play-singletask-task1-v0",), 10_000, (0.003, 0.01, 0.03, 0.1, 0.3)),
+    # its episodes are long: 750 steps where nothing succeeds
+    Suite(
+        "scene",
+        ("scene-play-singletask-task1-v0",),
+        10_000,
+        (0.003, 0.01, 0.03, 0.1, 0.3),
+        selection_episodes=6,
+        episodes=20,
+    ),
     Suite(
         "pointmaze",
         ("pointmaze-medium-navigate-singletask-task1-v0",),
@@ -83,6 +94,8 @@ _SUITES = (
         (0.01, 0.03, 0.1, 0.3, 1.0),
         (0,),
         {"hidden": (192, 192, 192)},
+        selection_episodes=20,
+        episodes=50,
     ),
 )
 SUITES = {suite.name: suite for suite in _SUITES}
@@ -253,8 +266,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("qgf_runs"), help="where the runs are")
     parser.add_argument("--seeds", type=int, nargs="+", help="of training (default: the suite's)")
     parser.add_argument("--updates", type=int, help="of every run (default: the suite's)")
-    parser.add_argument("--selection-episodes", type=int, default=12, help="per run and weight")
-    parser.add_argument("--episodes", type=int, default=30, help="held out, per run and method")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -265,8 +276,8 @@ def main() -> None:
     train(configs, place, args.workers)
     settings = Settings(
         weights=suite.weights,
-        selection_episodes=args.selection_episodes,
-        episodes=args.episodes,
+        selection_episodes=suite.selection_episodes,
+        episodes=suite.episodes,
         workers=args.workers,
     )
     evaluations = []
