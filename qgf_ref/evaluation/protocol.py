@@ -25,8 +25,9 @@ from qgf_ref.evaluation.records import Records, Unit, code_versions, digest
 from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, TaskLike
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
-from qgf_ref.evaluation.workers import LocalWorkers, ProcessWorkers, Stage, workers
+from qgf_ref.evaluation.workers import Stage, workers
 from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
 
 
@@ -203,7 +204,7 @@ class _Run:
         settings: Settings,
         checkpoints: int,
         records: Records,
-        crew: LocalWorkers | ProcessWorkers,
+        crew: Crew[Unit, Played],
         bar: Any,
     ) -> None:
         self.settings, self.checkpoints, self.records = settings, checkpoints, records

@@ -37,6 +37,9 @@ class Unit:
     split: str
     seeds: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return self.key
+
     @property
     def key(self) -> str:
         """What identifies the group in the records. The split is not part of it: seeds are."""

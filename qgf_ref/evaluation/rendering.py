@@ -132,7 +132,7 @@ def _in_a_process(backend: str, *work: Any) -> tuple[bytes, bool, int] | str:
         process.start()
     theirs.close()
     try:
-        ours.send(work)  # not as an argument of the process: see ProcessWorkers
+        ours.send(work)  # not as an argument of the process: see qgf_ref.processes
         if not ours.poll(_TIMEOUT):
             return f"no answer in {_TIMEOUT:.0f} s"
         return ours.recv()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,18 @@ from qgf_ref.data.collection.episode import Episode, collect_episode
 from qgf_ref.data.collection.manipulation import is_healthy
 from qgf_ref.data.collection.maze import goal_cells
 from qgf_ref.data.collection.parts import (
+    alone,
     kept_episodes,
     merge,
     part_path,
-    sole_use,
     take_over,
     write_part,
 )
 from qgf_ref.data.collection.recipe import recipe
-from qgf_ref.data.collection.workers import WorkerError, run_workers
+from qgf_ref.data.collection.workers import Collector, Job
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz
+from qgf_ref.processes import Crew, WorkerError
 from tests.conftest import SHARED
 
 MAZE = "pointmaze-medium-navigate-v0"
@@ -257,23 +257,27 @@ def test_slices_come_in_pairs(tmp_path: Path) -> None:
 
 def test_only_one_process_collects_a_data_set(tmp_path: Path) -> None:
     chosen = plan(tmp_path)
-    with sole_use(chosen.parts), pytest.raises(InputError, match="another process is collecting"):
+    with alone(chosen.parts), pytest.raises(InputError, match="another process is collecting"):
         collect(chosen)
 
 
 def test_a_dying_worker_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
-    jobs = [("train", index) for index in range(1000)]
-    with closing(run_workers(jobs, recipe(MAZE, 200), 0, tmp_path, 2)) as running:
+    jobs = [Job("train", index) for index in range(1000)]
+    with Crew(Collector(recipe(MAZE, 200), 0, tmp_path), 2, "It goes on.") as crew:
+        running = crew.run(jobs)
         next(running)
         pid = multiprocessing.active_children()[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r"killed by signal 9 .*the same command goes on"):
+        with pytest.raises(
+            WorkerError, match=r"killed by signal 9\) on train episode .* It goes on"
+        ):
             list(running)
     assert not multiprocessing.active_children()
     assert kept_episodes(tmp_path)
 
 
 def test_an_unwritable_place_is_the_workers_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no directory"):
-        list(run_workers([("train", 0)], recipe(MAZE, 5), 0, tmp_path / "gone", 1))
+    collector = Collector(recipe(MAZE, 5), 0, tmp_path / "gone")
+    with Crew(collector, 2, "") as crew, pytest.raises(InputError, match="there is no directory"):
+        list(crew.run([Job("train", 0)]))

@@ -6,7 +6,8 @@ import pytest
 
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.records import Unit
-from qgf_ref.evaluation.workers import LocalWorkers, ProcessWorkers, Stage, WorkerError, workers
+from qgf_ref.evaluation.workers import Stage, workers
+from qgf_ref.processes import WorkerError
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 
@@ -24,7 +25,7 @@ def units(seeds: int = 8) -> list[Unit]:
 
 
 def test_the_number_of_processes_does_not_matter() -> None:
-    with LocalWorkers(stage()) as one, ProcessWorkers(stage(), 2) as two:
+    with workers(stage(), 1) as one, workers(stage(), 2) as two:
         expected = dict(one.run(units()))
         # a crew plays one batch after the other
         found = dict(two.run(units()[:3])) | dict(two.run(units()[3:]))
@@ -33,7 +34,7 @@ def test_the_number_of_processes_does_not_matter() -> None:
 
 
 def test_fewer_groups_than_processes() -> None:
-    with ProcessWorkers(stage(), 2) as crew:
+    with workers(stage(), 2) as crew:
         assert list(crew.run([])) == []
         assert len(list(crew.run(units()[:1]))) == 1
 
@@ -49,7 +50,7 @@ def test_fewer_groups_than_processes() -> None:
     ],
 )
 def test_a_dead_or_failing_worker_is_an_error(kind: str, message: str) -> None:
-    with ProcessWorkers(stage(kind), 1) as crew, pytest.raises(WorkerError, match=message):
+    with workers(stage(kind), 2) as crew, pytest.raises(WorkerError, match=message):
         list(crew.run(units()))
 
 

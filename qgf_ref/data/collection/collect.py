@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ from tqdm import tqdm
 
 from qgf_ref.data.collection.episode import SPLITS
 from qgf_ref.data.collection.parts import (
+    alone,
     array_names,
     kept_episodes,
     merge,
     part_path,
-    sole_use,
     take_over,
 )
 from qgf_ref.data.collection.recipe import Recipe, recipe
-from qgf_ref.data.collection.workers import Job, run_workers
+from qgf_ref.data.collection.workers import Collector, Job
 from qgf_ref.errors import InputError
 from qgf_ref.files import require_writable, write_json
+from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
 
 DEFAULT_OUT = Path("~/.ogbench/data")
+_KEPT = "The finished episodes are kept: the same command goes on."
 """Where OGBench looks for data sets."""
 
 
@@ -71,7 +73,7 @@ class Plan:
 
     def jobs(self) -> list[Job]:
         """Every episode."""
-        return [(split, index) for split in SPLITS for index in range(self.episodes[split])]
+        return [Job(split, n) for split in SPLITS for n in range(self.episodes[split])]
 
     def files(self) -> dict[Path, list[Job]]:
         """The files of the finished data set and the episodes in each, in order."""
@@ -82,7 +84,9 @@ class Plan:
             for piece in range(pieces):
                 first, last = count * piece // pieces, count * (piece + 1) // pieces
                 stem = f"{self.name}/{self.name}-{piece:03d}" if self.slices else self.name
-                result[self.out / f"{stem}{suffix}.npz"] = [(split, i) for i in range(first, last)]
+                result[self.out / f"{stem}{suffix}.npz"] = [
+                    Job(split, n) for n in range(first, last)
+                ]
         return result
 
 
@@ -147,7 +151,7 @@ def collect(plan: Plan, workers: int = 1, overwrite: bool = False) -> Collected:
         raise InputError(f"cannot write into {plan.out}: {error.strerror or error}") from error
     for path in (plan.report, *([] if plan.slices else plan.files())):
         require_writable(path)
-    with sole_use(plan.parts):
+    with alone(plan.parts):
         damaged = take_over(plan.parts, plan.configuration(), overwrite)
         if damaged:
             print(f"{damaged} unreadable episodes in {plan.parts} removed", file=sys.stderr)
@@ -182,12 +186,12 @@ def _simulate(plan: Plan, workers: int) -> dict[str, Any]:
         disable=None,
         dynamic_ncols=True,
     )
-    running = run_workers(jobs, plan.recipe, plan.seed, plan.parts, min(workers, len(jobs)))
-    with bar, closing(running):
-        for finished in running:
-            steps += finished.steps
-            attempts += finished.attempts
-            busy += finished.seconds
+    collector = Collector(plan.recipe, plan.seed, plan.parts)
+    with bar, Crew(collector, max(1, min(workers, len(jobs))), _KEPT) as crew:
+        for _, kept_now in crew.run(jobs):
+            steps += kept_now.steps
+            attempts += kept_now.attempts
+            busy += kept_now.seconds
             bar.set_postfix_str(f"{steps / (time.perf_counter() - start):.0f} steps/s", False)
             bar.update()
     seconds = time.perf_counter() - start

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref import files
 from qgf_ref.arrays import Array
 from qgf_ref.data.collection.episode import SPLITS, Episode
 from qgf_ref.errors import InputError
-from qgf_ref.files import write_json, write_npz
+from qgf_ref.files import sole_use, write_json, write_npz
 
 _NAME = re.compile(rf"(?P<split>{'|'.join(SPLITS)})-(?P<index>[0-9]{{6,}})\.npz")
 _CONFIGURATION = "configuration.json"
@@ -48,7 +47,7 @@ def kept_episodes(directory: Path) -> set[tuple[str, int]]:
 
 
 @contextmanager
-def sole_use(directory: Path) -> Iterator[None]:
+def alone(directory: Path) -> Iterator[None]:
     """Make `directory` and hold its lock, which ends with the process, however that ends.
 
     Raises InputError when another process holds it, or it cannot be made.
@@ -61,7 +60,7 @@ def sole_use(directory: Path) -> Iterator[None]:
         f"another process is collecting into {directory}; wait for it, stop it, or give "
         "another --out"
     )
-    with files.sole_use(directory / _LOCK, busy):
+    with sole_use(directory / _LOCK, busy):
         yield
 
 
