@@ -7,6 +7,7 @@ import pytest
 
 from qgf_ref import InputError
 from qgf_ref.data.windows import Transitions, sample_starts, windows
+from tests.conftest import Golden
 
 
 def transitions(rows: int, seed: int = 0) -> Transitions:
@@ -59,3 +60,38 @@ def test_starts_reach_both_ends() -> None:
     assert (starts.min(), starts.max()) == (0, 7)
     with pytest.raises(InputError, match="13 transitions"):
         sample_starts(np.random.default_rng(0), data, 1, 13)
+
+
+def test_the_golden_batches(golden: Golden) -> None:
+    """Rebuild the transitions behind each window of the official batch; what lies beyond an
+    episode's end is filled with values that must not matter.
+    """
+    batch = golden.npz("train_step_float32")
+    gamma = golden.load().options.discount
+    part = {k.removeprefix("batch/"): v for k, v in batch.items() if k.startswith("batch/")}
+    rows, horizon = part["rewards"].shape
+    valid = part["valid"] > 0
+    steps = np.diff(part["rewards"], prepend=0, axis=1) / gamma ** np.arange(horizon)
+    seen = np.repeat(part["observations"][:, None], horizon, axis=1)
+    data = Transitions(
+        observations=seen.reshape(rows * horizon, -1),
+        next_observations=np.where(valid[..., None], part["next_observations"], 1e6).reshape(
+            rows * horizon, -1
+        ),
+        actions=part["actions"].reshape(rows * horizon, -1),
+        rewards=np.where(valid, steps, 1e6).ravel(),
+        masks=np.where(valid, part["masks"], 0).ravel(),
+        terminals=np.diff(part["terminals"], prepend=0, axis=1).ravel(),
+    )
+    ours = windows(data, horizon * np.arange(rows), horizon, gamma)
+    np.testing.assert_array_equal(ours.obs, part["observations"])
+    np.testing.assert_array_equal(ours.action, part["actions"].reshape(rows, -1))
+    # beyond an episode's end the golden next observations and masks are made up (official.md has
+    # them frozen): they carry no weight there
+    whole = valid.all(axis=1)
+    np.testing.assert_array_equal(ours.next_obs[whole], part["next_observations"][whole, -1])
+    np.testing.assert_array_equal(ours.valid, part["valid"][:, -1])
+    np.testing.assert_array_equal(ours.masks[whole], part["masks"][whole, -1])
+    # sums of up to five float64 numbers, taken apart and put together again
+    np.testing.assert_allclose(ours.rewards, part["rewards"][:, -1], rtol=1e-14, atol=1e-14)
+    assert horizon == 1 or not valid.all(), "some window must cross an episode's end"
