@@ -86,12 +86,13 @@ def test_the_golden_batches(golden: Golden) -> None:
     ours = windows(data, horizon * np.arange(rows), horizon, gamma)
     np.testing.assert_array_equal(ours.obs, part["observations"])
     np.testing.assert_array_equal(ours.action, part["actions"].reshape(rows, -1))
-    # beyond an episode's end the golden next observations and masks are made up (official.md has
-    # them frozen): they carry no weight there
+    # beyond an episode's end the golden numbers are made up (official.md has them frozen), and
+    # carry no weight
     whole = valid.all(axis=1)
     np.testing.assert_array_equal(ours.next_obs[whole], part["next_observations"][whole, -1])
     np.testing.assert_array_equal(ours.valid, part["valid"][:, -1])
     np.testing.assert_array_equal(ours.masks[whole], part["masks"][whole, -1])
     # sums of up to five float64 numbers, taken apart and put together again
-    np.testing.assert_allclose(ours.rewards, part["rewards"][:, -1], rtol=1e-14, atol=1e-14)
+    expected = part["rewards"][whole, -1]
+    np.testing.assert_allclose(ours.rewards[whole], expected, rtol=1e-14, atol=1e-14)
     assert horizon == 1 or not valid.all(), "some window must cross an episode's end"
