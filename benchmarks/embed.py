@@ -4,8 +4,8 @@
     python benchmarks/embed.py qgf_runs/embedded/cube-single-play-singletask-task1-v0/seed0
 
 copies the checkpoint to qgf_ref/assets and keeps the run's record and losses as
-benchmarks/results/embedded_checkpoint.json. With --observations, it also draws 256 real observations
-from the validation episodes of the run's data set, on which `qgf-ref audit` works.
+benchmarks/results/embedded_checkpoint.json. With --observations, it also draws 256 real
+observations from the validation episodes of the run's data set, on which `qgf-ref audit` works.
 """
 
 from __future__ import annotations
