@@ -245,6 +245,6 @@ def _next(evaluation: Evaluation, out: Path) -> str:
             more = " ".join(f"{w:.3g}" for w in sorted({*weights, beyond}))
             return (
                 f"Next: {cell.method.label}'s chosen weight {cell.weight:g} is at the end of those "
-                f"tried; extend them: --weights {more}"
+                f"tried; extend them:\n--weights {more}"
             )
     return f"Next: look at {out / 'success.png'}; a later run with more --episodes reuses these"
