@@ -115,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{left} episodes beyond these stay in {plan.parts}")
     print(f"configuration and provenance: {done.report}")
     shown = plan.out / (plan.name if plan.slices else f"{plan.name}.npz")
-    print(f"Next: ogbench.make_env_and_datasets({plan.name!r}, dataset_path={str(shown)!r})")
+    stem, version = plan.name.rsplit("-", 1)
+    print(f"Next: qgf-ref train {stem}-singletask-{version} --data {shown}")
     return 0
 
 

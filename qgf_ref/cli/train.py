@@ -102,7 +102,7 @@ def _report(finished: Finished) -> int:
         last = state.metrics[-1]
         print("  ".join(f"{name} {last[name]:.4g}" for name in last))
     data, process = finished.peak_data_bytes / 1e6, finished.peak_process_bytes / 1e6
-    print(f"{state.update} updates; memory: data {data:.0f} MB, process {process:.0f} MB at most")
+    print(f"{state.update} updates; memory: data {data:.1f} MB, process {process:.0f} MB at most")
     drawn = (
         "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
     )

@@ -39,7 +39,7 @@ def test_what_it_writes_and_says(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "2 training and 1 validation episodes of 10 steps with 1 workers, seed 3" in out
     assert f"wrote {tmp_path / 'new' / MAZE}.npz" in out
-    assert "Next: ogbench.make_env_and_datasets(" in out
+    assert "Next: qgf-ref train pointmaze-medium-navigate-singletask-v0 --data " in out
     report = json.loads((tmp_path / "new" / f"{MAZE}.json").read_text())
     assert report["configuration"]["seed"] == 3
     assert report["transitions"] == {"train": 20, "val": 10}
