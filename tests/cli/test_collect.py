@@ -53,7 +53,7 @@ def start(plan: Plan) -> subprocess.Popen[str]:
     before = len(kept_episodes(plan.parts))
     script = plan.out / "script.py"
     script.write_text(SCRIPT)
-    argv = [MAZE, "--episodes", "150", "--episode-steps", "300", "--workers", "2"]
+    argv = [MAZE, "--episodes", "600", "--episode-steps", "300", "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, str(script), *argv, "--out", str(plan.out)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -70,7 +70,7 @@ def start(plan: Plan) -> subprocess.Popen[str]:
 
 
 def test_interrupted_and_killed_runs_go_on(tmp_path: Path) -> None:
-    plan = make_plan(MAZE, episodes=150, episode_steps=300, out=tmp_path)
+    plan = make_plan(MAZE, episodes=600, episode_steps=300, out=tmp_path)
     killed = start(plan)
     killed.kill()
     # the workers hold these pipes: this returns when they have noticed that their parent is gone
@@ -81,9 +81,9 @@ def test_interrupted_and_killed_runs_go_on(tmp_path: Path) -> None:
     os.killpg(stopped.pid, signal.SIGINT)
     _, err = stopped.communicate(timeout=30)
     assert stopped.returncode == 130, err
-    assert kept < kept_episodes(plan.parts)
+    assert kept < kept_episodes(plan.parts), err
     number = len(kept_episodes(plan.parts))
-    assert f"interrupted; {number} of 165 episodes are kept" in err
+    assert f"interrupted; {number} of 660 episodes are kept" in err
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert not any(tmp_path.glob("*.npz"))
