@@ -19,9 +19,10 @@ from qgf_ref.arrays import Array, matrix, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
-from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value, one_step_estimate
+from qgf_ref.guidance.queries import bounded, critic_gradient, one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
+from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
 from qgf_ref.ops.structure import axpy
 
 Observer = Callable[[DenoisingStep, Guidance], None]
@@ -82,6 +83,7 @@ def sample(
     best_of: int = 1,
     gradient_steps: GradientSteps | None = None,
     denoise_steps: int | None = None,
+    scheme: Scheme = ALGORITHM_1,
 ) -> Array:
     """Draw one action (chunk) for each observation.
 
@@ -96,6 +98,7 @@ def sample(
               critic (the first among equals)
     gradient_steps  GradStep after the flow
     denoise_steps   T, instead of the flow's own
+    scheme  how the pieces around the networks are made, for cross-checks
 
     returns   (B, D), within the flow's action bound, in the field's dtype, to which obs, noise
               and weight are cast
@@ -110,18 +113,12 @@ def sample(
         raise InputError(f"best_of must be an integer ≥ 1, got {best_of!r}")
     if gradient_steps is not None and not isinstance(gradient_steps, GradientSteps):
         raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
-    repeated = np.repeat(obs, draws, axis=0)
+    repeated = scheme.spread(obs, draws)
     start = _initial_noise(flow, repeated, noise, rng)
     guide = estimator_by_name(estimator)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
-    action = _denoise(flow, repeated, start, guide, weights)
-    if gradient_steps is not None:
-        action = _climb(flow, repeated, action, gradient_steps)
-    if draws > 1:
-        q = critic_value(flow, repeated, action)
-        _finite(q, flow.denoise_steps, "the critic of a candidate")
-        chosen = q.reshape(len(obs), draws).argmax(axis=1)
-        action = action[np.arange(len(obs)) * draws + chosen]
+    last = denoise(flow, repeated, start, guide, weights, scheme=scheme)
+    action = conclude(flow, repeated, last, draws, gradient_steps, scheme)
     return action[0] if single else action
 
 
@@ -134,6 +131,7 @@ def trace(
     noise: Array | None = None,
     rng: np.random.Generator | int | None = None,
     denoise_steps: int | None = None,
+    scheme: Scheme = ALGORITHM_1,
 ) -> Trace:
     """`sample` for obs (B, O) with every intermediate quantity. Arguments as there."""
     flow = _with_steps(flow, denoise_steps)
@@ -152,7 +150,8 @@ def trace(
         _finite(q, step.index, "the critic at the query point")
         rows.append((step.action, step.velocity, query, q, guidance.gradient))
 
-    action = _denoise(flow, obs, start, guide, weights, record)
+    last = denoise(flow, obs, start, guide, weights, record, scheme)
+    action = conclude(flow, obs, last, scheme=scheme)
     a, v, a1_hat, q, g = (np.stack(parts) for parts in zip(*rows, strict=True))
     return Trace(obs, start, action, a, v, a1_hat, q, g)
 
@@ -166,14 +165,21 @@ def denoising_step(
     return DenoisingStep(obs, action, index, time, velocity, cache, weight)
 
 
-def _denoise(
+def denoise(
     flow: GuidedFlow,
     obs: Array,
     noise: Array,
     estimator: Estimator,
     weight: float | Array,
     observe: Observer | None = None,
+    scheme: Scheme = ALGORITHM_1,
 ) -> Array:
+    """The loop: a_1 (B, D) before its clip, from noise (B, D). weight () or (B, 1).
+
+    observe is called at every step with what the estimator saw and answered. Raises InputError on
+    an estimator's malformed answer, NonFiniteError as `sample` does.
+    """
+
     def guided(k: int, time: float, action: Array) -> Array:
         _finite(action, k, "the action a_t")
         step = denoising_step(flow, obs, action, k, weight)
@@ -187,15 +193,38 @@ def _denoise(
         _finite(guidance.gradient, k, f"the gradient G of {estimator.label}")
         if observe is not None:
             observe(step, guidance)
-        return flow.kernels(axpy, weight, guidance.gradient, step.velocity)
+        return scheme.drift(flow, step, guidance.gradient)
 
-    action = noise
+    action = scheme.start(noise)
     # overflow on the way is reported below, with its step, rather than as a bare warning
     with np.errstate(over="ignore", invalid="ignore"):
-        for state in integrate(guided, noise, flow.times, kernels=flow.kernels):
+        for state in integrate(guided, action, flow.times, kernels=flow.kernels):
             action = state
     _finite(action, flow.denoise_steps, "the action a_1")
-    return bounded(flow, action).x
+    return action
+
+
+def conclude(
+    flow: GuidedFlow,
+    obs: Array,
+    last: Array,
+    best_of: int = 1,
+    gradient_steps: GradientSteps | None = None,
+    scheme: Scheme = ALGORITHM_1,
+) -> Array:
+    """What follows the loop: clip, gradient steps, best-of-N. obs (B·n, O), last (B·n, D) → (B, D).
+
+    Raises NonFiniteError when a candidate's value is not finite.
+    """
+    action = scheme.finish(flow, last)
+    if gradient_steps is not None:
+        action = _climb(flow, obs, action, gradient_steps)
+    if best_of > 1:
+        q = scheme.rank(flow, obs, last, action)
+        _finite(q, flow.denoise_steps, "the critic of a candidate")
+        chosen = scheme.choose(q.reshape(-1, best_of))
+        action = action[np.arange(len(chosen)) * best_of + chosen]
+    return scheme.deliver(action)
 
 
 def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:

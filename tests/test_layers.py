@@ -17,7 +17,7 @@ LAYERS = {
     "flow": 3, "losses": 3,
     "guidance": 4,
     "sampling": 5, "interop": 5, "data": 5, "plotting": 5,
-    "audit": 6, "evaluation": 6, "explain": 7, "training": 7,
+    "audit": 6, "evaluation": 6, "crosscheck": 6, "explain": 7, "training": 7, "testing": 7,
     "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

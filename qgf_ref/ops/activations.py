@@ -63,6 +63,18 @@ def _gelu_erf_slope(x: Array, inner: Array) -> Array:
     return 0.5 * (1 + inner) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
+QUICK_GELU = 1.702
+
+
+def _gelu_quick(x: Array) -> tuple[Array, Array]:
+    inner = _sigmoid(QUICK_GELU * x)
+    return x * inner, inner
+
+
+def _gelu_quick_slope(x: Array, inner: Array) -> Array:
+    return inner * (1 + QUICK_GELU * x * (1 - inner))
+
+
 def _relu(x: Array) -> tuple[Array, Array]:
     return np.where(x.real > 0, x, 0), x
 
@@ -116,6 +128,7 @@ class _Rule(NamedTuple):
 _RULES = {
     "gelu": _Rule(_gelu, _gelu_slope),
     "gelu_erf": _Rule(_gelu_erf, _gelu_erf_slope),
+    "gelu_quick": _Rule(_gelu_quick, _gelu_quick_slope),
     "relu": _Rule(_relu, _relu_slope),
     "silu": _Rule(_silu, _silu_slope),
     "tanh": _Rule(_tanh, _tanh_slope),
@@ -139,7 +152,7 @@ def activation(x: Array, name: str) -> tuple[Array, ActivationCache]:
     gelu      ½x(1 + tanh(√(2/π)(x + 0.044715x³)))      gelu_erf  ½x(1 + erf(x/√2))
     relu      max(x, 0)                                 silu      x·σ(x)
     elu       x if x > 0 else eˣ − 1                    mish      x·tanh(log(1 + eˣ))
-    tanh      tanh x
+    tanh      tanh x                                    gelu_quick  x·σ(1.702x)
 
     x (any shape). Raises InputError on an unknown name: the official code silently falls back to
     gelu (official.md, D16). Source: jax.nn.

@@ -32,7 +32,12 @@ def require_precision(name: str) -> None:
 
 
 def time_embedding(
-    t: Array, dim: int = DIM, precision: Precision = "exact"
+    t: Array,
+    dim: int = DIM,
+    precision: Precision = "exact",
+    scale: float = TIME_SCALE,
+    max_period: float = MAX_PERIOD,
+    divisor: int | None = None,
 ) -> tuple[Array, TimeEmbeddingCache]:
     """[cos ω₀t … cos ω_{h−1}t, sin ω₀t … sin ω_{h−1}t], ω_i = 10⁴·exp(−ln(10⁴)·i/h), h = dim/2.
 
@@ -41,6 +46,7 @@ def time_embedding(
     precision "exact": computed in float64 (or complex128, if t is complex).
               "float32": every operation rounded to float32, as the official code does; angles
               reach 10⁴ rad, so this differs from the exact embedding by up to 4e-4.
+    scale, max_period, divisor  10⁴, 10⁴ and h: ports that use others are simulated with them
 
     jvp   e_dot = [−ω sin ωt, ω cos ωt]·t_dot
     vjp   t_bar = Σ_i e_bar_i·(∂e_i/∂t)
@@ -50,15 +56,16 @@ def time_embedding(
     half = dim // 2
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be an even number ≥ 2, got {dim}")
+    divisor = half if divisor is None else divisor
     if precision == "float32":
         t32 = np.asarray(t).astype(np.float32)
-        log_step = np.float32(-math.log(MAX_PERIOD)) * np.arange(half, dtype=np.float32)
+        log_step = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
         # exp in float64, then rounded: the same bits on every machine, and XLA's
-        freq = np.exp((log_step / np.float32(half)).astype(np.float64)).astype(np.float32)
-        angle = (t32 * np.float32(TIME_SCALE))[:, None] * freq
-        omega = np.float32(TIME_SCALE) * freq
+        freq = np.exp((log_step / np.float32(divisor)).astype(np.float64)).astype(np.float32)
+        angle = (t32 * np.float32(scale))[:, None] * freq
+        omega = np.float32(scale) * freq
     else:
-        omega = TIME_SCALE * np.exp(-math.log(MAX_PERIOD) * np.arange(half) / half)
+        omega = scale * np.exp(-math.log(max_period) * np.arange(half) / divisor)
         angle = np.asarray(t)[:, None] * omega
     embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
     return embedding, TimeEmbeddingCache(omega, embedding)

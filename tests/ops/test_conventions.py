@@ -22,6 +22,7 @@ def test_activation_values() -> None:
     expected = {
         "gelu": 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         "gelu_erf": 0.5 * x * (1 + erf(x / math.sqrt(2))),
+        "gelu_quick": x / (1 + np.exp(-1.702 * x)),
         "relu": np.maximum(x, 0),
         "silu": x / (1 + np.exp(-x)),
         "tanh": np.tanh(x),
@@ -43,7 +44,7 @@ def test_activations_do_not_overflow() -> None:
 
 def test_unknown_names_raise_and_list_the_valid_ones() -> None:
     """The official code silently falls back to gelu (official.md, D16)."""
-    with pytest.raises(InputError, match=r"unknown activation 'gleu'.*elu, gelu, gelu_erf, mish"):
+    with pytest.raises(InputError, match=r"unknown activation 'gleu'.*elu, gelu, gelu_erf, gelu_quick, mish"):
         activation(np.zeros(1), "gleu")
     with pytest.raises(InputError, match=r"unknown aggregation 'max'.*mean, min"):
         ensemble_reduce(np.zeros((2, 1)), "max")
