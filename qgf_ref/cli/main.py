@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_ref import __version__
-from qgf_ref.cli import audit, collect, estimators, evaluate, explain, trace, train
+from qgf_ref.cli import (
+    audit,
+    collect,
+    compare,
+    estimators,
+    evaluate,
+    explain,
+    trace,
+    train,
+)
 from qgf_ref.errors import InputError, QGFError
 
 BAD_INPUT = 2
@@ -23,13 +32,13 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="qgf-ref",
         description="The ground truth for Q-Guided Flow: collect data, train, evaluate; audit a "
-        "checkpoint, explain a gradient, trace a sampler.",
+        "checkpoint, explain a gradient, trace a sampler, compare another implementation.",
         epilog="example:\n  qgf-ref audit",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, train, evaluate, audit, explain, trace, estimators):
+    for command in (collect, train, evaluate, audit, explain, trace, compare, estimators):
         command.add_parser(commands)
     return top
 

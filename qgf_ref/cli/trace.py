@@ -12,6 +12,7 @@ from qgf_ref.arrays import REAL_DTYPES
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_file
 from qgf_ref.files import read_npz, write_npz
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.interop.trace_file import VERSION
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import trace
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     flow = checkpoint.guided_flow(embedding=args.time_embedding)
     result = trace(flow, given["obs"], estimator=chosen, weight=args.weight, noise=given["noise"])
     metadata = {
+        "version": VERSION,
         "estimator": args.estimator,
         "weight": args.weight,
         "denoise_steps": flow.denoise_steps,

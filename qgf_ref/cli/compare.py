@@ -1,0 +1,76 @@
+"""qgf-ref compare."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_directory
+from qgf_ref.crosscheck.compare import as_dict, compare
+from qgf_ref.crosscheck.report import heat_map, text
+from qgf_ref.files import write_atomically, write_json, write_npz
+from qgf_ref.interop.trace_file import read_trace
+from qgf_ref.provenance import provenance
+
+FILES = ("compare.json", "compare.png", "compare.txt")
+PROBE = "separating_input.npz"
+EXAMPLE = """example:
+  qgf-ref compare --checkpoint exp/params_500000.pkl --trace theirs.npz --estimator qgf \\
+      --weight 0.1 --out compare
+theirs.npz holds obs (B, O), noise (B, D) and action (B, D), and if you can, per step, a, v, a1_hat,
+q, g with a leading axis T: the more it holds, the closer the answer.
+Exit code: 0 agrees to rounding, 1 disagrees, 2 bad input.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare another implementation's trace, and name the line that is wrong",
+        description="Recompute another implementation's sampling run step by step, say what is the "
+        "first quantity that rounding does not explain, and simulate a bank of mistakes to find "
+        "the ones that reproduce it.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--trace", type=Path, required=True, metavar="THEIRS.npz")
+    parser.add_argument(
+        "--estimator", metavar="E", help="what it means to be (default: the trace's)"
+    )
+    parser.add_argument("--weight", type=float, metavar="W", help="default: the trace's")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help=f"write {', '.join(FILES)} there, and {PROBE} where candidates remain",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print, write; 1 when rounding does not explain the difference."""
+    theirs = read_trace(args.trace)
+    checkpoint = load_checkpoint(args)
+    out = None if args.out is None else output_directory(args.out, (*FILES, PROBE))
+    result = compare(
+        checkpoint,
+        theirs,
+        estimator=args.estimator,
+        weight=args.weight,
+        denoise_steps=args.denoise_steps,
+        progress=True,
+    )
+    words = text(result)
+    print(words)
+    if out is not None:
+        write_json(out / "compare.json", {**as_dict(result), **provenance()})
+        write_atomically(out / "compare.png", heat_map(result))
+        write_atomically(out / "compare.txt", (words + "\n").encode())
+        print(f"\nwrote {', '.join(str(out / name) for name in FILES)}")
+        if result.separate is not None:
+            probe = result.separate
+            write_npz(out / PROBE, {"obs": probe.obs, "noise": probe.noise})
+            print(
+                f"run your sampler on {out / PROBE} with weight {probe.weight:g} and compare again"
+            )
+    return 0 if result.agrees else 1

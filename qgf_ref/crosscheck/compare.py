@@ -1,0 +1,246 @@
+"""`compare`: another implementation's recorded run against the reference, and why it differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.bench import Case, Judgement, Setting, causal_order
+from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.probes import Probe, hidden, probes, separating
+from qgf_ref.crosscheck.rounding import Scatter, by_step
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.registry import EstimatorLike
+from qgf_ref.guidance.registry import estimator as estimator_by_name
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.trace_file import RecordedTrace
+
+
+class Element(NamedTuple):
+    """One element of one quantity: its index, both values, and their distance.
+
+    index   as in the recorded array
+    units   |theirs − reference| in units of the recorded precision's rounding, at the element's
+            magnitude or the quantity's root mean square, whichever is larger
+    """
+
+    quantity: str
+    step: int
+    index: tuple[int, ...]
+    theirs: float
+    reference: float
+    units: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of `compare`.
+
+    forced    quantity → judgement by step, every quantity recomputed from *their* inputs of it;
+              empty without their states
+    free      the same of the reference's own run from their noise
+    first     the first quantity and step that disagree, or None
+    worst     the element of `first` that is furthest off
+    hidden    mistakes of the bank that this trace would not show
+    separate  an input that tells the remaining candidates apart
+    """
+
+    setting: Setting
+    case: Case
+    forced: dict[str, Judgement]
+    free: dict[str, Judgement]
+    first: tuple[int, str] | None
+    worst: Element | None
+    diagnosis: Diagnosis
+    hidden: tuple[str, ...] = ()
+    separate: Probe | None = None
+    rows_undecided: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains every recorded number."""
+        return self.diagnosis.agrees
+
+    @property
+    def judged(self) -> dict[str, Judgement]:
+        """The judgements of the pass that localises: forced where their states are known."""
+        return self.forced or self.free
+
+
+def compare(
+    checkpoint: Checkpoint,
+    theirs: RecordedTrace,
+    *,
+    estimator: EstimatorLike | None = None,
+    weight: float | None = None,
+    denoise_steps: int | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Compare a recorded run with the reference on `checkpoint`, and name what is wrong with it.
+
+    estimator, weight, denoise_steps  override the trace's metadata; the checkpoint's T is used when
+    neither says. Raises InputError when the trace does not fit the checkpoint, or nothing says
+    which estimator and weight it was made with.
+    """
+    setting, case = _prepared(checkpoint, theirs, estimator, weight, denoise_steps)
+    chosen, _, diagnosis = diagnose(setting, [case], progress)
+    notes = _notes(chosen, case)
+    free_scatter = case.scatter(chosen, free=True)
+    free = {name: case.judge(name, free_scatter) for name in case.observed}
+    forced, scatter = {}, free_scatter
+    if case.forced:
+        scatter = case.scatter(chosen, given=case.theirs)
+        forced = {name: case.judge(name, scatter) for name in case.observed}
+    first = _first(forced or free)
+    if diagnosis.agrees:
+        first = None
+    worst = None if first is None else _worst(case, scatter, *first)
+    separate = None
+    if diagnosis.ambiguous:
+        several = [e.mistakes for e in diagnosis.explanations[:4]]
+        separate = separating(chosen, several, probes(checkpoint))
+    return Comparison(
+        chosen, case, forced, free, first, worst, diagnosis,
+        hidden(chosen, [case]) if diagnosis.agrees else (),
+        separate, int((~scatter.decided).sum()), notes,
+    )  # fmt: skip
+
+
+def _prepared(
+    checkpoint: Checkpoint,
+    theirs: RecordedTrace,
+    estimator: EstimatorLike | None,
+    weight: float | None,
+    denoise_steps: int | None,
+) -> tuple[Setting, Case]:
+    known = theirs.metadata
+    name = known.get("estimator") if estimator is None else estimator
+    if name is None:
+        raise InputError(
+            f"{theirs.source} does not say which estimator it was made with: give --estimator"
+        )
+    guide = estimator_by_name(name)
+    w = known.get("weight") if weight is None else weight
+    if w is None and guide.name != "none":
+        raise InputError(f"{theirs.source} does not say its guidance weight: give --weight")
+    w = 0.0 if w is None else w
+    if not np.isfinite(w) or w < 0:
+        raise InputError(f"weight must be a finite number ≥ 0, got {w}")
+    T = known.get("denoise_steps") if denoise_steps is None else denoise_steps
+    T = checkpoint.options.denoise_steps if T is None else T
+    if theirs.steps is not None and theirs.steps != T:
+        raise InputError(
+            f"{theirs.source} holds {theirs.steps} denoising steps, expected {T} "
+            "(the checkpoint's, unless --denoise-steps says otherwise)"
+        )
+    best_of = known.get("best_of", theirs.best_of)
+    if best_of != theirs.best_of:
+        raise InputError(
+            f"{theirs.source}: best_of is {best_of}, but {len(theirs.noise)} rows of noise for "
+            f"{len(theirs.obs)} observations make {theirs.best_of}"
+        )
+    for what, found, expected in (
+        ("obs", theirs.obs.shape[1], checkpoint.obs_dim),
+        ("action", theirs.action.shape[1], checkpoint.flat_action_dim),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{theirs.source}: {what} has {found} columns; {checkpoint.source} has {expected}"
+            )
+    return Setting(checkpoint.astype("float64"), guide, T), Case(theirs, float(w), theirs.source)
+
+
+def _notes(setting: Setting, case: Case) -> tuple[str, ...]:
+    notes = []
+    if setting.divided:
+        notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
+    if not case.single and setting.time_precision == "float32":
+        notes.append("a float64 port with the official float32 time embedding")
+    return tuple(notes)
+
+
+def _first(judged: dict[str, Judgement]) -> tuple[int, str] | None:
+    wrong = [
+        (step, name)
+        for name, judgement in judged.items()
+        for step in np.flatnonzero(judgement.excess > 1).tolist()
+    ]
+    # the action follows the last step
+    last = max((len(j.ratio) for j in judged.values()), default=1)
+    return min(
+        wrong,
+        key=lambda at: causal_order(last if at[1] == "action" else at[0], at[1]),
+        default=None,
+    )
+
+
+def _worst(case: Case, scatter: Scatter, step: int, quantity: str) -> Element | None:
+    theirs, truth = case.theirs[quantity], scatter.truth[quantity]
+    if theirs.shape != truth.shape:
+        return None
+    error = np.abs(by_step(quantity, theirs - truth))
+    keep = scatter.rows(quantity)
+    at = np.where(keep[:, None], error[step], -1.0)
+    row, column = (int(i) for i in np.unravel_index(int(at.argmax()), at.shape))
+    index: tuple[int, ...] = (row, column)
+    if quantity == "q":
+        index = (step, column, row)
+    elif quantity != "action":
+        index = (step, row, column)
+    scale = max(abs(float(truth[index])), float(scatter.size[quantity][step]))
+    units = float(error[step, row, column]) / (2 * case.unit * scale) if scale else np.inf
+    return Element(quantity, step, index, float(theirs[index]), float(truth[index]), units)
+
+
+def as_dict(result: Comparison) -> dict[str, Any]:
+    """Everything, for JSON. Infinite ratios (a missing row, a NaN) become null."""
+
+    def numbers(values: Array) -> list[float | None]:
+        return [float(f"{x:.4g}") if np.isfinite(x) else None for x in values]
+
+    def judgements(judged: dict[str, Judgement]) -> dict[str, Any]:
+        return {
+            name: {
+                "ratio": numbers(j.ratio),
+                "spread": numbers(j.spread),
+                "peak": numbers(j.peak),
+                "agrees": bool(j.agrees),
+            }
+            for name, j in judged.items()
+        }
+
+    d = result.diagnosis
+    return {
+        "agrees": result.agrees,
+        "estimator": result.setting.estimator.label,
+        "weight": result.case.weight,
+        "denoise_steps": result.setting.denoise_steps,
+        "best_of": result.case.best_of,
+        "precision": "float32" if result.case.single else "float64",
+        "first": None
+        if result.first is None
+        else {"step": result.first[0], "quantity": result.first[1]},
+        "worst": None if result.worst is None else result.worst._asdict(),
+        "teacher_forced": judgements(result.forced),
+        "free_running": judgements(result.free),
+        "rows_undecided": result.rows_undecided,
+        "explanations": [
+            {
+                "mistakes": [
+                    {"name": m.name, "variant": m.variant, "says": m.mistake.says}
+                    for m in e.mistakes
+                ],
+                "excess": e.excess,
+            }
+            for e in d.explanations
+        ],
+        "unknown": d.unknown,
+        "nearest": [{"mistake": str(n.made), "explained": n.explained} for n in d.nearest],
+        "hidden": list(result.hidden),
+        "separating_input": None if result.separate is None else result.separate.why,
+        "notes": list(result.notes),
+    }

@@ -1,0 +1,1 @@
+"""The bank: mistakes that ports make, each a small, explicit variation of the reference."""

@@ -1,0 +1,89 @@
+"""All mistakes, in the order in which they are made: parameters first, then what runs them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from qgf_ref.crosscheck.mistakes.base import Mistake
+from qgf_ref.crosscheck.mistakes.gradient import AGGREGATION, GRADIENT, QUERY
+from qgf_ref.crosscheck.mistakes.networks import NETWORKS
+from qgf_ref.crosscheck.mistakes.time import TIME
+from qgf_ref.crosscheck.mistakes.update import SELECTION, UPDATE
+from qgf_ref.crosscheck.port import Port
+from qgf_ref.errors import unknown_name
+
+BANK: tuple[Mistake, ...] = (
+    *NETWORKS,
+    *TIME,
+    *QUERY,
+    *AGGREGATION,
+    *GRADIENT,
+    *UPDATE,
+    *SELECTION,
+)
+_BY_NAME = {m.name: m for m in BANK}
+_POSITION = {m.name: i for i, m in enumerate(BANK)}
+
+
+class Made(NamedTuple):
+    """A mistake as a port makes it: its name, and which variant."""
+
+    name: str
+    variant: str
+
+    @property
+    def mistake(self) -> Mistake:
+        """The entry of the bank."""
+        return mistake(self.name)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
+
+Mistakes = tuple[Made, ...]
+"""What a hypothesis says of a port: nothing, one mistake, or several."""
+
+
+def mistake(name: str) -> Mistake:
+    """The mistake of this name. Raises InputError, listing the names, on another."""
+    if name not in _BY_NAME:
+        raise unknown_name("mistake", name, _BY_NAME)
+    return _BY_NAME[name]
+
+
+def mistake_names() -> tuple[str, ...]:
+    """The names of the bank, in its order."""
+    return tuple(_BY_NAME)
+
+
+def with_mistakes(port: Port, made: Mistakes) -> Port:
+    """`port` with these mistakes, made in the order of the bank whatever order they come in."""
+    for item in sorted(made, key=lambda item: _POSITION[item.name]):
+        port = item.mistake.made_in(item.variant, port)
+    return port
+
+
+def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
+    """Every mistake that the port's options leave room for, in every variant."""
+    return tuple(
+        Made(m.name, variant)
+        for m in BANK
+        if m.applies(port) and (best_of > 1 or not m.selects)
+        for variant in m.variants
+    )
+
+
+def first_quantity(made: Made) -> int:
+    """Position in `QUANTITIES` of the first quantity that this variant can change.
+
+    The state `a` counts as after `g`: an update's mistake shows in the state that follows.
+    """
+    m = made.mistake
+    if made.variant == "in the critic only":
+        return order("q")
+    return order(m.first)
+
+
+def order(quantity: str) -> int:
+    """Causal position within a step: v, a1_hat, q, g, then the state that follows, the action."""
+    return ("v", "a1_hat", "q", "g", "a", "action").index(quantity)

@@ -1,0 +1,171 @@
+"""The trace schema: what another implementation writes down to be compared with this one.
+
+An npz, version 1, of real numbers:
+
+    obs      (B, O)     observations
+    noise    (B·n, D)   a_0; n = best_of, the candidates of one observation in consecutive rows
+    action   (B, D)     the result
+and any of, with a leading axis over the T denoising steps,
+    a        (T, B·n, D)  before the step
+    v        (T, B·n, D)  velocity
+    a1_hat   (T, B·n, D)  the point at which the critic was asked
+    q        (T, E, B·n)  every member there
+    g        (T, B·n, D)  the estimator's output, before weighting
+and
+    metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of. Any of
+              them may be missing and be given to the comparison instead.
+
+`qgf-ref trace` writes the same schema. Other arrays in the file are ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array, require_finite
+from qgf_ref.errors import InputError
+from qgf_ref.files import read_npz
+from qgf_ref.interop.parameter_file import json_object
+
+VERSION = 1
+REQUIRED = ("obs", "noise", "action")
+STEPWISE = ("a", "v", "a1_hat", "q", "g")
+MAX_ELEMENTS = 1 << 28
+"""More numbers in one array than any trace has; a larger one would only eat memory."""
+
+
+@dataclass(frozen=True)
+class RecordedTrace:
+    """A trace of any implementation, as its file has it.
+
+    obs, noise, action and stepwise arrays: see the module. metadata: estimator, weight,
+    denoise_steps, best_of, as far as known. Raises InputError when shapes contradict each other,
+    or a number is not finite.
+    """
+
+    obs: Array
+    noise: Array
+    action: Array
+    stepwise: dict[str, Array] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    source: str = "memory"
+
+    def __post_init__(self) -> None:
+        for name in REQUIRED:
+            self._check(name, getattr(self, name), 2)
+        unknown = set(self.stepwise) - set(STEPWISE)
+        if unknown:
+            raise InputError(
+                f"{self.source}: unknown quantity {', '.join(sorted(unknown))}; "
+                f"the stepwise ones are: {', '.join(STEPWISE)}"
+            )
+        rows, width = self.noise.shape
+        if not len(self.obs) or rows % len(self.obs) or self.action.shape != (len(self.obs), width):
+            raise InputError(
+                f"{self.source}: obs {self.obs.shape}, noise {rows, width} and action "
+                f"{self.action.shape} contradict each other; expected (B, O), (B·n, D) and (B, D)"
+            )
+        steps = {array.shape[0] for array in self.stepwise.values() if array.ndim}
+        for name, array in self.stepwise.items():
+            self._check(name, array, 3)
+            expected = (array.shape[1], rows) if name == "q" else (rows, width)
+            if array.shape[1:] != expected or len(steps) > 1 or not array.size:
+                layout = "(T, E, B·n)" if name == "q" else "(T, B·n, D)"
+                raise InputError(
+                    f"{self.source}: {name} has shape {array.shape}, expected {layout} with "
+                    f"B·n = {rows}, D = {width} and the same T for all"
+                )
+
+    def _check(self, name: str, array: Array, axes: int) -> None:
+        if array.dtype.kind not in "fiu" or array.ndim != axes or array.size > MAX_ELEMENTS:
+            raise InputError(
+                f"{self.source}: {name} must hold real numbers with {axes} axes, got "
+                f"{array.dtype} of shape {array.shape}"
+            )
+        require_finite(array, f"{self.source}: {name}", InputError)
+
+    @property
+    def best_of(self) -> int:
+        """n, candidates for each observation."""
+        return len(self.noise) // len(self.obs)
+
+    @property
+    def steps(self) -> int | None:
+        """T as far as the stepwise arrays tell."""
+        return next((len(array) for array in self.stepwise.values()), None)
+
+    @property
+    def single_precision(self) -> bool:
+        """Whether every computed number is a float32 (or narrower), whatever dtype holds it."""
+        computed = [self.action, *self.stepwise.values()]
+        with np.errstate(over="ignore"):
+            return all((x.astype(np.float32) == x).all() for x in computed)
+
+
+def recorded_trace(
+    arrays: dict[str, Any], metadata: dict[str, Any] | None = None, source: str = "memory"
+) -> RecordedTrace:
+    """A `RecordedTrace` from arrays by name. Raises InputError on what is missing or malformed."""
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        held = ", ".join(sorted(str(name) for name in arrays)) or "nothing"
+        raise InputError(f"{source} lacks {', '.join(missing)}; it holds {held}")
+    found: dict[str, Array] = {}
+    for name in (*REQUIRED, *STEPWISE):
+        if arrays.get(name) is not None:
+            try:
+                found[name] = np.asarray(arrays[name])
+            except (ValueError, TypeError):
+                raise InputError(f"{source}: {name} is no array of numbers") from None
+    outer = {name: found.pop(name) for name in REQUIRED}
+    return RecordedTrace(
+        **outer, stepwise=found, metadata=_checked(metadata or {}, source), source=source
+    )
+
+
+def read_trace(path: str | Path) -> RecordedTrace:
+    """The trace in the npz at `path`. Nothing in it is unpickled.
+
+    Raises InputError when it cannot be read, lacks an array, or contradicts itself.
+    """
+    names = (*REQUIRED, *STEPWISE, "metadata")
+    arrays = read_npz(Path(path), REQUIRED, only=names)
+    text = arrays.pop("metadata", None)
+    metadata: dict[str, Any] = {}
+    if text is not None:
+        if text.ndim or text.dtype.kind not in "US":
+            raise InputError(f"{path}: metadata must be one string, got {text.dtype} {text.shape}")
+        raw = text.item()
+        try:
+            content = raw if isinstance(raw, str) else raw.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: metadata is not UTF-8: {error}") from error
+        metadata = json_object(content, f"{path}: metadata")
+    return recorded_trace(arrays, metadata, str(path))
+
+
+def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
+    version = metadata.get("version", VERSION)
+    if version != VERSION:
+        raise InputError(f"{source}: trace schema version {version!r}; this reads {VERSION}")
+    kinds: dict[str, tuple[type, ...]] = {
+        "estimator": (str,),
+        "weight": (int, float),
+        "denoise_steps": (int,),
+        "best_of": (int,),
+    }
+    known = {}
+    for name, kind in kinds.items():
+        value = metadata.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(
+                f"{source}: {name} in the metadata must be a {kind[-1].__name__}, got {value!r}"
+            )
+        known[name] = value
+    return known

@@ -1,0 +1,306 @@
+"""Checks for other implementations' own tests: what `check_estimator` is to scikit-learn's users.
+
+    from qgf_ref.testing import check_sampler
+
+    def test_my_port():
+        check_sampler(my_sampler, "exp/params_500000.pkl")
+
+Every check calls the implementation with inputs that expose the mistakes of the bank, compares with
+the reference by what float32 rounding explains, and raises `CrossCheckError` (an `AssertionError`)
+that names the mistakes which reproduce what was returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.bench import Case, Setting
+from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.probes import Probe, hidden, loud, probes, separating
+from qgf_ref.crosscheck.report import diagnosis_lines
+from qgf_ref.crosscheck.training import check_losses
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.registry import EstimatorLike
+from qgf_ref.guidance.registry import estimator as estimator_by_name
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.load import load
+from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
+
+__all__ = [
+    "CrossCheckError",
+    "SamplerReport",
+    "check_critic",
+    "check_gradient",
+    "check_losses",
+    "check_sampler",
+    "check_velocity",
+]
+
+Sampler = Callable[[Array, Array, float], Any]
+"""(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema."""
+
+CheckpointLike = Checkpoint | str | Path
+
+
+@dataclass(frozen=True)
+class SamplerReport:
+    """What a check found.
+
+    diagnosis  by name of the checkpoint on which it was made
+    calls      the probes that were run
+    hidden     mistakes of the bank that none of them would have shown
+    """
+
+    diagnosis: Diagnosis
+    on: str
+    calls: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    separate: Probe | None = None
+    title: str = "sampler"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains everything."""
+        return self.diagnosis.agrees
+
+    def __str__(self) -> str:
+        verdict = "agrees" if self.agrees else "DISAGREES"
+        lines = [f"{self.title} {verdict} with qgf_ref on {self.on} ({', '.join(self.calls)})"]
+        lines += diagnosis_lines(self.diagnosis)
+        if self.separate is not None:
+            lines.append(f"To tell them apart, run it with {self.separate.why}.")
+        if self.hidden:
+            lines.append(f"Not shown by these inputs: {', '.join(self.hidden)}.")
+        return "\n".join(lines)
+
+
+def check_sampler(
+    fn: Sampler,
+    checkpoint: CheckpointLike,
+    *,
+    estimator: EstimatorLike = "qgf",
+    weight: float = 0.3,
+    best_of: int = 1,
+    rows: int = 32,
+    seed: int = 0,
+    build: Callable[[Checkpoint], Sampler] | None = None,
+    coverage: bool = True,
+) -> SamplerReport:
+    """Check a sampler against the reference on inputs that expose every mistake of the bank.
+
+    fn         the port, with `checkpoint`'s networks: (obs (B, O) float32, noise (B·n, D) float32,
+               weight) → action (B, D), or a mapping with `action` and any of a, v, a1_hat, q, g
+               (see `qgf_ref.interop.trace_file`): the more it returns, the closer the diagnosis
+    checkpoint the networks, or the path of their file
+    weight     of most calls; 0 and 1.5 are tried as well
+    best_of    n > 1: also call it with B·n rows of noise, of which it must choose
+    build      checkpoint → sampler: then also check networks made so that quiet mistakes show
+               (LayerNorm statistics near epsilon, moved parameters, tied members)
+    coverage   list the mistakes that none of the calls would have shown
+
+    returns the report; raises CrossCheckError with it when rounding does not explain a difference,
+    when the port raises, or returns what is no action. Raises InputError on malformed arguments.
+    """
+    networks = _checkpoint(checkpoint)
+    guide = estimator_by_name(estimator)
+    ports = {networks.source: (networks, fn)}
+    if build is not None:
+        for name, made in loud(networks, seed).items():
+            ports[f"a {name} variation of it"] = (made, build(made))
+    unseen: set[str] | None = None
+    calls: tuple[str, ...] = ()
+    for on, (nets, port) in ports.items():
+        setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
+        tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
+        calls = tuple(probe.name for probe in tried)
+        cases = [_called(port, nets, probe, on) for probe in tried]
+        chosen, _, diagnosis = diagnose(setting, cases)
+        if not diagnosis.agrees:
+            raise CrossCheckError(_report(chosen, diagnosis, on, calls, nets, cases))
+        if coverage:
+            missed = set(hidden(chosen, cases))
+            unseen = missed if unseen is None else unseen & missed
+    return SamplerReport(diagnosis, " and ".join(ports), calls, tuple(sorted(unseen or ())))
+
+
+def check_velocity(
+    fn: Callable[[Array, Array, Array], Array],
+    checkpoint: CheckpointLike,
+    *,
+    rows: int = 32,
+    seed: int = 0,
+) -> SamplerReport:
+    """Check a velocity field. fn: (obs (B, O), action (B, D), t (B,)), float32 → v (B, D).
+
+    Called at all T times of the sampler. Returns and raises as `check_sampler`.
+    """
+    networks = _checkpoint(checkpoint)
+    setting = _setting(networks, "none", networks.options.denoise_steps)
+    obs, actions = _states(networks, rows, seed)
+    times = setting.port(dtype="float32").flow.times
+    v = []
+    for k, t in enumerate(times):
+        at = np.full(rows, t, np.float32)
+        v.append(
+            _array(
+                lambda at=at: fn(obs, actions, at),
+                (rows, actions.shape[1]),
+                f"t = {k}/{len(times)}",
+            )
+        )
+    states = np.broadcast_to(actions, (len(times), *actions.shape))
+    case = _stepwise_case(obs, actions, {"a": states, "v": np.stack(v)}, ("v",))
+    return _verdict(setting, case, "velocity field", networks)
+
+
+def check_critic(
+    fn: Callable[[Array, Array], Array],
+    checkpoint: CheckpointLike,
+    *,
+    rows: int = 32,
+    seed: int = 0,
+) -> SamplerReport:
+    """Check the target critic. fn: (obs (B, O), action (B, D)), float32 → q (E, B).
+
+    Returns and raises as `check_sampler`.
+    """
+    networks = _checkpoint(checkpoint)
+    obs, actions = _states(networks, rows, seed)
+    members = networks.target_critic.ensemble or 1
+    q = _array(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
+    case = _stepwise_case(obs, actions, {"a": actions[None], "q": q[None]}, ("q",))
+    return _verdict(_setting(networks, "ood", 1), case, "critic", networks)
+
+
+def check_gradient(
+    fn: Callable[[Array, Array], Array],
+    checkpoint: CheckpointLike,
+    *,
+    rows: int = 32,
+    seed: int = 0,
+) -> SamplerReport:
+    """Check ∇Q of the aggregated target critic. fn: (obs (B, O), action (B, D)), float32 → (B, D).
+
+    Each row's gradient is its own (that of the sum over the batch). Returns and raises as
+    `check_sampler`.
+    """
+    networks = _checkpoint(checkpoint)
+    obs, actions = _states(networks, rows, seed)
+    g = _array(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
+    case = _stepwise_case(obs, actions, {"a": actions[None], "g": g[None]}, ("g",))
+    return _verdict(_setting(networks, "ood", 1), case, "critic gradient", networks)
+
+
+def _checkpoint(given: CheckpointLike) -> Checkpoint:
+    return given if isinstance(given, Checkpoint) else load(given)
+
+
+def _setting(networks: Checkpoint, estimator: str, T: int) -> Setting:
+    return Setting(networks.astype("float64"), estimator_by_name(estimator), T)
+
+
+def _states(networks: Checkpoint, rows: int, seed: int) -> tuple[Array, Array]:
+    if rows < 1:
+        raise InputError(f"rows must be ≥ 1, got {rows}")
+    rng = np.random.default_rng(seed)
+    obs = rng.standard_normal((rows, networks.obs_dim)).astype(np.float32)
+    return obs, rng.standard_normal((rows, networks.flat_action_dim)).astype(np.float32)
+
+
+def _array(call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Array:
+    try:
+        found = call()
+    except Exception as error:
+        raise CrossCheckError(
+            f"your function raised {type(error).__name__} on {what}: {error}"
+        ) from error
+    return _numbers(found, shape, what)
+
+
+def _numbers(found: Any, shape: tuple[int, ...] | None, what: str) -> Array:
+    try:
+        array = np.asarray(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CrossCheckError(f"on {what}, what came back is no array: {error}") from error
+    wrong = array.dtype.kind != "f" or (shape is not None and array.shape != shape)
+    if wrong:
+        raise CrossCheckError(
+            f"on {what}, floats of shape {shape} were expected, {array.dtype} of shape "
+            f"{array.shape} came back"
+        )
+    if not np.isfinite(array).all():
+        raise CrossCheckError(
+            f"on {what}, {int((~np.isfinite(array)).sum())} values are not finite"
+        )
+    return array
+
+
+def _called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Case:
+    rows, D = len(probe.obs), networks.flat_action_dim
+    what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
+    try:
+        found = fn(probe.obs.copy(), probe.noise.copy(), probe.weight)
+    except Exception as error:
+        raise CrossCheckError(
+            f"on {on}, your sampler raised {type(error).__name__} with {what}: {error}"
+        ) from error
+    parts = dict(found) if isinstance(found, Mapping) else {"action": found}
+    if "action" not in parts:
+        raise CrossCheckError(
+            f"your sampler returned a mapping without 'action': {', '.join(map(str, parts))}"
+        )
+    parts["action"] = _numbers(parts["action"], (rows, D), what)
+    given = {
+        name: _numbers(parts[name], None, f"{what}, {name}")
+        for name in ("action", *STEPWISE)
+        if parts.get(name) is not None
+    }
+    try:
+        trace = recorded_trace({**given, "obs": probe.obs, "noise": probe.noise}, source=what)
+    except InputError as error:
+        raise CrossCheckError(str(error)) from error
+    if trace.steps not in (None, networks.options.denoise_steps):
+        raise CrossCheckError(
+            f"on {what}, {trace.steps} denoising steps came back; the checkpoint says "
+            f"{networks.options.denoise_steps}"
+        )
+    return Case(trace, probe.weight, probe.name)
+
+
+def _stepwise_case(
+    obs: Array, noise: Array, stepwise: dict[str, Array], compared: Sequence[str]
+) -> Case:
+    arrays = {"obs": obs, "noise": noise, "action": np.zeros_like(noise), **stepwise}
+    return Case(recorded_trace(arrays), 0.0, compared=tuple(compared))
+
+
+def _verdict(setting: Setting, case: Case, title: str, networks: Checkpoint) -> SamplerReport:
+    chosen, _, diagnosis = diagnose(setting, [case])
+    calls = (f"{len(case.inputs.obs)} rows",)
+    unseen = hidden(chosen, [case]) if diagnosis.agrees else ()
+    report = SamplerReport(diagnosis, networks.source, calls, unseen, title=title)
+    if not diagnosis.agrees:
+        raise CrossCheckError(report)
+    return report
+
+
+def _report(
+    setting: Setting,
+    diagnosis: Diagnosis,
+    on: str,
+    calls: tuple[str, ...],
+    networks: Checkpoint,
+    cases: Sequence[Case],
+) -> SamplerReport:
+    separate = None
+    if diagnosis.ambiguous:
+        several = [e.mistakes for e in diagnosis.explanations[:4]]
+        separate = separating(setting, several, probes(networks, seed=1))
+    return SamplerReport(diagnosis, on, calls, separate=separate)
