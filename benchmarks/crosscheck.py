@@ -23,14 +23,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peers import jax_mistakes, torch_mistakes  # noqa: E402
-
-from qgf_ref.arrays import Array  # noqa: E402
-from qgf_ref.files import write_atomically, write_json  # noqa: E402
-from qgf_ref.interop.checkpoint import Checkpoint, Options  # noqa: E402
-from qgf_ref.nets.initialisers import init_value, init_velocity  # noqa: E402
-from qgf_ref.provenance import provenance  # noqa: E402
-from qgf_ref.testing import CrossCheckError, SamplerReport, check_sampler  # noqa: E402
+from benchmarks.peers import jax_mistakes, torch_mistakes
+from qgf_ref.arrays import Array
+from qgf_ref.files import write_atomically, write_json
+from qgf_ref.interop.checkpoint import Checkpoint, Options
+from qgf_ref.interop.load import load
+from qgf_ref.nets.initialisers import init_value, init_velocity
+from qgf_ref.provenance import provenance
+from qgf_ref.testing import CrossCheckError, SamplerReport, check_sampler
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAMEWORKS: dict[str, ModuleType] = {"JAX": jax_mistakes, "PyTorch": torch_mistakes}
@@ -98,7 +98,9 @@ def diagnosed(module: ModuleType, checkpoint: Checkpoint, name: str, *, traced: 
 
     start = time.perf_counter()
     try:
-        check_sampler(build(checkpoint), checkpoint, best_of=4, build=build, rows=16, coverage=False)
+        check_sampler(
+            build(checkpoint), checkpoint, best_of=4, build=build, rows=16, coverage=False
+        )
     except CrossCheckError as error:
         report = error.report
         if not isinstance(report, SamplerReport):
@@ -118,6 +120,64 @@ def _verdict(name: str, said: tuple[tuple[str, ...], ...]) -> str:
     if (name,) in said:
         return "among"
     return "wrong name"
+
+
+def architectures(count: int = 20) -> list[Checkpoint]:
+    """Random networks of random shapes and options."""
+    found = []
+    for seed in range(count):
+        rng = np.random.default_rng(1000 + seed)
+        found.append(
+            trained_like(
+                seed,
+                obs_dim=int(rng.integers(1, 60)),
+                action_dim=int(rng.integers(1, 8)),
+                horizon=int(rng.integers(1, 6)),
+                hidden=tuple(int(w) for w in rng.integers(4, 256, int(rng.integers(1, 5)))),
+                members=int(rng.integers(1, 6)),
+                aggregation=str(rng.choice(["min", "mean"])),
+                activation=str(rng.choice(["gelu", "gelu", "relu", "silu", "tanh", "elu", "mish"])),
+                steps=int(rng.integers(1, 24)),
+            )
+        )
+    return found
+
+
+def golden() -> list[Checkpoint]:
+    """The golden networks, where ../shared exists."""
+    root = Path(__file__).resolve().parents[2] / "shared" / "golden"
+    return [load(path) for path in sorted(root.glob("*/params_0.pkl"))]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A correct port: whether it was called wrong, and its largest error over the limit."""
+
+    network: str
+    estimator: str
+    alarm: bool
+    excess: float | None
+
+
+def false_alarms(module: ModuleType, networks: list[Checkpoint], seeds: int = 1) -> list[Alarm]:
+    """Correct ports under `check_sampler`, traced, on every network and for four estimators."""
+    found = []
+    for checkpoint in tqdm(networks, desc="correct ports", disable=None):
+        for estimator in ("qgf", "ood", "qgf_jacobian", "bptt"):
+            for seed in range(seeds):
+                port = sampler(PORTS[module](checkpoint, estimator=estimator), traced=True)
+                where = str(checkpoint.source)
+                try:
+                    report = check_sampler(
+                        port, checkpoint, estimator=estimator, best_of=4, seed=seed, coverage=False
+                    )
+                except CrossCheckError as error:
+                    tqdm.write(f"FALSE ALARM {where} {estimator}: {error}")
+                    found.append(Alarm(where, estimator, True, None))
+                else:
+                    excess = report.diagnosis.explanations[0].excess
+                    found.append(Alarm(where, estimator, False, excess))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,7 +208,9 @@ def main(argv: list[str] | None = None) -> int:
                 outcome = diagnosed(module, checkpoint, name, traced=traced)
                 found[key].append(outcome)
                 if outcome.verdict != "named":
-                    tqdm.write(f"{key}: {name}: {outcome.verdict} {outcome.said[:4]} {outcome.unknown or ''}")
+                    tqdm.write(
+                        f"{key}: {name}: {outcome.verdict} {outcome.said[:4]} {outcome.unknown or ''}"
+                    )
     text = table(found)
     print(text)
     if not args.smoke and not args.only:
@@ -195,4 +257,3 @@ def table(found: dict[str, list[Outcome]]) -> str:
 
 if __name__ == "__main__":
     sys.exit(main())
-

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def check_velocity(
         at = np.full(rows, t, np.float32)
         v.append(
             _array(
-                lambda at=at: fn(obs, actions, at),
+                partial(fn, obs, actions, at),
                 (rows, actions.shape[1]),
                 f"t = {k}/{len(times)}",
             )

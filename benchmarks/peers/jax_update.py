@@ -47,62 +47,130 @@ def inputs(batch: Batch) -> dict[str, Array]:
     return {name: np.asarray(array, np.float32) for name, array in vars(batch).items()}
 
 
-def jitted_update(checkpoint: Checkpoint, hyper: Hyperparameters) -> Any:
-    """update(state, inputs(batch), x0 (B, D), t (B,)) → (state, losses), jitted.
+class Update:
+    """update(state, inputs(batch), x0 (B, D), t (B,)) → (state, losses), not jitted.
 
-    The buffers of the state that goes in are given up (donated). Raises InputError on an activation
-    other than gelu and relu.
+    Every piece is a method, so that `jax_training_mistakes` can get one wrong. Raises InputError on
+    an activation other than gelu and relu.
     """
-    functions: dict[str, Any] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
-    name = checkpoint.options.activation
-    if name not in functions:
-        raise unknown_name("activation of the JAX peer", name, functions)
-    act = functions[name]
-    reduce: Any = {"min": jnp.min, "mean": jnp.mean}[checkpoint.options.q_aggregation]
 
-    def losses(learned: Any, frozen: Any, batch: Any, x0: Any, t: Any) -> Any:
-        obs, action, valid = batch["obs"], batch["action"], batch["valid"]
-        x_t = (1 - t[:, None]) * x0 + t[:, None] * action
-        v = _mlp(learned["policy"], jnp.concatenate([obs, x_t, _embedding(t)], -1), act)
-        policy = jnp.mean((v - (action - x0)) ** 2)
+    def __init__(self, checkpoint: Checkpoint, hyper: Hyperparameters) -> None:
+        functions: dict[str, Any] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
+        name = checkpoint.options.activation
+        if name not in functions:
+            raise unknown_name("activation of the JAX peer", name, functions)
+        self.act = functions[name]
+        self.reduce: Any = {"min": jnp.min, "mean": jnp.mean}[checkpoint.options.q_aggregation]
+        self.hyper = hyper
 
-        bootstrap = _mlp(frozen["value"], batch["next_obs"], act)[..., 0]
-        y = batch["rewards"] + hyper.discount**hyper.horizon * batch["masks"] * bootstrap
-        pair = jnp.concatenate([obs, action], -1)
-        critic = jnp.mean(valid * (_ensemble(learned["critic"], pair, act) - y) ** 2)
+    def __call__(self, state: State, batch: Any, x0: Any, t: Any) -> tuple[State, dict[str, Any]]:
+        """One update, and its losses."""
+        state, _, values = self.advance(state, batch, x0, t)
+        return state, values
 
-        advantage = reduce(_ensemble(frozen["target_critic"], pair, act), axis=0)
-        advantage = advantage - _mlp(learned["value"], obs, act)[..., 0]
-        weight = jnp.where(advantage > 0, hyper.expectile, 1 - hyper.expectile)
-        value = jnp.mean(valid * weight * advantage**2)
+    def advance(self, state: State, batch: Any, x0: Any, t: Any) -> tuple[State, Any, Any]:
+        """One update, its gradients and its losses."""
+        bar, values = self.gradients(state["params"], batch, x0, t)
+        return self.apply(state, bar), bar, values
+
+    def gradients(self, params: Any, batch: Any, x0: Any, t: Any) -> Any:
+        """({learned network: cotangents}, losses)."""
+        # the three losses share no differentiated parameter: the gradient of their sum is all three
+        learned = {name: params[name] for name in LEARNED}
+        return jax.grad(self.losses, has_aux=True)(learned, params, batch, x0, t)
+
+    def losses(self, learned: Any, frozen: Any, batch: Any, x0: Any, t: Any) -> Any:
+        """(their sum, losses). What is held fixed is read from `frozen`."""
+        policy = self.policy_loss(learned, batch, x0, t)
+        critic = self.critic_loss(learned, frozen, batch)
+        value = self.value_loss(learned, frozen, batch)
         return policy + critic + value, {"policy": policy, "critic": critic, "value": value}
 
-    def update(state: State, batch: Any, x0: Any, t: Any) -> tuple[State, dict[str, Any]]:
-        # the three losses share no differentiated parameter: the gradient of their sum is all three
-        params = state["params"]
-        learned = {name: params[name] for name in LEARNED}
-        bar, values = jax.grad(losses, has_aux=True)(learned, params, batch, x0, t)
+    def policy_loss(self, learned: Any, batch: Any, x0: Any, t: Any) -> Any:
+        """Behaviour cloning."""
+        x_t = self.point(x0, batch["action"], t[:, None])
+        v = mlp(
+            learned["policy"], jnp.concatenate([batch["obs"], x_t, _embedding(t)], -1), self.act
+        )
+        return jnp.mean((v - self.velocity_target(x0, batch["action"])) ** 2)
 
-        count = state["count"] + 1
-        n = count.astype(jnp.float32)
-        mean_scale, square_scale = 1 / (1 - 0.9**n), 1 / (1 - 0.999**n)
-        tree = jax.tree_util.tree_map
+    def point(self, x0: Any, x1: Any, t: Any) -> Any:
+        """x_t."""
+        return (1 - t) * x0 + t * x1
+
+    def velocity_target(self, x0: Any, x1: Any) -> Any:
+        """What v is regressed on."""
+        return x1 - x0
+
+    def critic_loss(self, learned: Any, frozen: Any, batch: Any) -> Any:
+        """TD error of every member."""
+        q, y = self.q(learned["critic"], batch), self.target(learned, frozen, batch)
+        return jnp.mean(batch["valid"] * (q - y) ** 2)
+
+    def target(self, learned: Any, frozen: Any, batch: Any) -> Any:
+        """y."""
+        bootstrap = self.bootstrap(learned, frozen, batch)
+        return batch["rewards"] + self.discount() * batch["masks"] * bootstrap
+
+    def discount(self) -> float:
+        """γᴴ."""
+        return self.hyper.discount**self.hyper.horizon
+
+    def bootstrap(self, learned: Any, frozen: Any, batch: Any) -> Any:
+        """V(s')."""
+        return self.v(frozen["value"], batch["next_obs"])
+
+    def value_loss(self, learned: Any, frozen: Any, batch: Any) -> Any:
+        """Expectile regression on the target critic."""
+        advantage = self.value_target(learned, frozen, batch)
+        advantage = advantage - self.v(learned["value"], batch["obs"])
+        weight = jnp.where(advantage > 0, self.hyper.expectile, 1 - self.hyper.expectile)
+        return jnp.mean(batch["valid"] * weight * advantage**2)
+
+    def value_target(self, learned: Any, frozen: Any, batch: Any) -> Any:
+        """What V is regressed on."""
+        return self.reduce(self.q(frozen["target_critic"], batch), axis=0)
+
+    def q(self, critic: Any, batch: Any, obs: str = "obs") -> Any:
+        """Members at the batch's actions, (E, B)."""
+        pair = jnp.concatenate([batch[obs], batch["action"]], -1)
+        return jax.vmap(lambda member: mlp(member, pair, self.act)[..., 0])(critic)
+
+    def v(self, value: Any, obs: Any) -> Any:
+        """(B,)."""
+        return mlp(value, obs, self.act)[..., 0]
+
+    def apply(self, state: State, bar: Any) -> State:
+        """Adam on what is learned, the moving average on the target."""
+        before, count = state["params"], state["count"] + 1
+        tree, learned = jax.tree_util.tree_map, {name: before[name] for name in LEARNED}
         mean = tree(lambda m, g: 0.9 * m + 0.1 * g, state["mean"], bar)
         square = tree(lambda s, g: 0.999 * s + 0.001 * g * g, state["square"], bar)
-
-        def step(p: Any, m: Any, s: Any) -> Any:
-            rate = hyper.learning_rate
-            return p - rate * (m * mean_scale) / (jnp.sqrt(s * square_scale) + 1e-8)
-
-        moved = tree(step, learned, mean, square)
-        moved["target_critic"] = tree(
-            lambda target, online: hyper.tau * online + (1 - hyper.tau) * target,
-            params["target_critic"],
-            params["critic"],
+        scales = self.corrections(count.astype(jnp.float32))
+        moved = tree(
+            lambda p, m, s: self.step(p, m * scales[0], s * scales[1]), learned, mean, square
         )
-        return {"params": moved, "mean": mean, "square": square, "count": count}, values
+        moved["target_critic"] = tree(
+            self.average, before["target_critic"], before["critic"], moved["critic"]
+        )
+        return {"params": moved, "mean": mean, "square": square, "count": count}
 
-    return jax.jit(update, donate_argnums=0)
+    def corrections(self, n: Any) -> tuple[Any, Any]:
+        """Factors of the two moments at update n = 1, 2, …"""
+        return 1 / (1 - 0.9**n), 1 / (1 - 0.999**n)
+
+    def step(self, p: Any, m: Any, s: Any) -> Any:
+        """The new parameter from the corrected moments."""
+        return p - self.hyper.learning_rate * m / (jnp.sqrt(s) + 1e-8)
+
+    def average(self, target: Any, before: Any, after: Any) -> Any:
+        """The new target from the critic before and after its step."""
+        return self.hyper.tau * before + (1 - self.hyper.tau) * target
+
+
+def jitted_update(checkpoint: Checkpoint, hyper: Hyperparameters) -> Any:
+    """`Update`, jitted. The buffers of the state that goes in are given up (donated)."""
+    return jax.jit(Update(checkpoint, hyper), donate_argnums=0)
 
 
 def _layers(params: MLPParams) -> list[tuple[Any, ...]]:
@@ -113,7 +181,8 @@ def _layers(params: MLPParams) -> list[tuple[Any, ...]]:
     ]
 
 
-def _mlp(layers: Any, x: Any, act: Any) -> Any:
+def mlp(layers: Any, x: Any, act: Any) -> Any:
+    """MLP(x) of one network or member."""
     for i, (kernel, bias, *norm) in enumerate(layers):
         x = x @ kernel + bias
         if norm:
@@ -123,10 +192,6 @@ def _mlp(layers: Any, x: Any, act: Any) -> Any:
         if i < len(layers) - 1:
             x = act(x)
     return x
-
-
-def _ensemble(layers: Any, x: Any, act: Any) -> Any:
-    return jax.vmap(lambda member: _mlp(member, x, act)[..., 0])(layers)
 
 
 def _embedding(t: Any) -> Any:

@@ -21,7 +21,7 @@ NORMAL_ROWS = 256
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """--checkpoint, and one flag for every option that a checkpoint may not tell."""
-    text = "params_N.pkl of the official code, our .safetensors, or a directory holding one"
+    text = "params_N.pkl of the official code, .safetensors, .pt, .msgpack, .npz, or a directory"
     default = "(default: the checkpoint inside the package)"
     if several:
         parser.add_argument(
@@ -33,6 +33,11 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
         )
     else:
         parser.add_argument("--checkpoint", default=EMBEDDED, metavar="P", help=f"{text} {default}")
+    add_option_arguments(parser)
+
+
+def add_option_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag for every option that a checkpoint may not tell."""
     group = parser.add_argument_group("options of the checkpoint, where its flags.json lacks them")
     group.add_argument("--activation", help="gelu, relu, … of the networks")
     group.add_argument("--q-aggregation", help="min or mean over the critic's members")

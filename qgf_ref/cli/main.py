@@ -14,6 +14,7 @@ from qgf_ref.cli import (
     audit,
     collect,
     compare,
+    convert,
     estimators,
     evaluate,
     explain,
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, train, evaluate, audit, explain, trace, compare, estimators):
+    for command in (collect, train, evaluate, audit, explain, trace, compare, convert, estimators):
         command.add_parser(commands)
     return top
 

@@ -10,24 +10,16 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.mistakes.bank import Mistakes, order, with_mistakes
-from qgf_ref.crosscheck.port import (
-    Inputs,
-    Port,
-    Predicted,
-    divided_times,
-    free_running,
-    reference_port,
-    retimed,
-    teacher_forced,
-)
+from qgf_ref.crosscheck.port import Port, divided_times, reference_port, retimed
 from qgf_ref.crosscheck.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
+from qgf_ref.crosscheck.runs import Inputs, Predicted, free_running, teacher_forced
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.trace_file import RecordedTrace
 from qgf_ref.ops.time_embedding import Precision
 
-RUNS = 4
-"""Float32 runs in other summation orders."""
+RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
+"""Float32 runs in other summation orders: more where a case has few rows to measure rounding on."""
 RMS_LIMIT = 6.0
 """Largest ratio of root mean squares that is called rounding, times the spread of our own runs."""
 PEAK_LIMIT = 12.0
@@ -68,8 +60,8 @@ def _reference(setting: Setting, dtype: str) -> Port:
 class Judgement(NamedTuple):
     """One quantity of a recorded run against one simulation, each (T,) (action: (1,)).
 
-    ratio    ‖theirs − truth‖ over the median of ‖ours − truth‖, root mean squares
-    spread   largest over median of ‖ours − truth‖: what other summation orders do
+    ratio    ‖theirs − truth‖/‖ours − truth‖, root mean squares over rows (ours: over all runs)
+    spread   largest over typical ‖ours − truth‖: what other summation orders do
     peak     their largest error over the largest of ours
     """
 
@@ -171,7 +163,8 @@ class Case:
             return self.free(port) if free else self.simulate(port, given=given)
 
         exact = setting.port(made)
-        ours = [setting.port(made, "float32", seed) for seed in range(RUNS)]
+        runs = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
+        ours = [setting.port(made, "float32", seed) for seed in range(runs)]
         return scatter(
             lambda change: run(change(exact)),
             [lambda port=port: run(port) for port in ours],  # type: ignore[misc]
@@ -187,11 +180,10 @@ class Case:
             return Judgement(*(np.full(steps, x) for x in (np.inf, 1.0, np.inf)))
         error = by_step(quantity, theirs - truth)
         rms, peak = norms(error, against.rows(quantity))
-        floor = np.maximum(against.floor(quantity), np.finfo(float).tiny)
-        middle = np.maximum(np.median(against.rms[quantity], axis=0), floor)
-        worst = np.maximum(against.peak[quantity].max(axis=0), 2 * floor)
+        typical = np.maximum(against.typical(quantity), np.finfo(float).tiny)
+        worst = np.maximum(against.peak[quantity].max(axis=0), typical)
         with np.errstate(invalid="ignore", over="ignore"):
-            ratio, high = rms / middle, peak / worst
+            ratio, high = rms / typical, peak / worst
         broken = ~np.isfinite(ratio)
         ratio[broken] = high[broken] = np.inf
         return Judgement(ratio, against.spread(quantity), high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.trace_file import RecordedTrace
 
 
-class Element(NamedTuple):
+@dataclass(frozen=True)
+class Element:
     """One element of one quantity: its index, both values, and their distance.
 
     index   as in the recorded array
@@ -224,7 +225,7 @@ def as_dict(result: Comparison) -> dict[str, Any]:
         "first": None
         if result.first is None
         else {"step": result.first[0], "quantity": result.first[1]},
-        "worst": None if result.worst is None else result.worst._asdict(),
+        "worst": None if result.worst is None else vars(result.worst),
         "teacher_forced": judgements(result.forced),
         "free_running": judgements(result.free),
         "rows_undecided": result.rows_undecided,

@@ -9,29 +9,27 @@ does not reproduce *every* recorded number to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.bench import CAUSAL, RMS_LIMIT, Case, Judgement, Setting
-from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, candidates, first_quantity, order
+from qgf_ref.crosscheck.bench import CAUSAL, Case, Setting
+from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.port import divides_otherwise
-from qgf_ref.crosscheck.rounding import Scatter, by_step, norms
+from qgf_ref.crosscheck.screen import Screen
+from qgf_ref.crosscheck.simulations import Simulations
 
-SCREEN_ROWS = 8
-SCREEN = 100.0
-"""A simulation further from theirs than this many times the rounding is not looked at closely."""
 MAX_PAIRS = 400
 """Pairs simulated for one quantity, the most promising first."""
 MORE_PAIRS = 50
 """Pairs simulated after one that fits, in case another does, too."""
-COARSE = 0.3
-"""Two runs of a coarse mistake may differ by this share of its effect."""
 MAX_MISTAKES = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ class Diagnosis:
 
     @property
     def agrees(self) -> bool:
-        """Whether no mistake at all explains everything."""
-        return any(not e.mistakes for e in self.explanations)
+        """Whether no mistake at all, or nothing but harmless rounding, explains everything."""
+        return any(all(made.harmless for made in e.mistakes) for e in self.explanations)
 
     @property
     def ambiguous(self) -> bool:
@@ -90,49 +88,12 @@ class Diagnosis:
         return len(self.explanations) > 1
 
 
-class Search:
-    """Simulations of one setting against some cases, remembered."""
+class Search(Simulations):
+    """The search under one setting, and how many simulations it took."""
 
     def __init__(self, setting: Setting, cases: list[Case]) -> None:
-        self.setting, self.cases = setting, cases
-        self._scatters: dict[tuple[int, Mistakes], Scatter] = {}
+        super().__init__(setting, cases)
         self.singles = self.pairs = self.possible = 0
-
-    def scatter(self, index: int, made: Mistakes) -> Scatter:
-        """`Case.scatter`, computed once."""
-        key = (index, made)
-        if key not in self._scatters:
-            found = self.cases[index].scatter(self.setting, made)
-            fine = tuple(item for item in made if not item.mistake.coarse)
-            if fine != made:
-                found = found.widened(self.scatter(index, fine).truth, COARSE / RMS_LIMIT)
-            self._scatters[key] = found
-        return self._scatters[key]
-
-    def judgements(self, made: Mistakes, quantity: str) -> Iterator[tuple[int, Judgement]]:
-        """The quantity of every case that has it, against these mistakes."""
-        for index, case in enumerate(self.cases):
-            if quantity in case.theirs:
-                yield index, case.judge(quantity, self.scatter(index, made))
-
-    def excess(self, made: Mistakes, quantity: str) -> float:
-        """The largest excess over all cases; stops at the first that disagrees."""
-        worst = 0.0
-        for _, judged in self.judgements(made, quantity):
-            worst = max(worst, float(judged.excess.max()))
-            if worst > 1:
-                break
-        return worst
-
-    def agrees(self, made: Mistakes, upto: str) -> bool:
-        """Whether everything recorded up to this quantity is reproduced."""
-        names = CAUSAL[: order(upto) + 1]
-        return all(self.excess(made, name) <= 1 for name in reversed(names))
-
-    def worst_case(self, made: Mistakes, quantity: str) -> int:
-        """The case that contradicts these mistakes most."""
-        found = {i: float(j.excess.max()) for i, j in self.judgements(made, quantity)}
-        return max(found, key=lambda i: found[i])
 
     def diagnose(self, progress: bool = False) -> Diagnosis:
         """Go through the quantities; see the module."""
@@ -167,6 +128,10 @@ class Search:
                 self.singles += 1
                 if screen.passes((made,)) and self.agrees((*screen.base, made), quantity):
                     found.append((*screen.base, made))
+                elif made.mistake.family is not None:
+                    fitted = screen.fitted(made)
+                    if fitted is not None and self.agrees((*screen.base, fitted), quantity):
+                        found.append((*screen.base, fitted))
         if found:
             return found
         for screen in screens[:2]:
@@ -194,7 +159,7 @@ class Search:
         self.possible += len(pairs)
         missing = screen.missing
 
-        def left(pair: tuple[Made, Made]) -> float:
+        def left(pair: Mistakes) -> float:
             one, two = (changed[made] for made in pair)
             return float(np.linalg.norm(missing - one - two))
 
@@ -226,88 +191,7 @@ class Search:
         return tuple(sorted(ranked, key=lambda e: (len(e.mistakes), e.excess)))
 
 
-class Screen:
-    """A quick look at a few rows of the case that says most about one quantity."""
-
-    def __init__(self, search: Search, base: Mistakes, quantity: str) -> None:
-        self.search, self.base, self.quantity = search, base, quantity
-        self.index = search.worst_case(base, quantity)
-        self.case = search.cases[self.index]
-        self.scatter = search.scatter(self.index, base)
-        self.rows = self._telling_rows()
-        self.upto = "v" if quantity == "v" else "action"
-        self.truth = self._cut(self.scatter.truth[quantity], quantity)
-        self.theirs = self._cut(self.case.theirs[quantity], quantity)
-        self.missing = self.theirs - self.truth
-        self.effects: dict[Made, Array] = {}
-        self.compatible: set[Made] = set()
-        earlier = [n for n in CAUSAL[: order(quantity)] if n in self.case.theirs]
-        self.earlier = {n: self._cut(self.scatter.truth[n], n) for n in earlier}
-
-    def additions(self, named: set[str]) -> list[Made]:
-        """The mistakes that can arise up to this quantity, less those already assumed."""
-        port = self.search.setting.port()
-        return [
-            made
-            for made in candidates(port, self.case.best_of)
-            if made.name not in named and first_quantity(made) <= order(self.quantity)
-        ]
-
-    def passes(self, more: Mistakes) -> bool:
-        """Whether base and these mistakes come near what was recorded."""
-        made = (*self.base, *more)
-        coupled = any(item.mistake.coupled for item in made)
-        rows = None if coupled else self.rows
-        found = self.case.simulate(self.search.setting.port(made), rows, self.upto)
-        if coupled:
-            found = {name: self._cut(value, name) for name, value in found.items()}
-        value = found[self.quantity]
-        if value.shape != self.theirs.shape:
-            return False
-        if len(more) == 1:
-            self.effects[more[0]] = value - self.truth
-            if all(self._near(n, before, found[n]) for n, before in self.earlier.items()):
-                self.compatible.add(more[0])
-        return self._near(self.quantity, self.theirs, value)
-
-    def _near(self, quantity: str, expected: Array, value: Array) -> bool:
-        """Whether the two are within some rounding of each other, as a screen sees it."""
-        error, at = by_step(quantity, expected - value), by_step(quantity, value)
-        every = np.ones(at.shape[1], bool)
-        noise = np.maximum(
-            np.median(self.scatter.rms[quantity], axis=0), self.scatter.floor(quantity)
-        )
-        known = self.scatter.size[quantity]
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            rms, size = norms(error, every)[0], norms(at, every)[0]
-            relative = np.where(known > 0, noise / known, 0.0)
-            return bool((rms <= SCREEN * np.maximum(noise, relative * size)).all())
-
-    def _telling_rows(self) -> Array:
-        """Observations with the largest and with the smallest error."""
-        total = len(self.case.inputs.obs)
-        if total <= SCREEN_ROWS:
-            return np.arange(total)
-        theirs, truth = self.case.theirs[self.quantity], self.scatter.truth[self.quantity]
-        if theirs.shape != truth.shape:
-            return np.arange(SCREEN_ROWS)
-        error = np.abs(by_step(self.quantity, theirs - truth)).max(axis=(0, 2))
-        if self.quantity != "action":
-            error = error.reshape(total, -1).max(axis=1)
-        error = np.where(self.scatter.chosen, error, np.median(error))
-        ranked = np.argsort(error, kind="stable")
-        half = SCREEN_ROWS // 2
-        return np.sort(np.concatenate([ranked[:half], ranked[-half:]]))
-
-    def _cut(self, value: Array, quantity: str) -> Array:
-        if quantity == "action":
-            return value[self.rows]
-        n = self.case.best_of
-        many = (self.rows[:, None] * n + np.arange(n)).ravel()
-        return value[..., many] if quantity == "q" else value[:, many]
-
-
-def _shown(items: Iterable[Made] | list[Mistakes], what: str, progress: bool) -> Iterable:  # type: ignore[type-arg]
+def _shown(items: Iterable[T], what: str, progress: bool) -> Iterable[T]:
     return tqdm(items, desc=f"simulating {what}", leave=False, disable=None if progress else True)
 
 
@@ -334,11 +218,12 @@ def diagnose(
     """
     tried: list[tuple[Setting, Search, Diagnosis]] = []
     choices = settings_for(setting, cases[0])
+    observed = [n for n in CAUSAL if any(n in case.theirs for case in cases)]
     for choice in choices:
         search = Search(choice, cases)
-        observed = [n for n in CAUSAL if any(n in case.theirs for case in cases)]
-        if all(search.excess((), name) <= 1 for name in observed):
-            return choice, search, Diagnosis((Explanation((), 0.0),))
+        excess = max(search.excess((), name) for name in observed)
+        if excess <= 1:
+            return choice, search, Diagnosis((Explanation((), excess),))
     for choice in choices:
         search = Search(choice, cases)
         found = search.diagnose(progress)

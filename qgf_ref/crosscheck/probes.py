@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.bench import CAUSAL, Case, Setting
 from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, candidates
-from qgf_ref.crosscheck.port import Inputs, Predicted, free_running
 from qgf_ref.crosscheck.rounding import by_step, norms
+from qgf_ref.crosscheck.runs import Inputs, Predicted, free_running
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
@@ -92,9 +92,16 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
     def moved(a: Array) -> Array:
         return (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32).astype(a.dtype)
 
-    parts = ("policy", "critic", "target_critic", "value")
-    trained = replace(checkpoint, **{p: getattr(checkpoint, p).map(moved) for p in parts})
-    quiet = replace(trained, **{p: _quieter(getattr(trained, p)) for p in parts})
+    def each(source: Checkpoint, change: Callable[[MLPParams], MLPParams]) -> Checkpoint:
+        return replace(
+            source,
+            policy=change(source.policy),
+            critic=change(source.critic),
+            target_critic=change(source.target_critic),
+        )
+
+    trained = each(checkpoint, lambda params: params.map(moved))
+    quiet = each(trained, _quieter)
     tied = replace(trained, target_critic=_tied(trained), policy=_still(trained.policy))
     flat = replace(trained, target_critic=_still(trained.target_critic))
     return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}

@@ -56,7 +56,7 @@ def text(result: Comparison) -> str:
         lines += ["", "free-running from their noise: error / rounding"]
         lines += _table(result.free)
     lines += _wrapped(
-        f"1 = what {precision} rounding explains (our own float32 runs, summed in 4 orders); "
+        f"1 = what {precision} rounding explains (our own float32 runs, summed in several orders); "
         f"! = beyond {RMS_LIMIT:g} × their spread, or an element beyond {PEAK_LIMIT:g}",
         "  ",
     )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.port import Port, Predicted, Substituted
+from qgf_ref.crosscheck.port import Port, Substituted
+from qgf_ref.crosscheck.runs import Predicted
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ActivationCache, activation_vjp
 from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
@@ -60,8 +61,8 @@ class Branches:
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
-        self.kinks: Array | bool = False
-        self.edges: Array | bool = False
+        self.kinks: Any = False
+        self.edges: Any = False
         self.masked = False
         self.ranked: Array | None = None
 
@@ -92,8 +93,7 @@ class Branches:
     def _clip(self, x: Array, bound: float = 1.0, *args: Any) -> Any:
         off = np.abs(np.abs(x) - bound)
         near = ((off <= NEAR * self.unit * bound) & (off > 0)).any(axis=1)
-        if not isinstance(self.edges, np.ndarray) or len(self.edges) == len(near):
-            self.edges = self.edges | near
+        self.edges = self.edges | near
         return clip(x, bound, *args)
 
     def _mask(self, x_bar: Array, cache: ClipCache) -> Array:
@@ -102,7 +102,7 @@ class Branches:
 
     def undecided(self, rows: int, q: Array | None, q_error: Array | None) -> Array:
         """Rows (B·n,) that rounding decides. q (T, E, B·n); q_error (T,) its measured error."""
-        flagged = np.zeros(rows, bool) | self.kinks
+        flagged: Array = np.zeros(rows, bool) | self.kinks
         if self.masked:
             flagged |= self.edges
         if q is not None and q_error is not None and q.shape[1] > 1:
@@ -152,6 +152,11 @@ class Scatter:
         """Half a unit of rounding of the quantity's size, (T,): no run can be closer on purpose."""
         return 0.5 * self.unit * self.size[quantity]
 
+    def typical(self, quantity: str) -> Array:
+        """Root mean square of the runs' errors, at least the floor, (T,)."""
+        rms = self.rms[quantity]
+        return np.maximum(np.sqrt((rms * rms).mean(axis=0)), self.floor(quantity))
+
     def widened(self, other: Predicted, share: float) -> Scatter:
         """The same with errors of at least this share of the difference from another truth, all
         steps taken together.
@@ -164,10 +169,10 @@ class Scatter:
         return replace(self, rms=rms, peak=peak)
 
     def spread(self, quantity: str) -> Array:
-        """Largest over median of the runs' errors, (T,)."""
+        """Largest over typical of the runs' errors, (T,)."""
         rms = np.maximum(self.rms[quantity], self.floor(quantity))
-        middle = np.median(rms, axis=0)
-        return np.divide(rms.max(axis=0), middle, out=np.ones_like(middle), where=middle > 0)
+        typical = np.sqrt((rms * rms).mean(axis=0))
+        return np.divide(rms.max(axis=0), typical, out=np.ones_like(typical), where=typical > 0)
 
 
 def by_step(quantity: str, array: Array) -> Array:
@@ -207,7 +212,7 @@ def scatter(
         errors = [by_step("q", run["q"] - exact["q"]) for run in runs]
         q_error = scale * np.max([norms(error, every)[0] for error in errors], axis=0)
     undecided = branches.undecided(len(every), exact.get("q"), q_error)
-    chosen = ~undecided.reshape(-1, best_of).any(axis=1)
+    chosen = np.logical_not(undecided.reshape(-1, best_of).any(axis=1))
     tied = branches.undecided_choice(float(q_error.max(initial=0.0)))
     if tied is not None:
         chosen &= ~tied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,53 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.checkpoint import Checkpoint, option_names
+from qgf_ref.interop.foreign import is_ours, kind_of, load_foreign, refuse_orbax
+from qgf_ref.interop.name_mapping import NameMapping
 from qgf_ref.interop.native import MODEL, load_native
 from qgf_ref.interop.official import load_official
 
 EMBEDDED = "cube-single-play"
 """Name of the checkpoint inside the package."""
 
+_FOREIGN = (".pt", ".pth", ".msgpack")
 _ASSETS = Path(str(files("qgf_ref") / "assets"))
 
 
 def load(
-    path: str | Path = EMBEDDED, *, dtype: DTypeLike = "float64", **options: Any
+    path: str | Path = EMBEDDED,
+    *,
+    dtype: DTypeLike = "float64",
+    rules: str | Path | None = None,
+    target_critic_from: str | None = None,
+    **options: Any,
 ) -> Checkpoint:
     """The checkpoint at `path`, in `dtype` (float64 by default: the reference's precision).
 
     path     "cube-single-play" (inside the package); an official `params_N.pkl`, read without JAX
              and without trusting the pickle, with its `flags.json` beside it; a `.safetensors`
-             file of ours; or a directory that holds one of them
+             file of ours; a PyTorch `.pt`, flax `.msgpack`, `.npz` or other `.safetensors` file,
+             whose names tell the networks; or a directory that holds one of them
+    rules    a rule file (`qgf_ref.interop.mapping_rules`) where those names do not tell
+    target_critic_from  "critic" where such a file has no target critic
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile: they override what is stored
 
-    Raises InputError when the file is missing, refused, corrupt, or lacks an option.
+    Raises InputError when the file is missing, refused, corrupt, lacks an option, or when its names
+    leave more than one reading.
+    """
+    checkpoint, _ = load_as_stored(path, options, rules, target_critic_from)
+    return checkpoint.astype(dtype)
+
+
+def load_as_stored(
+    path: str | Path,
+    options: Mapping[str, Any],
+    rules: str | Path | None = None,
+    target_critic_from: str | None = None,
+) -> tuple[Checkpoint, NameMapping | None]:
+    """`load` in the dtype of the file, and how names were mapped; None where they are known.
+
+    Raises InputError as `load`.
     """
     unknown = set(options) - set(option_names())
     if unknown:
@@ -43,25 +70,18 @@ def load(
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
     path = _resolve(Path(path))
-    reader = load_official if _is_pickle(path) else load_native
-    return reader(path, options).astype(dtype)
+    kind = kind_of(path)
+    mapped = rules is not None or target_critic_from is not None
+    if kind == "pickle" and not mapped:
+        return load_official(path, options), None
+    if kind == "safetensors" and not mapped and is_ours(path):
+        return load_native(path, options), None
+    return load_foreign(path, kind, options, rules, target_critic_from)
 
 
 def embedded_observations() -> Array:
     """Real observations (256, 28) of cube-single-play-v0's validation episodes, float32."""
     return read_npz(_ASSETS / f"{EMBEDDED}-observations.npz", ("obs",))["obs"]
-
-
-def _is_pickle(path: Path) -> bool:
-    if path.suffix.lower() in (".pkl", ".pickle"):
-        return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    # PROTO and a protocol number; a safetensors file starts with the length of its header
-    return start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def is_embedded(checkpoint: Checkpoint) -> bool:
@@ -75,13 +95,19 @@ def _resolve(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"no checkpoint at {path}: {error.strerror or error}") from error
     if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path} is no regular file")
         return path
     if (path / MODEL).exists():
         return path / MODEL
+    refuse_orbax(path)
     found = sorted(path.glob("params_*.pkl")) + sorted(path.glob("*.safetensors"))
+    if not found:
+        found = [p for suffix in _FOREIGN for p in sorted(path.glob(f"*{suffix}"))]
     if len(found) != 1:
         names = listing(p.name for p in found)
         raise InputError(
-            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors; found: {names}"
+            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors, or else one "
+            f"{', '.join(_FOREIGN)}; found: {names}"
         )
     return found[0]

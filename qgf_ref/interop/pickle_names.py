@@ -7,7 +7,7 @@ may call them with anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,18 @@ class Refused(Exception):
     """The stream asks for something that an array file does not need."""
 
 
-class Name:
+class Inert:
+    """What stands for something that is not a value by itself: a name, a dtype, a storage."""
+
+
+class Name(Inert):
     """What a whitelisted name resolves to."""
 
     def __init__(self, full: str) -> None:
         self.full = full
 
 
-class DtypeStandIn:
+class DtypeStandIn(Inert):
     """A numpy.dtype under construction."""
 
     def __init__(self, spec: Any) -> None:
@@ -119,6 +123,9 @@ def _mapping(content: Any = None) -> dict[str, Any]:
         raise Refused("a mapping that is not built from a dict")
     return content
 
+
+Names = Mapping[str, Callable[..., Any] | None]
+"""What each name that may occur resolves to when it is called; None where it must not be."""
 
 WHITELIST: dict[str, Callable[..., Any] | None] = {
     "jax._src.array._reconstruct_array": _jax_array,

@@ -12,11 +12,20 @@ from __future__ import annotations
 import pickletools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.pickle_names import WHITELIST, ArrayStandIn, DtypeStandIn, Name, Refused
+from qgf_ref.interop.pickle_names import (
+    WHITELIST,
+    ArrayStandIn,
+    DtypeStandIn,
+    Inert,
+    Name,
+    Names,
+    Refused,
+)
 
 MAX_DEPTH = 64
 _MARK = object()
@@ -39,10 +48,28 @@ _PUSH_NEW: dict[str, Callable[[], Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What a library's streams may contain beyond nested dicts and lists.
+
+    names       the names it may use
+    persistent  what a persistent id stands for; None if there are none
+    lenient     whether keys may be integers, and attributes set on a mapping are passed over
+    """
+
+    names: Names
+    persistent: Callable[[Any], Any] | None = None
+    lenient: bool = False
+
+
+NUMPY = Dialect(WHITELIST)
+
+
 class _Machine:
     """The stack machine: one method for each kind of opcode, and nothing else is understood."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, dialect: Dialect) -> None:
+        self.dialect = dialect
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.bytes_left = 2 * size + 4096  # legitimate arrays stand in the file byte for byte
@@ -83,6 +110,8 @@ class _Machine:
             push(self.call(*self.pop(2)))
         elif name == "BUILD":
             self.build(self.pop(1)[0])
+        elif name == "BINPERSID" and self.dialect.persistent is not None:
+            push(self.dialect.persistent(self.pop(1)[0]))
         else:
             raise Refused(f"the pickle instruction {name}")
 
@@ -113,18 +142,19 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise ValueError("items set on what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str:
+            if type(key) is not str and not (self.dialect.lenient and type(key) is int):
                 raise Refused(f"a dict with a key of type {type(key).__name__}")
             target[key] = value
 
     def name(self, module: Any, attribute: Any) -> Name:
         full = f"{module}.{attribute}"
-        if not (isinstance(module, str) and isinstance(attribute, str)) or full not in WHITELIST:
+        known = isinstance(module, str) and isinstance(attribute, str)
+        if not known or full not in self.dialect.names:
             raise Refused(f"the name {listing([full])}")
         return Name(full)
 
     def call(self, function: Any, args: Any) -> Any:
-        call = WHITELIST.get(function.full) if isinstance(function, Name) else None
+        call = self.dialect.names.get(function.full) if isinstance(function, Name) else None
         if call is None or type(args) is not tuple:
             shown = function.full if isinstance(function, Name) else type(function).__name__
             raise Refused(f"a call of {shown}")
@@ -137,6 +167,8 @@ class _Machine:
 
     def build(self, state: Any) -> None:
         target = self.top()
+        if self.dialect.lenient and type(target) is dict and type(state) is dict:
+            return  # PyTorch notes the versions of its modules as an attribute of a state dict
         if not isinstance(target, ArrayStandIn | DtypeStandIn):
             shown = target.full if isinstance(target, Name) else type(target).__name__
             raise Refused(f"a change of {shown}")
@@ -163,22 +195,32 @@ def read_pickle(path: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse_pickle(data, str(path), len(data))
+
+
+def parse_pickle(data: bytes, source: str, size: int, dialect: Dialect = NUMPY) -> Any:
+    """`read_pickle` of a stream in memory.
+
+    source   the file's name in errors
+    size     bytes of the whole file: it bounds the arrays that may come out of it
+    dialect  the library whose streams are understood
+    """
     try:
         with warnings.catch_warnings():
             # pickletools decodes the text of instructions that are refused afterwards, and warns
             # of its odd escapes
             warnings.simplefilter("ignore", DeprecationWarning)
-            return _Plain().convert(_Machine(len(data)).run(data), 0)
+            return _Plain().convert(_Machine(size, dialect).run(data), 0)
     except Refused as refused:
         raise InputError(
-            f"{path} is refused: it contains {refused}, which an array file does not need. "
+            f"{source} is refused: it contains {refused}, which an array file does not need. "
             "Nothing in it was executed. If you trust the file, convert it to .npz or .safetensors "
             "with the framework that wrote it."
         ) from refused
     except _MALFORMED as error:
         detail = listing([f"{type(error).__name__}: {error}"])
         raise InputError(
-            f"{path} is no readable pickle: truncated or corrupt ({detail})"
+            f"{source} is no readable pickle: truncated or corrupt ({detail})"
         ) from error
 
 
@@ -191,7 +233,7 @@ class _Plain:
     def convert(self, node: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise Refused(f"values nested more than {MAX_DEPTH} deep")
-        if isinstance(node, Name | DtypeStandIn):
+        if isinstance(node, Inert):
             raise Refused("a bare type or function as a value")
         if isinstance(node, ArrayStandIn):
             if node.value is None:

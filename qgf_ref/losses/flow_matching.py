@@ -17,7 +17,18 @@ def flow_matching(
     v_bar = 2(v − (x1 − x0))/(B·D). Rows that cross an episode's end are not masked, as in the
     official code. Source: method.md, section 1; official.md, section 3.
     """
-    velocity, cache = field.forward(obs, interpolate(x0, x1, t), t)
-    residual = velocity - velocity_target(x0, x1)
-    velocity_bar = residual * (2 / residual.size)
-    return (residual * residual).mean(), field.vjp_params(velocity_bar, cache)
+    target = velocity_target(x0, x1)
+    return velocity_regression(field, obs, interpolate(x0, x1, t), target, t)
+
+
+def velocity_regression(
+    field: MLPVelocity, obs: Array, point: Array, target: Array, t: Array, weight: Array | float = 1
+) -> tuple[float, MLPParams]:
+    """L = mean of weight·(v(s, point, t) − target)², and ∂L/∂θ: `flow_matching` before its choices.
+
+    obs (B, O), point and target (B, D), t (B,), weight () or (B, 1).
+    """
+    velocity, cache = field.forward(obs, point, t)
+    residual = velocity - target
+    velocity_bar = weight * residual * (2 / residual.size)
+    return (weight * residual * residual).mean(), field.vjp_params(velocity_bar, cache)

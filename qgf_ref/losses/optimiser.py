@@ -27,12 +27,17 @@ class AdamState:
 
 
 def adam(
-    params: MLPParams, params_bar: MLPParams, state: AdamState, learning_rate: float = 3e-4
+    params: MLPParams,
+    params_bar: MLPParams,
+    state: AdamState,
+    learning_rate: float = 3e-4,
+    eps: float = EPS,
+    eps_root: float = 0.0,
 ) -> tuple[MLPParams, AdamState]:
     """One update, and the new state.
 
-    m ← β₁m + (1−β₁)g,  s ← β₂s + (1−β₂)g²,  θ ← θ − lr·(m/(1−β₁ⁿ)) / (√(s/(1−β₂ⁿ)) + ε)
-    with n counted from 1 and ε = 1e-8 outside the root.
+    m ← β₁m + (1−β₁)g,  s ← β₂s + (1−β₂)g²,  θ ← θ − lr·(m/(1−β₁ⁿ)) / (√(s/(1−β₂ⁿ) + ε_root) + ε)
+    with n counted from 1, ε = 1e-8 outside the root and ε_root = 0 inside.
     Source: optax.adam (official.md, section 3).
     """
     count = state.count + 1
@@ -41,7 +46,9 @@ def adam(
     square = state.square.map(lambda s, g: BETA2 * s + (1 - BETA2) * (g * g), params_bar)
 
     def step(theta: Array, m: Array, s: Array) -> Array:
-        return theta - learning_rate * (m * mean_scale) / (np.sqrt(s * square_scale) + EPS)
+        corrected = s * square_scale
+        root = np.sqrt(corrected + eps_root if eps_root else corrected)
+        return theta - learning_rate * (m * mean_scale) / (root + eps)
 
     return params.map(step, mean, square), AdamState(mean, square, count)
 

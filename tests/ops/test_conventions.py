@@ -44,7 +44,9 @@ def test_activations_do_not_overflow() -> None:
 
 def test_unknown_names_raise_and_list_the_valid_ones() -> None:
     """The official code silently falls back to gelu (official.md, D16)."""
-    with pytest.raises(InputError, match=r"unknown activation 'gleu'.*elu, gelu, gelu_erf, gelu_quick, mish"):
+    with pytest.raises(
+        InputError, match=r"unknown activation 'gleu'.*elu, gelu, gelu_erf, gelu_quick, mish"
+    ):
         activation(np.zeros(1), "gleu")
     with pytest.raises(InputError, match=r"unknown aggregation 'max'.*mean, min"):
         ensemble_reduce(np.zeros((2, 1)), "max")

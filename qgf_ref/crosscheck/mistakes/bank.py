@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from qgf_ref.crosscheck.mistakes.base import Mistake
-from qgf_ref.crosscheck.mistakes.gradient import AGGREGATION, GRADIENT, QUERY
+from qgf_ref.crosscheck.mistakes.base import Mistake, offset_variant, offsets_of
+from qgf_ref.crosscheck.mistakes.gradient import AGGREGATION, GRADIENT
 from qgf_ref.crosscheck.mistakes.networks import NETWORKS
+from qgf_ref.crosscheck.mistakes.parameters import PARAMETERS
+from qgf_ref.crosscheck.mistakes.query import QUERY
 from qgf_ref.crosscheck.mistakes.time import TIME
 from qgf_ref.crosscheck.mistakes.update import SELECTION, UPDATE
 from qgf_ref.crosscheck.port import Port
 from qgf_ref.errors import unknown_name
+from qgf_ref.ops.time_embedding import DIM
 
 BANK: tuple[Mistake, ...] = (
+    *PARAMETERS,
     *NETWORKS,
     *TIME,
     *QUERY,
@@ -21,6 +25,7 @@ BANK: tuple[Mistake, ...] = (
     *UPDATE,
     *SELECTION,
 )
+NO_OFFSET = offset_variant((0,) * (DIM // 2))
 _BY_NAME = {m.name: m for m in BANK}
 _POSITION = {m.name: i for i, m in enumerate(BANK)}
 
@@ -35,6 +40,12 @@ class Made(NamedTuple):
     def mistake(self) -> Mistake:
         """The entry of the bank."""
         return mistake(self.name)
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it is another library's rounding rather than a mistake."""
+        m = self.mistake
+        return m.harmless > 0 and max(map(abs, offsets_of(self.variant))) <= m.harmless
 
     def __str__(self) -> str:
         return f"{self.name} ({self.variant})" if self.variant else self.name
@@ -69,7 +80,7 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
         Made(m.name, variant)
         for m in BANK
         if m.applies(port) and (best_of > 1 or not m.selects)
-        for variant in m.variants
+        for variant in (tuple(m.variants) or (NO_OFFSET,))
     )
 
 

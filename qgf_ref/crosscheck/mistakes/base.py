@@ -7,13 +7,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.port import Port, Substituted
+from qgf_ref.crosscheck.port import Port, Rule, Substituted
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 
 Change = Callable[[Port], Port]
 Applies = Callable[[Port], bool]
 
 AREAS = ("network", "time", "query", "gradient", "aggregation", "batch", "update", "selection")
+
+
+OFFSETS = "frequencies off by"
+
+
+def offset_variant(offsets: tuple[int, ...]) -> str:
+    """The variant of a family with these offsets."""
+    return " ".join([OFFSETS, *(f"{n:+d}" if n else "0" for n in offsets), "units"])
+
+
+def offsets_of(variant: str) -> tuple[int, ...]:
+    """The offsets that `offset_variant` wrote."""
+    return tuple(int(n) for n in variant.removeprefix(OFFSETS).removesuffix("units").split())
 
 
 def always(port: Port) -> bool:
@@ -34,6 +47,9 @@ class Mistake:
     applies  whether the port's options leave room for it
     coupled  rows of a batch affect each other, so that no subset of rows can be simulated alone
     selects  only best-of-N shows it
+    family   variants beyond the listed ones: (offsets) → change, where offsets are whole units in
+             the last place of the embedding's frequencies, which a diagnosis fits
+    harmless offsets up to this size are another library's rounding, not a mistake
     coarse   it rounds: where float32 rounding tips a value over the edge between two coarse
              numbers, two runs of the same mistake differ by a share of its own effect
     """
@@ -47,10 +63,24 @@ class Mistake:
     coupled: bool = False
     selects: bool = False
     coarse: bool = False
+    family: Callable[[tuple[int, ...]], Change] | None = None
+    harmless: int = 0
 
     def made_in(self, variant: str, port: Port) -> Port:
-        """`port` with this mistake."""
+        """`port` with this mistake, in a listed variant or one of the family."""
+        if self.family is not None and variant.startswith(OFFSETS):
+            return self.family(offsets_of(variant))(port)
         return self.variants[variant](port)
+
+
+def is_guided(port: Port) -> bool:
+    """Whether the port means to be guided at all."""
+    return port.stated != "none"
+
+
+def ruled(rule: Rule) -> Mapping[str, Change]:
+    """The one variant that does something to the estimator: rule(base, flow, step)."""
+    return one(lambda port: port.with_rule(rule))
 
 
 def one(change: Change) -> Mapping[str, Change]:
@@ -105,7 +135,7 @@ def gradient_rule(
         guidance = base(flow, step)
         return replace(guidance, gradient=rule(guidance.gradient, step, flow))
 
-    return one(lambda port: port.with_rule(altered))
+    return ruled(altered)
 
 
 def estimator_kernels(
@@ -117,7 +147,7 @@ def estimator_kernels(
         kernels = Substituted(flow.kernels, by(flow, step))
         return base(replace(flow, kernels=kernels), step)
 
-    return one(lambda port: port.with_rule(altered))
+    return ruled(altered)
 
 
 def drift_rule(

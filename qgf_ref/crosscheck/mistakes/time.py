@@ -12,7 +12,13 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.mistakes.base import Change, Mistake, one
 from qgf_ref.crosscheck.port import Port, Substituted, retimed
 from qgf_ref.flow.path import time_grid
-from qgf_ref.ops.time_embedding import DIM, TimeEmbeddingCache, time_embedding
+from qgf_ref.ops.time_embedding import (
+    DIM,
+    MAX_PERIOD,
+    TIME_SCALE,
+    TimeEmbeddingCache,
+    time_embedding,
+)
 
 
 def _embedding(by: Callable[..., Any]) -> Mapping[str, Change]:
@@ -27,6 +33,24 @@ def _with_constants(**constants: float) -> Mapping[str, Change]:
         return time_embedding(t, dim, precision, **constants)  # type: ignore[arg-type]
 
     return _embedding(embed)
+
+
+def _off_by_units(
+    scale: float = TIME_SCALE, max_period: float = MAX_PERIOD, divisor: int = DIM // 2
+) -> Callable[[tuple[int, ...]], Change]:
+    """The family whose float32 frequencies are so many units in the last place off."""
+
+    def family(offsets: tuple[int, ...]) -> Change:
+        def embed(t: Array, dim: int, precision: Any) -> tuple[Array, TimeEmbeddingCache]:
+            unscaled = time_embedding(t[:1], dim, "float32", 1.0, max_period, divisor)[1].omega
+            freq = (unscaled.view(np.int32) + np.array(offsets, np.int32)).view(np.float32)
+            angle = (np.asarray(t).astype(np.float32) * np.float32(scale))[:, None] * freq
+            embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
+            return embedding, TimeEmbeddingCache(freq * np.float32(scale), embedding)
+
+        return _embedding(embed)[""]
+
+    return family
 
 
 def _with_columns(order: list[int]) -> Mapping[str, Change]:
@@ -44,13 +68,6 @@ def _index(port: Port) -> Port:
         return time_embedding(np.rint(t * T), dim, precision)
 
     return _embedding(embed)[""](port)
-
-
-def _power_table(t: Array, dim: int, precision: Any) -> tuple[Array, TimeEmbeddingCache]:
-    freq = (10000.0 ** (-np.arange(dim // 2) / (dim // 2))).astype(np.float32)
-    angle = (np.asarray(t).astype(np.float32) * np.float32(10000))[:, None] * freq
-    embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
-    return embedding, TimeEmbeddingCache(freq * np.float32(10000), embedding)
 
 
 def _precision(name: Any) -> Mapping[str, Change]:
@@ -118,17 +135,17 @@ TIME: tuple[Mistake, ...] = (
     Mistake(
         "time-scale-1000", "time", "v",
         "t is multiplied by 1000 before the embedding: the official factor is 10000",
-        _with_constants(scale=1000.0),
+        _with_constants(scale=1000.0), family=_off_by_units(scale=1000.0),
     ),
     Mistake(
         "time-half-minus-1", "time", "v",
         "the embedding's frequencies are exp(−ln(10⁴)·i/(h−1)): the official divisor is h = 8",
-        _with_constants(divisor=HALF - 1),
+        _with_constants(divisor=HALF - 1), family=_off_by_units(divisor=HALF - 1),
     ),
     Mistake(
         "time-max-period-1000", "time", "v",
         "the embedding's max_period is 1000: the official one is 10000",
-        _with_constants(max_period=1000.0),
+        _with_constants(max_period=1000.0), family=_off_by_units(max_period=1000.0),
     ),
     Mistake(
         "time-index", "time", "v",
@@ -147,10 +164,11 @@ TIME: tuple[Mistake, ...] = (
         _precision("float32"), lambda port: not _single(port),
     ),
     Mistake(
-        "time-power-table", "time", "v",
-        "the embedding's frequencies are 10000**(−i/8) rather than float32 exp(−ln(10⁴)·i/8): up "
-        "to 4 units in the last place, and angles reach 10⁴ rad",
-        _embedding(_power_table), _single,
+        "time-frequencies", "time", "v",
+        "the embedding's frequencies are rounded otherwise (another exp, 10000**(−i/8), a float64 "
+        "table): each angle is 10⁴ times as far off. Up to 2 units in the last place are "
+        "within what a float32 exp may return",
+        {}, _single, family=_off_by_units(), harmless=2,
     ),
     Mistake(
         "grid-next", "time", "v", f"t = (k+1)/T: {GRID}",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.mistakes.base import Change, Mistake, drift_rule, one
+from qgf_ref.crosscheck.mistakes.base import Change, Mistake, drift_rule, is_guided, one
+from qgf_ref.crosscheck.mistakes.parameters import has_members
 from qgf_ref.crosscheck.port import Port
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.queries import bounded, one_step_estimate
@@ -85,11 +86,7 @@ def _chunked(port: Port) -> bool:
 
 
 def _min(port: Port) -> bool:
-    return port.critic.aggregation == "min" and (port.critic.params.ensemble or 1) > 1
-
-
-def _guided(port: Port) -> bool:
-    return port.stated != "none"
+    return port.critic.aggregation == "min" and has_members(port)
 
 
 STEP = "a_{t+1/T} = a_t + (v + w·g)/T"
@@ -97,30 +94,30 @@ STEP = "a_{t+1/T} = a_t + (v + w·g)/T"
 UPDATE: tuple[Mistake, ...] = (
     Mistake("guidance-without-dt", "update", "a",
             f"the guidance is not multiplied by 1/T: {STEP}",
-            drift_rule(lambda v, g, w, step, flow: v + w * g * flow.denoise_steps), _guided),
+            drift_rule(lambda v, g, w, step, flow: v + w * g * flow.denoise_steps), is_guided),
     Mistake("weight-inverted", "update", "a",
             "the guidance is weighted by 1/w: w = 1/β multiplies the gradient",
-            _weight(_inverted), _guided),
+            _weight(_inverted), is_guided),
     Mistake("weight-squared", "update", "a", "the weight is applied twice",
-            _weight(lambda w: w * w), _guided),
+            _weight(lambda w: w * w), is_guided),
     Mistake("weight-default-1", "update", "a",
             "the weight given is ignored: 1 is used",
-            _weight(lambda w: 1.0), _guided),
+            _weight(lambda w: 1.0), is_guided),
     Mistake("weight-zero-as-default", "update", "a",
             "`weight or 1.0`: a weight of 0 becomes the default; test `is None`",
-            _weight(lambda w: np.where(np.asarray(w) == 0, 1.0, w)), _guided),
+            _weight(lambda w: np.where(np.asarray(w) == 0, 1.0, w)), is_guided),
     Mistake("weight-integer", "update", "a",
             "the weight is cut to an integer",
-            _weight(np.floor), _guided),
+            _weight(np.floor), is_guided),
     Mistake("guidance-missing", "update", "a",
             "the gradient never reaches the update (plain behaviour cloning)",
-            _weight(lambda w: 0.0), _guided),
+            _weight(lambda w: 0.0), is_guided),
     Mistake("guidance-convex", "update", "a",
             f"(1−w)·v + w·g, as in classifier-free guidance: {STEP}",
-            drift_rule(lambda v, g, w, step, flow: (1 - w) * v + w * g), _guided),
+            drift_rule(lambda v, g, w, step, flow: (1 - w) * v + w * g), is_guided),
     Mistake("guidance-on-clean-estimate", "update", "a",
             f"the one-step estimate is guided and turned back into a velocity: {STEP}",
-            drift_rule(_clean_estimate), _guided),
+            drift_rule(_clean_estimate), is_guided),
     Mistake("steps-plus-1", "update", "a",
             f"the update divides by T + 1: {STEP}", _steps(1)),
     Mistake("steps-minus-1", "update", "a",
@@ -171,4 +168,3 @@ SELECTION: tuple[Mistake, ...] = (
             "D9)",
             _chosen(lambda q: np.zeros(len(q), int)), selects=True),
 )  # fmt: skip
-

@@ -1,0 +1,138 @@
+"""qgf-ref convert."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from qgf_ref.cli.arguments import add_option_arguments, output_file
+from qgf_ref.errors import InputError
+from qgf_ref.interop.checkpoint import Checkpoint, option_names
+from qgf_ref.interop.export import FORMATS, Written, export, format_of, names_in
+from qgf_ref.interop.load import load_as_stored
+from qgf_ref.interop.name_mapping import TARGET_CRITIC_SOURCES, NameMapping
+
+_NAME = 36
+_WIDE = 100
+EXAMPLE = """examples:
+  qgf-ref convert agent.pt agent.safetensors --activation gelu --denoise-steps 10 …
+  qgf-ref convert params_500000.pkl policy.pt      for torch.load(…, weights_only=True)
+  qgf-ref convert agent.npz agent.msgpack --rules rules.json
+
+Names: the networks are found by the words policy or actor, critic or q, target_critic (target_q, …)
+and value or v in the names; layers by order and shapes; weight is (out, in), kernel (in, out).
+Where that leaves two readings, or tensors over, a rule file says it:
+
+  {"rules": [
+     {"from": "actor.net.{i*3}.weight",   "to": "policy.layers.{i}.kernel", "transpose": true},
+     {"from": "actor.net.{i*3}.bias",     "to": "policy.layers.{i}.bias"},
+     {"from": "actor.net.{i*3+1}.weight", "to": "policy.layers.{i}.scale"},
+     {"from": "q{e+1}.fc.{i}.weight",     "to": "critic.layers.{i}.kernel",
+      "member": "{e}", "transpose": true}],
+   "ignore": ["optimizer.*"]}
+
+{i*3+1} stands for a number that is 3 i + 1. Networks: policy, critic, target_critic, value; parts:
+kernel, bias, scale, offset (LayerNorm's). Orbax directories are refused, with the way to export.
+
+A written .pt is a flat state dict: policy.layers.0.weight, .bias, policy.norms.0.weight, .bias,
+critic.0.layers.0.weight (member 0), …; a .msgpack has the official trees, policy/MLP_0/Dense_0/…
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "convert",
+        help="weights of PyTorch, flax or NumPy files to our format and back, bit for bit",
+        description="Convert a checkpoint between our format and those of other frameworks, none "
+        "of which need be installed; nothing in a file is executed. Exit code: 0 when done, 2 on "
+        "bad input.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help=".pkl, .pt, .msgpack, .safetensors, .npz")
+    parser.add_argument(
+        "destination",
+        type=Path,
+        metavar="DST",
+        help=".safetensors, a directory, .pt, .msgpack, .npz",
+    )
+    parser.add_argument("--to", choices=sorted(FORMATS), help="default: by the suffix of DST")
+    parser.add_argument("--rules", type=Path, metavar="R.json", help="how names map (see below)")
+    parser.add_argument(
+        "--target-critic-from",
+        choices=TARGET_CRITIC_SOURCES,
+        help="what the target critic is made of if SRC has none",
+    )
+    add_option_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, write, and show which name became which."""
+    form = format_of(args.destination, args.to)
+    options = {name: getattr(args, name) for name in option_names()}
+    checkpoint, mapping = load_as_stored(args.source, options, args.rules, args.target_critic_from)
+    if args.destination.suffix or form != "qgf":
+        inputs = [args.source, checkpoint.source, *([args.rules] if args.rules else [])]
+        output_file(args.destination, inputs)
+    elif args.destination.exists() and Path(args.source).resolve().is_relative_to(
+        args.destination.resolve()
+    ):
+        raise InputError(f"cannot write {args.destination}: it holds the source {args.source}")
+    written = export(checkpoint, args.destination, form)
+    for line in table(checkpoint, mapping, written):
+        print(line)
+    for note in mapping.notes if mapping else ():
+        print(f"note: {note}")
+    print(f"wrote {args.destination}: {len(written)} tensors of {checkpoint.dtype}")
+    for line in advice(args.destination, form, mapping is not None):
+        print(line)
+    return 0
+
+
+def table(
+    checkpoint: Checkpoint, mapping: NameMapping | None, written: Sequence[Written]
+) -> list[str]:
+    """Names in the source, names in the file written, shapes there; at most 100 columns."""
+    if mapping is None:
+        form = "flax" if Path(checkpoint.source).suffix != ".safetensors" else "qgf"
+        sources = {w.target: w.name for w in names_in(checkpoint, form)}
+    else:
+        sources = mapping.sources()
+    lines = [f"{'from':{_NAME}}  {'to':{_NAME}}  shape"]
+    for tensor in written:
+        shape = " × ".join(map(str, tensor.array.shape))
+        source, name = _short(sources[tensor.target]), _short(tensor.name)
+        lines.append(f"{source:{_NAME}}  {name:{_NAME}}  {shape}"[:_WIDE])
+    return lines
+
+
+def _short(text: str) -> str:
+    """The text with its middle left out, where the parts of a name differ least."""
+    text = text if text.isprintable() else ascii(text)
+    keep = _NAME // 2
+    return text if len(text) <= _NAME else f"{text[: keep - 1]}…{text[-keep:]}"
+
+
+def advice(destination: Path, form: str, mapped: bool) -> list[str]:
+    """What to do with the file, and what its names cannot tell."""
+    next_step = {
+        "qgf": f"next: qgf-ref audit --checkpoint {destination}",
+        "torch": f"next: torch.load({str(destination)!r}, weights_only=True) gives a state dict",
+        "flax": "next: flax.serialization.msgpack_restore(open(F, 'rb').read())['policy'] …",
+        "npz": f"next: numpy.load({str(destination)!r})['policy.layers.0.kernel'] …, (in, out)",
+    }
+    lines = [next_step[form]]
+    if form == "torch":
+        lines.append(
+            "LayerNorm needs eps=1e-6, gelu approximate='tanh' (PyTorch's defaults differ)"
+        )
+    elif mapped:
+        lines += [
+            "Weights do not tell all. Here inputs are [observation, action, time embedding],",
+            "LayerNorm (eps 1e-6) comes before the activation, and gelu is the tanh approximation",
+            "(PyTorch's: gelu_erf, eps 1e-5). Compare a few outputs with the original.",
+        ]
+    return lines

@@ -1,0 +1,103 @@
+"""A foreign file's tensors mapped to our parameters by their names, order and shapes.
+
+Nothing is guessed: where two readings remain, and where a tensor is left over, this is an error
+that shows the mapping found so far, and a rule file (`mapping_rules.py`) decides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.layer_order import Sizes, layers_of
+from qgf_ref.interop.name_mapping import CRITICS, Entry, NameMapping, mapping_error
+from qgf_ref.interop.native import NETWORKS
+from qgf_ref.interop.network_names import Module, Path, networks_in, numbers, stem
+
+
+def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
+    """The mapping of `tensors`; networks that the names do not mention are simply absent from it.
+
+    Raises InputError when a network has two candidates, when no order of its layers, or more than
+    one, fits the shapes, when the orientation of its kernels stays open, and when tensors are left.
+    """
+    networks, ignored, left = networks_in(tensors, source)
+    entries: list[Entry] = []
+    notes: list[str] = []
+    sizes = Sizes()
+    # the value tells the observations' width, then the policy the actions'
+    for network in ("value", "policy", *CRITICS):
+        if network not in networks:
+            continue
+        members = _members(networks[network].modules, network, entries, source)
+        found: list[Entry] = []
+        for number, modules in enumerate(members):
+            member = number if len(members) > 1 else None
+            try:
+                layers, note = layers_of(modules, network, sizes, source)
+            except InputError as error:
+                raise mapping_error(f"{error}; or write a rule file (--rules)", entries) from error
+            notes += [note] if note and note not in notes else []
+            for i, layer in enumerate(layers):
+                for part, (name, transpose) in layer.parts.items():
+                    found.append(Entry(network, i, part, name, member, transpose))
+            sizes = sizes.with_network(network, layers)
+        entries += found
+    used = {e.source for e in entries}
+    left += [
+        name
+        for network in networks.values()
+        for module in network.modules.values()
+        for name in module.names.values()
+        if name not in used
+    ]
+    if left and entries:
+        raise mapping_error(
+            f"{source}: no parameter of ours fits {listing(left)} ({len(left)} tensors left over); "
+            "name them in a rule file (--rules), under 'ignore' if they do not matter",
+            entries,
+        )
+    if ignored:
+        notes.append(f"passed over as no parameters: {listing(ignored, most=4)}")
+    assert {e.network for e in entries} <= set(NETWORKS)
+    return NameMapping(entries, ignored, notes)
+
+
+def _members(
+    modules: Mapping[Path, Module], network: str, entries: Sequence[Entry], source: str
+) -> list[Mapping[Path, Module]]:
+    """The members of an ensemble whose tensors are apart: critic.0.…, critic_1.…, q1.…; else one.
+
+    A number in the places of all modules tells members from layers when what it tells apart has
+    the same names and shapes each time, with at least two kernels.
+    """
+    longest = min(len(path) for path in modules)
+    if network not in CRITICS:
+        return [modules]
+    for position in range(longest):
+        parts: dict[tuple[int, ...], dict[Path, Module]] = defaultdict(dict)
+        for path, module in modules.items():
+            rest = path[:position] + path[position + 1 :]
+            parts[numbers(path)[position]][rest] = module
+        stems = {stem(path)[position] for path in modules}
+        looks = {
+            tuple(sorted((rest, tuple(sorted(m.shapes.items()))) for rest, m in part.items()))
+            for part in parts.values()
+        }
+        kernels = sum(m.kernel is not None for m in next(iter(parts.values())).values())
+        if len(parts) < 2 or len(stems) > 1 or len(looks) > 1 or kernels < 2:
+            continue
+        indices = sorted(parts)
+        first = indices[0]
+        if any(len(i) != 1 for i in indices) or [i[0] - first[0] for i in indices] != list(
+            range(len(indices))
+        ):
+            raise mapping_error(
+                f"{source}: members of the {network} are numbered "
+                f"{listing([str(i) for i in indices])}; one is missing",
+                entries,
+            )
+        return [parts[i] for i in indices]
+    return [modules]

@@ -1,0 +1,174 @@
+"""Tensors of a foreign file: flat names, and half-precision floats widened without a change."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.zip_members import read_members
+
+MOST_NODES = 100_000
+MOST_AXES = 8
+_LONGEST_NAME = 1000
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """Named arrays of a file, the JSON of its options ("" if none), and what to tell the user.
+
+    tensors  names with dots between their parts; floats are float32 or float64
+    """
+
+    tensors: dict[str, Array]
+    options: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """float32 values of bfloat16's upper 16 bits, exactly. bits: unsigned 16-bit integers."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def filled(
+    data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"] = "C"
+) -> Array:
+    """The array of `shape` whose values are `data`, which has just as many bytes."""
+    array: Array = np.ndarray(shape, dtype, data, order=order)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def flatten(tree: Any, source: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """(arrays, strings) of nested dicts and lists, with dots between the parts of their names.
+
+    Numbers and None are passed over. Raises InputError on trees that are unreasonably large, and
+    when two names become one.
+    """
+    arrays: dict[str, Array] = {}
+    strings: dict[str, str] = {}
+    todo, visited = [("", tree)], 0
+    while todo:
+        name, node = todo.pop()
+        visited += 1
+        if visited > MOST_NODES or len(name) > _LONGEST_NAME:
+            raise InputError(f"{source} is refused: more than {MOST_NODES} values, or long names")
+        if isinstance(node, dict | list):
+            items = list(node.items() if isinstance(node, dict) else enumerate(node))
+            if len(items) > MOST_NODES:
+                raise InputError(f"{source} is refused: more than {MOST_NODES} values")
+            todo += [(f"{name}.{key}" if name else str(key), child) for key, child in items[::-1]]
+        elif name in arrays or name in strings:
+            raise InputError(f"{source}: two values are called {listing([name])}")
+        elif isinstance(node, np.ndarray):
+            arrays[name] = node
+        elif isinstance(node, str):
+            strings[name] = node
+    return arrays, strings
+
+
+def tensor_file(arrays: dict[str, Array], options: str, source: str) -> TensorFile:
+    """The arrays with float16 widened to float32; raises InputError on wider floats."""
+    notes, widened = [], 0
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            raise InputError(f"{source}: {listing([name])} has dtype {array.dtype}; use float64")
+        if array.dtype == np.float16:
+            arrays[name] = array.astype(np.float32)
+            widened += 1
+    if widened:
+        notes.append(f"{widened} float16 tensors became float32, exactly")
+    return TensorFile(arrays, options, notes)
+
+
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+    "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
+}  # fmt: skip
+
+
+def read_safetensors(path: Path) -> TensorFile:
+    """Any safetensors file; options from `options` of its metadata. Raises InputError."""
+    try:
+        data = path.read_bytes()
+        entries = deserialize(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        detail = listing([f"{type(error).__name__}: {error}"])
+        raise InputError(f"{path} is not a readable safetensors file: {detail}") from error
+    arrays, bfloat16 = {}, 0
+    for name, entry in entries:
+        kind = entry["dtype"]
+        if kind not in _SAFETENSORS:
+            raise InputError(f"{path}: {listing([name])} has dtype {listing([kind])}; use float32")
+        dtype = np.dtype(_SAFETENSORS[kind])
+        array = filled(bytes(entry["data"]), dtype, tuple(entry["shape"]))
+        arrays[name] = from_bfloat16(array) if kind == "BF16" else array
+        bfloat16 += kind == "BF16"
+    metadata = header.get("__metadata__") or {}
+    file = tensor_file(arrays, metadata.get("options", ""), str(path))
+    return with_bfloat16(file, bfloat16)
+
+
+def with_bfloat16(file: TensorFile, count: int) -> TensorFile:
+    """The file, with a note on how many of its tensors were bfloat16."""
+    if count:
+        file.notes.append(f"{count} bfloat16 tensors became float32, exactly")
+    return file
+
+
+def read_npz_tensors(path: Path) -> TensorFile:
+    """Any npz of numbers; options from its string `options`. Never unpickles. Raises InputError."""
+    members, _ = read_members(path, "npz", stored=False)
+    arrays, options = {}, ""
+    for member, data in members.items():
+        name = member.removesuffix(".npy")
+        array = _npy(data, f"{path}: {listing([name])}")
+        if array.dtype.kind == "U":
+            if name == "options" and array.ndim == 0:
+                options = _text(array, f"{path}: options")
+        else:
+            arrays[name] = array
+    return tensor_file(arrays, options, str(path))
+
+
+def _npy(data: bytes, where: str) -> Array:
+    stream = io.BytesIO(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of headers that NumPy has to repair
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            else:
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    except Exception as error:  # a header is an expression: what it raises is open
+        detail = listing([f"{type(error).__name__}: {error}"])
+        raise InputError(f"{where} is no readable array ({detail})") from error
+    if dtype.kind not in "fiubU" or len(shape) > MOST_AXES:
+        raise InputError(
+            f"{where} has dtype {listing([str(dtype)])} and {len(shape)} axes; only numbers are "
+            "read (store bfloat16 as float32)"
+        )
+    rest = data[stream.tell() :]
+    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(rest):
+        shown = listing([str(shape)])
+        raise InputError(f"{where} has shape {shown}, which its {len(rest)} bytes do not fill")
+    return filled(rest, dtype, shape, "F" if fortran else "C")
+
+
+def _text(array: Array, where: str) -> str:
+    try:
+        return str(array)
+    except ValueError as error:
+        raise InputError(f"{where} is no text: {error}") from error

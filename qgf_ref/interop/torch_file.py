@@ -1,0 +1,244 @@
+"""PyTorch's `.pt` files, read and written without PyTorch: tensors in dicts, and nothing else.
+
+Such a file is an uncompressed zip archive: `ROOT/data.pkl` is a pickle (protocol 2) in which every
+tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage, offset, shape and strides; a
+storage is a persistent id that names a type, and the member `ROOT/data/KEY` with its raw bytes;
+`ROOT/byteorder` says how these lie. Nothing in a stream is executed (`unpickle.py`). Known files:
+PyTorch 1.6 to 2.13.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.pickle_names import WHITELIST, ArrayStandIn, Inert, Name, Names, Refused
+from qgf_ref.interop.real_tensors import (
+    TensorFile,
+    flatten,
+    from_bfloat16,
+    tensor_file,
+    with_bfloat16,
+)
+from qgf_ref.interop.unpickle import Dialect, parse_pickle
+from qgf_ref.interop.zip_members import read_members
+
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of PyTorch before 1.6 begin: a pickle of a magic number."""
+OPTIONS = "qgf_ref/options.json"
+"""The member in which we keep a checkpoint's options; torch.load passes over it."""
+
+_STORAGES = {
+    "torch.DoubleStorage": "f8",
+    "torch.FloatStorage": "f4",
+    "torch.HalfStorage": "f2",
+    "torch.BFloat16Storage": "u2",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "?",
+}
+_ALIGNMENT = 64
+
+
+class _Storage(Inert):
+    """A storage's values, as a flat array."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+
+
+def read_torch(path: Path) -> TensorFile:
+    """The tensors in what torch.save was given, nested dicts and lists with joined names.
+
+    Options come from the member of our own files, else from a string `options` at the top. Raises
+    InputError on a file that is damaged, in the format before PyTorch 1.6, TorchScript, or that
+    contains anything but tensors, numbers and strings (naming it). Nothing in it is executed.
+    """
+    require_zip(path)
+    members, size = read_members(path, "PyTorch file", stored=True)
+    roots = [name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise InputError(
+            f"{path} is no PyTorch file: a zip archive without a data.pkl (it holds: "
+            f"{listing(members)})"
+        )
+    root = roots[0]
+    if f"{root}constants.pkl" in members:
+        raise InputError(
+            f"{path} is TorchScript, a program; save its tensors alone: "
+            "torch.save(torch.jit.load(F).state_dict(), G)"
+        )
+    order = members.get(f"{root}byteorder", b"little")
+    if order not in (b"little", b"big"):
+        raise InputError(f"{path} is no readable PyTorch file: byte order {order[:20]!r}")
+    storages = _Storages(members, root, "<" if order == b"little" else ">")
+    dialect = Dialect(_NAMES, storages.find, lenient=True)
+    tree = parse_pickle(members[f"{root}data.pkl"], str(path), 2 * size, dialect)
+    arrays, strings = flatten(tree, str(path))
+    ours = members.get(root + OPTIONS, b"").decode(errors="replace")
+    file = tensor_file(arrays, ours or strings.get("options", ""), str(path))
+    return with_bfloat16(file, sum(k == "torch.BFloat16Storage" for k, _ in storages.known))
+
+
+def require_zip(path: Path) -> None:
+    """Raise InputError, with the way out, when `path` is in PyTorch's format before zip."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LEGACY))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if start == LEGACY:
+        raise InputError(
+            f"{path} is in PyTorch's format before 1.6, which is not read; save it again with "
+            "PyTorch ≥ 1.6: torch.save(torch.load(F, map_location='cpu', weights_only=True), G)"
+        )
+
+
+class _Storages:
+    def __init__(self, members: Mapping[str, bytes], root: str, order: Literal["<", ">"]) -> None:
+        self.members, self.root, self.order = members, root, order
+        self.known: dict[tuple[str, str], _Storage] = {}
+
+    def find(self, name: Any) -> _Storage:
+        """The storage of a persistent id ("storage", type, key, device, number of values)."""
+        match name:
+            case ("storage", Name(full=kind), str(key), _, int(count)) if kind in _STORAGES:
+                pass
+            case _:
+                raise Refused("a persistent id that is no tensor storage")
+        if (kind, key) not in self.known:
+            self.known[kind, key] = _Storage(self.read(kind, key, count))
+        return self.known[kind, key]
+
+    def read(self, kind: str, key: str, count: int) -> Array:
+        data = self.members.get(f"{self.root}data/{key}")
+        dtype = np.dtype(_STORAGES[kind]).newbyteorder(self.order)
+        if data is None or len(data) != count * dtype.itemsize:
+            held = "nothing" if data is None else f"{len(data)} bytes"
+            raise Refused(f"a storage of {count} × {dtype.itemsize} bytes for which it has {held}")
+        if kind == "torch.BoolStorage":
+            return np.frombuffer(data, np.uint8) != 0
+        values = np.frombuffer(data, dtype)
+        return from_bfloat16(values) if kind == "torch.BFloat16Storage" else values
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _tensor(
+    storage: Any = None, offset: Any = None, shape: Any = None, strides: Any = None, *rest: Any
+) -> ArrayStandIn:
+    if not isinstance(storage, _Storage) or not _natural(offset):
+        raise Refused("a tensor that is not made of a storage and an offset")
+    for sizes in (shape, strides):
+        if type(sizes) is not tuple or len(sizes) > 8 or not all(map(_natural, sizes)):
+            raise Refused("a tensor with an invalid shape or strides")
+    values = storage.values
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=False))
+    empty = math.prod(shape) == 0
+    if len(shape) != len(strides) or (last >= len(values) and not empty):
+        raise Refused(f"a tensor of shape {shape} that does not fit its storage")
+    if empty:
+        return ArrayStandIn(np.zeros(shape, values.dtype))
+    # a view: what strides of 0 repeat is charged before it is copied
+    view = np.lib.stride_tricks.as_strided(
+        values[offset:], shape, [s * values.itemsize for s in strides], writeable=False
+    )
+    return ArrayStandIn(view)
+
+
+def _parameter(data: Any = None, *rest: Any) -> ArrayStandIn:
+    if not isinstance(data, ArrayStandIn):
+        raise Refused("a parameter that is not made of a tensor")
+    return data
+
+
+_NAMES: Names = {
+    **WHITELIST,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    **dict.fromkeys(_STORAGES),
+}
+
+
+def torch_bytes(tensors: Mapping[str, Array], options: str) -> bytes:
+    """A `.pt` file with the state dict `tensors` (float32 or float64), for torch.load.
+
+    options  JSON, kept in a member of its own, so that the state dict holds tensors only
+    """
+    root, buffer = "qgf_ref", io.BytesIO()
+    contiguous = {
+        name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in tensors.items()
+    }
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, f"{root}/data.pkl", _pickle(contiguous))
+        _add(archive, f"{root}/byteorder", b"little")
+        for i, array in enumerate(contiguous.values()):
+            _add(archive, f"{root}/data/{i}", array.tobytes())
+        _add(archive, f"{root}/{OPTIONS}", options.encode())
+        _add(archive, f"{root}/version", b"3\n")
+    return buffer.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name)
+    # PyTorch's own padding: contents begin at multiples of 64 bytes, so that they can be mapped
+    begin = archive.fp.tell() + 30 + len(name) + 4  # type: ignore[union-attr]
+    padding = -begin % _ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    archive.writestr(info, data)
+
+
+_KINDS = {"float32": b"FloatStorage", "float64": b"DoubleStorage"}
+
+
+def _pickle(tensors: Mapping[str, Array]) -> bytes:
+    items = b"".join(_text(n) + _call(i, a) for i, (n, a) in enumerate(tensors.items()))
+    return b"\x80\x02}(" + items + b"u."
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _int(value: int) -> bytes:
+    if value < 2**31:
+        return b"J" + struct.pack("<i", value)
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _ints(values: tuple[int, ...]) -> bytes:
+    return b"(" + b"".join(map(_int, values)) + b"t"
+
+
+def _call(key: int, array: Array) -> bytes:
+    kind = _KINDS.get(array.dtype.name)
+    if kind is None:
+        raise InputError(f"a PyTorch file is written of float32 or float64, not {array.dtype}")
+    storage = b"".join(
+        (b"(", _text("storage"), b"ctorch\n" + kind + b"\n", _text(str(key)), _text("cpu"))
+    )
+    strides = tuple(s // array.itemsize for s in array.strides)
+    return b"".join(
+        (
+            b"ctorch._utils\n_rebuild_tensor_v2\n(",
+            storage + _int(array.size) + b"tQ",
+            _int(0) + _ints(array.shape) + _ints(strides),
+            b"\x89ccollections\nOrderedDict\n)Rt",
+            b"R",
+        )
+    )

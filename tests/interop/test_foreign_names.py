@@ -1,0 +1,426 @@
+"""Names of other frameworks: mapped by themselves, by a rule file, or refused, never guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qgf_ref
+from qgf_ref import InputError
+from qgf_ref.arrays import Array
+from qgf_ref.interop.automatic_names import mapping_by_names
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.load import load_as_stored
+from qgf_ref.nets.initialisers import init_value, init_velocity
+from qgf_ref.nets.mlp import MLPParams
+from tests.conftest import small_checkpoint
+from tests.interop.test_checkpoints import OPTIONS, same
+
+NETWORKS = ("policy", "critic", "target_critic", "value")
+Tensors = dict[str, Array]
+
+
+def tensors_of(
+    ck: Checkpoint,
+    name: Callable[[str, int, str, int | None], str],
+    *,
+    transposed: bool,
+    apart: bool,
+) -> Tensors:
+    """A checkpoint's arrays under names (network, layer, part, member) → name."""
+    found: Tensors = {}
+    for network in NETWORKS:
+        params: MLPParams = getattr(ck, network)
+        for own, array in params.named():
+            _, layer, part = own.split(".")
+            stored = array.swapaxes(-1, -2) if transposed and part == "kernel" else array
+            if apart and params.ensemble:
+                for e, member in enumerate(stored):
+                    found[name(network, int(layer), part, e)] = member
+            else:
+                found[name(network, int(layer), part, None)] = stored
+    return found
+
+
+def put(path: Path, tensors: Tensors) -> Path:
+    np.savez(path, **tensors)  # type: ignore[arg-type]
+    return path
+
+
+def torch_leaf(part: str) -> str:
+    return "weight" if part in ("kernel", "scale") else "bias"
+
+
+def is_norm(part: str) -> bool:
+    return part in ("scale", "offset")
+
+
+def sequential(network: str, layer: int, part: str, e: int | None) -> str:
+    """nn.Sequential(Linear, LayerNorm, GELU, …), twin critics q1, q2, q1_target, …"""
+    place = 3 * layer + is_norm(part)
+    head = {"policy": "actor.net", "value": "v"}.get(network)
+    if head is None:
+        head = f"q{(e or 0) + 1}" + ("_target" if network == "target_critic" else "")
+    return f"{head}.{place}.{torch_leaf(part)}"
+
+
+def numbered(network: str, layer: int, part: str, e: int | None) -> str:
+    """fc1, ln1, …, out under a list of critics."""
+    module = f"ln{layer + 1}" if is_norm(part) else "out" if layer == 3 else f"fc{layer + 1}"
+    member = "" if e is None else f".ensemble.{e}"
+    return f"agent/{network}{member}/{module}/{torch_leaf(part)}".replace(".", "/")
+
+
+def blocks(network: str, layer: int, part: str, e: int | None) -> str:
+    """block.0.linear, block.0.norm in one list, heads critic_0, critic_1."""
+    member = "" if e is None else f"_{e}"
+    module = "norm" if is_norm(part) else "linear"
+    return f"model.{network}{member}.block.{layer}.{module}.{torch_leaf(part)}"
+
+
+def members_first(network: str, layer: int, part: str, e: int | None) -> str:
+    """critic.0.layers.0, critic.0.norms.0; Target prefixed; camel case."""
+    head = {"policy": "PolicyNet", "value": "ValueFunction", "critic": "critic"}.get(network)
+    head = head or "target.critic"
+    member = "" if e is None else f".{e}"
+    module = "norms" if is_norm(part) else "layers"
+    return f"{head}{member}.{module}.{layer}.{torch_leaf(part)}"
+
+
+def flax_modules(network: str, layer: int, part: str, e: int | None) -> str:
+    """Single-network agents of the official code: network/params/modules_target_critic/…"""
+    leaf = {"kernel": "kernel", "scale": "scale"}.get(part, "bias")
+    module = f"LayerNorm_{layer}" if is_norm(part) else f"Dense_{layer}"
+    return f"agent/network/params/modules_{network}/value_net/{module}/{leaf}"
+
+
+def short(network: str, layer: int, part: str, e: int | None) -> str:
+    """w0, b0, gamma0, beta0."""
+    leaf = {"kernel": "w", "bias": "b", "scale": "gamma", "offset": "beta"}[part]
+    return f"{network}.{leaf}{layer}"
+
+
+SCHEMES = {
+    "sequential": (sequential, True, True),
+    "numbered": (numbered, True, True),
+    "numbered, stacked": (numbered, True, False),
+    "blocks": (blocks, True, True),
+    "members first": (members_first, True, True),
+    "members first, stacked": (members_first, True, False),
+    "flax modules": (flax_modules, False, False),
+    "short": (short, False, False),
+    "short, transposed": (short, True, False),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("members", [2, 3])
+def test_schemes_are_recognised(scheme: str, members: int, tmp_path: Path) -> None:
+    name, transposed, apart = SCHEMES[scheme]
+    ck = small_checkpoint(members=members)
+    tensors = tensors_of(ck, name, transposed=transposed, apart=apart)
+    same(qgf_ref.load(put(tmp_path / "a.npz", tensors), **OPTIONS), ck)
+    shuffled = list(tensors.items())
+    np.random.default_rng(0).shuffle(shuffled)
+    same(qgf_ref.load(put(tmp_path / "b.npz", dict(shuffled)), **OPTIONS), ck)
+
+
+@pytest.mark.parametrize("scheme", ["sequential", "members first", "flax modules"])
+def test_eleven_layers_are_in_numerical_order(scheme: str, tmp_path: Path) -> None:
+    name, transposed, apart = SCHEMES[scheme]
+    ck = small_checkpoint(hidden=(7,) * 11)
+    tensors = tensors_of(ck, name, transposed=transposed, apart=apart)
+    tensors = dict(sorted(tensors.items()))
+    same(qgf_ref.load(put(tmp_path / "a.npz", tensors), **OPTIONS), ck)
+
+
+def test_biases_that_broadcast(tmp_path: Path) -> None:
+    ck = small_checkpoint()
+    tensors = tensors_of(ck, members_first, transposed=True, apart=False)
+    wide = {
+        k: a[:, None] if k.endswith("bias") and "critic" in k and "norms" not in k else a
+        for k, a in tensors.items()
+    }
+    same(qgf_ref.load(put(tmp_path / "a.npz", wide), **OPTIONS), ck)
+
+
+def square_checkpoint() -> Checkpoint:
+    """A critic whose kernels are all square but the last, and a policy with none that is not."""
+    rng = np.random.default_rng(3)
+    ck = small_checkpoint(obs_dim=5, action_dim=3)
+    value = init_value(rng, 5, (5, 5), dtype="float64")
+    critic = init_value(rng, 8, (8, 8), ensemble=2, dtype="float64")
+    policy = init_velocity(rng, 5, 3, (24, 24), dtype="float64")
+    return replace(ck, value=value, critic=critic, target_critic=critic, policy=policy)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_square_kernels_follow_the_rest_of_the_chain(transposed: bool, tmp_path: Path) -> None:
+    """Hidden kernels are square; the output layer tells the orientation, whatever the name."""
+    ck = square_checkpoint()
+    tensors = tensors_of(ck, members_first, transposed=transposed, apart=False)
+    loaded, mapping = load_as_stored(put(tmp_path / "a.npz", tensors), OPTIONS)
+    same(loaded, ck)
+    assert mapping is not None
+    said = [n for n in mapping.notes if "called weight are (in, out): their shapes say so" in n]
+    assert len(said) == (0 if transposed else 4)
+
+
+@pytest.mark.parametrize(("leaf", "transposed"), [("weight", True), ("kernel", False), ("w", None)])
+def test_where_no_shape_tells_the_name_does(leaf: str, transposed: bool | None) -> None:
+    """Only kernels that are all square leave it open; no complete checkpoint has such a network."""
+    tensors: Tensors = {f"policy.{i}.{leaf}": np.zeros((4, 4)) for i in range(2)}
+    tensors |= {f"policy.{i}.bias": np.zeros(4) for i in range(2)}
+    if transposed is None:
+        with pytest.raises(InputError, match=r"neither shapes nor names tell whether policy\.0\.w"):
+            mapping_by_names(tensors, "x")
+        return
+    entries = mapping_by_names(tensors, "x").entries
+    assert {e.transpose for e in entries if e.part == "kernel"} == {transposed}
+
+
+def damaged(change: Callable[[Tensors], Any], name: Any = members_first) -> Tensors:
+    tensors = tensors_of(small_checkpoint(), name, transposed=True, apart=True)
+    change(tensors)
+    return tensors
+
+
+def rename(tensors: Tensors, old: str, new: str) -> None:
+    for name in [n for n in tensors if old in n]:
+        tensors[name.replace(old, new)] = tensors.pop(name)
+
+
+def drop(tensors: Tensors, part: str) -> None:
+    for name in [n for n in tensors if part in n]:
+        del tensors[name]
+
+
+AMBIGUOUS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
+    "no target critic": (
+        lambda t: drop(t, "target"),
+        r"no target critic.*--target-critic-from critic.*Mapping found so far: policy\.layers\.0",
+    ),
+    "no value": (lambda t: drop(t, "ValueFunction"), "which tensors are the value; write a rule"),
+    "nothing known": (lambda t: rename(t, ".", "-"), "the policy and the critic"),
+    "two policies": (
+        lambda t: t.update({k.replace("PolicyNet", "actor"): v for k, v in t.items()}),
+        "2 candidates for the policy: PolicyNet, actor",
+    ),
+    "an old policy": (
+        lambda t: t.update({f"old.{k}": v for k, v in t.items() if "PolicyNet" in k}),
+        "2 candidates for the policy",
+    ),
+    "kernel and weight": (
+        lambda t: t.update({"PolicyNet.layers.0.kernel": t["PolicyNet.layers.0.weight"]}),
+        "two candidates for one parameter",
+    ),
+    "left over": (
+        lambda t: t.update({"log_alpha": np.zeros(())}),
+        r"no parameter of ours fits log_alpha \(1 tensors left over\).*found so far",
+    ),
+    "left over within": (
+        lambda t: t.update({"PolicyNet.layers.0.mask": np.zeros(11)}),
+        r"fits PolicyNet\.layers\.0\.mask",
+    ),
+    "a target policy": (
+        lambda t: t.update({f"target_{k}": v for k, v in t.items() if "PolicyNet" in k}),
+        "fits target_PolicyNet",
+    ),
+    "a missing member": (
+        lambda t: rename(t, "critic.1", "critic.2"),
+        r"members of the critic are numbered \(0,\), \(2,\); one is missing|numbered",
+    ),
+    "a missing layer": (lambda t: drop(t, "PolicyNet.layers.1"), "in no order do its kernels"),
+    "a missing bias": (lambda t: drop(t, "PolicyNet.layers.1.bias"), "has no bias beside it"),
+    "members that differ": (
+        lambda t: t.update({"critic.1.layers.3.bias": np.zeros(2)}),
+        "critic",
+    ),
+    "a LayerNorm of another width": (
+        lambda t: t.update({f"PolicyNet.norms.0.{x}": np.zeros(12) for x in ("weight", "bias")}),
+        "of width 12 does not fit the layer of width 11",
+    ),
+    "a LayerNorm at the end": (
+        lambda t: t.update({f"PolicyNet.norms.3.{x}": np.zeros(3) for x in ("weight", "bias")}),
+        "the last layer has no LayerNorm",
+    ),
+    "a LayerNorm of no layer": (
+        lambda t: t.update({f"PolicyNet.norms.9.{x}": np.zeros(11) for x in ("weight", "bias")}),
+        r"do not tell which layer PolicyNet\.norms\.9\.weight follows",
+    ),
+    "half a LayerNorm": (lambda t: drop(t, "PolicyNet.norms.0.bias"), "no bias beside it|fits"),
+    "a convolution": (
+        lambda t: t.update({"PolicyNet.layers.0.weight": np.zeros((11, 24, 3, 3))}),
+        "not 2 or 3 axes",
+    ),
+    "a raw time input": (
+        lambda t: t.update({"PolicyNet.layers.0.weight": np.zeros((11, 9))}),
+        "first layer takes 9 features.*must take 24",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_nothing_is_guessed(case: str, tmp_path: Path) -> None:
+    change, message = AMBIGUOUS[case]
+    path = put(tmp_path / "a.npz", damaged(change))
+    with pytest.raises(InputError, match=message) as caught:
+        qgf_ref.load(path, **OPTIONS)
+    assert len(str(caught.value)) < 1500
+    assert str(caught.value).isprintable()
+
+
+def test_layers_that_can_follow_each_other_in_two_orders(tmp_path: Path) -> None:
+    """Blocks of two kernels each, all of one width: a0 b0 a1 b1, or a0 a1 b0 b1."""
+    ck = small_checkpoint(hidden=(3, 3, 3, 3), obs_dim=3, action_dim=3)
+
+    def paired(network: str, layer: int, part: str, e: int | None) -> str:
+        if network != "value" or is_norm(part):
+            return members_first(network, layer, part, e)
+        place = "out" if layer == 4 else f"blocks.{layer // 2}.{'ab'[layer % 2]}"
+        return f"v.{place}.{torch_leaf(part)}"
+
+    tensors = tensors_of(ck, paired, transposed=True, apart=True)
+    tensors = {k: a for k, a in tensors.items() if not k.startswith("ValueFunction")}
+    with pytest.raises(InputError, match=r"follow each other as .*, or as "):
+        qgf_ref.load(put(tmp_path / "a.npz", tensors), **OPTIONS)
+
+
+def test_names_beyond_reason(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    for name in ("policy." + "9" * 5000 + ".weight", "policy" + ".0" * 3000 + ".weight"):
+        save_file({name: np.zeros((2, 2))}, tmp_path / "a.safetensors")
+        with pytest.raises(InputError):
+            qgf_ref.load(tmp_path / "a.safetensors", **OPTIONS)
+    save_file({f"policy.{i}.weight": np.zeros(1) for i in range(6000)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="at most 5000 are mapped"):
+        qgf_ref.load(tmp_path / "a.safetensors", **OPTIONS)
+
+
+# --- a missing target critic ---------------------------------------------------------------------
+
+
+def test_the_target_critic_is_copied_only_on_request(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.npz", damaged(lambda t: drop(t, "target")))
+    loaded = qgf_ref.load(path, target_critic_from="critic", **OPTIONS)
+    same(loaded, replace(small_checkpoint(), target_critic=small_checkpoint().critic))
+    with pytest.raises(InputError, match="can be made of: critic; got value"):
+        qgf_ref.load(path, target_critic_from="value", **OPTIONS)
+    whole = put(tmp_path / "b.npz", damaged(lambda t: None))
+    with pytest.raises(InputError, match="has a target critic of its own"):
+        qgf_ref.load(whole, target_critic_from="critic", **OPTIONS)
+
+
+# --- rule files ----------------------------------------------------------------------------------
+
+
+def odd(network: str, layer: int, part: str, e: int | None) -> str:
+    """Names without a word for any network; members from 1."""
+    head = {"policy": "alpha", "value": "omega"}.get(network)
+    head = head or ("beta" if network == "critic" else "delta") + str((e or 0) + 1)
+    return f"{head}-{3 * layer + is_norm(part)}-{torch_leaf(part)}"
+
+
+def rules_for_odd() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    heads = {"alpha": "policy", "beta{e+1}": "critic", "delta{e+1}": "target_critic"}
+    for head, network in {**heads, "omega": "value"}.items():
+        member = {"member": "{e}"} if "{e" in head else {}
+        for place, leaf, part in (
+            ("{i*3}", "weight", "kernel"),
+            ("{i*3}", "bias", "bias"),
+            ("{i*3+1}", "weight", "scale"),
+            ("{i*3+1}", "bias", "offset"),
+        ):
+            rule = {"from": f"{head}-{place}-{leaf}", "to": f"{network}.layers.{{i}}.{part}"}
+            rules.append(rule | member | ({"transpose": True} if part == "kernel" else {}))
+    return rules
+
+
+def by_rules(tmp_path: Path, content: Any, **more: Array) -> Checkpoint:
+    ck = small_checkpoint()
+    tensors = tensors_of(ck, odd, transposed=True, apart=True)
+    path = put(tmp_path / "a.npz", {**tensors, **more})
+    rules = tmp_path / "rules.json"
+    rules.write_text(content if isinstance(content, str) else json.dumps(content))
+    return qgf_ref.load(path, rules=rules, **OPTIONS)
+
+
+def test_a_rule_file_maps_any_names(tmp_path: Path) -> None:
+    same(by_rules(tmp_path, {"rules": rules_for_odd()}), small_checkpoint())
+    content = {"rules": rules_for_odd(), "ignore": ["optim-*-mu", "step"]}
+    extra = {"optim-a-b-mu": np.zeros(3), "step": np.zeros(())}
+    same(by_rules(tmp_path, content, **extra), small_checkpoint())
+
+
+def test_a_rule_without_placeholders_names_a_member_by_number(tmp_path: Path) -> None:
+    rules = [r for r in rules_for_odd() if r["from"] != "beta{e+1}-{i*3}-weight"]
+    rules += [
+        {"from": f"beta{e + 1}-{3 * i}-weight", "to": f"critic.layers.{i}.kernel",
+         "member": e, "transpose": True}
+        for e in range(2)
+        for i in range(4)
+    ]  # fmt: skip
+    same(by_rules(tmp_path, {"rules": rules}), small_checkpoint())
+
+
+def changed(index: int, **change: Any) -> dict[str, Any]:
+    rules = rules_for_odd()
+    rules[index] = {k: v for k, v in {**rules[index], **change}.items() if v is not None}
+    return {"rules": rules}
+
+
+BAD_RULES: dict[str, tuple[Any, str]] = {
+    "not JSON": ("{", "not valid JSON"),
+    "a list": ([], "not a JSON object"),
+    "no rules": ({"rule": []}, "must hold a list 'rules'"),
+    "an unknown key": (changed(0, transposed=True), "a rule has 'from' and 'to'"),
+    "no source": (changed(0, **{"from": None}), "a rule has 'from' and 'to'"),
+    "a number for a name": (changed(0, to=3), "must be names"),
+    "another network": (changed(0, to="actor.layers.{i}.kernel"), "NETWORK of policy, critic"),
+    "another part": (changed(1, to="policy.layers.{i}.weight"), "PART of kernel, bias"),
+    "transpose 1": (changed(0, transpose=1), "transpose must be true or false"),
+    "a transposed bias": (changed(1, transpose=True), "only a kernel can be transposed"),
+    "an unknown placeholder": (changed(0, to="policy.layers.{j}.kernel"), "plain placeholders"),
+    "arithmetic in 'to'": (changed(0, to="policy.layers.{i+1}.kernel"), "plain placeholders"),
+    "a member of no placeholder": (changed(0, member="{e}"), "plain placeholders"),
+    "a negative member": (changed(0, member=-1), "member must be a number"),
+    "a rule too few": ({"rules": rules_for_odd()[1:]}, "no rule of .* matches alpha-0-weight"),
+    "an idle rule": (
+        {"rules": [*rules_for_odd(), {"from": "x", "to": "value.layers.0.kernel"}]},
+        "match nothing: x → value",
+    ),
+    "a rule twice": ({"rules": [*rules_for_odd(), rules_for_odd()[0]]}, "matched more than once"),
+    "ignored and mapped": (
+        {"rules": rules_for_odd(), "ignore": ["alpha*"]},
+        "alpha-0-weight is matched more than once .*ignore",
+    ),
+    "two on one": (changed(1, to="policy.layers.{i}.kernel"), "policy.layers.0.kernel is made of"),
+    "no transposition": (changed(0, transpose=False), "takes 11 features"),
+    "no member": (changed(4, member=None), "critic.layers.0.kernel is made of members all, all"),
+    "many placeholders": (changed(0, **{"from": "{a}{b}{c}{d}{e}"}), "more than 4 placeholders"),
+    "a layer that does not exist": (
+        changed(0, to="policy.layers.9.kernel"), "made of|lacks",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_RULES)
+def test_bad_rule_files(case: str, tmp_path: Path) -> None:
+    content, message = BAD_RULES[case]
+    with pytest.raises(InputError, match=message) as caught:
+        by_rules(tmp_path, content)
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_missing_rule_file(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.npz", damaged(lambda t: None))
+    with pytest.raises(InputError, match="cannot read"):
+        qgf_ref.load(path, rules=tmp_path / "none.json", **OPTIONS)

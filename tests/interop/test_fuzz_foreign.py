@@ -1,0 +1,113 @@
+"""Mutated files of other frameworks: loaded or refused in one line, and nothing else happens."""
+
+from __future__ import annotations
+
+import io
+import time
+import tracemalloc
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+import qgf_ref
+from qgf_ref import InputError
+from qgf_ref.cli.main import main
+from qgf_ref.interop.export import export, names_in
+from tests.conftest import small_checkpoint
+from tests.interop.test_checkpoints import OPTIONS
+from tests.interop.test_fuzz import mutated
+
+KINDS = {".pt": "torch", ".msgpack": "flax", ".safetensors": "foreign", ".npz": "npz"}
+MOST_BYTES = 100_000_000
+"""The limit of a compressed archive (64 MiB) and its copies; files here are of 60 KB or less."""
+
+
+def whole_file(suffix: str, path: Path) -> bytes:
+    """A readable file; of safetensors, one that is not of our format."""
+    ck = small_checkpoint(dtype="float32", hidden=(6, 5))
+    if KINDS[suffix] == "foreign":
+        tensors = {w.name: np.ascontiguousarray(w.array) for w in names_in(ck, "torch")}
+        return save(tensors, {"about": "a foreign file"})
+    export(ck, path, KINDS[suffix])
+    return path.read_bytes()
+
+
+def structure(rng: np.random.Generator, whole: bytes, suffix: str) -> bytes:
+    """The file mutated anywhere, or near its end, where archives have their names.
+
+    Checksums of archives would refuse nearly every change of their contents: often a member is
+    changed and packed again with the right one.
+    """
+    if suffix in (".pt", ".npz") and rng.random() < 0.6:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        likely = rng.random() < 0.8 and suffix == ".pt"
+        chosen = "qgf_ref/data.pkl" if likely else list(members)[rng.integers(len(members))]
+        members[chosen] = mutated(rng, members[chosen])
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return buffer.getvalue()
+    if rng.random() < 0.3:
+        return whole[:-3000] + mutated(rng, whole[-3000:])
+    return mutated(rng, whole)
+
+
+def fuzz(suffix: str, count: int, tmp_path: Path) -> Counter[str]:
+    path = tmp_path / f"a{suffix}"
+    whole, rng = whole_file(suffix, path), np.random.default_rng(0)
+    outcomes = Counter[str]()
+    for _ in range(count):
+        path.write_bytes(structure(rng, whole, suffix))
+        started = time.perf_counter()
+        try:
+            qgf_ref.load(path, **OPTIONS)
+            outcomes["loaded"] += 1
+        except InputError as error:
+            assert str(error).isprintable()
+            assert len(str(error)) < 3000
+            outcomes["refused"] += 1
+        assert time.perf_counter() - started < 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name], "nothing else is written"
+    return outcomes
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_two_hundred_mutations(suffix: str, tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        outcomes = fuzz(suffix, 200, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert outcomes.total() == 200
+    assert outcomes["refused"] > 100
+    assert peak < MOST_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", KINDS)
+def test_three_thousand_mutations(suffix: str, tmp_path: Path) -> None:
+    outcomes = fuzz(suffix, 3000, tmp_path)
+    assert outcomes.total() == 3000
+    assert outcomes["refused"] > 500
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_command_line_exits_with_2(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    whole = whole_file(suffix, path)
+    for data in (whole[: len(whole) // 2], b"", whole[:50] + bytes(40) + whole[90:]):
+        path.write_bytes(data)
+        assert main(["audit", "--checkpoint", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("qgf-ref audit: ")
+        assert captured.err.count("\n") == 1
