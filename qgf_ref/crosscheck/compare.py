@@ -18,6 +18,8 @@ from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.trace_file import RecordedTrace
 
+_LARGEST_WEIGHT = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Element:
@@ -87,7 +89,7 @@ def compare(
     neither says. Raises InputError when the trace does not fit the checkpoint, or nothing says
     which estimator and weight it was made with.
     """
-    setting, case = _prepared(checkpoint, theirs, estimator, weight, denoise_steps)
+    setting, case = prepared(checkpoint, theirs, estimator, weight, denoise_steps)
     chosen, _, diagnosis = diagnose(setting, [case], progress)
     notes = _notes(chosen, case)
     free_scatter = case.scatter(chosen, free=True)
@@ -111,26 +113,33 @@ def compare(
     )  # fmt: skip
 
 
-def _prepared(
+def prepared(
     checkpoint: Checkpoint,
     theirs: RecordedTrace,
-    estimator: EstimatorLike | None,
-    weight: float | None,
-    denoise_steps: int | None,
+    estimator: EstimatorLike | None = None,
+    weight: float | None = None,
+    denoise_steps: int | None = None,
 ) -> tuple[Setting, Case]:
+    """What a recorded run is compared under. Arguments and errors as those of `compare`."""
     known = theirs.metadata
     name = known.get("estimator") if estimator is None else estimator
     if name is None:
         raise InputError(
             f"{theirs.source} does not say which estimator it was made with: give --estimator"
         )
+    if estimator is None and ":" in str(name):
+        # a file from elsewhere must not decide what is imported
+        raise InputError(
+            f"{theirs.source} names code, {name!r}, as its estimator: give --estimator {name} "
+            "if that is yours"
+        )
     guide = estimator_by_name(name)
     w = known.get("weight") if weight is None else weight
     if w is None and guide.name != "none":
         raise InputError(f"{theirs.source} does not say its guidance weight: give --weight")
     w = 0.0 if w is None else w
-    if not np.isfinite(w) or w < 0:
-        raise InputError(f"weight must be a finite number ≥ 0, got {w}")
+    if not 0 <= w <= _LARGEST_WEIGHT:
+        raise InputError(f"weight must be a finite number ≥ 0 (within float32), got {w}")
     T = known.get("denoise_steps") if denoise_steps is None else denoise_steps
     T = checkpoint.options.denoise_steps if T is None else T
     if theirs.steps is not None and theirs.steps != T:

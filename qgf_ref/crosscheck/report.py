@@ -33,8 +33,8 @@ def text(result: Comparison) -> str:
     lines = [
         f"{'AGREES' if result.agrees else 'DISAGREES'}: {case.label}",
         f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, estimator "
-        f"{result.setting.estimator.label}, weight {case.weight:g}, {precision}; checkpoint "
-        f"{result.setting.checkpoint.source}",
+        f"{result.setting.estimator.label}, weight {case.weight:g}, {precision}",
+        f"checkpoint {result.setting.checkpoint.source}",
     ]
     if result.first is not None:
         step, quantity = result.first
@@ -43,9 +43,10 @@ def text(result: Comparison) -> str:
     if result.worst is not None:
         w = result.worst
         index = ", ".join(map(str, w.index))
-        lines.append(
-            f"  worst element {w.quantity}[{index}]: theirs {w.theirs:.8g}, reference "
-            f"{w.reference:.8g}, off by {w.units:.3g} units of {precision} rounding"
+        lines += _wrapped(
+            f"worst element {w.quantity}[{index}]: theirs {w.theirs:.8g}, reference "
+            f"{w.reference:.8g}, off by {w.units:.3g} units of {precision} rounding",
+            "  ",
         )
     if result.forced:
         lines += ["", "teacher-forced (every quantity from *their* inputs of it): error / rounding"]

@@ -9,7 +9,7 @@ from qgf_ref.crosscheck.bench import CAUSAL
 from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, candidates, first_quantity, order
 from qgf_ref.crosscheck.mistakes.base import offset_variant
 from qgf_ref.crosscheck.rounding import by_step, norms
-from qgf_ref.crosscheck.simulations import Simulations
+from qgf_ref.crosscheck.simulations import COARSE, Simulations
 from qgf_ref.ops.time_embedding import DIM
 
 SCREEN_ROWS = 8
@@ -30,7 +30,7 @@ class Screen:
         self.case = search.cases[self.index]
         self.scatter = search.scatter(self.index, base)
         self.rows = self._telling_rows()
-        self.upto = "v" if quantity == "v" else "action"
+        self.upto = "v" if quantity == "v" and self.case.forced else "action"
         self.truth = self._cut(self.scatter.truth[quantity], quantity)
         self.theirs = self._cut(self.case.theirs[quantity], quantity)
         self.missing = self.theirs - self.truth
@@ -40,12 +40,16 @@ class Screen:
         self.earlier = {n: self._cut(self.scatter.truth[n], n) for n in earlier}
 
     def additions(self, named: set[str]) -> list[Made]:
-        """The mistakes that can arise up to this quantity, less those already assumed."""
+        """The mistakes that can show in this quantity, less those already assumed.
+
+        From their states, only what arises up to it can; in a free run, whatever came before.
+        """
         port = self.search.setting.port()
         return [
             made
             for made in candidates(port, self.case.best_of)
-            if made.name not in named and first_quantity(made) <= order(self.quantity)
+            if made.name not in named
+            and (not self.case.forced or first_quantity(made) <= order(self.quantity))
         ]
 
     def passes(self, more: Mistakes) -> bool:
@@ -63,6 +67,9 @@ class Screen:
             self.effects[more[0]] = value - self.truth
             if all(self._near(n, before, found[n]) for n, before in self.earlier.items()):
                 self.compatible.add(more[0])
+        if any(item.mistake.coarse for item in made):
+            left, whole = (float(np.linalg.norm(x)) for x in (self.theirs - value, self.missing))
+            return left <= COARSE * whole
         return self._near(self.quantity, self.theirs, value)
 
     def fitted(self, made: Made) -> Made | None:
@@ -87,11 +94,16 @@ class Screen:
                 changes[i, units + MOST_UNITS] = self._with_offsets(made, offsets) - start
         left = self.theirs.ravel() - start
         chosen = np.full(half, MOST_UNITS)
+        # all rows share the embedding's own rounding: an offset must be worth more than that
+        noise = float((self.scatter.typical(self.quantity) ** 2).mean()) * start.size
+        price = np.full(2 * MOST_UNITS + 1, noise)
+        price[MOST_UNITS] = 0
         for _ in range(FIT_SWEEPS):
             before = chosen.copy()
             for i in range(1, half):
                 without = left + changes[i, chosen[i]]
-                chosen[i] = int(((without - changes[i]) ** 2).sum(axis=1).argmin())
+                cost = ((without - changes[i]) ** 2).sum(axis=1) + price
+                chosen[i] = int(cost.argmin())
                 left = without - changes[i, chosen[i]]
             if (before == chosen).all():
                 break
