@@ -2,6 +2,7 @@
 
     python benchmarks/crosscheck.py            # both tables, about half an hour
     python benchmarks/crosscheck.py --smoke    # a part of it, for CI; nothing is written
+    python benchmarks/crosscheck.py --example  # results/compare.{txt,png} of the README
 
 Each broken port (`benchmarks/peers/*_mistakes*.py`, float32, the framework's own kernels) is given
 to `qgf_ref.testing.check_sampler` twice: once returning its trace, once its final actions alone.
@@ -11,7 +12,9 @@ The correct ports are given to it on the golden networks and on 20 random archit
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -28,14 +32,16 @@ from benchmarks.peers import jax_mistakes, torch_mistakes
 from benchmarks.peers.jax_sampler import JaxSampler
 from benchmarks.peers.torch_sampler import TorchSampler
 from qgf_ref.arrays import Array
+from qgf_ref.cli.main import main as qgf_ref_command
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.interop.checkpoint import Checkpoint, Options
-from qgf_ref.interop.load import load
+from qgf_ref.interop.load import embedded_observations, load
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.provenance import provenance
 from qgf_ref.testing import CrossCheckError, SamplerReport, check_sampler
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 FRAMEWORKS: dict[str, ModuleType] = {"JAX": jax_mistakes, "PyTorch": torch_mistakes}
 CORRECT: dict[str, Any] = {"JAX": JaxSampler, "PyTorch": TorchSampler}
 ESTIMATORS = ("qgf", "ood", "qgf_jacobian", "bptt")
@@ -184,6 +190,7 @@ def false_alarms(framework: str, networks: list[Checkpoint]) -> list[Alarm]:
             except CrossCheckError as error:
                 tqdm.write(f"FALSE ALARM {where} {estimator}: {error}")
             found.append(Alarm(where, estimator, excess is None, excess))
+            jax.clear_caches()
     return found
 
 
@@ -196,6 +203,8 @@ def confusion(framework: str, *, traced: bool, stride: int, only: list[str]) -> 
     for name in tqdm(names, desc=f"{framework}, {_mode(traced)}", disable=None):
         checkpoint = gelu if module.applies(gelu, name) else relu
         found.append(diagnosed(module, checkpoint, name, traced=traced))
+        # thousands of compiled functions would use up the process's memory maps
+        jax.clear_caches()
         if not acceptable(found[-1]):
             tqdm.write(f"{framework}, {_mode(traced)}: {_line(found[-1])}")
     return found
@@ -209,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run, print, and unless only a part was run write results/crosscheck.{json,md}."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a part; nothing is written")
+    parser.add_argument("--example", action="store_true", help="the README's example alone")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these mistakes")
     parser.add_argument(
         "--framework", choices=tuple(FRAMEWORKS), nargs="+", default=tuple(FRAMEWORKS)
@@ -217,6 +227,9 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(1)
+    if args.example:
+        example()
+        return 0
     outcomes: dict[str, list[Outcome]] = {}
     alarms: dict[str, list[Alarm]] = {}
     for framework in args.framework:
@@ -239,6 +252,23 @@ def main(argv: list[str] | None = None) -> int:
         write_atomically(RESULTS / "crosscheck.md", (text + "\n").encode())
     wrong = [o for found in outcomes.values() for o in found if not acceptable(o)]
     return 1 if wrong or any(a.alarm for found in alarms.values() for a in found) else 0
+
+
+def example() -> None:
+    """`qgf-ref compare` on a PyTorch port of the embedded checkpoint with a common mistake."""
+    checkpoint, obs = load(), embedded_observations()[:64]
+    noise = np.random.default_rng(0).standard_normal((len(obs), checkpoint.flat_action_dim))
+    port = torch_mistakes.broken(checkpoint, "layer-norm-eps-1e-5")
+    arrays = port.trace(obs, noise.astype(np.float32), 0.1)
+    metadata = {"version": 1, "estimator": "qgf", "weight": 0.1, "denoise_steps": 10}
+    with tempfile.TemporaryDirectory() as place:
+        here, theirs = Path(place), Path(place, "theirs.npz")
+        np.savez(theirs, **arrays, metadata=json.dumps(metadata))
+        qgf_ref_command(["compare", "--trace", str(theirs), "--out", str(here / "compare")])
+        words = (here / "compare" / "compare.txt").read_text()
+        words = words.replace(f"{ROOT}/", "").replace(f"{place}/", "")
+        write_atomically(RESULTS / "compare.txt", words.encode())
+        write_atomically(RESULTS / "compare.png", (here / "compare" / "compare.png").read_bytes())
 
 
 def acceptable(outcome: Outcome) -> bool:

@@ -3,8 +3,8 @@
     python benchmarks/readme.py
 
 runs `qgf-ref audit` and `qgf-ref explain`, keeps their output in benchmarks/results/, and writes
-every section marked <!-- name --> of the README. tests/test_readme.py checks that the README and
-the results agree.
+every section marked <!-- name --> of the README and of the cross-check's page.
+tests/test_readme.py checks that pages and results agree.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import tempfile
 from pathlib import Path
 
 from qgf_ref.cli.main import main as qgf_ref_command
+from qgf_ref.crosscheck.mistakes.bank import BANK
+from qgf_ref.crosscheck.mistakes.base import AREAS
 from qgf_ref.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+CROSSCHECK = ROOT / "qgf_ref" / "crosscheck" / "README.md"
 COMMANDS = {
     "audit": ["audit"],
     "explain": ["explain", "--estimator", "qgf_jacobian", "--row", "3", "--step", "5", "--brief"],
@@ -32,6 +35,7 @@ TABLES = (
     "success_embedded",
     "train_speed",
     "verification",
+    "crosscheck",
 )
 """Sections that another benchmark writes as benchmarks/results/NAME.md."""
 
@@ -60,12 +64,26 @@ def sections() -> dict[str, str]:
     return found
 
 
-def filled(text: str) -> str:
-    """The README `text` with its marked sections replaced."""
-    for name, body in sections().items():
+def crosscheck_sections() -> dict[str, str]:
+    """The text of every generated section of the cross-check's page."""
+    example = (RESULTS / "compare.txt").read_text()
+    command = "$ qgf-ref compare --trace theirs.npz --out compare"
+    bank = ["| mistake | first seen in | what is wrong |", "|---|---|---|"]
+    bank += [f"| `{m.name}` | `{m.first}` | {m.says.replace('|', chr(92) + '|')} |" for m in BANK]
+    return {
+        "compare": f"```text\n{command}\n{example}```\n",
+        "crosscheck": (RESULTS / "crosscheck.md").read_text(),
+        "bank": "\n".join(bank) + "\n",
+        "size": f"{len(BANK)} mistakes, in {len(AREAS)} areas: {', '.join(AREAS)}.\n",
+    }
+
+
+def filled(text: str, found: dict[str, str]) -> str:
+    """A page's `text` with its marked sections replaced."""
+    for name, body in found.items():
         start, end = f"<!-- {name} -->\n", "<!-- end -->\n"
         if text.count(start) != 1 or end not in text.split(start)[1]:
-            raise SystemExit(f"README.md must hold {start.strip()} … {end.strip()} exactly once")
+            raise SystemExit(f"the page must hold {start.strip()} … {end.strip()} exactly once")
         before, after = text.split(start)
         text = before + start + body + end + after.split(end, 1)[1]
     return text
@@ -75,8 +93,9 @@ def main() -> None:
     """Run the commands, keep their output, write the README."""
     for name in COMMANDS:
         write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
-    write_atomically(README, filled(README.read_text()).encode())
-    print(f"wrote {README}")
+    for page, found in ((README, sections()), (CROSSCHECK, crosscheck_sections())):
+        write_atomically(page, filled(page.read_text(), found).encode())
+        print(f"wrote {page}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -15,12 +18,16 @@ from typing import IO, Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two processes out of one directory there
     fcntl = None  # type: ignore[assignment]
+
+_MOST_DEFLATED = 1 << 26
+_MOST_RATIO = 32
+_LONGEST = 200
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -114,31 +121,71 @@ def sole_use(path: Path, busy: str) -> Iterator[None]:
         os.close(handle)
 
 
+def most_unpacked(size: int) -> int:
+    """Bytes to which an archive of `size` bytes may unpack: 64 MiB, or 32 times its size (floats
+    compress little).
+    """
+    return max(_MOST_DEFLATED, _MOST_RATIO * size)
+
+
+def require_modest(members: Iterable[zipfile.ZipInfo], most: int, path: Path) -> None:
+    """Raise InputError on members of an archive that unpack to more than `most` bytes."""
+    members = list(members)
+    plain = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    # of other methods zipfile unpacks more than a member declares
+    odd = [m.filename for m in members if m.compress_type not in plain]
+    if odd:
+        raise InputError(f"{path} is refused: {listing(odd)} is neither stored nor deflated")
+    if sum(m.file_size for m in members) > most:
+        raise InputError(f"{path} is refused: it unpacks to more than {most} bytes")
+
+
 def read_npz(
     path: Path, required: tuple[str, ...], only: tuple[str, ...] | None = None
 ) -> dict[str, Array]:
     """The arrays of an npz (those of them named in `only`, if given), never unpickled.
 
-    Raises InputError naming a key of `required` that is missing.
+    Raises InputError naming a key of `required` that is missing, and, before anything is allocated
+    for it, on an archive that would unpack to far more than it is large (`most_unpacked`).
     """
     try:
-        # opened here, because np.load leaves the file of a damaged archive open
-        with path.open("rb") as raw:
-            loaded = np.load(raw, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
+        with path.open("rb") as raw, warnings.catch_warnings():
+            warnings.simplefilter("error")  # of headers that NumPy has to repair
+            prefix = np.lib.format.MAGIC_PREFIX
+            if raw.read(len(prefix)) == prefix:
                 raise InputError(f"{path} is a single .npy array; expected an .npz")
-            with loaded:
-                names = [n for n in loaded.files if only is None or n in only]
-                arrays = {name: loaded[name] for name in names}
+            with zipfile.ZipFile(raw) as archive:
+                members = {
+                    m.filename.removesuffix(".npy"): m for m in archive.infolist() if not m.is_dir()
+                }
+                if only is not None:
+                    members = {name: m for name, m in members.items() if name in only}
+                require_modest(members.values(), most_unpacked(path.stat().st_size), path)
+                arrays = {name: _npy(archive, m) for name, m in members.items()}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib and numpy.format each raise their own kinds
-        raise InputError(f"{path} is not a readable npz: {error}") from error
+        text = str(error)[:_LONGEST]
+        detail = text if text.isprintable() else ascii(text)
+        raise InputError(f"{path} is not a readable npz: {detail}") from error
     missing = [name for name in required if name not in arrays]
     if missing:
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}"
-        )
+        raise InputError(f"{path} lacks {', '.join(missing)}; it holds {listing(arrays)}")
     return arrays
+
+
+def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    with archive.open(member) as stream:
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        # NumPy allocates what a header declares before it reads
+        held = member.file_size - stream.tell()
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize != held:
+            raise ValueError(f"{member.filename} has shape {shape}, which {held} bytes do not fill")
+    with archive.open(member) as stream:
+        array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+        return array

@@ -22,6 +22,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.bench import Case, Setting
+from qgf_ref.crosscheck.compare import require_members
 from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.probes import Probe, hidden, loud, probes, separating
@@ -265,6 +266,7 @@ def _called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Case:
     }
     try:
         trace = recorded_trace({**given, "obs": probe.obs, "noise": probe.noise}, source=what)
+        require_members(trace, networks)
     except InputError as error:
         raise CrossCheckError(str(error)) from error
     if trace.steps not in (None, networks.options.denoise_steps):

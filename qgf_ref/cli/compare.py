@@ -29,8 +29,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "compare",
         help="compare another implementation's trace, and name the line that is wrong",
         description="Recompute another implementation's sampling run step by step, say what is the "
-        "first quantity that rounding does not explain, and simulate a bank of mistakes to find "
-        "the ones that reproduce it.",
+        "first quantity\nthat rounding does not explain, and simulate a bank of mistakes to find "
+        "the ones that reproduce\nit.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

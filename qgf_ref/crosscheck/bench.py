@@ -45,7 +45,15 @@ class Setting:
     def port(self, made: Mistakes = (), dtype: str = "float64", seed: int | None = None) -> Port:
         """The port with these mistakes, in this precision, summing in the order of this seed."""
         port = with_mistakes(_reference(self, dtype), made)
-        return port if seed is None else reordered(port, seed)
+        if seed is None:
+            return port
+        if self.time_precision == "exact" and dtype == "float32":
+            # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
+            rng = np.random.default_rng(seed)
+            off = 1 + UNIT[np.dtype("float32")] * rng.integers(-1, 2, len(port.flow.times))
+            grid = tuple(float(t) for t in np.array(port.flow.times) * off)
+            port = replace(port, flow=retimed(port.flow, grid))
+        return reordered(port, seed)
 
 
 def _reference(setting: Setting, dtype: str) -> Port:
@@ -165,10 +173,12 @@ class Case:
         exact = setting.port(made)
         runs = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
         ours = [setting.port(made, "float32", seed) for seed in range(runs)]
+        # a float64 port that embeds float32 times is no more exact than its embedding
+        coarsest = UNIT[np.dtype("float32")] if setting.time_precision == "float32" else 0.0
         return scatter(
             lambda change: run(change(exact)),
             [lambda port=port: run(port) for port in ours],  # type: ignore[misc]
-            self.unit,
+            max(self.unit, coarsest),
             self.best_of,
         )
 
@@ -184,7 +194,7 @@ class Case:
         worst = np.maximum(against.peak[quantity].max(axis=0), typical)
         with np.errstate(invalid="ignore", over="ignore"):
             ratio, high = rms / typical, peak / worst
-        broken = ~np.isfinite(ratio)
+        broken = ~np.isfinite(ratio) | ~np.isfinite(typical)
         ratio[broken] = high[broken] = np.inf
         return Judgement(ratio, against.spread(quantity), high)
 

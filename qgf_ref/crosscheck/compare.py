@@ -16,9 +16,10 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.trace_file import RecordedTrace
+from qgf_ref.interop.trace_file import LARGEST, RecordedTrace
 
-_LARGEST_WEIGHT = float(np.finfo(np.float32).max)
+LARGEST_RUN = 10_000_000
+"""T·B·n·D of a run that is compared: some hundreds of simulations of it must end in finite time."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,15 @@ def prepared(
     if w is None and guide.name != "none":
         raise InputError(f"{theirs.source} does not say its guidance weight: give --weight")
     w = 0.0 if w is None else w
-    if not 0 <= w <= _LARGEST_WEIGHT:
-        raise InputError(f"weight must be a finite number ≥ 0 (within float32), got {w}")
+    if not 0 <= w <= LARGEST:
+        raise InputError(f"weight must be a finite number ≥ 0, at most {LARGEST:g}, got {w}")
     T = known.get("denoise_steps") if denoise_steps is None else denoise_steps
     T = checkpoint.options.denoise_steps if T is None else T
+    if T * theirs.noise.size > LARGEST_RUN:
+        raise InputError(
+            f"{theirs.source}: {T} denoising steps of {theirs.noise.shape} numbers are too many to "
+            f"simulate ({LARGEST_RUN} at most); record fewer rows"
+        )
     if theirs.steps is not None and theirs.steps != T:
         raise InputError(
             f"{theirs.source} holds {theirs.steps} denoising steps, expected {T} "
@@ -161,7 +167,18 @@ def prepared(
             raise InputError(
                 f"{theirs.source}: {what} has {found} columns; {checkpoint.source} has {expected}"
             )
+    require_members(theirs, checkpoint)
     return Setting(checkpoint.astype("float64"), guide, T), Case(theirs, float(w), theirs.source)
+
+
+def require_members(theirs: RecordedTrace, checkpoint: Checkpoint) -> None:
+    """Raise InputError unless a recorded q holds every member of the checkpoint's critic."""
+    expected, q = checkpoint.target_critic.ensemble, theirs.stepwise.get("q")
+    if q is not None and q.shape[1] != expected:
+        raise InputError(
+            f"{theirs.source}: q has shape {q.shape}, expected (T, E, B·n) with the {expected} "
+            f"members of {checkpoint.source}'s target critic"
+        )
 
 
 def _notes(setting: Setting, case: Case) -> tuple[str, ...]:

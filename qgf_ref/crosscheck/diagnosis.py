@@ -24,7 +24,9 @@ from qgf_ref.crosscheck.screen import Screen
 from qgf_ref.crosscheck.simulations import Simulations
 
 MAX_PAIRS = 400
-"""Pairs simulated for one quantity, the most promising first."""
+"""Pairs simulated for one quantity, the most promising first. Where rows depend on each other, all
+rows have to be simulated, and a pair counts for several.
+"""
 MORE_PAIRS = 50
 """Pairs simulated after one that fits, in case another does, too."""
 MAX_MISTAKES = 4
@@ -94,6 +96,14 @@ class Search(Simulations):
     def __init__(self, setting: Setting, cases: list[Case]) -> None:
         super().__init__(setting, cases)
         self.singles = self.pairs = self.possible = 0
+        self._screens: dict[tuple[Mistakes, str], Screen] = {}
+
+    def screen(self, base: Mistakes, quantity: str) -> Screen:
+        """`Screen`, made once, with the effects that it has simulated."""
+        key = (base, quantity)
+        if key not in self._screens:
+            self._screens[key] = Screen(self, base, quantity)
+        return self._screens[key]
 
     def diagnose(self, progress: bool = False) -> Diagnosis:
         """Go through the quantities; see the module."""
@@ -121,7 +131,7 @@ class Search(Simulations):
             if len(base) >= MAX_MISTAKES:
                 return []
         found: list[Mistakes] = []
-        screens = [Screen(self, base, quantity) for base in alive]
+        screens = [self.screen(base, quantity) for base in alive]
         for screen in screens:
             named = {made.name for made in screen.base}
             for made in _shown(screen.additions(named), "mistakes", progress):
@@ -137,15 +147,15 @@ class Search(Simulations):
         for screen in screens[:2]:
             if len(screen.base) + 2 > MAX_MISTAKES:
                 continue
-            left = MAX_PAIRS
+            left = float(MAX_PAIRS)
             for pair in _shown(self._pairs(screen), "pairs of mistakes", progress):
-                if left == 0:
+                if left <= 0:
                     break
-                left -= 1
+                left -= screen.cost(pair)
                 self.pairs += 1
                 if screen.passes(pair) and self.agrees((*screen.base, *pair), quantity):
                     found.append((*screen.base, *pair))
-                    left = min(left, MORE_PAIRS)
+                    left = min(left, float(MORE_PAIRS))
         return found
 
     def _pairs(self, screen: Screen) -> list[Mistakes]:
@@ -166,11 +176,10 @@ class Search(Simulations):
         return sorted(pairs, key=left)
 
     def _nearest(self, base: Mistakes, quantity: str) -> tuple[Near, ...]:
-        screen = Screen(self, base, quantity)
+        screen = self.screen(base, quantity)
         total = float((screen.missing**2).sum())
         near = []
         for made in screen.additions({made.name for made in base}):
-            screen.passes((made,))
             effect = screen.effects.get(made)
             if effect is None or not np.isfinite(effect).all() or not total:
                 continue

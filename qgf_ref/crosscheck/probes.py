@@ -13,7 +13,8 @@ from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, candidates
 from qgf_ref.crosscheck.rounding import by_step, norms
 from qgf_ref.crosscheck.runs import Inputs, Predicted, free_running
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams
 
 COVERAGE_ROWS = 16
 VISIBLE = 20.0
@@ -134,7 +135,16 @@ def _tied(checkpoint: Checkpoint) -> MLPParams:
         parts = [None if p is None else np.repeat(p[:1], len(p), axis=0) for p in layer.parts()]
         return LayerParams(*parts)  # type: ignore[arg-type]
 
-    return MLPParams((replace(shared(first), kernel=kernel), *(shared(x) for x in rest)))
+    *middle, last = (shared(layer) for layer in rest)
+    # falling towards the corner, by so much that guidance moves the action off the clip's edge but
+    # not across: the result shows who got the gradient
+    tied = MLPParams((replace(shared(first), kernel=kernel), *middle, last))
+    critic = MLPCritic(tied, MLPOptions(checkpoint.options.activation))
+    q, cache = critic.forward(np.zeros((1, O)), np.ones((1, D)))
+    g = critic.vjp(np.arange(len(q))[:, None] == 0 * q, cache)
+    size = float(np.abs(g).max())
+    slope = -0.25 / size if g.sum() > 0 else 0.25 / size if size else 1.0
+    return MLPParams((*tied.layers[:-1], replace(last, kernel=slope * last.kernel)))
 
 
 def hidden(setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
@@ -143,7 +153,7 @@ def hidden(setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
     port = setting.port()
     most = max(case.best_of for case in cases)
     for made in _first_variants(candidates(port, most)):
-        if not any(_visible(setting, case, made) for case in cases):
+        if made.mistake.variants and not any(_visible(setting, case, made) for case in cases):
             unseen[made.name] = None
     return tuple(unseen)
 

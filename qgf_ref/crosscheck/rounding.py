@@ -3,7 +3,8 @@
 The yardstick of every comparison is a three-tensor ratio,
     ‖theirs − truth‖ / ‖ours − truth‖,
 with truth the float64 run and ours a float32 run, per quantity and step. Ours is run several times
-with the hidden units permuted: the same function, summed in other orders.
+with the hidden units permuted (the same function, summed in other orders) and with every kernel
+moved by a unit in the last place at most.
 """
 
 from __future__ import annotations
@@ -46,12 +47,28 @@ def permuted(params: MLPParams, rng: np.random.Generator) -> MLPParams:
     return MLPParams(tuple(layers))
 
 
+def jittered(kernel: Array, seed: int) -> Array:
+    """A float32 kernel, each number up or down by a unit in the last place, or left.
+
+    Equal numbers move alike, so that tied ensemble members stay tied. Where an order of summation
+    makes no difference (two features), this is what stands for rounding.
+    """
+    bits = kernel.view(np.uint32)
+    mixed = (bits ^ np.uint32(seed * 0x9E3779B9 % 2**32)) * np.uint32(0x85EBCA6B)
+    units = ((mixed >> np.uint32(16)) % np.uint32(3)).astype(np.int32) - 1
+    return np.where(kernel == 0, kernel, (bits.view(np.int32) + units).view(np.float32))
+
+
 def reordered(port: Port, seed: int) -> Port:
-    """The same port, its networks summing in another order."""
+    """The same float32 port, its networks summing in another order, its kernels jittered."""
     rng = np.random.default_rng(seed)
 
     def change(net: Any) -> Any:
-        return replace(net, params=permuted(net.params, rng))
+        params = permuted(net.params, rng)
+        if params.layers[0].kernel.dtype == np.float32:
+            layers = (replace(x, kernel=jittered(x.kernel, seed)) for x in params.layers)
+            params = MLPParams(tuple(layers))
+        return replace(net, params=params)
 
     return port.with_policy(change).with_critics(change)
 
@@ -172,7 +189,8 @@ class Scatter:
         """Largest over typical of the runs' errors, (T,)."""
         rms = np.maximum(self.rms[quantity], self.floor(quantity))
         typical = np.sqrt((rms * rms).mean(axis=0))
-        return np.divide(rms.max(axis=0), typical, out=np.ones_like(typical), where=typical > 0)
+        usual = (typical > 0) & np.isfinite(typical)
+        return np.divide(rms.max(axis=0), typical, out=np.ones_like(typical), where=usual)
 
 
 def by_step(quantity: str, array: Array) -> Array:

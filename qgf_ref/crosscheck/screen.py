@@ -52,6 +52,11 @@ class Screen:
             and (not self.case.forced or first_quantity(made) <= order(self.quantity))
         ]
 
+    def cost(self, more: Mistakes) -> float:
+        """What simulating these takes, in units of one simulation of the telling rows."""
+        coupled = any(item.mistake.coupled for item in (*self.base, *more))
+        return len(self.case.inputs.obs) / len(self.rows) if coupled else 1.0
+
     def passes(self, more: Mistakes) -> bool:
         """Whether base and these mistakes come near what was recorded."""
         made = (*self.base, *more)

@@ -136,7 +136,7 @@ def read_npz_tensors(path: Path) -> TensorFile:
         array = _npy(data, f"{path}: {listing([name])}")
         if array.dtype.kind == "U":
             if name == "options" and array.ndim == 0:
-                options = _text(array, f"{path}: options")
+                options = text_of(array, f"{path}: options")
         else:
             arrays[name] = array
     return tensor_file(arrays, options, str(path))
@@ -167,8 +167,13 @@ def _npy(data: bytes, where: str) -> Array:
     return filled(rest, dtype, shape, "F" if fortran else "C")
 
 
-def _text(array: Array, where: str) -> str:
+def text_of(array: Array, where: str) -> str:
+    """The string (of characters or of UTF-8) in an array without axes. Raises InputError."""
     try:
-        return str(array)
+        if array.dtype.kind == "S":
+            return str(array.item().decode())
+        # numbers that are no characters make NumPy's own conversion a SystemError
+        little = array.astype(array.dtype.newbyteorder("<"))
+        return little.tobytes().decode("utf-32-le").rstrip("\0")
     except ValueError as error:
         raise InputError(f"{where} is no text: {error}") from error

@@ -27,15 +27,20 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.parameter_file import json_object
+from qgf_ref.interop.real_tensors import text_of
 
 VERSION = 1
 REQUIRED = ("obs", "noise", "action")
 STEPWISE = ("a", "v", "a1_hat", "q", "g")
 MAX_ELEMENTS = 1 << 28
 """More numbers in one array than any trace has; a larger one would only eat memory."""
+LARGEST = 1e18
+"""No sampler gets there, and float32 networks overflow not far beyond."""
+_LARGEST_ITEM = 8
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class RecordedTrace:
 
     obs, noise, action and stepwise arrays: see the module. metadata: estimator, weight,
     denoise_steps, best_of, as far as known. Raises InputError when shapes contradict each other,
-    or a number is not finite.
+    or a number is not finite or beyond ±1e18.
     """
 
     obs: Array
@@ -69,24 +74,30 @@ class RecordedTrace:
                 f"{self.source}: obs {self.obs.shape}, noise {rows, width} and action "
                 f"{self.action.shape} contradict each other; expected (B, O), (B·n, D) and (B, D)"
             )
-        steps = {array.shape[0] for array in self.stepwise.values() if array.ndim}
         for name, array in self.stepwise.items():
             self._check(name, array, 3)
             expected = (array.shape[1], rows) if name == "q" else (rows, width)
-            if array.shape[1:] != expected or len(steps) > 1 or not array.size:
+            if array.shape[1:] != expected or not array.size:
                 layout = "(T, E, B·n)" if name == "q" else "(T, B·n, D)"
                 raise InputError(
                     f"{self.source}: {name} has shape {array.shape}, expected {layout} with "
-                    f"B·n = {rows}, D = {width} and the same T for all"
+                    f"B·n = {rows}, D = {width}"
                 )
+        steps = {name: len(array) for name, array in self.stepwise.items()}
+        if len(set(steps.values())) > 1:
+            counts = ", ".join(f"{count} in {name}" for name, count in steps.items())
+            raise InputError(f"{self.source}: one number of steps T was expected, got {counts}")
 
     def _check(self, name: str, array: Array, axes: int) -> None:
-        if array.dtype.kind not in "fiu" or array.ndim != axes or array.size > MAX_ELEMENTS:
+        real = array.dtype.kind in "fiu" and array.dtype.itemsize <= _LARGEST_ITEM
+        if not real or array.ndim != axes or array.size > MAX_ELEMENTS:
             raise InputError(
-                f"{self.source}: {name} must hold real numbers with {axes} axes, got "
-                f"{array.dtype} of shape {array.shape}"
+                f"{self.source}: {name} must hold real numbers (float64 or narrower) with {axes} "
+                f"axes, got {listing([str(array.dtype)])} of shape {array.shape}"
             )
         require_finite(array, f"{self.source}: {name}", InputError)
+        if (np.abs(array.astype(np.float64)) > LARGEST).any():
+            raise InputError(f"{self.source}: {name} has values beyond ±{LARGEST:g}")
 
     @property
     def best_of(self) -> int:
@@ -139,11 +150,7 @@ def read_trace(path: str | Path) -> RecordedTrace:
     if text is not None:
         if text.ndim or text.dtype.kind not in "US":
             raise InputError(f"{path}: metadata must be one string, got {text.dtype} {text.shape}")
-        raw = text.item()
-        try:
-            content = raw if isinstance(raw, str) else raw.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: metadata is not UTF-8: {error}") from error
+        content = text_of(text, f"{path}: metadata")
         metadata = json_object(content, f"{path}: metadata")
     return recorded_trace(arrays, metadata, str(path))
 
@@ -151,7 +158,9 @@ def read_trace(path: str | Path) -> RecordedTrace:
 def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
     version = metadata.get("version", VERSION)
     if version != VERSION:
-        raise InputError(f"{source}: trace schema version {version!r}; this reads {VERSION}")
+        raise InputError(
+            f"{source}: trace schema version {listing([repr(version)])}; this reads {VERSION}"
+        )
     kinds: dict[str, tuple[type, ...]] = {
         "estimator": (str,),
         "weight": (int, float),
@@ -163,9 +172,11 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
         value = metadata.get(name)
         if value is None:
             continue
-        if not isinstance(value, kind) or isinstance(value, bool):
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or len(str(value)) > _LONGEST:
             raise InputError(
-                f"{source}: {name} in the metadata must be a {kind[-1].__name__}, got {value!r}"
+                f"{source}: {name} in the metadata must be a {kind[-1].__name__}, got "
+                f"{listing([repr(value)])}"
             )
         known[name] = value
     return known

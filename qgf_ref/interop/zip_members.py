@@ -7,10 +7,7 @@ import zipfile
 from pathlib import Path
 
 from qgf_ref.errors import InputError, listing
-
-_MOST_DEFLATED = 1 << 26
-_MOST_RATIO = 32
-"""A compressed archive may unpack to 64 MiB, or to 32 times its size: weights compress little."""
+from qgf_ref.files import most_unpacked, require_modest
 
 
 def read_members(path: Path, what: str, *, stored: bool) -> tuple[dict[str, bytes], int]:
@@ -26,7 +23,7 @@ def read_members(path: Path, what: str, *, stored: bool) -> tuple[dict[str, byte
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    most = len(data) if stored else max(_MOST_DEFLATED, _MOST_RATIO * len(data))
+    most = len(data) if stored else most_unpacked(len(data))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
@@ -41,8 +38,7 @@ def read_members(path: Path, what: str, *, stored: bool) -> tuple[dict[str, byte
                     "torch.save(m.state_dict(), F)"
                 )
             # zipfile reads no more of a member than it declares
-            if sum(m.file_size for m in members) > most:
-                raise InputError(f"{path} is refused: it unpacks to more than {most} bytes")
+            require_modest(members, most, path)
             return {m.filename: archive.read(m) for m in members}, len(data)
     except InputError:
         raise

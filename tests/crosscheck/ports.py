@@ -59,5 +59,5 @@ def port_run(chosen: Setting, made: Mistakes, given: Inputs, dtype: str = "float
 def case(given: Inputs, found: dict[str, Array], weight: float | None = None) -> Case:
     """The run as a recorded one."""
     arrays = {**found, "obs": given.obs, "noise": given.noise}
-    used = float(given.weight) if weight is None else weight  # type: ignore[arg-type]
+    used = float(given.weight) if weight is None else weight
     return Case(recorded_trace(arrays), used, "test")

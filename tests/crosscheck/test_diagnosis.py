@@ -145,11 +145,10 @@ def test_frequencies_off_by_a_unit_are_harmless_and_more_are_named() -> None:
     diagnosis = found_in((small,))
     assert diagnosis.agrees
     assert [e.mistakes for e in diagnosis.explanations] == [(small,)]
-    large = Made("time-frequencies", offset_variant((0, 0, 1, 0, 0, 4, 1, 2)))
+    large = Made("time-frequencies", offset_variant((0, 3, 0, 0, 0, 0, 0, 0)))
     diagnosis = found_in((large,))
     assert not diagnosis.agrees
-    fitted = diagnosis.explanations[0].mistakes[0].variant
-    assert fitted.startswith("frequencies off by 0 0 +1 0 0")  # the last ones are too slow to tell
+    assert [e.mistakes for e in diagnosis.explanations] == [(large,)]
 
 
 def test_quotients_for_products_of_times_agree() -> None:

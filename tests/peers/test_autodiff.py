@@ -110,9 +110,9 @@ def compare(ck: Checkpoint, results: dict[str, Any], obs: Array, action: Array) 
         assert np.linalg.norm(actual - truth) < 1e-12 * np.linalg.norm(truth), name
 
 
+@pytest.mark.usefixtures("double_precision", "quick_compilation")
 def test_jax() -> None:
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     ck = small_checkpoint()
     obs, action = states(ck, 6)
@@ -122,8 +122,12 @@ def test_jax() -> None:
 
     peer = Peer(ck, jnp, jnp.asarray, concat, lambda x: jnp.clip(x, -1, 1))
     s, a = jnp.asarray(obs), jnp.asarray(action)
-    results = expected(peer, lambda f, x: jax.grad(f)(x), jax.lax.stop_gradient, s, a)
-    compare(ck, results, obs, action)
+
+    @jax.jit
+    def results(s: Any, a: Any) -> dict[str, Any]:
+        return expected(peer, lambda f, x: jax.grad(f)(x), jax.lax.stop_gradient, s, a)
+
+    compare(ck, results(s, a), obs, action)
 
 
 def torch_gradient(f: Callable[[Any], Any], x: Any) -> Any:

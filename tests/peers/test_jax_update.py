@@ -18,7 +18,7 @@ from qgf_ref.losses.update import Batch, TrainState, losses
 from qgf_ref.ops.linear import linear, linear_vjp, linear_vjp_params
 from tests.conftest import small_checkpoint, states
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]
 pytest.importorskip("jax")
 
 from benchmarks.peers import compare, jax_update  # noqa: E402

@@ -16,7 +16,7 @@ import qgf_ref
 from qgf_ref.errors import InputError
 from qgf_ref.interop.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 
 from benchmarks.peers import (  # noqa: E402
@@ -30,13 +30,10 @@ from tests.peers.test_torch_sampler import (  # noqa: E402
     TOLERANCES,
     agree,
     inputs,
-    one_thread,
     ours,
     probes,
     small,
 )
-
-__all__ = ["one_thread"]
 
 Q = {
     "layer-norm-member-0",

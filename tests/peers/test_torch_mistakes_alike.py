@@ -16,7 +16,7 @@ import qgf_ref
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPOptions
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 
 from benchmarks.peers import torch_mistakes_networks  # noqa: E402
@@ -25,13 +25,10 @@ from benchmarks.peers.torch_sampler import TorchSampler  # noqa: E402
 from tests.peers.test_torch_sampler import (  # noqa: E402
     agree,
     chunked,
-    one_thread,
     ours,
     probes,
     small,
 )
-
-__all__ = ["one_thread"]
 
 SAME = {
     "query-noisy": "ood",

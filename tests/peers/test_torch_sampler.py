@@ -6,7 +6,6 @@ The port is float32, ours float64 with the official float32 time embedding. Run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.interop.checkpoint import Checkpoint
 from tests.conftest import GOLDEN_CASES, golden_case, small_checkpoint
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")
 
 from benchmarks.peers.torch_sampler import (  # noqa: E402
@@ -33,14 +32,6 @@ Probe = tuple[Array, Array, float]
 TOLERANCES = {"a": 4e-5, "v": 1e-5, "a1_hat": 4e-5, "q": 1e-4, "g": 2e-3, "action": 2e-5}
 """Measured with 5 estimators on 4 checkpoints: a 4e-6, v 1.3e-6, a1_hat 4e-6, q 9e-6, g 1.6e-4 (of
 up to 8), action 1.3e-6, all largest on `small_checkpoint` with a row of little variance."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small() -> Checkpoint:
