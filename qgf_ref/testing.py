@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,28 +26,30 @@ from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.probes import Probe, hidden, loud, probes, separating
 from qgf_ref.crosscheck.report import diagnosis_lines
-from qgf_ref.crosscheck.training import check_losses
+from qgf_ref.crosscheck.training import TrainingReport, check_losses
+from qgf_ref.crosscheck.training_inputs import EXPOSING, default_batch
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.load import load
+from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
 
 __all__ = [
+    "EXPOSING",
     "CrossCheckError",
     "SamplerReport",
+    "TrainingReport",
     "check_critic",
     "check_gradient",
     "check_losses",
     "check_sampler",
     "check_velocity",
+    "default_batch",
 ]
 
 Sampler = Callable[[Array, Array, float], Any]
 """(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema."""
-
-CheckpointLike = Checkpoint | str | Path
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def check_sampler(
     returns the report; raises CrossCheckError with it when rounding does not explain a difference,
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
     """
-    networks = _checkpoint(checkpoint)
+    networks = checkpoint_of(checkpoint)
     guide = estimator_by_name(estimator)
     ports = {networks.source: (networks, fn)}
     if build is not None:
@@ -143,7 +144,7 @@ def check_velocity(
 
     Called at all T times of the sampler. Returns and raises as `check_sampler`.
     """
-    networks = _checkpoint(checkpoint)
+    networks = checkpoint_of(checkpoint)
     setting = _setting(networks, "none", networks.options.denoise_steps)
     obs, actions = _states(networks, rows, seed)
     times = setting.port(dtype="float32").flow.times
@@ -173,7 +174,7 @@ def check_critic(
 
     Returns and raises as `check_sampler`.
     """
-    networks = _checkpoint(checkpoint)
+    networks = checkpoint_of(checkpoint)
     obs, actions = _states(networks, rows, seed)
     members = networks.target_critic.ensemble or 1
     q = _array(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
@@ -193,15 +194,11 @@ def check_gradient(
     Each row's gradient is its own (that of the sum over the batch). Returns and raises as
     `check_sampler`.
     """
-    networks = _checkpoint(checkpoint)
+    networks = checkpoint_of(checkpoint)
     obs, actions = _states(networks, rows, seed)
     g = _array(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
     case = _stepwise_case(obs, actions, {"a": actions[None], "g": g[None]}, ("g",))
     return _verdict(_setting(networks, "ood", 1), case, "critic gradient", networks)
-
-
-def _checkpoint(given: CheckpointLike) -> Checkpoint:
-    return given if isinstance(given, Checkpoint) else load(given)
 
 
 def _setting(networks: Checkpoint, estimator: str, T: int) -> Setting:

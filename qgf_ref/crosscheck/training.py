@@ -23,7 +23,7 @@ from qgf_ref.crosscheck.training_diagnosis import LIMIT, Diagnosis, diagnose, un
 from qgf_ref.crosscheck.training_inputs import case_of, precision_of, result_of
 from qgf_ref.crosscheck.training_recipe import REFERENCE
 from qgf_ref.crosscheck.training_rounding import Case, Truth, size, truth
-from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.update import Batch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
 
@@ -122,7 +122,7 @@ class TrainingReport:
 
 def check_losses(
     fn: TrainingStep,
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointLike,
     *,
     batch: Batch | None = None,
     x0: Array | None = None,
@@ -141,6 +141,7 @@ def check_losses(
              updates = 0: x0 (B, D), t (B,). updates = n: x0 (n, B, D), t (n, B), one for each
              update of the same batch from fresh optimisers; losses and gradients are then those of
              the first update, as it computes them.
+    checkpoint  the networks before the step, or the path of their file
     batch    default `default_batch`: rows of every kind of valid, mask and advantage
     x0, t    noise and times as fn takes them; drawn if absent, t with 0 and 1 but without 0.5
     hyper    what fn computes with, default `checkpoint.hyperparameters()`; EXPOSING shows every
@@ -151,7 +152,7 @@ def check_losses(
     Raises CrossCheckError, whose message is the report, if a quantity disagrees, and InputError on
     arguments and results that cannot be compared.
     """
-    case = case_of(checkpoint, batch, x0, t, hyper, updates, seed)
+    case = case_of(checkpoint_of(checkpoint), batch, x0, t, hyper, updates, seed)
     given = result_of(fn, case)
     report = _judged(case, given, precision_of(given))
     if not report.passed:

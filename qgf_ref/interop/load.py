@@ -51,6 +51,15 @@ def load(
     return checkpoint.astype(dtype)
 
 
+CheckpointLike = Checkpoint | str | Path
+"""Networks, or the path of their file."""
+
+
+def checkpoint_of(given: CheckpointLike) -> Checkpoint:
+    """The checkpoint itself, or the one at that path."""
+    return given if isinstance(given, Checkpoint) else load(given)
+
+
 def load_as_stored(
     path: str | Path,
     options: Mapping[str, Any],

@@ -192,7 +192,7 @@ def test_velocity_critic_and_gradient_are_checked_alone() -> None:
         (check_velocity, velocity), (check_critic, critic), (check_gradient, gradient)
     ):  # fmt: skip
         with pytest.raises(CrossCheckError, match="gelu-erf"):
-            check(fn, CHECKPOINT)  # type: ignore[operator, arg-type]
+            check(fn, CHECKPOINT)  # type: ignore[arg-type]
     flow = networks()
     with pytest.raises(CrossCheckError, match="gradient-batch-mean"):
         check_gradient(lambda obs, action: gradient(obs, action) / len(obs), CHECKPOINT)

@@ -26,7 +26,7 @@ def double_precision() -> Iterator[None]:
     jax.config.update("jax_enable_x64", False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """XLA without most of its optimisations: twice as fast to compile, errors as large as before.
 

@@ -146,7 +146,7 @@ def test_every_mistake_has_its_place() -> None:
     assert {SEEN_IN[name] for name in QUICK} == set(SEEN_IN.values())
 
 
-@pytest.mark.parametrize("name", map(in_the_quick_run, SEEN_IN))
+@pytest.mark.parametrize("name", [in_the_quick_run(name) for name in SEEN_IN])
 def test_a_mistake_is_seen_where_it_is(name: str) -> None:
     """And nowhere before. `small_checkpoint` as it is would not show kernels-transposed (no square
     kernel), chunk-action-major (H = 1) nor those of `CHECKPOINTS`.

@@ -73,6 +73,7 @@ def first_seen(ours: Trace, theirs: Trace) -> str | None:
     return None
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_port_is_right(estimator: str) -> None:
     ck = small_checkpoint(dtype="float32")
@@ -84,6 +85,7 @@ def test_the_port_is_right(estimator: str) -> None:
             assert first_seen(ours, port.trace(obs, noise, weight)) is None
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "options",
     [
@@ -134,7 +136,10 @@ def test_the_best_of_n_is_right(best_of: int) -> None:
 
 
 def test_the_port_is_right_on_the_golden_cases(golden_official: Golden) -> None:
-    """Against the official float32 actions, and our float64 traces. Official: measured 3.6e-7."""
+    """Against the official float32 actions, and our float64 traces, compiled as a user does.
+
+    Official: measured 3.6e-7.
+    """
     ck, official = golden_official.load("float32"), golden_official.official
     obs, noise = official["obs"].astype(np.float32), official["noise"].astype(np.float32)
     for key in (key for key in official if key.startswith("official/")):
