@@ -12,20 +12,18 @@ that names the mistakes which reproduce what was returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.bench import Case, Setting
-from qgf_ref.crosscheck.compare import require_members
-from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.calls import Sampler, array_of, called
+from qgf_ref.crosscheck.diagnosis import diagnose
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.probes import Probe, hidden, loud, probes, separating
-from qgf_ref.crosscheck.report import diagnosis_lines
+from qgf_ref.crosscheck.probes import hidden, loud, probes
+from qgf_ref.crosscheck.sampler_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.training import TrainingReport, check_losses
 from qgf_ref.crosscheck.training_inputs import EXPOSING, default_batch
 from qgf_ref.errors import InputError
@@ -33,7 +31,7 @@ from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
-from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
+from qgf_ref.interop.trace_file import recorded_trace
 
 __all__ = [
     "EXPOSING",
@@ -47,41 +45,6 @@ __all__ = [
     "check_velocity",
     "default_batch",
 ]
-
-Sampler = Callable[[Array, Array, float], Any]
-"""(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema."""
-
-
-@dataclass(frozen=True)
-class SamplerReport:
-    """What a check found.
-
-    diagnosis  by name of the checkpoint on which it was made
-    calls      the probes that were run
-    hidden     mistakes of the bank that none of them would have shown
-    """
-
-    diagnosis: Diagnosis
-    on: str
-    calls: tuple[str, ...]
-    hidden: tuple[str, ...] = ()
-    separate: Probe | None = None
-    title: str = "sampler"
-
-    @property
-    def agrees(self) -> bool:
-        """Whether rounding explains everything."""
-        return self.diagnosis.agrees
-
-    def __str__(self) -> str:
-        verdict = "agrees" if self.agrees else "DISAGREES"
-        lines = [f"{self.title} {verdict} with qgf_ref on {self.on} ({', '.join(self.calls)})"]
-        lines += diagnosis_lines(self.diagnosis)
-        if self.separate is not None:
-            lines.append(f"To tell them apart, run it with {self.separate.why}.")
-        if self.hidden:
-            lines.append(f"Not shown by these inputs: {', '.join(self.hidden)}.")
-        return "\n".join(lines)
 
 
 def check_sampler(
@@ -123,10 +86,10 @@ def check_sampler(
         setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
         tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
         calls = tuple(probe.name for probe in tried)
-        cases = [_called(port, nets, probe, on) for probe in tried]
+        cases = [called(port, nets, probe, on) for probe in tried]
         chosen, _, diagnosis = diagnose(setting, cases)
         if not diagnosis.agrees:
-            raise CrossCheckError(_report(chosen, diagnosis, on, calls, nets, cases))
+            raise CrossCheckError(disagreement(chosen, diagnosis, on, calls, nets, cases))
         if coverage:
             missed = set(hidden(chosen, cases))
             unseen = missed if unseen is None else unseen & missed
@@ -152,7 +115,7 @@ def check_velocity(
     for k, t in enumerate(times):
         at = np.full(rows, t, np.float32)
         v.append(
-            _array(
+            array_of(
                 partial(fn, obs, actions, at),
                 (rows, actions.shape[1]),
                 f"t = {k}/{len(times)}",
@@ -177,7 +140,7 @@ def check_critic(
     networks = checkpoint_of(checkpoint)
     obs, actions = _states(networks, rows, seed)
     members = networks.target_critic.ensemble or 1
-    q = _array(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
+    q = array_of(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
     case = _stepwise_case(obs, actions, {"a": actions[None], "q": q[None]}, ("q",))
     return _verdict(_setting(networks, "ood", 1), case, "critic", networks)
 
@@ -196,7 +159,7 @@ def check_gradient(
     """
     networks = checkpoint_of(checkpoint)
     obs, actions = _states(networks, rows, seed)
-    g = _array(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
+    g = array_of(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
     case = _stepwise_case(obs, actions, {"a": actions[None], "g": g[None]}, ("g",))
     return _verdict(_setting(networks, "ood", 1), case, "critic gradient", networks)
 
@@ -213,67 +176,6 @@ def _states(networks: Checkpoint, rows: int, seed: int) -> tuple[Array, Array]:
     return obs, rng.standard_normal((rows, networks.flat_action_dim)).astype(np.float32)
 
 
-def _array(call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Array:
-    try:
-        found = call()
-    except Exception as error:
-        raise CrossCheckError(
-            f"your function raised {type(error).__name__} on {what}: {error}"
-        ) from error
-    return _numbers(found, shape, what)
-
-
-def _numbers(found: Any, shape: tuple[int, ...] | None, what: str) -> Array:
-    try:
-        array = np.asarray(found)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CrossCheckError(f"on {what}, what came back is no array: {error}") from error
-    wrong = array.dtype.kind != "f" or (shape is not None and array.shape != shape)
-    if wrong:
-        raise CrossCheckError(
-            f"on {what}, floats of shape {shape} were expected, {array.dtype} of shape "
-            f"{array.shape} came back"
-        )
-    if not np.isfinite(array).all():
-        raise CrossCheckError(
-            f"on {what}, {int((~np.isfinite(array)).sum())} values are not finite"
-        )
-    return array
-
-
-def _called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Case:
-    rows, D = len(probe.obs), networks.flat_action_dim
-    what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
-    try:
-        found = fn(probe.obs.copy(), probe.noise.copy(), probe.weight)
-    except Exception as error:
-        raise CrossCheckError(
-            f"on {on}, your sampler raised {type(error).__name__} with {what}: {error}"
-        ) from error
-    parts = dict(found) if isinstance(found, Mapping) else {"action": found}
-    if "action" not in parts:
-        raise CrossCheckError(
-            f"your sampler returned a mapping without 'action': {', '.join(map(str, parts))}"
-        )
-    parts["action"] = _numbers(parts["action"], (rows, D), what)
-    given = {
-        name: _numbers(parts[name], None, f"{what}, {name}")
-        for name in ("action", *STEPWISE)
-        if parts.get(name) is not None
-    }
-    try:
-        trace = recorded_trace({**given, "obs": probe.obs, "noise": probe.noise}, source=what)
-        require_members(trace, networks)
-    except InputError as error:
-        raise CrossCheckError(str(error)) from error
-    if trace.steps not in (None, networks.options.denoise_steps):
-        raise CrossCheckError(
-            f"on {what}, {trace.steps} denoising steps came back; the checkpoint says "
-            f"{networks.options.denoise_steps}"
-        )
-    return Case(trace, probe.weight, probe.name)
-
-
 def _stepwise_case(
     obs: Array, noise: Array, stepwise: dict[str, Array], compared: Sequence[str]
 ) -> Case:
@@ -284,23 +186,8 @@ def _stepwise_case(
 def _verdict(setting: Setting, case: Case, title: str, networks: Checkpoint) -> SamplerReport:
     chosen, _, diagnosis = diagnose(setting, [case])
     calls = (f"{len(case.inputs.obs)} rows",)
-    unseen = hidden(chosen, [case]) if diagnosis.agrees else ()
-    report = SamplerReport(diagnosis, networks.source, calls, unseen, title=title)
     if not diagnosis.agrees:
-        raise CrossCheckError(report)
-    return report
-
-
-def _report(
-    setting: Setting,
-    diagnosis: Diagnosis,
-    on: str,
-    calls: tuple[str, ...],
-    networks: Checkpoint,
-    cases: Sequence[Case],
-) -> SamplerReport:
-    separate = None
-    if diagnosis.ambiguous:
-        several = [e.mistakes for e in diagnosis.explanations[:4]]
-        separate = separating(setting, several, probes(networks, seed=1))
-    return SamplerReport(diagnosis, on, calls, separate=separate)
+        raise CrossCheckError(
+            disagreement(chosen, diagnosis, networks.source, calls, None, [case], title)
+        )
+    return SamplerReport(diagnosis, networks.source, calls, hidden(chosen, [case]), title=title)

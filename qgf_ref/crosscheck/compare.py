@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,13 @@ class Element:
     theirs: float
     reference: float
     units: float
+
+    def __str__(self) -> str:
+        index = ", ".join(map(str, self.index))
+        return (
+            f"{self.quantity}[{index}]: theirs {self.theirs:.8g}, reference {self.reference:.8g}, "
+            f"off by {self.units:.3g} units of rounding"
+        )
 
 
 @dataclass(frozen=True)
@@ -93,25 +100,43 @@ def compare(
     setting, case = prepared(checkpoint, theirs, estimator, weight, denoise_steps)
     chosen, _, diagnosis = diagnose(setting, [case], progress)
     notes = _notes(chosen, case)
-    free_scatter = case.scatter(chosen, free=True)
-    free = {name: case.judge(name, free_scatter) for name in case.observed}
-    forced, scatter = {}, free_scatter
-    if case.forced:
-        scatter = case.scatter(chosen, given=case.theirs)
-        forced = {name: case.judge(name, scatter) for name in case.observed}
-    first = _first(forced or free)
-    if diagnosis.agrees:
-        first = None
-    worst = None if first is None else _worst(case, scatter, *first)
+    place = located(chosen, case)
+    first, worst = (None, None) if diagnosis.agrees else (place.first, place.worst)
     separate = None
     if diagnosis.ambiguous:
         several = [e.mistakes for e in diagnosis.explanations[:4]]
         separate = separating(chosen, several, probes(checkpoint))
     return Comparison(
-        chosen, case, forced, free, first, worst, diagnosis,
+        chosen, case, place.forced, place.free, first, worst, diagnosis,
         hidden(chosen, [case]) if diagnosis.agrees else (),
-        separate, int((~scatter.decided).sum()), notes,
+        separate, int((~place.scatter.decided).sum()), notes,
     )  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a recorded run first differs from the reference.
+
+    forced, free: as in `Comparison`; scatter: of the pass that localises.
+    """
+
+    forced: dict[str, Judgement]
+    free: dict[str, Judgement]
+    scatter: Scatter
+    first: tuple[int, str] | None
+    worst: Element | None
+
+
+def located(setting: Setting, case: Case) -> Place:
+    """Both passes over one case, and the first quantity and step that rounding does not explain."""
+    scatter = case.scatter(setting, free=True)
+    free = {name: case.judge(name, scatter) for name in case.observed}
+    forced = {}
+    if case.forced:
+        scatter = case.scatter(setting, given=case.theirs)
+        forced = {name: case.judge(name, scatter) for name in case.observed}
+    first = _first(forced or free)
+    worst = None if first is None else _worst(case, scatter, *first)
+    return Place(forced, free, scatter, first, worst)
 
 
 def prepared(

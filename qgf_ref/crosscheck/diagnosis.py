@@ -159,21 +159,30 @@ class Search(Simulations):
         return found
 
     def _pairs(self, screen: Screen) -> list[Mistakes]:
-        """Pairs by how well the sum of their single effects explains the error, best first."""
-        changed = {
-            m: d
+        """Pairs by how much of the error a combination of their single effects explains.
+
+        Together two mistakes do not simply add up (one may scale the other): least squares.
+        """
+        changed = [
+            m
             for m, d in screen.effects.items()
             if np.isfinite(d).all() and d.any() and m in screen.compatible
-        }
-        pairs = [p for p in combinations(changed, 2) if p[0].name != p[1].name]
+        ]
+        pairs = list(combinations(range(len(changed)), 2))
+        pairs = [(i, j) for i, j in pairs if changed[i].name != changed[j].name]
         self.possible += len(pairs)
-        missing = screen.missing
-
-        def left(pair: Mistakes) -> float:
-            one, two = (changed[made] for made in pair)
-            return float(np.linalg.norm(missing - one - two))
-
-        return sorted(pairs, key=left)
+        if not pairs:
+            return []
+        effects = np.stack([screen.effects[m].ravel() for m in changed])
+        effects = effects / np.linalg.norm(effects, axis=1, keepdims=True)
+        gram, along = effects @ effects.T, effects @ screen.missing.ravel()
+        i, j = np.array(pairs).T
+        # squared length of the projection onto two unit vectors
+        cosine = gram[i, j]
+        sine = np.maximum(1 - cosine**2, 1e-6)
+        explained = (along[i] ** 2 + along[j] ** 2 - 2 * cosine * along[i] * along[j]) / sine
+        ranked = np.argsort(-explained, kind="stable")
+        return [(changed[i[k]], changed[j[k]]) for k in ranked]
 
     def _nearest(self, base: Mistakes, quantity: str) -> tuple[Near, ...]:
         screen = self.screen(base, quantity)

@@ -37,17 +37,9 @@ def text(result: Comparison) -> str:
         f"checkpoint {result.setting.checkpoint.source}",
     ]
     if result.first is not None:
-        step, quantity = result.first
-        where = "" if quantity == "action" else f" at step {step}"
-        lines += ["", f"first disagreement: {quantity}{where}, {PLACES[quantity]}"]
+        lines += ["", f"first disagreement: {place(*result.first)}"]
     if result.worst is not None:
-        w = result.worst
-        index = ", ".join(map(str, w.index))
-        lines += _wrapped(
-            f"worst element {w.quantity}[{index}]: theirs {w.theirs:.8g}, reference "
-            f"{w.reference:.8g}, off by {w.units:.3g} units of {precision} rounding",
-            "  ",
-        )
+        lines += wrapped(f"worst element {result.worst}", "  ")
     if result.forced:
         lines += ["", "teacher-forced (every quantity from *their* inputs of it): error / rounding"]
         lines += _table(result.forced)
@@ -56,7 +48,7 @@ def text(result: Comparison) -> str:
     else:
         lines += ["", "free-running from their noise: error / rounding"]
         lines += _table(result.free)
-    lines += _wrapped(
+    lines += wrapped(
         f"1 = what {precision} rounding explains (our own float32 runs, summed in several orders); "
         f"! = beyond {RMS_LIMIT:g} × their spread, or an element beyond {PEAK_LIMIT:g}",
         "  ",
@@ -68,13 +60,19 @@ def text(result: Comparison) -> str:
     lines += [f"  note: {note}" for note in result.notes]
     lines += ["", *diagnosis_lines(result.diagnosis)]
     if result.separate is not None:
-        lines += _wrapped(f"To tell them apart, run your sampler with {result.separate.why}.", "  ")
+        lines += wrapped(f"To tell them apart, run your sampler with {result.separate.why}.", "  ")
     elif result.diagnosis.ambiguous:
         lines.append("  No input that we know of separates them on this checkpoint.")
     if result.hidden:
         names = ", ".join(result.hidden)
-        lines += _wrapped(f"This trace would not show: {names}.", "  ")
+        lines += wrapped(f"This trace would not show: {names}.", "  ")
     return "\n".join(lines)
+
+
+def place(step: int, quantity: str) -> str:
+    """A quantity and a step in words."""
+    where = "" if quantity == "action" else f" at step {step}"
+    return f"{quantity}{where}, {PLACES[quantity]}"
 
 
 def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
@@ -91,7 +89,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         lines += _explained(rank, explanation)
     if len(diagnosis.explanations) > 8:
         rest = [" + ".join(e.names) for e in diagnosis.explanations[8:]]
-        lines += _wrapped(f"and {len(rest)} more: {'; '.join(rest)}", "  ")
+        lines += wrapped(f"and {len(rest)} more: {'; '.join(rest)}", "  ")
     return lines
 
 
@@ -100,11 +98,11 @@ def _explained(rank: int, explanation: Explanation) -> list[str]:
     for i, made in enumerate(explanation.mistakes):
         mark = f"{rank}. " if i == 0 else "   and "
         lines.append(f"{mark}{made}, enters at {made.mistake.first}")
-        lines += _wrapped(made.mistake.says, "   ")
+        lines += wrapped(made.mistake.says, "   ")
     others = sorted({str(made) for also in explanation.variants for made in also}
                     - {str(made) for made in explanation.mistakes})  # fmt: skip
     if others:
-        lines += _wrapped(f"as well as: {', '.join(others)}", "   ")
+        lines += wrapped(f"as well as: {', '.join(others)}", "   ")
     lines.append(
         f"   reproduces every recorded number; largest error {explanation.excess:.2g} of the limit"
     )
@@ -113,7 +111,7 @@ def _explained(rank: int, explanation: Explanation) -> list[str]:
 
 def _unknown(diagnosis: Diagnosis) -> list[str]:
     name = str(diagnosis.unknown)
-    lines = _wrapped(
+    lines = wrapped(
         f"DIAGNOSIS: unknown. No mistake of the bank ({diagnosis.singles} variants, "
         f"{diagnosis.pairs} of {diagnosis.possible_pairs} pairs simulated) reproduces {name}, "
         f"{PLACES[name]}.",
@@ -121,10 +119,10 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
     )
     before = [" + ".join(map(str, made)) for made in diagnosis.so_far if made]
     if before:
-        lines += _wrapped(f"What comes before it is explained by: {' or '.join(before)}.", "  ")
+        lines += wrapped(f"What comes before it is explained by: {' or '.join(before)}.", "  ")
     for near in diagnosis.nearest:
         lines.append(f"  nearest: {near.made}, {100 * near.explained:.1f} % of the squared error")
-    lines += _wrapped(
+    lines += wrapped(
         f"Look at how your code computes {name}; `qgf-ref explain` lists the reference's "
         "operations.",
         "  ",
@@ -157,7 +155,8 @@ def _shown(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0e}".replace("e+0", "e")
 
 
-def _wrapped(words: str, indent: str) -> list[str]:
+def wrapped(words: str, indent: str) -> list[str]:
+    """The words in lines of at most WIDTH columns."""
     return textwrap.wrap(words, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 

@@ -10,7 +10,7 @@ from qgf_ref.crosscheck.bench import CAUSAL, RMS_LIMIT, Case, Judgement, Setting
 from qgf_ref.crosscheck.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.rounding import Scatter, by_step
 
-COARSE = 0.3
+COARSE = 0.4
 """Two runs of a coarse mistake may differ by this share of its effect."""
 
 
@@ -46,30 +46,33 @@ class Simulations:
     def excess(self, made: Mistakes, quantity: str) -> float:
         """The largest excess over all cases; stops at the first that disagrees."""
         worst = 0.0
-        for index, judged in self.judgements(made, quantity):
+        for _, judged in self.judgements(made, quantity):
             worst = max(worst, float(judged.excess.max()))
-            if worst <= 1 and without_coarse(made) != made:
-                worst = max(worst, self._unexplained(index, made, quantity) / COARSE)
             if worst > 1:
-                break
+                return worst
+        if without_coarse(made) != made:
+            worst = max(worst, self._unexplained(made, quantity) / COARSE)
         return worst
 
-    def _unexplained(self, index: int, made: Mistakes, quantity: str) -> float:
-        """The share of the error without the coarse mistakes that is left with them.
+    def _unexplained(self, made: Mistakes, quantity: str) -> float:
+        """The share of the error without the coarse mistakes that is left with them, in all cases.
 
         A coarse mistake is given room in proportion to its own effect, which is large beside a
         smaller mistake's: it must also explain what it is held to be the reason of.
         """
-        case, fine = self.cases[index], without_coarse(made)
-        without, with_them = self.scatter(index, fine), self.scatter(index, made)
-        if bool((case.judge(quantity, without).excess <= 1).all()):
-            return 0.0
-        theirs, rows = case.theirs[quantity], with_them.rows(quantity)
-        left, whole = (
-            float(np.linalg.norm(by_step(quantity, theirs - x.truth[quantity])[:, rows]))
-            for x in (with_them, without)
-        )
-        return left / whole if whole else 0.0
+        left = whole = 0.0
+        for index, judged in self.judgements(without_coarse(made), quantity):
+            if (judged.excess <= 1).all():
+                continue
+            without, with_them = (
+                self.scatter(index, without_coarse(made)),
+                self.scatter(index, made),
+            )
+            theirs, rows = self.cases[index].theirs[quantity], with_them.rows(quantity)
+            for_both = (by_step(quantity, theirs - x.truth[quantity]) for x in (with_them, without))
+            mine, bare = (float((error[:, rows] ** 2).sum()) for error in for_both)
+            left, whole = left + mine, whole + bare
+        return float(np.sqrt(left / whole)) if whole else 0.0
 
     def agrees(self, made: Mistakes, upto: str) -> bool:
         """Whether everything recorded up to this quantity is reproduced."""

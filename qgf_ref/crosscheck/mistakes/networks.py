@@ -20,9 +20,14 @@ from qgf_ref.crosscheck.mistakes.parameters import has_members, has_norms, with_
 from qgf_ref.crosscheck.port import Port, Squashed, Substituted
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import target_value
-from qgf_ref.ops.activations import ActivationCache, activation, activation_vjp
-from qgf_ref.ops.layer_norm import layer_norm, layer_norm_vjp
-from qgf_ref.ops.linear import LinearCache, linear, linear_vjp
+from qgf_ref.ops.activations import (
+    ActivationCache,
+    activation,
+    activation_jvp,
+    activation_vjp,
+)
+from qgf_ref.ops.layer_norm import layer_norm, layer_norm_jvp, layer_norm_vjp
+from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp
 
 
 def _activation_is(name: str) -> Callable[[Port], bool]:
@@ -47,11 +52,17 @@ class _ActivationFirst:
         self.done, cache = layer_norm(y, *args)
         return self.done, (cache, inner)
 
+    def norm_jvp(self, x_dot: Array, cache: Any) -> Array:
+        return layer_norm_jvp(activation_jvp(x_dot, cache[1]), cache[0])
+
     def norm_vjp(self, y_bar: Array, cache: Any) -> Array:
         return activation_vjp(layer_norm_vjp(y_bar, cache[0]), cache[1])
 
     def act(self, x: Array, name: str) -> Any:
         return (x, None) if x is self.done else activation(x, name)
+
+    def act_jvp(self, x_dot: Array, cache: ActivationCache | None) -> Array:
+        return x_dot if cache is None else activation_jvp(x_dot, cache)
 
     def act_vjp(self, y_bar: Array, cache: ActivationCache | None) -> Array:
         return y_bar if cache is None else activation_vjp(y_bar, cache)
@@ -61,8 +72,10 @@ def _activation_first(net: Any) -> Any:
     order = _ActivationFirst(net.options.activation)
     by: dict[Any, Any] = {
         layer_norm: order.norm,
+        layer_norm_jvp: order.norm_jvp,
         layer_norm_vjp: order.norm_vjp,
         activation: order.act,
+        activation_jvp: order.act_jvp,
         activation_vjp: order.act_vjp,
     }
     return replace(net, kernels=Substituted(net.kernels, by))
@@ -83,10 +96,13 @@ def _matmul_with(bits: int) -> dict[Any, Any]:
     def product(x: Array, kernel: Array, bias: Array) -> Any:
         return linear(_rounded(x, bits), _rounded(kernel, bits), bias)
 
+    def product_jvp(x_dot: Array, cache: LinearCache) -> Array:
+        return linear_jvp(_rounded(x_dot, bits), cache)
+
     def product_vjp(y_bar: Array, cache: LinearCache) -> Array:
         return linear_vjp(_rounded(y_bar, bits), cache)
 
-    return {linear: product, linear_vjp: product_vjp}
+    return {linear: product, linear_jvp: product_jvp, linear_vjp: product_vjp}
 
 
 def _forward_only_member_0(port: Port) -> Port:
