@@ -62,7 +62,8 @@ class Screen:
         made = (*self.base, *more)
         coupled = any(item.mistake.coupled for item in made)
         rows = None if coupled else self.rows
-        found = self.case.simulate(self.search.setting.port(made), rows, self.upto)
+        port = self.search.setting.port(made)
+        found = whole = self.case.simulate(port, rows, self.upto)
         if coupled:
             found = {name: self._cut(value, name) for name, value in found.items()}
         value = found[self.quantity]
@@ -73,9 +74,15 @@ class Screen:
             if all(self._near(n, before, found[n]) for n, before in self.earlier.items()):
                 self.compatible.add(more[0])
         if any(item.mistake.coarse for item in made):
-            left, whole = (float(np.linalg.norm(x)) for x in (self.theirs - value, self.missing))
-            return left <= COARSE * whole
-        return self._near(self.quantity, self.theirs, value)
+            left, total = (float(np.linalg.norm(x)) for x in (self.theirs - value, self.missing))
+            return left <= COARSE * total
+        if not self._near(self.quantity, self.theirs, value):
+            return False
+        # one run of all rows before the several that the verdict takes
+        if not coupled and len(self.rows) < len(self.case.inputs.obs):
+            whole = self.case.simulate(port, None, self.upto)
+        expected, kept = self.case.theirs[self.quantity], self.scatter.rows(self.quantity)
+        return self._near(self.quantity, expected, whole[self.quantity], kept)
 
     def fitted(self, made: Made) -> Made | None:
         """This mistake with the frequencies' offsets that fit best, or None if none are needed.
@@ -121,10 +128,14 @@ class Screen:
         port = self.search.setting.port((*self.base, one))
         return self.case.simulate(port, self.rows, self.upto)[self.quantity].ravel()
 
-    def _near(self, quantity: str, expected: Array, value: Array) -> bool:
-        """Whether the two are within some rounding of each other, as a screen sees it."""
+    def _near(
+        self, quantity: str, expected: Array, value: Array, kept: Array | None = None
+    ) -> bool:
+        """Whether the two are within some rounding of each other (in the rows kept), as a screen
+        sees it.
+        """
         error, at = by_step(quantity, expected - value), by_step(quantity, value)
-        every = np.ones(at.shape[1], bool)
+        every = np.ones(at.shape[1], bool) if kept is None else kept
         noise = self.scatter.typical(quantity)
         known = self.scatter.size[quantity]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
