@@ -1,6 +1,6 @@
 """The proof of the cross-check: every mistake of the bank, made in real JAX and PyTorch ports.
 
-    python benchmarks/crosscheck.py            # both tables, about half an hour
+    python benchmarks/crosscheck.py            # both tables, about 25 minutes on two cores
     python benchmarks/crosscheck.py --smoke    # a part of it, for CI; nothing is written
     python benchmarks/crosscheck.py --example  # results/compare.{txt,png} of the README
 
@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -174,40 +179,38 @@ class Alarm:
     excess: float | None
 
 
-def false_alarms(framework: str, networks: list[Checkpoint]) -> list[Alarm]:
-    """The correct port under `check_sampler`, traced, on every network and for every estimator."""
-    found = []
-    for checkpoint in tqdm(networks, desc=f"{framework}, correct", disable=None):
-        for estimator in ESTIMATORS:
-            port = CORRECT[framework](checkpoint, estimator=estimator)
-            where, excess = str(checkpoint.source), None
-            try:
-                report = check_sampler(
-                    sampler(port, traced=True), checkpoint, estimator=estimator, best_of=4,
-                    coverage=False,
-                )  # fmt: skip
-                excess = report.diagnosis.explanations[0].excess
-            except CrossCheckError as error:
-                tqdm.write(f"FALSE ALARM {where} {estimator}: {error}")
-            found.append(Alarm(where, estimator, excess is None, excess))
-            jax.clear_caches()
-    return found
-
-
-def confusion(framework: str, *, traced: bool, stride: int, only: list[str]) -> list[Outcome]:
-    """The verdicts on this framework's broken ports."""
+def judged(framework: str, traced: bool, name: str) -> Outcome:
+    """The verdict on this framework's port with this mistake."""
     module = FRAMEWORKS[framework]
     gelu, relu = trained_like(), trained_like(1, activation="relu", aggregation="mean")
-    names = only or [*module.MISTAKES, *module.HELD_OUT][::stride]
-    found = []
-    for name in tqdm(names, desc=f"{framework}, {_mode(traced)}", disable=None):
-        checkpoint = gelu if module.applies(gelu, name) else relu
-        found.append(diagnosed(module, checkpoint, name, traced=traced))
-        # thousands of compiled functions would use up the process's memory maps
-        jax.clear_caches()
-        if not acceptable(found[-1]):
-            tqdm.write(f"{framework}, {_mode(traced)}: {_line(found[-1])}")
-    return found
+    checkpoint = gelu if module.applies(gelu, name) else relu
+    # a hundred programs of which each runs for milliseconds: compile them quickly
+    jax.config.update("jax_disable_most_optimizations", True)
+    outcome = diagnosed(module, checkpoint, name, traced=traced)
+    # thousands of compiled functions would use up the process's memory maps
+    jax.clear_caches()
+    return outcome
+
+
+def alarmed(framework: str, checkpoint: Checkpoint, estimator: str) -> Alarm:
+    """The correct port under `check_sampler`, traced."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    port = CORRECT[framework](checkpoint, estimator=estimator)
+    where, excess = str(checkpoint.source).rpartition("shared/")[2], None
+    try:
+        report = check_sampler(
+            sampler(port, traced=True), checkpoint, estimator=estimator, best_of=4, coverage=False
+        )
+        excess = report.diagnosis.explanations[0].excess
+    except CrossCheckError as error:
+        print(f"FALSE ALARM of {framework} on {where}, {estimator}: {error}", file=sys.stderr)
+    jax.clear_caches()
+    return Alarm(where, estimator, excess is None, excess)
+
+
+def one_thread() -> None:
+    """A process of the pool computes on one core."""
+    torch.set_num_threads(1)
 
 
 def _mode(traced: bool) -> str:
@@ -223,24 +226,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--framework", choices=tuple(FRAMEWORKS), nargs="+", default=tuple(FRAMEWORKS)
     )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args(argv)
-    import torch
-
-    torch.set_num_threads(1)
     if args.example:
         example()
         return 0
     outcomes: dict[str, list[Outcome]] = {}
     alarms: dict[str, list[Alarm]] = {}
-    for framework in args.framework:
-        for traced in (True, False):
-            stride = (9 if traced else 27) if args.smoke else 1
-            outcomes[f"{framework}, {_mode(traced)}"] = confusion(
-                framework, traced=traced, stride=stride, only=args.only
-            )
-        if not args.only:
-            networks = [*golden(), *architectures()][:: 8 if args.smoke else 1]
-            alarms[framework] = false_alarms(framework, networks)
+    networks = [] if args.only else [*golden(), *architectures()][:: 8 if args.smoke else 1]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=spawn, initializer=one_thread) as pool:
+        for framework in args.framework:
+            module = FRAMEWORKS[framework]
+            for traced in (True, False):
+                stride = (9 if traced else 27) if args.smoke else 1
+                names = args.only or [*module.MISTAKES, *module.HELD_OUT][::stride]
+                found = pool.map(partial(judged, framework, traced), names)
+                key = f"{framework}, {_mode(traced)}"
+                outcomes[key] = list(tqdm(found, desc=key, total=len(names), disable=None))
+                for outcome in outcomes[key]:
+                    if not acceptable(outcome):
+                        print(f"{key}: {_line(outcome)}", flush=True)
+            pairs = [(c, e) for c in networks for e in ESTIMATORS]
+            found_alarms = pool.map(partial(alarmed, framework), *zip(*pairs)) if pairs else ()
+            bar = tqdm(found_alarms, desc=f"{framework}, correct", total=len(pairs), disable=None)
+            alarms[framework] = list(bar)
     text = f"{confusion_table(outcomes)}\n\n{alarm_table(alarms)}"
     print(text)
     if not (args.smoke or args.only or set(args.framework) != set(FRAMEWORKS)):

@@ -20,9 +20,11 @@ from qgf_ref.ops.time_embedding import Precision
 
 RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
 """Float32 runs in other summation orders: more where a case has few rows to measure rounding on."""
-RMS_LIMIT = 6.0
-"""Largest ratio of root mean squares that is called rounding, times the spread of our own runs."""
-PEAK_LIMIT = 12.0
+RMS_LIMIT = 8.0
+"""Largest ratio of root mean squares that is called rounding, times the spread of our own runs.
+Correct JAX and PyTorch ports reach about half of both limits (benchmarks/results/crosscheck.md).
+"""
+PEAK_LIMIT = 16.0
 """The same for the largest error of any element."""
 CAUSAL = ("v", "a1_hat", "q", "g", "a", "action")
 """What is compared, in the order in which it arises; `a` is the state after the update."""
@@ -50,7 +52,7 @@ class Setting:
         if self.time_precision == "exact" and dtype == "float32":
             # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
             rng = np.random.default_rng(seed)
-            off = 1 + UNIT[np.dtype("float32")] * rng.integers(-1, 2, len(port.flow.times))
+            off = 1 + UNIT[np.dtype("float32")] * rng.choice((-1, 1), len(port.flow.times))
             grid = tuple(float(t) for t in np.array(port.flow.times) * off)
             port = replace(port, flow=retimed(port.flow, grid))
         return reordered(port, seed)
