@@ -166,7 +166,11 @@ class Search(Simulations):
         changed = [
             m
             for m, d in screen.effects.items()
-            if np.isfinite(d).all() and d.any() and m in screen.compatible
+            if np.isfinite(d).all()
+            and d.any()
+            and m in screen.compatible
+            # in a pair, a coarse mistake's room would hide what the other one leaves
+            and not m.mistake.coarse
         ]
         pairs = list(combinations(range(len(changed)), 2))
         pairs = [(i, j) for i, j in pairs if changed[i].name != changed[j].name]

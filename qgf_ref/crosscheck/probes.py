@@ -54,28 +54,32 @@ def probes(
     def normal(count: int, width: int, scale: float = 1.0) -> Array:
         return (scale * rng.standard_normal((count, width))).astype(np.float32)
 
-    few = max(2, rows // 4)
+    # one shape for most calls, because frameworks compile for each
     mixed, noise = normal(rows, O), normal(rows, D)
     found = [
         Probe("mixed", mixed, noise, weight, f"{rows} rows of normal noise"),
         Probe("one row", mixed[:1], noise[:1], weight, "a batch of one row"),
-        Probe("unguided", mixed[:few], noise[:few], 0.0, "weight 0"),
-        Probe("strong", mixed[:few], noise[:few], 1.5, "weight 1.5"),
-        Probe("outside", mixed[:few], normal(few, D, 3.0), weight, "noise of three times the size"),
-        Probe("inside", mixed[:few], normal(few, D, 0.1), weight, "noise of a tenth of the size"),
-        Probe("corners", np.zeros((4, O), np.float32), _corners(D), 1.5,
+        Probe("unguided", mixed, noise, 0.0, "weight 0"),
+        Probe("strong", mixed, noise, 1.5, "weight 1.5"),
+        Probe("outside", mixed, normal(rows, D, 3.0), weight, "noise of three times the size"),
+        Probe("inside", mixed, normal(rows, D, 0.1), weight, "noise of a tenth of the size"),
+        Probe("corners", np.zeros_like(mixed), _corners(rows, D), 1.5,
               "observations of 0, noise of ±1.01 and weight 1.5"),
     ]  # fmt: skip
     if best_of > 1:
-        many = normal(few * best_of, D)
-        found.append(
-            Probe("candidates", mixed[:few], many, weight, f"best-of-{best_of} (B·n rows of noise)")
-        )
+        many = normal(rows * best_of, D)
+        # the other way round, so that no fixed choice is right in both
+        back = many.reshape(rows, best_of, D)[:, ::-1].reshape(many.shape)
+        why = f"best-of-{best_of} (B·n rows of noise)"
+        found += [
+            Probe("candidates", mixed, many, weight, why),
+            Probe("candidates reversed", mixed, np.ascontiguousarray(back), weight, why),
+        ]
     return tuple(found)
 
 
-def _corners(D: int) -> Array:
-    signs = np.where((np.arange(4)[:, None] >> (np.arange(D) % 2)) & 1, -1.0, 1.0)
+def _corners(rows: int, D: int) -> Array:
+    signs = np.where((np.arange(rows)[:, None] >> (np.arange(D) % 2)) & 1, -1.0, 1.0)
     return (1.01 * signs).astype(np.float32)
 
 
@@ -85,7 +89,8 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
     trained   every parameter moved, each member and the online critic on its own: an untrained
               LayerNorm (1 and 0), zero biases or an exact target copy hide mistakes
     quiet     first kernels scaled down, so that LayerNorm sees a variance near its epsilon
-    tied      members that agree at corner actions and differ in their gradients; no velocity
+    tied      members that agree at corner actions and differ in their gradients; no velocity, and
+              one step, after which rounding would decide
     flat      a target critic that values every action alike, so that all candidates tie
     """
     rng = np.random.default_rng(seed)
@@ -103,7 +108,10 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
 
     trained = each(checkpoint, lambda params: params.map(moved))
     quiet = each(trained, _quieter)
-    tied = replace(trained, target_critic=_tied(trained), policy=_still(trained.policy))
+    once = replace(trained.options, denoise_steps=1)
+    tied = replace(
+        trained, target_critic=_tied(trained), policy=_still(trained.policy), options=once
+    )
     flat = replace(trained, target_critic=_still(trained.target_critic))
     return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}
 

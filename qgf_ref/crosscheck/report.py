@@ -15,6 +15,8 @@ from qgf_ref.plotting import new_figure, png
 
 WIDTH = 98
 COLUMNS = 10
+MANY = 4
+"""More explanations than this mean that there is too little to explain."""
 PLACES = {
     "v": "the velocity",
     "a1_hat": "the point at which the critic is asked",
@@ -90,6 +92,10 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
     if len(diagnosis.explanations) > 8:
         rest = [" + ".join(e.names) for e in diagnosis.explanations[8:]]
         lines += wrapped(f"and {len(rest)} more: {'; '.join(rest)}", "  ")
+    if len(diagnosis.explanations) > MANY:
+        lines += wrapped(
+            "The record says little: write down more rows, or the quantities of each step.", "  "
+        )
     return lines
 
 

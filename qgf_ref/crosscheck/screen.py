@@ -15,9 +15,9 @@ from qgf_ref.ops.time_embedding import DIM
 SCREEN_ROWS = 8
 SCREEN = 100.0
 """A simulation further from theirs than this many times the rounding is not looked at closely."""
-FIT_REACH, FIT_SWEEPS, MOST_UNITS = 0.05, 20, 8
-"""Offsets of frequencies are fitted to an error below this share, in so many rounds, and up to so
-many units.
+FIT_REACH, FIT_NUMBERS, FIT_SWEEPS, MOST_UNITS = 0.05, 5, 20, 8
+"""Offsets of frequencies are fitted to an error below this share, to so many numbers for each at
+least, in so many rounds, and up to so many units.
 """
 
 
@@ -97,6 +97,8 @@ class Screen:
         if np.abs(self.missing - effect).max() > FIT_REACH * max(1.0, np.abs(self.truth).max()):
             return None
         half = DIM // 2
+        if self.theirs.size < FIT_NUMBERS * half:
+            return None
         start = self._with_offsets(made, [0] * half)
         changes = np.zeros((half, 2 * MOST_UNITS + 1, start.size))
         # the first frequency is exp(0) = 1 however it is computed

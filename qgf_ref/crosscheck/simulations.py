@@ -10,8 +10,10 @@ from qgf_ref.crosscheck.bench import CAUSAL, RMS_LIMIT, Case, Judgement, Setting
 from qgf_ref.crosscheck.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.rounding import Scatter, by_step
 
-COARSE = 0.4
-"""Two runs of a coarse mistake may differ by this share of its effect."""
+COARSE, COARSE_NUMBERS = 0.4, 24
+"""Two runs of a coarse mistake may differ by this share of its effect, which fewer numbers could
+meet by chance.
+"""
 
 
 def without_coarse(made: Mistakes) -> Mistakes:
@@ -61,6 +63,7 @@ class Simulations:
         smaller mistake's: it must also explain what it is held to be the reason of.
         """
         left = whole = 0.0
+        numbers = 0
         for index, judged in self.judgements(without_coarse(made), quantity):
             if (judged.excess <= 1).all():
                 continue
@@ -72,6 +75,9 @@ class Simulations:
             for_both = (by_step(quantity, theirs - x.truth[quantity]) for x in (with_them, without))
             mine, bare = (float((error[:, rows] ** 2).sum()) for error in for_both)
             left, whole = left + mine, whole + bare
+            numbers += by_step(quantity, theirs)[:, rows].size
+        if 0 < numbers < COARSE_NUMBERS:
+            return np.inf
         return float(np.sqrt(left / whole)) if whole else 0.0
 
     def agrees(self, made: Mistakes, upto: str) -> bool:
