@@ -212,6 +212,8 @@ def _notes(setting: Setting, case: Case) -> tuple[str, ...]:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
     if not case.single and setting.time_precision == "float32":
         notes.append("a float64 port with the official float32 time embedding")
+    if case.trace.half_precision:
+        notes.append("every number is a float16: computed or stored so, and judged as float32")
     return tuple(notes)
 
 

@@ -29,6 +29,8 @@ rows have to be simulated, and a pair counts for several.
 """
 MORE_PAIRS = 50
 """Pairs simulated after one that fits, in case another does, too."""
+NEAREST = 0.5
+"""Share of the squared error that a simulation must explain to be worth showing."""
 MAX_MISTAKES = 4
 
 T = TypeVar("T")
@@ -198,7 +200,7 @@ class Search(Simulations):
                 continue
             near.append(Near(made, 1 - float(((screen.missing - effect) ** 2).sum()) / total))
         near.sort(key=lambda n: -n.explained)
-        return tuple(n for n in near if n.explained > 0)[:3]
+        return tuple(n for n in near if n.explained > NEAREST)[:3]
 
     def _explanations(self, alive: list[Mistakes], observed: list[str]) -> tuple[Explanation, ...]:
         groups: dict[tuple[str, ...], list[tuple[float, Mistakes]]] = {}

@@ -69,7 +69,9 @@ class RecordedTrace:
                 f"the stepwise ones are: {', '.join(STEPWISE)}"
             )
         rows, width = self.noise.shape
-        if not len(self.obs) or rows % len(self.obs) or self.action.shape != (len(self.obs), width):
+        if not len(self.obs):
+            raise InputError(f"{self.source} holds no observations: obs has shape {self.obs.shape}")
+        if rows % len(self.obs) or self.action.shape != (len(self.obs), width):
             raise InputError(
                 f"{self.source}: obs {self.obs.shape}, noise {rows, width} and action "
                 f"{self.action.shape} contradict each other; expected (B, O), (B·n, D) and (B, D)"
@@ -112,9 +114,17 @@ class RecordedTrace:
     @property
     def single_precision(self) -> bool:
         """Whether every computed number is a float32 (or narrower), whatever dtype holds it."""
+        return self._fits(np.float32)
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether every computed number is a float16."""
+        return self._fits(np.float16)
+
+    def _fits(self, kind: type[np.floating[Any]]) -> bool:
         computed = [self.action, *self.stepwise.values()]
         with np.errstate(over="ignore"):
-            return all((x.astype(np.float32) == x).all() for x in computed)
+            return all((x.astype(kind) == x).all() for x in computed)
 
 
 def recorded_trace(

@@ -207,3 +207,20 @@ def test_several_cases_must_all_be_explained() -> None:
     cases: list[Case] = [case(i, port_run(CHOSEN, mistakes, i)) for i in (ones, given)]
     both = diagnose(CHOSEN, cases)[2]
     assert [e.names for e in both.explanations] == [("weight-squared",)]
+
+
+def test_too_few_numbers_are_not_fitted() -> None:
+    """v in float16, two rows, final actions alone: four numbers would fit seven offsets."""
+    given = inputs(CHECKPOINT, rows=2)
+    run = port_run(CHOSEN, (), given)
+    off = {"action": (run["action"] + np.float32(3e-4) * np.sign(run["v"][0])).astype(np.float32)}
+    diagnosis = diagnose(CHOSEN, [case(given, off)])[2]
+    assert not any("time-frequencies" in e.names for e in diagnosis.explanations)
+
+
+def test_numbers_of_half_precision_are_called_that() -> None:
+    given = inputs(CHECKPOINT)
+    run = {name: x.astype(np.float16) for name, x in port_run(CHOSEN, (), given).items()}
+    recorded = recorded_trace({**run, "obs": given.obs, "noise": given.noise})
+    result = compare(CHECKPOINT, recorded, estimator="qgf", weight=0.3)
+    assert not result.agrees and "every number is a float16" in text(result)

@@ -129,7 +129,7 @@ MALFORMED: dict[str, tuple[Arrays, str]] = {
     "nothing": (dict.fromkeys((*REQUIRED, *STEPWISE)), "lacks obs, .*; it holds nothing"),
     "obs of one axis": ({"obs": np.ones(5)}, "obs must hold real numbers .* with 2 axes"),
     "action of three axes": ({"action": np.ones((1, ROWS, WIDTH))}, "action must .* with 2 axes"),
-    "no rows": ({"obs": np.ones((0, 5))}, r"obs \(0, 5\), noise \(5, 3\) and action .* contradict"),
+    "no rows": ({"obs": np.ones((0, 5))}, r"holds no observations: obs has shape \(0, 5\)"),
     "rows that do not divide": ({"obs": np.ones((2, 5))}, "contradict each other; expected"),
     "an action too few": ({"action": np.ones((ROWS - 1, WIDTH))}, "contradict each other"),
     "a wider action": ({"action": np.ones((ROWS, WIDTH + 1))}, r"action \(5, 4\) contradict"),
