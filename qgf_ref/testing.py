@@ -76,13 +76,14 @@ def check_sampler(
     """
     networks = checkpoint_of(checkpoint)
     guide = estimator_by_name(estimator)
-    ports = {networks.source: (networks, fn)}
+    tried_on = {networks.source: networks}
     if build is not None:
-        for name, made in loud(networks, seed).items():
-            ports[f"a {name} variation of it"] = (made, build(made))
+        varied = loud(networks, seed)
+        tried_on |= {f"a {name} variation of it": made for name, made in varied.items()}
     unseen: set[str] | None = None
     calls: tuple[str, ...] = ()
-    for on, (nets, port) in ports.items():
+    for on, nets in tried_on.items():
+        port = fn if build is None or nets is networks else build(nets)
         setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
         tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
         calls = tuple(probe.name for probe in tried)
@@ -93,7 +94,7 @@ def check_sampler(
         if coverage:
             missed = set(hidden(chosen, cases))
             unseen = missed if unseen is None else unseen & missed
-    return SamplerReport(diagnosis, " and ".join(ports), calls, tuple(sorted(unseen or ())))
+    return SamplerReport(diagnosis, " and ".join(tried_on), calls, tuple(sorted(unseen or ())))
 
 
 def check_velocity(
