@@ -295,7 +295,9 @@ def acceptable(outcome: Outcome) -> bool:
 def _line(o: Outcome) -> str:
     said = ", ".join("`" + " + ".join(names) + "`" for names in o.said if names != (o.mistake,))
     where = f" at {o.unknown}" if o.unknown else ""
-    return f"`{o.mistake}`: {o.verdict}{where}{' ' if said else ''}{said}"
+    # what equals a mistake of the bank is rightly called by its name
+    verdict = "is" if acceptable(o) and o.verdict == "wrong name" else o.verdict
+    return f"`{o.mistake}`: {verdict}{where}{' ' if said else ''}{said}"
 
 
 def confusion_table(found: dict[str, list[Outcome]]) -> str:
