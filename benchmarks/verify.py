@@ -74,7 +74,9 @@ def golden_traces(case: str) -> float:
     return worst
 
 
-def official_actions(case: str, embedding: Any, dtype: str = "float32") -> float:
+def official_actions(
+    case: str, embedding: Any, dtype: str = "float32", backend: Any = "numpy"
+) -> float:
     """Largest absolute error against the official float32 actions of every method and weight."""
     official = np.load(GOLDEN / case / "official_float32.npz")
     flow = load(GOLDEN / case / "params_0.pkl", dtype=dtype).guided_flow(embedding=embedding)
@@ -83,7 +85,7 @@ def official_actions(case: str, embedding: Any, dtype: str = "float32") -> float
         if not key.startswith("official/"):
             continue
         _, method, setting = key.split("/")
-        how: dict[str, Any] = {"noise": official["noise"], "estimator": method}
+        how: dict[str, Any] = {"noise": official["noise"], "estimator": method, "backend": backend}
         if method == "grad_step":
             how |= {"estimator": "none", "gradient_steps": GradientSteps(3, 0.05)}
         else:

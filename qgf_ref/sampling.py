@@ -11,19 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from qgf_ref.arrays import Array, matrix, require_finite
-from qgf_ref.errors import InputError, NonFiniteError
+from qgf_ref.errors import InputError, NonFiniteError, unknown_name
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
+from qgf_ref.kernels.threads import thread_count
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.structure import axpy
+
+Backend = Literal["numpy", "numba"]
+
+BACKENDS: tuple[Backend, ...] = ("numpy", "numba")
 
 Observer = Callable[[DenoisingStep, Guidance], None]
 
@@ -84,6 +92,8 @@ def sample(
     gradient_steps: GradientSteps | None = None,
     denoise_steps: int | None = None,
     scheme: Scheme = ALGORITHM_1,
+    backend: Backend = "numpy",
+    threads: int | None = None,
 ) -> Array:
     """Draw one action (chunk) for each observation.
 
@@ -99,6 +109,11 @@ def sample(
     gradient_steps  GradStep after the flow
     denoise_steps   T, instead of the flow's own
     scheme  how the pieces around the networks are made, for cross-checks
+    backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
+              code (`qgf_ref.compiled`), equal to rounding. An estimator that cannot be recorded
+              (`Estimator.recordable`) runs layer by layer in compiled kernels
+    threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
+              result's bits do not depend on it
 
     returns   (B, D), within the flow's action bound, in the field's dtype, to which obs, noise
               and weight are cast
@@ -117,8 +132,12 @@ def sample(
     start = _initial_noise(flow, repeated, noise, rng)
     guide = estimator_by_name(estimator)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
-    last = denoise(flow, repeated, start, guide, weights, scheme=scheme)
-    action = conclude(flow, repeated, last, draws, gradient_steps, scheme)
+    count = _backend(backend, threads, flow, scheme)
+    if backend == "numba":
+        action = _accelerated(flow, obs, start, guide, weights, draws, gradient_steps, count)
+    else:
+        last = denoise(flow, repeated, start, guide, weights, scheme=scheme)
+        action = conclude(flow, repeated, last, draws, gradient_steps, scheme)
     return action[0] if single else action
 
 
@@ -216,15 +235,90 @@ def conclude(
 
     Raises NonFiniteError when a candidate's value is not finite.
     """
+    action, q = candidates(flow, obs, last, best_of > 1, gradient_steps, scheme)
+    if q is not None:
+        _finite(q, flow.denoise_steps, "the critic of a candidate")
+        action = _chosen(action, q, best_of, scheme)
+    return scheme.deliver(action)
+
+
+def candidates(
+    flow: GuidedFlow,
+    obs: Array,
+    last: Array,
+    ranked: bool,
+    gradient_steps: GradientSteps | None = None,
+    scheme: Scheme = ALGORITHM_1,
+) -> tuple[Array, Array | None]:
+    """Clip and gradient steps: (B·n, D), and if ranked what best-of-N ranks them by, (B·n,)."""
     action = scheme.finish(flow, last)
     if gradient_steps is not None:
         action = _climb(flow, obs, action, gradient_steps)
-    if best_of > 1:
-        q = scheme.rank(flow, obs, last, action)
-        _finite(q, flow.denoise_steps, "the critic of a candidate")
-        chosen = scheme.choose(q.reshape(-1, best_of))
-        action = action[np.arange(len(chosen)) * best_of + chosen]
-    return scheme.deliver(action)
+    return action, scheme.rank(flow, obs, last, action) if ranked else None
+
+
+def _chosen(action: Array, q: Array, best_of: int, scheme: Scheme) -> Array:
+    chosen = scheme.choose(q.reshape(-1, best_of))
+    return action[np.arange(len(chosen)) * best_of + chosen]
+
+
+def _accelerated(
+    flow: GuidedFlow,
+    obs: Array,
+    noise: Array,
+    estimator: Estimator,
+    weight: float | Array,
+    best_of: int,
+    gradient_steps: GradientSteps | None,
+    threads: int,
+) -> Array:
+    """`sample` on backend "numba". obs (B, O), noise (B·n, D)."""
+    # here, because it brings Numba, which the reference does without
+    from qgf_ref.compiled.record import NotRecordable
+    from qgf_ref.compiled.sampler import compiled_sampler
+
+    ranked = best_of > 1
+
+    def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array) -> Any:
+        last = denoise(flow, obs, noise, estimator, weight)
+        action, q = candidates(flow, obs, last, ranked, gradient_steps)
+        return (action,) if q is None else (action, q)
+
+    if not isinstance(flow.field, MLPVelocity) or not isinstance(flow.critic, MLPCritic):
+        raise InputError(
+            f"backend numba runs networks; this flow has a {type(flow.field).__name__} and a "
+            f"{type(flow.critic).__name__}: use backend numpy"
+        )
+    try:
+        if not estimator.recordable:
+            raise NotRecordable(f"the estimator {estimator.label}")
+        program = compiled_sampler(flow, chain, (estimator, ranked, gradient_steps))
+    except NotRecordable:
+        flow = _layer_by_layer(flow)
+    else:
+        action, q = program(obs, noise, weight, threads)
+        if np.isfinite(action).all() and (q is None or np.isfinite(q).all()):
+            return action if q is None else _chosen(action, q, best_of, ALGORITHM_1)
+        # run once more as the reference, which says what left the finite numbers, and when
+    obs = ALGORITHM_1.spread(obs, best_of)
+    last = denoise(flow, obs, noise, estimator, weight)
+    return conclude(flow, obs, last, best_of, gradient_steps)
+
+
+def _backend(name: str, threads: int | None, flow: GuidedFlow, scheme: Scheme) -> int:
+    """The number of threads, if the arguments fit each other."""
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    if name == "numpy":
+        if threads is not None:
+            raise InputError(
+                "threads is for backend numba; NumPy's own are set with threadpoolctl or "
+                "OPENBLAS_NUM_THREADS"
+            )
+        return 1
+    if scheme is not ALGORITHM_1 or flow.kernels is not reference_kernels:
+        raise InputError("backend numba runs Algorithm 1 with the reference kernels only")
+    return thread_count(threads)
 
 
 def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:
@@ -306,3 +400,8 @@ def _weights(
     if not (np.isfinite(w) & (w >= 0)).all():
         raise InputError(f"{expected}, got {w.ravel()[~(np.isfinite(w) & (w >= 0)).ravel()][0]}")
     return float(w) if w.ndim == 0 else np.repeat(w, repeats)[:, None]
+
+
+def _layer_by_layer(flow: GuidedFlow) -> GuidedFlow:
+    """The flow whose networks run in compiled kernels, one layer after another."""
+    return flow

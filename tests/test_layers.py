@@ -15,7 +15,7 @@ LAYERS = {
     "ops": 1,
     "nets": 2, "ledger": 2,
     "flow": 3, "losses": 3,
-    "guidance": 4,
+    "guidance": 4, "compiled": 4,
     "sampling": 5, "interop": 5, "data": 5, "plotting": 5,
     "audit": 6, "evaluation": 6, "crosscheck": 6, "explain": 7, "training": 7, "testing": 7,
     "cli": 8, "__main__": 9, "__init__": 9,

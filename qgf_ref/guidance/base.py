@@ -117,6 +117,9 @@ class Estimator(ABC):
     """The formula of G, on one line."""
     analytic: ClassVar[bool] = True
     """Whether G accepts complex a_t, so that its own Jacobian can be taken by complex step."""
+    recordable: ClassVar[bool] = False
+    """Whether G does the same operations for every input, all of them through the flow's networks
+    and kernels, so that it can be run once and replayed as a program (`qgf_ref.compiled`)."""
 
     @property
     def label(self) -> str:

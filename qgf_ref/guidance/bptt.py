@@ -32,6 +32,7 @@ class BPTT(Estimator):
 
     name = "bptt"
     summary = "(∂ODE/∂a_t)ᵀ∇Q(s, ODE(a_t))"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at the endpoint, pulled back to a_t."""

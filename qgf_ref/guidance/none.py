@@ -14,6 +14,7 @@ class NoGuidance(Estimator):
 
     name = "none"
     summary = "0"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """Zeros (B, D)."""

@@ -26,6 +26,7 @@ class OOD(Estimator):
 
     name = "ood"
     summary = "∇Q(s, a_t)"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at a_t."""

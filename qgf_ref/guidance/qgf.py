@@ -26,6 +26,7 @@ class QGF(Estimator):
 
     name = "qgf"
     summary = "∇Q(s, â₁)"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁."""

@@ -25,6 +25,7 @@ class QGFChain(Estimator):
 
     name = "qgf_chain"
     summary = "∇Q(s, ODE(a_t))"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at the endpoint."""

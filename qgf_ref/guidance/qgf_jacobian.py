@@ -34,6 +34,7 @@ class QGFJacobian(Estimator):
 
     name = "qgf_jacobian"
     summary = "Jᵀ∇Q(s, â₁), J = ∂â₁/∂a_t"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, pulled back to a_t."""
@@ -61,6 +62,7 @@ class QGFJacobianUnmasked(Estimator):
 
     name = "qgf_jacobian_unmasked"
     summary = "J₀ᵀ∇Q(s, â₁), J₀ = I + (1−t)∂v/∂a_t"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, pulled back to a_t past the clip."""

@@ -27,6 +27,7 @@ class QGFJacobianRegularized(Estimator):
 
     name = "qgf_jacobian_regularized"
     summary = "((1−λ)I + λJ)ᵀ∇Q(s, â₁)"
+    recordable = True
 
     lam: float = 0.5
 

@@ -32,6 +32,7 @@ class QGFJacobianScheduled(Estimator):
 
     name = "qgf_jacobian_scheduled"
     summary = "((1−t)/t)·J₀ᵀ∇Q(s, â₁)"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, pulled back to a_t and scheduled."""

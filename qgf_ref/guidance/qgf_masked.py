@@ -24,6 +24,7 @@ class QGFMasked(Estimator):
 
     name = "qgf_masked"
     summary = "M ∇Q(s, â₁), M = clip′"
+    recordable = True
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁ on the coordinates inside the bound."""

@@ -1,0 +1,217 @@
+"""Compiled samplers, ready to be called: programs, packed weights, workspaces, threads.
+
+Both are remembered by the identity of the networks' parameters, for as long as those live. Arrays
+of parameters must not be changed in place: the packed copies would not follow.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.compiled.interpreter import run_block
+from qgf_ref.compiled.layout import Code, Layout, assign, lay_out
+from qgf_ref.compiled.record import Chain, Shape, record
+from qgf_ref.compiled.weights import NotCompilable, Weights, gather
+from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.kernels.cache import compiling
+from qgf_ref.kernels.simd import TILE_ROWS, VECTOR_BYTES
+from qgf_ref.kernels.threads import in_parallel
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.velocity import MLPVelocity
+
+BLOCK_ROWS = 64
+"""Rows of a block at most: its hidden values fit the second-level cache beside one panel."""
+TEAM_ROWS = 32
+"""Up to so many rows the threads share the columns of each product; beyond, the rows."""
+WORKSPACE_BYTES = 64 << 20
+"""Of one thread, where fewer rows in a block can keep to it."""
+KEPT = 16
+"""Compiled samplers, and packed networks, that are remembered."""
+
+
+def compiled_sampler(flow: GuidedFlow, chain: Chain, key: Any) -> CompiledSampler:
+    """The program of `chain` on this flow; the same object for the same flow and key.
+
+    key  tells chains apart: hashable; chains with equal keys must be the same
+    Raises NotRecordable or NotCompilable when there is no program for it.
+    """
+    field, critic = flow.field, flow.critic
+    if not isinstance(field, MLPVelocity) or not isinstance(critic, MLPCritic):
+        raise NotCompilable(f"a {type(field).__name__} with a {type(critic).__name__}")
+    shape = Shape(
+        field.action_dim,
+        critic.params.ensemble or 1,
+        critic.aggregation,
+        flow.denoise_steps,
+        flow.action_bound,
+        flow.time_precision,
+    )
+    networks = _identity(field, critic)
+    found = _samplers.get((networks, shape, key))
+    if found is None:
+        program = record(shape, chain)
+        weights = _weights(networks, field, critic, program.times)
+        found = CompiledSampler(assign(program), weights)
+        _remember(_samplers, (networks, shape, key), found, (field.params, critic.params))
+    return found
+
+
+class CompiledSampler:
+    """A program with its weights. Calls may come from several threads at once."""
+
+    def __init__(self, code: Code, weights: Weights) -> None:
+        self.code, self.weights = code, weights
+        self._kinds = np.array([int(kind) for kind in code.registers], np.int64)
+        self._results = np.array(code.results, np.int64)
+        self._layouts: dict[int, Layout] = {}
+        self._idle: list[Array] = []
+
+    def __call__(
+        self, obs: Array, noise: Array, weight: Array | float, threads: int
+    ) -> tuple[Array, Array | None]:
+        """The chain's actions (B, D), and its values (B,) if it returns any.
+
+        obs (B/N, O), each for N consecutive rows; noise (B, D); weight () or (B, 1); obs and
+        noise in the networks' dtype.
+        """
+        B, D = noise.shape
+        dtype = noise.dtype
+        rows, members = self.division(B, threads)
+        run = _Run(
+            np.ascontiguousarray(obs).ravel(),
+            np.ascontiguousarray(noise).ravel(),
+            np.ascontiguousarray(np.broadcast_to(np.ravel(weight), B), dtype=dtype),
+            B // max(len(obs), 1),
+            np.empty(B * D, dtype),
+            np.empty(B, dtype),
+        )
+        if B:
+            with compiling(f"the sampler's kernels for {dtype}"):
+                self._team(run, B, members) if members > 1 else self._apart(run, B, rows, threads)
+        return run.actions.reshape(B, D), run.values if len(self._results) > 1 else None
+
+    def division(self, B: int, threads: int) -> tuple[int, int]:
+        """Rows of a block, and members of the team (1: threads take blocks one by one)."""
+        if threads > 1 and B <= TEAM_ROWS:
+            return B, threads
+        blocks = -(-B // (BLOCK_ROWS * threads)) * threads
+        rows = max(1, -(-B // max(blocks, 1) // TILE_ROWS)) * TILE_ROWS
+        while rows > TILE_ROWS and self._layout(rows).size * self._itemsize > WORKSPACE_BYTES:
+            rows -= TILE_ROWS
+        return max(1, min(rows, B)), 1
+
+    def workspace_bytes(self, B: int, threads: int) -> int:
+        """Of one thread."""
+        return self._layout(self.division(B, threads)[0]).size * self._itemsize
+
+    @property
+    def _itemsize(self) -> int:
+        return int(self.weights.flat.itemsize)
+
+    def _layout(self, rows: int) -> Layout:
+        if rows not in self._layouts:
+            line = VECTOR_BYTES // self._itemsize
+            self._layouts[rows] = lay_out(self.code, self.weights.sizes, rows, line)
+        return self._layouts[rows]
+
+    def _apart(self, run: _Run, B: int, rows: int, threads: int) -> None:
+        firsts = iter(range(0, B, rows))
+        alone = np.zeros(16, np.int64), np.zeros(1, run.noise.dtype)
+
+        def work() -> None:
+            space = self._take(rows)
+            for first in firsts:
+                self._run(run, space, rows, first, min(rows, B - first), *alone, 0, 1)
+            self._idle.append(space)
+
+        in_parallel([work] * min(threads, -(-B // rows)), stop=lambda: list(firsts))
+
+    def _team(self, run: _Run, B: int, members: int) -> None:
+        counters = np.zeros(8 * (1 + members), np.int64)
+        shared = np.zeros(2 * B * self.weights.sizes.wide, run.noise.dtype)
+        # before any member starts: one that failed would leave the others at the barrier
+        spaces = [self._take(B) for _ in range(members)]
+
+        def work(member: int) -> None:
+            self._run(run, spaces[member], B, 0, B, counters, shared, member, members)
+
+        with _one_team:
+            in_parallel([partial(work, member) for member in range(members)])
+        self._idle.extend(spaces)
+
+    def _take(self, rows: int) -> Array:
+        """A workspace for blocks of that many rows."""
+        size = self._layout(rows).size
+        try:
+            work = self._idle.pop()
+        except IndexError:
+            work = np.zeros(0, self.weights.flat.dtype)
+        return work if len(work) >= size else np.zeros(size, self.weights.flat.dtype)
+
+    def _run(
+        self,
+        run: _Run,
+        work: Array,
+        capacity: int,
+        first: int,
+        rows: int,
+        counters: Array,
+        shared: Array,
+        member: int,
+        members: int,
+    ) -> None:
+        layout, w = self._layout(capacity), self.weights
+        places = np.array([layout.x, layout.z, layout.scratch, layout.pre], np.int64)
+        run_block(
+            self.code.table, self.code.numbers, layout.registers, self._results, self._kinds,
+            w.flat, w.layers, w.networks, w.eps, w.pre_kernel, w.pre_bias, w.obs_dim,
+            w.sizes.wide, w.sizes.action, w.sizes.pre, places,
+            run.obs, run.noise, run.weight, run.draws, first, rows, work, shared, counters,
+            np.zeros(capacity, np.int64), member, members, run.actions, run.values,
+        )  # fmt: skip
+
+
+class _Run(NamedTuple):
+    """Inputs and results of one call, flat; `draws` rows for each observation."""
+
+    obs: Array
+    noise: Array
+    weight: Array
+    draws: int
+    actions: Array
+    values: Array
+
+
+_one_team = Lock()
+"""Members of two teams that wait for each other's threads would wait for ever."""
+_samplers: dict[Any, CompiledSampler] = {}
+_networks: dict[Any, Weights] = {}
+
+
+def _identity(field: MLPVelocity, critic: MLPCritic) -> tuple[Any, ...]:
+    ids = id(field.params), id(critic.params)
+    return (*ids, field.options, critic.options, field.embedding)
+
+
+def _weights(
+    networks: tuple[Any, ...], field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]
+) -> Weights:
+    if (networks, times) not in _networks:
+        packed = gather(field, critic, times)
+        _remember(_networks, (networks, times), packed, (field.params, critic.params))
+    return _networks[networks, times]
+
+
+def _remember(store: dict[Any, Any], key: Any, value: Any, owners: tuple[Any, ...]) -> None:
+    """Keep `value` until an owner dies, whose id may then be another's, or newer ones crowd it."""
+    while len(store) >= KEPT:
+        store.pop(next(iter(store)), None)
+    store[key] = value
+    for owner in owners:
+        weakref.finalize(owner, store.pop, key, None)

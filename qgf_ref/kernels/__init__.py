@@ -1,0 +1,1 @@
+"""Accelerated kernels. Numba is imported with the first module of this package that needs it."""

@@ -1,0 +1,113 @@
+"""Compilation: Numba functions, and machine code kept on disk between runs.
+
+The cache's key is the text of every module of this package and Numba's version, so that no stale
+code can be loaded (Numba's own cache looks at one file's date, not at what that file imports). It
+lies in `QGF_REF_CACHE_DIR`, else in `$XDG_CACHE_HOME/qgf_ref`, else in `~/.cache/qgf_ref`; where
+that cannot be written, every process compiles anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+FLAGS = {"nogil": True, "error_model": "numpy"}
+"""Compiled code lets other Python threads run, and divides without asking for zero."""
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled code calls. Products and sums may become fused."""
+    return numba.njit(fastmath={"contract"}, **FLAGS)(function)
+
+
+def summing(function: Callable[..., Any]) -> Any:
+    """`inner` for sums along a row, whose order LLVM may choose."""
+    return numba.njit(fastmath={"contract", "reassoc", "nsz"}, **FLAGS)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls; its machine code is kept on disk."""
+    compiled = inner(function)
+    if directory() is not None:
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+@cache
+def directory() -> Path | None:
+    """Where this version's machine code is kept, or None if nothing can be written there."""
+    base = os.environ.get("QGF_REF_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~").expanduser() / ".cache")
+    path = (Path(base) if base else Path(home) / "qgf_ref") / _version()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return path if os.access(path, os.W_OK) else None
+
+
+_ready: set[str] = set()
+
+
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """Around a use of kernels: says on stderr that `what` is being compiled, if the disk lacks it.
+
+    A file beside the machine code remembers that it was.
+    """
+    if what in _ready:
+        yield
+        return
+    place = directory()
+    mark = None if place is None else place / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    if mark is None or not mark.exists():
+        kept = f"once: kept in {place}" if place else "kept nowhere, for want of a cache directory"
+        print(f"qgf_ref: compiling {what}, some seconds ({kept})", file=sys.stderr, flush=True)
+    yield
+    _ready.add(what)
+    if mark is not None:
+        mark.touch()
+
+
+@cache
+def _version() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Locator(_CacheLocator):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(directory())
+
+    def get_source_stamp(self) -> str:
+        return _version()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func)
+
+
+class _Storage(CompileResultCacheImpl):
+    _locator_classes = (_Locator,)
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Storage
