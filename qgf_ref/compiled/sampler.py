@@ -29,6 +29,8 @@ BLOCK_ROWS = 64
 """Rows of a block at most: its hidden values fit the second-level cache beside one panel."""
 TEAM_ROWS = 32
 """Up to so many rows the threads share the columns of each product; beyond, the rows."""
+TEAM_BYTES = 8 << 20
+"""Rows × bytes of weights from which a team pays for its barriers."""
 WORKSPACE_BYTES = 64 << 20
 """Of one thread, where fewer rows in a block can keep to it."""
 KEPT = 16
@@ -98,8 +100,8 @@ class CompiledSampler:
 
     def division(self, B: int, threads: int) -> tuple[int, int]:
         """Rows of a block, and members of the team (1: threads take blocks one by one)."""
-        if threads > 1 and B <= TEAM_ROWS:
-            return B, threads
+        if B <= TEAM_ROWS:
+            return B, threads if B * self.weights.flat.nbytes >= TEAM_BYTES else 1
         blocks = -(-B // (BLOCK_ROWS * threads)) * threads
         rows = max(1, -(-B // max(blocks, 1) // TILE_ROWS)) * TILE_ROWS
         while rows > TILE_ROWS and self._layout(rows).size * self._itemsize > WORKSPACE_BYTES:

@@ -1,6 +1,6 @@
 """Compilation: Numba functions, and machine code kept on disk between runs.
 
-The cache's key is the text of every module of this package and Numba's version, so that no stale
+The cache's key is the text of every module with compiled code and Numba's version, so that no stale
 code can be loaded (Numba's own cache looks at one file's date, not at what that file imports). It
 lies in `QGF_REF_CACHE_DIR`, else in `$XDG_CACHE_HOME/qgf_ref`, else in `~/.cache/qgf_ref`; where
 that cannot be written, every process compiles anew.
@@ -21,6 +21,8 @@ import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
+COMPILED = ("kernels", "compiled")
+"""Packages with compiled functions."""
 FLAGS = {"nogil": True, "error_model": "numpy"}
 """Compiled code lets other Python threads run, and divides without asking for zero."""
 
@@ -79,10 +81,16 @@ def compiling(what: str) -> Iterator[None]:
         mark.touch()
 
 
+def sources() -> list[Path]:
+    """Every file whose text goes into machine code."""
+    package = Path(__file__).parents[1]
+    return sorted(path for name in COMPILED for path in (package / name).glob("*.py"))
+
+
 @cache
 def _version() -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sources():
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -98,7 +98,10 @@ def test_members_in_a_tie_share_the_derivative(checkpoint: Checkpoint) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
 
 
-def test_the_bits_depend_on_neither_threads_nor_the_other_rows(checkpoint: Checkpoint) -> None:
+def test_the_bits_depend_on_neither_threads_nor_the_other_rows(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)  # teams on networks as small as these
     obs, noise = states(checkpoint, 150)
 
     def run(rows: slice, threads: int) -> Array:
@@ -114,7 +117,10 @@ def test_the_bits_depend_on_neither_threads_nor_the_other_rows(checkpoint: Check
             np.testing.assert_array_equal(run(rows, threads), whole[rows])
 
 
-def test_weights_draws_and_gradient_steps(checkpoint: Checkpoint) -> None:
+def test_weights_draws_and_gradient_steps(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
     obs, _ = states(checkpoint, 5)
     weights = np.array([0.0, 0.1, 0.3, 1.0, 3.0])
     for steps, draws, threads in itertools.product((None, GradientSteps(2, 0.05)), (1, 4), (1, 2)):
@@ -174,7 +180,7 @@ def test_non_finite_values_are_named_as_by_the_reference(checkpoint: Checkpoint)
 
 def test_bad_arguments(checkpoint: Checkpoint) -> None:
     obs, noise = states(checkpoint, 2)
-    with pytest.raises(InputError, match="unknown backend 'jax'.*numba, numpy"):
+    with pytest.raises(InputError, match=r"unknown backend 'jax'.*numba, numpy"):
         sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="jax")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="threads is for backend numba"):
         sample(checkpoint.flow, obs, weight=0.1, noise=noise, threads=2)
@@ -182,7 +188,7 @@ def test_bad_arguments(checkpoint: Checkpoint) -> None:
         sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="numba", threads=0)
     mixture = GaussianMixture.isotropic([1.0], [[0.0]], 0.3)
     exact = GuidedFlow(MixtureFlow(mixture), QuadraticCritic(np.zeros(1), np.eye(1)), 5, None)
-    with pytest.raises(InputError, match="MixtureFlow.*use backend numpy"):
+    with pytest.raises(InputError, match=r"MixtureFlow.*use backend numpy"):
         sample(exact, np.zeros((2, 0)), weight=0.1, rng=0, backend="numba")
 
 
@@ -199,7 +205,10 @@ def test_samplers_are_remembered_and_forgotten(checkpoint: Checkpoint) -> None:
     assert len(compiled._networks) <= compiled.KEPT
 
 
-def test_calls_from_several_threads(checkpoint: Checkpoint) -> None:
+def test_calls_from_several_threads(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
     obs, noise = states(checkpoint, 200)
     expected = sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="numba", threads=1)
     wrong: list[int] = []
