@@ -12,6 +12,7 @@ from pathlib import Path
 from qgf_ref import __version__
 from qgf_ref.cli import (
     audit,
+    bench,
     collect,
     compare,
     convert,
@@ -33,13 +34,16 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="qgf-ref",
         description="The ground truth for Q-Guided Flow: collect data, train, evaluate; audit a "
-        "checkpoint, explain a gradient, trace a sampler, compare another implementation.",
+        "checkpoint, explain a gradient, trace a sampler, compare another implementation, time it.",
         epilog="example:\n  qgf-ref audit",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (collect, train, evaluate, audit, explain, trace, compare, convert, estimators):
+    modules = (
+        collect, train, evaluate, audit, explain, trace, compare, convert, bench, estimators,
+    )  # fmt: skip
+    for command in modules:
         command.add_parser(commands)
     return top
 

@@ -25,7 +25,7 @@ from qgf_ref.kernels.threads import in_parallel
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.velocity import MLPVelocity
 
-BLOCK_ROWS = 64
+BLOCK_ROWS = 128
 """Rows of a block at most: its hidden values fit the second-level cache beside one panel."""
 TEAM_ROWS = 32
 """Up to so many rows the threads share the columns of each product; beyond, the rows."""

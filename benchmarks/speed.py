@@ -1,0 +1,178 @@
+"""How fast is the sampler, against JAX and PyTorch on the same cores, and against the machine?
+
+    python benchmarks/speed.py             (about ten minutes, on an otherwise idle machine)
+    python benchmarks/speed.py --smoke     (about a minute, noisy, writes nothing)
+
+`qgf-ref bench` with our own peers (benchmarks/peers/speed_jax.py, speed_torch.py): all contenders
+are compared with the float64 reference, then timed in turns. qgf at every batch; qgf_jacobian, also
+in the official formulation (the whole Jacobian for each row), and bptt at some. Writes
+benchmarks/results/speed.json, .md and .png. Needs Linux and the `peers` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from qgf_ref.bench.measure import spread  # noqa: E402
+from qgf_ref.bench.report import interval, markdown, number, over, share, text  # noqa: E402
+from qgf_ref.bench.roofline import roofline  # noqa: E402
+from qgf_ref.bench.run import benchmark, ceilings, origin  # noqa: E402
+from qgf_ref.bench.settings import NETWORKS, Peer, Settings  # noqa: E402
+from qgf_ref.files import write_atomically, write_json  # noqa: E402
+from qgf_ref.plotting import png  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+OURS, OURS_NUMPY, JAX, FORMED = "numba", "numpy", "JAX", "JAX, official Jacobian"
+TORCH = ("PyTorch", "PyTorch compiled")
+PEERS = (
+    Peer(JAX, "benchmarks.peers.speed_jax:sampler"),
+    Peer(FORMED, "benchmarks.peers.speed_jax:official_jacobian"),
+    Peer(TORCH[0], "benchmarks.peers.speed_torch:eager"),
+    Peer(TORCH[1], "benchmarks.peers.speed_torch:compiled"),
+)
+BATCHES = {
+    "qgf": (1, 16, 64, 256, 1024, 4096),
+    "qgf_jacobian": (1, 64, 256),
+    "bptt": (1, 64, 256),
+}
+OTHER_BATCHES = (1, 64, 256)
+"""Of an estimator that is not in `BATCHES`."""
+MOST_NUMPY = 256
+"""Rows, above which the NumPy backend is left out: it is the reference, not a contender."""
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All estimators: rows, notes and origin, as `benchmark` gives them for one."""
+    common = Settings(
+        networks=tuple(args.networks or (("3x256",) if args.smoke else NETWORKS)),
+        peers=PEERS,
+        skip=((OURS_NUMPY, MOST_NUMPY),),
+        rounds=args.rounds or (3 if args.smoke else 9),
+        cell=2.0 if args.smoke else 5.0,
+        memory=args.memory,
+        seed=args.seed,
+        threads=(args.threads,) if args.threads else (),
+    )
+    started, found = time.perf_counter(), None
+    for name in args.estimators or (("qgf",) if args.smoke else tuple(BATCHES)):
+        usual = (1, 64) if args.smoke else BATCHES.get(name, OTHER_BATCHES)
+        settings = replace(common, estimators=(name,), batches=tuple(args.batches or usual))
+        part = benchmark(settings)
+        if found is None:
+            found = part
+        else:
+            found["rows"] += part["rows"]
+            found["notes"] += [note for note in part["notes"] if note not in found["notes"]]
+    assert found is not None
+    ceilings(found["rows"])
+    found["seconds"] = time.perf_counter() - started
+    return {**found, **origin()}
+
+
+def table(content: dict[str, Any]) -> str:
+    """The README's table: ours, and how many times as long the others take."""
+    parts = []
+    for name in dict.fromkeys(row["estimator"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["estimator"] == name]
+        formed = any(FORMED in row["contenders"] for row in rows)
+        header = ["network", "batch", "samples/s", "ms a call", "faster than JAX"]
+        header += ["than the official formulation"] * formed
+        header += ["than PyTorch", "of the ceiling"]
+        parts += [f"`{name}`:", "", _line(header), _line(["---"] * len(header))]
+        parts += [_line(_cells(row, formed)) for row in rows]
+        parts.append("")
+    row = content["rows"][0]
+    parts.append(
+        f"{row['threads']} threads, {row['dtype']}, T = {row['denoise_steps']}. Rounds of all in "
+        "turn: medians; ratios, taken within each round, with 25%–75%. PyTorch: its better mode "
+        "(e eager, c compiled). Ceiling: the fastest matrix product of the same run "
+        f"({row['gemm_peak_gflops']:.0f} GFLOP/s); at batch 1 the rate of reading as many bytes as "
+        f"the networks have ({_reads(content['rows'])})."
+    )
+    if over(content["rows"]):
+        parts += ["", "**A share above 100%: the machine was not idle.**"]
+    return "\n".join(parts) + "\n"
+
+
+def _cells(row: dict[str, Any], formed: bool) -> list[str]:
+    ours = row["contenders"][OURS]
+    which, torch = better(row)
+    measured = "read" if row["batch"] == 1 else "gemm"
+    unit = "reading" if row["batch"] == 1 else "products"
+    cells = [
+        row["network"],
+        str(row["batch"]),
+        number(ours["samples_per_second"]["median"]),
+        interval(ours["seconds"], 1e3),
+        _times(row, JAX),
+    ]
+    cells += [_times(row, FORMED)] * formed
+    cells.append(f"**{interval(torch)}** {which}" if torch else "–")
+    return [*cells, f"{share(ours, f'share_of_{measured}_peak')} {unit}"]
+
+
+def better(row: dict[str, Any]) -> tuple[str, dict[str, float] | None]:
+    """PyTorch's mode with the smaller median, "e" or "c", and how many times ours it takes."""
+    found = {name: row["contenders"][name] for name in TORCH if name in row["contenders"]}
+    if not found:
+        return "", None
+    fastest = min(found, key=lambda name: found[name]["seconds"]["median"])
+    return "ec"[TORCH.index(fastest)], _against(row, fastest)
+
+
+def _against(row: dict[str, Any], name: str) -> dict[str, float]:
+    pair = {n: row["contenders"][n]["seconds_of_each_round"] for n in (name, OURS)}
+    return spread([theirs / ours for theirs, ours in zip(*pair.values(), strict=True)])
+
+
+def _times(row: dict[str, Any], name: str) -> str:
+    return f"**{interval(_against(row, name))}**" if name in row["contenders"] else "–"
+
+
+def _reads(rows: Sequence[dict[str, Any]]) -> str:
+    found = {row["network"]: row["read_peak_gbytes"] for row in rows}
+    return ", ".join(f"{name} {rate:.0f} GB/s" for name, rate in found.items())
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="a short, noisy run")
+    parser.add_argument("--networks", nargs="+", metavar="LxW", help=f"default {NETWORKS}")
+    parser.add_argument("--batches", nargs="+", type=int, metavar="B", help="of all estimators")
+    parser.add_argument("--estimators", nargs="+", metavar="E", help=f"default {tuple(BATCHES)}")
+    parser.add_argument("--rounds", type=int, help="at most (default 9; smoke 3)")
+    parser.add_argument("--threads", type=int, help="cores (default all)")
+    parser.add_argument("--memory", action="store_true", help="also peak memory: minutes more")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help=f"directory (default {RESULTS}; smoke: none)")
+    args = parser.parse_args()
+    content = measure(args)
+    print(text(content))
+    page = table(content)
+    print(f"\n{page}\n{content['seconds']:.0f} s")
+    out = args.out or (None if args.smoke else RESULTS)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "speed.json", content)
+        write_atomically(out / "speed.md", page.encode())
+        write_atomically(out / "speed_all.md", markdown(content, "speed.png").encode())
+        write_atomically(out / "speed.png", png(roofline(content["rows"])))
+        print(f"wrote {out / 'speed.json'}, speed.md, speed_all.md and speed.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The cells of a measurement, in a process that is bound to its cores.
+
+python -m qgf_ref.bench.cells       job as JSON on standard input, from `qgf_ref.bench.run`
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from qgf_ref.arrays import Array
+from qgf_ref.bench.contenders import Declined, Factory, Sampler, backend, first_call, peer
+from qgf_ref.bench.control import GEMM_FLOPS, Machine
+from qgf_ref.bench.counts import Counts, count
+from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, spread
+from qgf_ref.bench.settings import Cell, Settings
+from qgf_ref.bench.validation import Reference
+from qgf_ref.errors import InputError
+from qgf_ref.files import write_json
+from qgf_ref.interop.checkpoint import Checkpoint
+
+GEMM, READ = "control: product", "control: read"
+_HEAVY = 1.0
+"""Seconds of a call, by its count, from which on a turn is one call and none is spent on more."""
+_LEAST_ROUNDS = 3
+
+
+class Bench:
+    """Measures cells on `threads` threads. Keeps references and networks between cells."""
+
+    def __init__(self, settings: Settings, threads: int, machine: Machine) -> None:
+        self.settings, self.threads, self.machine = settings, threads, machine
+        self.notes: list[str] = []
+        self._factories: dict[str, Factory] = {
+            name: backend(name, threads) for name in settings.backends
+        }
+        self._factories |= {given.name: peer(given) for given in settings.peers}
+        self._networks: dict[str, Checkpoint] = {}
+        self._references: dict[tuple[str, str], Reference] = {}
+        self._kind: Cell | None = None
+        self._samplers: dict[str, Sampler] = {}
+
+    def run(self) -> list[dict[str, Any]]:
+        """All cells."""
+        cells = list(self.settings.cells())
+        rows = []
+        with tqdm(total=len(cells), disable=None) as bar:
+            for cell in cells:
+                bar.set_description(f"{self.threads} threads, {cell}")
+                rows.append(self.measure_cell(cell))
+                bar.update()
+        return rows
+
+    def measure_cell(self, cell: Cell) -> dict[str, Any]:
+        """One cell.
+
+        network, batch, estimator, dtype, threads, denoise_steps, rounds; counts, nominal and
+        necessary (None for an estimator that does not state its products); weights_bytes, those of
+        policy and critic; gemm_gflops and read_gbytes, spreads of the controls; contenders, by
+        name: see `_timings`, and what `Reference.require` found.
+        Raises InputError when a contender does not compute the sampler, or none does the cell.
+        """
+        exact, reference = self._reference(cell)
+        steps = self._steps(exact)
+        checkpoint = exact.astype(cell.dtype)
+        inputs = reference.inputs(exact, cell.batch, cell.dtype, self.settings.seed)
+        counts = count(checkpoint, cell.estimator, cell.batch, steps)
+        product = self.machine.gemm(cell.dtype)
+        peak = GEMM_FLOPS / min(_seconds(product) for _ in range(3))
+        heavy = counts is not None and counts.nominal.flops / peak > _HEAVY
+
+        turns: list[Turn] = []
+        found: dict[str, dict[str, Any]] = {}
+        first: dict[str, float] = {}
+        for name in self._factories:
+            if self.settings.skips(name, cell.batch):
+                self._note(f"{name} is left out of the largest batches, to save time")
+                continue
+            started = time.perf_counter()
+            try:
+                run = self._sampler(name, cell, checkpoint, steps)
+                actions = first_call(name, run, *inputs)
+            except Declined as declined:
+                self._note(str(declined))
+                continue
+            first[name] = time.perf_counter() - started
+            found[name] = reference.require(name, actions, str(cell))
+            turns.append(self._turn(name, run, inputs, heavy))
+        if not found:
+            raise InputError(f"no contender does {cell}: {'; '.join(self.notes)}")
+        weights = exact.policy.count + exact.target_critic.count
+        weights *= np.dtype(cell.dtype).itemsize
+        read, read_bytes = self.machine.read(weights)
+        turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]
+        rounds = self._rounds(sum(first.values()) if heavy else 0.0, turns)
+        timings = list(interleaved(turns, rounds))
+        for name in found:
+            found[name] |= _timings(name, next(iter(found)), timings, first[name], cell, counts)
+        return {
+            **cell._asdict(),
+            "threads": self.threads,
+            "denoise_steps": steps,
+            "rounds": rounds,
+            "calls_in_a_turn": {t.name: t.repetitions for t in turns if t.name in found},
+            "counts": counts and {k: v._asdict() for k, v in counts._asdict().items()},
+            "weights_bytes": weights,
+            "gemm_gflops": spread([GEMM_FLOPS / t[GEMM] / 1e9 for t in timings]),
+            "read_gbytes": spread([read_bytes / t[READ] / 1e9 for t in timings]),
+            "rows_compared": int(reference.stable[: cell.batch].sum()),
+            "contenders": found,
+        }
+
+    def _steps(self, checkpoint: Checkpoint) -> int:
+        return self.settings.denoise_steps or checkpoint.options.denoise_steps
+
+    def _reference(self, cell: Cell) -> tuple[Checkpoint, Reference]:
+        if cell.network not in self._networks:
+            self._networks[cell.network] = self.settings.load(cell.network)
+        exact = self._networks[cell.network]
+        key = cell.network, cell.estimator
+        if key not in self._references:
+            self._references[key] = Reference.of(
+                exact, cell.estimator, self.settings.weight, self._steps(exact), self.settings.seed
+            )
+        return exact, self._references[key]
+
+    def _sampler(self, name: str, cell: Cell, checkpoint: Checkpoint, steps: int) -> Sampler:
+        """Made once for all batches, as its users would."""
+        kind = cell._replace(batch=0)
+        if kind != self._kind:
+            self._kind, self._samplers = kind, {}
+        if name not in self._samplers:
+            self._samplers[name] = self._factories[name](
+                checkpoint,
+                estimator=cell.estimator,
+                weight=self.settings.weight,
+                denoise_steps=steps,
+            )
+        return self._samplers[name]
+
+    def _turn(self, name: str, run: Sampler, inputs: tuple[Array, Array], heavy: bool) -> Turn:
+        def call() -> object:
+            return np.asarray(run(*inputs))
+
+        again = 1 if heavy else repetitions(_seconds(call), self.settings.turn)
+        return Turn(name, call, again)
+
+    def _rounds(self, known: float, turns: list[Turn]) -> int:
+        """As many as fit into the cell's time. known: seconds of a round, or 0 to time one."""
+        if not known:
+            known = sum(next(interleaved(turns, 1)).values())
+        return max(_LEAST_ROUNDS, min(self.settings.rounds, int(self.settings.cell / known)))
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _seconds(run: Any) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _timings(
+    name: str,
+    leader: str,
+    rounds: list[dict[str, float]],
+    first: float,
+    cell: Cell,
+    counts: Counts | None,
+) -> dict[str, Any]:
+    """seconds of a call (spread) and of each round; samples_per_second (spread).
+
+    slower_than_first (spread): how many times as long as the first contender's, within each round.
+    compile_seconds: what its first call at this batch takes more than a later one (and making the
+    sampler, for the first batch). Where the count is known, at the median: gflops_nominal,
+    gflops_necessary and weight_gbytes (per second, necessary).
+    """
+    seconds = [found[name] for found in rounds]
+    usual = spread(seconds)
+    found: dict[str, Any] = {
+        "seconds": usual,
+        "seconds_of_each_round": seconds,
+        "samples_per_second": spread([cell.batch / s for s in seconds]),
+        "slower_than_first": ratios(rounds, name, leader),
+        "compile_seconds": max(0.0, first - usual["median"]),
+    }
+    if counts is not None:
+        found["gflops_nominal"] = counts.nominal.flops / usual["median"] / 1e9
+        found["gflops_necessary"] = counts.necessary.flops / usual["median"] / 1e9
+        found["weight_gbytes"] = counts.necessary.weight_bytes / usual["median"] / 1e9
+    return found
+
+
+def main() -> None:
+    """Read the job, do it, write the answer: rows and notes, or the error in the user's input."""
+    job = json.load(sys.stdin)
+    sys.path.extend(entry for entry in job["path"] if entry not in sys.path)
+    threads: int = job["threads"]
+    try:
+        with threadpool_limits(threads, user_api="blas"), Machine(threads) as machine:
+            bench = Bench(Settings.from_dict(job["settings"]), threads, machine)
+            answer = {"rows": bench.run(), "notes": bench.notes}
+    except InputError as error:
+        answer = {"input_error": str(error)}
+    except KeyboardInterrupt:
+        sys.exit(130)  # the parent reports it
+    write_json(Path(job["answer"]), answer)
+
+
+if __name__ == "__main__":
+    main()

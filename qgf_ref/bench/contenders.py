@@ -1,0 +1,149 @@
+"""Who takes part: the backends of `qgf_ref.sample`, and samplers of the user's.
+
+A peer is a function that makes a sampler of a checkpoint:
+
+    def my_sampler(checkpoint, *, estimator, weight, denoise_steps):
+        ...                                     # everything that is done once
+        return lambda obs, noise: actions       # (B, O), (B, D) → (B, D)
+
+Its arrays are those of `checkpoint.policy` and `checkpoint.target_critic`, in the dtype to be
+measured. It returns finished numbers (an asynchronous library must wait), in any type that
+`numpy.asarray` takes without a copy. For what it cannot do it raises NotImplementedError or
+InputError, and the table shows a dash.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.bench.settings import Peer
+from qgf_ref.errors import InputError, QGFError, listing
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.sampling import Backend, sample
+
+Sampler = Callable[[Array, Array], Array]
+"""(obs (B, O), noise (B, D)) → actions (B, D), in the dtype of the networks."""
+
+
+class Factory(Protocol):
+    """Makes a sampler of a checkpoint; see the module. denoise_steps is T."""
+
+    def __call__(
+        self, checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
+    ) -> Sampler:
+        """The sampler."""
+        ...
+
+
+class Declined(QGFError):
+    """A contender does not do what a cell asks; the message says why."""
+
+
+def backend(name: Backend, threads: int) -> Factory:
+    """`qgf_ref.sample` with this backend and this number of threads."""
+
+    def factory(
+        checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
+    ) -> Sampler:
+        flow = checkpoint.flow
+
+        def run(obs: Array, noise: Array) -> Array:
+            return sample(
+                flow,
+                obs,
+                estimator=estimator,
+                weight=weight,
+                noise=noise,
+                denoise_steps=denoise_steps,
+                backend=name,
+                # NumPy has BLAS's threads, which the whole process is limited to
+                threads=threads if name == "numba" else None,
+            )
+
+        return run
+
+    return factory
+
+
+def peer(given: Peer) -> Factory:
+    """The factory that `given` names, its errors told as the peer's.
+
+    Raises InputError when it cannot be imported. What it makes raises Declined where the peer
+    declines, and InputError when the peer fails otherwise or returns no actions (B, D).
+    """
+    function = imported(given.spec)
+
+    def factory(
+        checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
+    ) -> Sampler:
+        run = _asked(
+            given,
+            lambda: function(
+                checkpoint, estimator=estimator, weight=weight, denoise_steps=denoise_steps
+            ),
+        )
+        if not callable(run):
+            raise InputError(
+                f"peer {given.spec} must return a function (obs, noise) → actions, "
+                f"got {type(run).__name__}"
+            )
+        return run
+
+    return factory
+
+
+def first_call(name: str, run: Sampler, obs: Array, noise: Array) -> Array:
+    """The actions of a contender's first call, checked for shape, dtype and finite numbers.
+
+    Raises Declined and InputError as `peer` says.
+    """
+    found = _asked(Peer(name, name), lambda: np.asarray(run(obs, noise)))
+    if found.shape != noise.shape or found.dtype != noise.dtype:
+        raise InputError(
+            f"{name} returned {found.dtype} of shape {found.shape}, expected {noise.dtype} of "
+            f"shape {noise.shape}"
+        )
+    if not np.isfinite(found).all():
+        raise InputError(f"{name} returned actions that are not finite")
+    return found
+
+
+def imported(spec: str) -> Callable[..., Any]:
+    """What "package.module:function" names. Raises InputError when there is no such function."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
+        raise InputError(f"peer {spec!r} is not of the form package.module:function")
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(f"peer {spec!r}: cannot import it: {_summary(error)}") from error
+    if not callable(getattr(module, attribute, None)):
+        names = listing(n for n, x in vars(module).items() if callable(x) and n[0] != "_")
+        raise InputError(
+            f"peer {spec!r}: {module_name} has no function {attribute!r}; it has: {names}"
+        )
+    function: Callable[..., Any] = getattr(module, attribute)
+    return function
+
+
+def _asked(given: Peer, ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except (NotImplementedError, InputError) as error:
+        raise Declined(f"{given.name}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{given.spec} raised {_summary(error)}") from error
+
+
+def _summary(error: Exception) -> str:
+    """Kind, message, and where, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,0 +1,110 @@
+"""FLOPs and weight bytes of a sampler, from its products and the sizes of its layers.
+
+Only matrix products are counted: 2·I·F for each row and kernel (I, F), and a kernel's bytes
+once for each product. LayerNorm, activations, biases and the update are left out; a share of the
+machine's peak is thus what the whole sampler makes of the peak of its matrix products.
+
+nominal    the official formulation: every member's vjp, every column of every kernel, each step
+necessary  without what the sampler can avoid (the same numbers come out):
+           * the observation's part of a first layer is the same at every step: once per chain;
+           * the time embedding's part is a constant of the sampler: never;
+           * with min, a row's cotangent is zero but for its attaining member: one vjp, not E;
+           * the last product of a vjp, and the first of a jvp, need only the action's columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from qgf_ref.guidance.base import Products
+from qgf_ref.guidance.registry import EstimatorLike
+from qgf_ref.guidance.registry import estimator as estimator_by_name
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.nets.mlp import MLPParams
+
+
+class Count(NamedTuple):
+    """Of one call of a sampler. weight_bytes: kernels, read once for each product."""
+
+    flops: int
+    weight_bytes: int
+
+
+class Counts(NamedTuple):
+    """Both counts; see the module."""
+
+    nominal: Count
+    necessary: Count
+
+
+class Sizes(NamedTuple):
+    """Numbers in one member's kernels.
+
+    whole   all of them
+    obs     the first kernel's rows of the observation
+    active  all but the first kernel's rows of the observation and of the time
+    """
+
+    whole: int
+    obs: int
+    active: int
+
+
+def total_products(
+    checkpoint: Checkpoint, estimator: EstimatorLike, steps: int | None = None
+) -> Products | None:
+    """What a whole sampler asks of the networks; None for an estimator that does not say.
+
+    steps  T, instead of the checkpoint's
+    """
+    guide, flow = estimator_by_name(estimator), checkpoint.flow
+    if steps is not None:
+        flow = replace(flow, denoise_steps=steps)
+    total = Products(field_forward=flow.denoise_steps)
+    for k in range(flow.denoise_steps):
+        asked = guide.products(flow, k)
+        if asked is None:
+            return None
+        total += asked
+    return total
+
+
+def count(
+    checkpoint: Checkpoint, estimator: EstimatorLike, rows: int, steps: int | None = None
+) -> Counts | None:
+    """One call with `rows` rows, in the checkpoint's dtype; None as `total_products`."""
+    products = total_products(checkpoint, estimator, steps)
+    if products is None:
+        return None
+    itemsize = checkpoint.policy.layers[0].kernel.dtype.itemsize
+    E = checkpoint.target_critic.ensemble or 1
+    policy = sizes(checkpoint.policy, checkpoint)
+    critic = sizes(checkpoint.target_critic, checkpoint)
+    of_field = products.field_forward + products.field_jvp + products.field_vjp
+    forward, back = products.critic_forward, products.critic_jvp + products.critic_vjp
+    every = of_field * policy.whole + E * (forward + back) * critic.whole
+    # once per chain
+    first = policy.obs + (E * critic.obs if forward else 0)
+    always = first + of_field * policy.active + E * forward * critic.active
+    attaining = checkpoint.options.q_aggregation == "min"
+    per_row, touched = (1, min(E, rows)) if attaining else (E, E)
+    return Counts(
+        Count(2 * rows * every, itemsize * every),
+        Count(
+            2 * rows * (always + per_row * back * critic.active),
+            itemsize * (always + touched * back * critic.active),
+        ),
+    )
+
+
+def sizes(params: MLPParams, checkpoint: Checkpoint) -> Sizes:
+    """Of a policy or a critic of this checkpoint."""
+    kernels = [layer.kernel.shape[-2:] for layer in params.layers]
+    first = kernels[0][1]
+    inner = sum(fan_in * fan_out for fan_in, fan_out in kernels[1:])
+    return Sizes(
+        whole=inner + kernels[0][0] * first,
+        obs=checkpoint.obs_dim * first,
+        active=inner + checkpoint.flat_action_dim * first,
+    )

@@ -1,0 +1,153 @@
+"""The whole measurement: in a process for each number of threads, bound to as many cores.
+
+Other libraries' threads cannot be limited from outside; a process that may use n cores has all
+contenders, and the machine's controls, make do with the same n.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from qgf_ref.bench.memory import measured
+from qgf_ref.bench.settings import Settings
+from qgf_ref.errors import InputError, QGFError
+from qgf_ref.kernels.threads import VARIABLE, available_cores, thread_count
+from qgf_ref.provenance import provenance
+
+
+def benchmark(settings: Settings) -> dict[str, Any]:
+    """Everything that `settings` ask for: content for JSON.
+
+    settings, rows (one for each cell and number of threads; see `cells.Bench.measure_cell`), notes
+    (what was left out, and why), and the origin of the numbers.
+    Raises InputError when a contender does not compute the sampler, and when a peer fails.
+    """
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    threads = settings.threads or (min(thread_count(), available_cores()),)
+    for number in threads:
+        found = measure_on(number, settings)
+        rows += found["rows"]
+        notes += [note for note in found["notes"] if note not in notes]
+    if settings.memory:
+        notes += _add_memory(rows, settings)
+    ceilings(rows)
+    if not hasattr(os, "sched_setaffinity"):
+        notes.append("this system cannot bind a process to cores: peers used what they liked")
+    return {
+        "settings": settings.asdict(),
+        "rows": rows,
+        "notes": notes,
+        "load_average_before": load,
+        **origin(),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """`provenance`, and the versions of numba and of the frameworks that peers may use."""
+    found = provenance()
+    for name in ("numba", "jax", "jaxlib", "torch"):
+        try:
+            found["versions"][name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def measure_on(threads: int, settings: Settings) -> dict[str, Any]:
+    """Rows and notes on `threads` cores, from a process of its own.
+
+    Raises InputError as `benchmark`, QGFError when the process dies.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        answer = Path(place, "answer.json")
+        job = {
+            "settings": settings.asdict(),
+            "threads": threads,
+            "answer": str(answer),
+            "path": sys.path,
+        }
+        names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", VARIABLE)
+        with _bound(threads):
+            # peers may print: the answer goes through a file
+            done = subprocess.run(
+                [sys.executable, "-m", "qgf_ref.bench.cells"],
+                input=json.dumps(job),
+                text=True,
+                check=False,
+                env={**os.environ, **dict.fromkeys(names, str(threads))},
+                stdout=subprocess.DEVNULL,
+            )
+        if done.returncode != 0 or not answer.exists():
+            raise QGFError(
+                f"the measurement on {threads} cores ended with exit code {done.returncode}; its "
+                "message is above"
+            )
+        found: dict[str, Any] = json.loads(answer.read_text())
+    if "input_error" in found:
+        raise InputError(found["input_error"])
+    return found
+
+
+@contextmanager
+def _bound(cores: int) -> Iterator[None]:
+    """Bind this process, hence its children, to some of its cores, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    available = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(available)[:cores]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, available)
+
+
+def _add_memory(rows: list[dict[str, Any]], settings: Settings) -> list[str]:
+    """Add peak_memory_bytes to the rows; what could not be measured, and why."""
+    jobs = {
+        (name, row["network"], row["estimator"], row["dtype"], row["threads"])
+        for row in rows
+        for name in row["contenders"]
+    }
+    notes: list[str] = []
+    for job in tqdm(sorted(jobs), desc="peak memory", disable=None):
+        with _bound(job[-1]):
+            found, note = measured(settings, *job)
+        if note and note not in notes:
+            notes.append(note)
+        for row in rows:
+            own = (row["network"], row["estimator"], row["dtype"], row["threads"])
+            if own == job[1:] and job[0] in row["contenders"]:
+                row["contenders"][job[0]]["peak_memory_bytes"] = found.get(str(row["batch"]))
+    return notes
+
+
+def ceilings(rows: list[dict[str, Any]]) -> None:
+    """Add the ceilings, and each contender's share of them, to the rows.
+
+    A ceiling is the fastest of all rounds of the same dtype and threads (and bytes read).
+    """
+    for row in rows:
+        alike = [r for r in rows if (r["dtype"], r["threads"]) == (row["dtype"], row["threads"])]
+        peak = max(r["gemm_gflops"]["max"] for r in alike)
+        row["gemm_peak_gflops"] = peak
+        size = row["weights_bytes"]
+        read = max(r["read_gbytes"]["max"] for r in alike if r["weights_bytes"] == size)
+        row["read_peak_gbytes"] = read
+        for found in row["contenders"].values():
+            if "gflops_necessary" in found:
+                found["share_of_gemm_peak"] = found["gflops_necessary"] / peak
+                found["share_of_read_peak"] = found["weight_gbytes"] / read

@@ -1,0 +1,127 @@
+"""Before a contender is timed: does it compute the sampler?
+
+Its actions on some rows are compared with the float64 NumPy reference on the same inputs. What may
+differ is measured, not guessed: `FACTOR` times what our NumPy sampler loses to rounding in the
+same dtype on the same rows. A row on which a minimum of critics, or a clip, nearly ties answers to
+rounding with a jump; it is found by moving its noise by 1e-5 and is left out.
+
+Libraries that embed the time in float32 (the official code does) differ by 5e-6 from those that
+do it exactly; a contender may agree with either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.ops.time_embedding import PRECISIONS
+from qgf_ref.sampling import sample
+
+ROWS = 32
+FACTOR = 8.0
+"""Measured on 3×256 and 4×512, five estimators, weights 0.1 and 1: NumPy in float32 errs by 2.9e-7
+to 4.7e-7, JAX and PyTorch by 0.7 to 1.5 times that. The weakest mistake of the time's
+representation, the other embedding, is at 10 times."""
+FLOOR = 8.0
+"""In epsilons: where NumPy happens to be exact, others need not be."""
+_MOVED, _JUMP = 1e-5, 30.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """obs (R, O), noise (R, D), and the actions (R, D) there for either embedding of the time.
+
+    stable (R,)  rows that answer smoothly to a small change of the noise
+    rounding     by dtype: the largest error of our NumPy sampler
+    """
+
+    obs: Array
+    noise: Array
+    actions: dict[str, Array]
+    stable: Array
+    rounding: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, estimator: str, weight: float, steps: int, seed: int
+    ) -> Reference:
+        """The reference of one cell's network and estimator. checkpoint: float64."""
+        rng = np.random.default_rng(seed)
+        # exact in float32, so that every dtype starts from the same numbers
+        obs, noise, direction = (
+            rng.standard_normal((ROWS, width)).astype(np.float32).astype(np.float64)
+            for width in (checkpoint.obs_dim, *2 * (checkpoint.flat_action_dim,))
+        )
+
+        def actions(ck: Checkpoint, x: Array, embedding: Any = "exact") -> Array:
+            flow = ck.guided_flow(embedding=embedding)
+            return sample(
+                flow, obs, estimator=estimator, weight=weight, noise=x, denoise_steps=steps
+            )
+
+        found = {name: actions(checkpoint, noise, name) for name in PRECISIONS}
+        exact = found["exact"]
+        moved = [abs(actions(checkpoint, noise + s * direction) - exact) for s in (_MOVED, -_MOVED)]
+        response = np.max(moved, axis=(0, 2))
+        stable = response <= _JUMP * np.median(response)
+        rounding = {"float64": 0.0}
+        single = actions(checkpoint.astype("float32"), noise)
+        rounding["float32"] = float(abs(single - exact)[stable].max())
+        return cls(obs, noise, found, stable, rounding)
+
+    def inputs(
+        self, checkpoint: Checkpoint, batch: int, dtype: str, seed: int
+    ) -> tuple[Array, Array]:
+        """obs (B, O), noise (B, D): the reference's rows at both ends, others between them."""
+        obs, noise = random_inputs(checkpoint, batch, dtype, seed)
+        kept = min(batch, ROWS)
+        head = kept - kept // 2
+        for x, known in ((obs, self.obs), (noise, self.noise)):
+            x[:head], x[batch - (kept - head) :] = known[:head], known[head:kept]
+        return obs, noise
+
+    def tolerance(self, dtype: str) -> float:
+        """The largest difference of an action that rounding explains; actions lie in ±1."""
+        return max(FACTOR * self.rounding[dtype], FLOOR * float(np.finfo(dtype).eps))
+
+    def error(self, found: Array) -> tuple[float, str]:
+        """The largest difference on the compared rows, and the embedding for which it is least."""
+        kept = min(len(found), ROWS)
+        head = kept - kept // 2
+        compared = np.concatenate([found[:head], found[len(found) - (kept - head) :]])
+        stable = self.stable[:kept]
+        if not stable.any():
+            stable = np.ones(kept, bool)
+        errors = {
+            name: float(abs(compared - actions[:kept])[stable].max())
+            for name, actions in self.actions.items()
+        }
+        nearest = min(errors, key=lambda name: errors[name])
+        return errors[nearest], nearest
+
+    def require(self, name: str, found: Array, where: str) -> dict[str, Any]:
+        """The error of a contender; raises InputError when rounding does not explain it."""
+        error, embedding = self.error(found)
+        tolerance = self.tolerance(found.dtype.name)
+        if error > tolerance:
+            raise InputError(
+                f"{name} does not compute the sampler, so its speed says nothing: on {where} its "
+                f"actions differ from the float64 reference by {error:.1e}; rounding explains "
+                f"{tolerance:.1e}. qgf_ref.testing.check_sampler finds the mistake"
+            )
+        return {"error": error, "tolerance": tolerance, "embedding": embedding}
+
+
+def random_inputs(checkpoint: Checkpoint, batch: int, dtype: str, seed: int) -> tuple[Array, Array]:
+    """obs (B, O), noise (B, D), standard normal."""
+    rng = np.random.default_rng(seed + 1)
+    obs, noise = (
+        rng.standard_normal((batch, width)).astype(dtype)
+        for width in (checkpoint.obs_dim, checkpoint.flat_action_dim)
+    )
+    return obs, noise

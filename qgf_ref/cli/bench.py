@@ -1,0 +1,138 @@
+"""qgf-ref bench."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qgf_ref.cli.arguments import add_option_arguments, natural, output_directory
+from qgf_ref.errors import InputError
+from qgf_ref.interop.checkpoint import option_names
+
+EXAMPLE = """examples:
+  qgf-ref bench --smoke                             half a minute, to see what it prints
+  qgf-ref bench --network 4x512 --batch 1 256 --estimator qgf bptt
+  qgf-ref bench --checkpoint exp/params_500000.pkl --peer my_port:sampler
+
+A peer is a function of yours,
+  def sampler(checkpoint, *, estimator, weight, denoise_steps):
+      ...
+      return lambda obs, noise: actions             (B, O), (B, D) -> (B, D), finished numbers
+and raises NotImplementedError for what it lacks.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="time the sampler, and yours, beside what this machine can do",
+        description="Throughput and latency of the sampler: our backends and your own samplers, "
+        "each first compared with the float64 reference, then timed in turns together with a "
+        "matrix product and a read of memory. The machine should be idle.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        metavar="LxW",
+        help="fresh networks, hidden layers x width (default 3x256 4x512 4x1024)",
+    )
+    parser.add_argument("--checkpoint", metavar="P", help="these networks instead")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, metavar="B", help="rows (default 1 16 64 256 1024)"
+    )
+    parser.add_argument("--estimator", nargs="+", metavar="E", help="default: qgf")
+    parser.add_argument(
+        "--dtype", nargs="+", metavar="K", help="float32, float64 (default float32)"
+    )
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="cores and threads for all (default: QGF_REF_THREADS, or all cores)",
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="another sampler; may be given several times",
+    )
+    parser.add_argument("--weight", type=float, default=0.1, help="guidance weight (default 0.1)")
+    parser.add_argument("--rounds", type=int, help="turns of each, where time allows (default 11)")
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure peak memory, in processes of their own",
+    )
+    parser.add_argument("--smoke", action="store_true", help="small and short: under 30 s")
+    parser.add_argument("--out", type=Path, default=Path("qgf_bench"), metavar="DIR")
+    parser.add_argument("--seed", type=natural, default=0)
+    add_option_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    from qgf_ref.bench.report import FILES, text, write_report
+    from qgf_ref.bench.run import benchmark
+
+    settings = settings_of(args)
+    out = output_directory(args.out, FILES)
+    content = benchmark(settings)
+    write_report(content, out)
+    print(text(content))
+    print(f"\nReport: {out / 'bench.md'} (roofline: bench.png, numbers: bench.json)")
+    if args.smoke:
+        print("Next: qgf-ref bench  (without --smoke, on an idle machine)")
+    elif not args.peer:
+        print("Next: qgf-ref bench --peer my_module:my_sampler  (yours in the same table)")
+    else:
+        print("Next: qgf-ref bench --estimator bptt --peer …  (another estimator)")
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """The `Settings` that the arguments describe."""
+    from qgf_ref.bench.settings import Peer, Settings
+
+    options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
+    options = {name: value for name, value in options.items() if value is not None}
+    steps = options.pop("denoise_steps", None)
+    if args.checkpoint is not None and args.network is not None:
+        raise InputError("give --network or --checkpoint, not both")
+    if args.checkpoint is None and options:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        raise InputError(f"{flags} describes a checkpoint: give --checkpoint P with it")
+    names = [spec.rpartition(":")[2] for spec in args.peer]
+    if len({"numba", "numpy", *names}) < 2 + len(names):
+        names = list(args.peer)
+    chosen: dict[str, Any] = {
+        "networks": args.network,
+        "batches": args.batch,
+        "estimators": args.estimator,
+        "dtypes": args.dtype,
+        "threads": args.threads,
+        "peers": [Peer(name, spec) for name, spec in zip(names, args.peer, strict=True)],
+    }
+    found: dict[str, Any] = {
+        name: tuple(dict.fromkeys(value)) for name, value in chosen.items() if value
+    }
+    found |= {"rounds": args.rounds} if args.rounds is not None else {}
+    if args.smoke:
+        short = {"networks": ("3x256",), "batches": (1, 64), "rounds": 3, "cell": 2.0}
+        found = {**short, **found}
+    return Settings(
+        **found,
+        checkpoint=args.checkpoint,
+        options=options,
+        denoise_steps=steps,
+        weight=args.weight,
+        memory=args.memory,
+        seed=args.seed,
+    )

@@ -1,0 +1,77 @@
+"""Samplers to be timed: a right one, and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.sampling import sample
+
+Run = Callable[[Array, Array], Array]
+
+
+def right(checkpoint: Any, *, estimator: str, weight: float, denoise_steps: int) -> Run:
+    flow = checkpoint.guided_flow(embedding="float32")
+
+    def run(obs: Array, noise: Array) -> Array:
+        return sample(
+            flow,
+            obs,
+            estimator=estimator,
+            weight=weight,
+            noise=noise,
+            denoise_steps=denoise_steps,
+        )
+
+    return run
+
+
+def heavier(checkpoint: Any, *, estimator: str, weight: float, denoise_steps: int) -> Run:
+    return right(
+        checkpoint, estimator=estimator, weight=1.001 * weight, denoise_steps=denoise_steps
+    )
+
+
+def last_row_wrong(checkpoint: Any, **given: Any) -> Run:
+    run = right(checkpoint, **given)
+
+    def wrong(obs: Array, noise: Array) -> Array:
+        found = run(obs, noise)
+        found[-1] = found[0]
+        return found
+
+    return wrong
+
+
+def lacking(checkpoint: Any, **given: Any) -> Run:
+    raise NotImplementedError("guidance is for later")
+
+
+def lacking_when_called(checkpoint: Any, **given: Any) -> Run:
+    def run(obs: Array, noise: Array) -> Array:
+        raise NotImplementedError("batches are for later")
+
+    return run
+
+
+def broken(checkpoint: Any, **given: Any) -> Run:
+    raise KeyError("policy")
+
+
+def no_function(checkpoint: Any, **given: Any) -> Any:
+    return 3
+
+
+def transposed(checkpoint: Any, **given: Any) -> Run:
+    return lambda obs, noise: noise.T
+
+
+def doubled(checkpoint: Any, **given: Any) -> Run:
+    return lambda obs, noise: noise.astype(np.float64)
+
+
+def infinite(checkpoint: Any, **given: Any) -> Run:
+    return lambda obs, noise: noise * np.float32(np.inf)
