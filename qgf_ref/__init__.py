@@ -8,6 +8,7 @@
 """
 
 from qgf_ref.checks import Check, DerivativeMismatch, check_adjoint, check_jvp, check_vjp
+from qgf_ref.denoising import GradientSteps, denoising_step
 from qgf_ref.errors import InputError, NonFiniteError, QGFError
 from qgf_ref.flow.closed_form_critics import BumpCritic, DistanceCritic, QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
@@ -16,7 +17,7 @@ from qgf_ref.guidance.registry import estimator, estimator_names, register
 from qgf_ref.interop.checkpoint import Checkpoint, Options
 from qgf_ref.interop.load import embedded_observations, load
 from qgf_ref.interop.native import save_checkpoint
-from qgf_ref.sampling import GradientSteps, Trace, denoising_step, sample, trace
+from qgf_ref.sampling import Trace, sample, trace
 
 __version__ = "0.1.0"
 

@@ -8,13 +8,14 @@ import numpy as np
 
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.definitions import defined_gradient
+from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, Products
 from qgf_ref.guidance.counting import counted
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.ledger import Constant, Entry, Leaf, Ledger, Output
 from qgf_ref.ops.time_embedding import Precision
-from qgf_ref.sampling import denoising_step, trace
+from qgf_ref.sampling import trace
 
 CONTRADICTION = 1e-10
 """Relative difference from the definition that rounding does not explain (measured ≤ 1e-14)."""

@@ -13,11 +13,12 @@ ROOT = Path(qgf_ref.__file__).parent
 LAYERS = {
     "errors": 0, "arrays": 0, "files": 0, "provenance": 0, "processes": 0, "checks": 0,
     "ops": 1,
-    "nets": 2, "ledger": 2,
+    "nets": 2, "ledger": 2, "kernels": 2,
     "flow": 3, "losses": 3,
     "guidance": 4, "compiled": 4,
-    "sampling": 5, "interop": 5, "data": 5, "plotting": 5,
-    "audit": 6, "evaluation": 6, "crosscheck": 6, "explain": 7, "training": 7, "testing": 7,
+    "denoising": 5, "accelerated": 5, "sampling": 5, "interop": 5, "data": 5, "plotting": 5,
+    "audit": 6, "bench": 6, "evaluation": 6, "crosscheck": 6,
+    "explain": 7, "training": 7, "testing": 7,
     "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

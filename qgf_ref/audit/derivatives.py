@@ -12,6 +12,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.audit.definitions import defined_gradient, potential_gradient
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
+from qgf_ref.denoising import denoising_step
 from qgf_ref.flow.euler import rollout, rollout_jvp, rollout_vjp
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.interop.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops import activations, clip, ensemble, layer_norm, linear, structure, time_embedding
 from qgf_ref.ops.time_embedding import DIM
-from qgf_ref.sampling import denoising_step, trace
+from qgf_ref.sampling import trace
 
 Rule = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any] | None, Any]
 

@@ -14,7 +14,7 @@ bits do not depend on either.
 from __future__ import annotations
 
 from qgf_ref.compiled.layout import IN_0, IN_1, NETWORK, OP, OUT_0, OUT_1, TIME
-from qgf_ref.compiled.record import FIELD, Op
+from qgf_ref.compiled.program import FIELD, Op
 from qgf_ref.compiled.team import wait_for_all
 from qgf_ref.compiled.weights import (
     ACTIVATION,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.compiled.record import FIELD, Kind, Op, Program
+from qgf_ref.compiled.program import FIELD, Kind, Op, Program
 
 COLUMNS = 8
 OP, IN_0, IN_1, OUT_0, OUT_1, NETWORK, TIME, UNUSED = range(COLUMNS)

@@ -16,8 +16,8 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.compiled.interpreter import run_block
 from qgf_ref.compiled.layout import Code, Layout, assign, lay_out
-from qgf_ref.compiled.record import Chain, Shape, record
-from qgf_ref.compiled.weights import NotCompilable, Weights, gather
+from qgf_ref.compiled.record import Chain, NotRecordable, Shape, record
+from qgf_ref.compiled.weights import Weights, gather
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.kernels.cache import compiling
 from qgf_ref.kernels.simd import TILE_ROWS, VECTOR_BYTES
@@ -41,11 +41,11 @@ def compiled_sampler(flow: GuidedFlow, chain: Chain, key: Any) -> CompiledSample
     """The program of `chain` on this flow; the same object for the same flow and key.
 
     key  tells chains apart: hashable; chains with equal keys must be the same
-    Raises NotRecordable or NotCompilable when there is no program for it.
+    Raises NotRecordable when there is no program for it.
     """
     field, critic = flow.field, flow.critic
     if not isinstance(field, MLPVelocity) or not isinstance(critic, MLPCritic):
-        raise NotCompilable(f"a {type(field).__name__} with a {type(critic).__name__}")
+        raise NotRecordable(f"a {type(field).__name__} with a {type(critic).__name__}")
     shape = Shape(
         field.action_dim,
         critic.params.ensemble or 1,

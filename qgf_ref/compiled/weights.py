@@ -14,7 +14,8 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.compiled.layout import Sizes
-from qgf_ref.compiled.record import CRITIC, FIELD
+from qgf_ref.compiled.program import CRITIC, FIELD
+from qgf_ref.compiled.record import NotRecordable
 from qgf_ref.kernels.gemm import packed
 from qgf_ref.kernels.rows import CODES
 from qgf_ref.kernels.simd import VECTOR_BYTES, panel_width
@@ -39,10 +40,6 @@ FIRST, DEPTH, MEMBERS, ACTIVATION, FAST = range(NETWORK_COLUMNS)
 """
 
 
-class NotCompilable(Exception):
-    """A network that the interpreter has no code for."""
-
-
 @dataclass(frozen=True)
 class Weights:
     """flat (1-D) and the tables; eps (2,) of each network's LayerNorm.
@@ -64,11 +61,11 @@ class Weights:
 def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> Weights:
     """Pack both networks, with time constants for `times`.
 
-    Raises NotCompilable.
+    Raises NotRecordable.
     """
     dtype = field.dtype
     if critic.params.layers[0].kernel.dtype != dtype:
-        raise NotCompilable("networks of different dtypes")
+        raise NotRecordable("networks of different dtypes")
     width = panel_width(dtype.itemsize)
     O, D = field.obs_dim, field.action_dim
     builder = _Builder(dtype)
@@ -183,4 +180,4 @@ def _time_constants(
 
 def _require_plain(params: MLPParams) -> None:
     if len(params.layers) < 2 or params.layers[-1].scale is not None:
-        raise NotCompilable("a network without hidden layers, or with LayerNorm at its end")
+        raise NotRecordable("a network without hidden layers, or with LayerNorm at its end")

@@ -13,11 +13,11 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.port import Port
+from qgf_ref.denoising import conclude, denoise, denoising_step
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Guidance
 from qgf_ref.guidance.queries import one_step_estimate
-from qgf_ref.sampling import conclude, denoise, denoising_step
 
 
 class Inputs(NamedTuple):

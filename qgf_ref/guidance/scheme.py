@@ -1,6 +1,6 @@
 """What a sampler does around its networks, each piece replaceable: Algorithm 1 is the default.
 
-The loop itself is in `qgf_ref.sampling`. The cross-check replaces single pieces to simulate the
+The loop itself is in `qgf_ref.denoising`. The cross-check replaces single pieces to simulate the
 mistakes that ports make; nothing else should.
 """
 

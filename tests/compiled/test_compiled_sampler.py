@@ -13,6 +13,7 @@ import pytest
 from benchmarks import verify
 from qgf_ref.arrays import Array
 from qgf_ref.compiled import sampler as compiled
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
@@ -21,7 +22,7 @@ from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.sampling import GradientSteps, sample
+from qgf_ref.sampling import sample
 from tests.conftest import Golden, small_checkpoint, states
 
 FLOAT64 = 2e-14
@@ -75,7 +76,9 @@ def test_every_kind_of_network(case: str) -> None:
     checkpoint = small_checkpoint(3, **settings)
     if not norm:
         parts = ("policy", "critic", "target_critic", "value")
-        plain = {part: without_layer_norm(getattr(checkpoint, part)) for part in parts}
+        plain: dict[str, Any] = {
+            part: without_layer_norm(getattr(checkpoint, part)) for part in parts
+        }
         checkpoint = replace(checkpoint, **plain)
     flow = checkpoint.flow
     options = replace(flow.field.options, variance=variance)  # type: ignore[attr-defined]

@@ -10,19 +10,23 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.compiled.layout import IN_0, OP, OUT_0, Sizes, assign, lay_out
-from qgf_ref.compiled.record import CRITIC, FIELD, Kind, NotRecordable, Op, Program, Shape, record
+from qgf_ref.compiled.program import CRITIC, FIELD, Kind, Op, Program
+from qgf_ref.compiled.record import NotRecordable, Shape, record
+from qgf_ref.denoising import denoise
 from qgf_ref.guidance.base import GuidedFlow, Products
 from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.ops.structure import axpy
-from qgf_ref.sampling import denoise
 
 SHAPE = Shape(3, 2, "min", 7, 1.0, "exact")
 RECORDED = [name for name in learned_estimator_names() if estimator(name).recordable]
 
 
 def program(name: str) -> Program:
-    return record(SHAPE, lambda flow, *rest: (denoise(flow, *rest[:2], estimator(name), rest[2]),))
+    def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: Array) -> tuple[Array, ...]:
+        return (denoise(flow, obs, noise, estimator(name), weight),)
+
+    return record(SHAPE, chain)
 
 
 @pytest.mark.parametrize("name", RECORDED)

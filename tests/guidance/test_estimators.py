@@ -24,13 +24,14 @@ from qgf_ref.audit.definitions import (
     departure_from_gradient_field,
     potential_gradient,
 )
+from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.qgf_jacobian_ortho import polar_vjp
 from qgf_ref.guidance.qgf_jacobian_smooth import shared_noise
 from qgf_ref.guidance.registry import (
     learned_estimator_names,
 )
-from qgf_ref.sampling import denoising_step, sample
+from qgf_ref.sampling import sample
 from tests.conftest import small_checkpoint, states
 from tests.flow.test_closed_form import TARGET, TRIMODAL, correlated, critic_of
 
