@@ -82,7 +82,7 @@ def _forward(net, time, save, x_at, out_at, rows, first_obs, draws, model, memor
         for l in range(depth):
             row = layers[networks[net, FIRST] + e * depth + l]
             columns = row[OUT]
-            if l == depth - 1 and columns == 1:
+            if l == depth - 1 and net != FIELD:
                 weight = view(flat, row[KERNEL], row[IN])
                 for r in range(rows):
                     y = dot(view(work, source + r * source_row, row[IN]), weight)
@@ -150,7 +150,7 @@ def _vjp(net, save, bar_at, out_at, rows, model, memory, chosen, mode):
             saved += rows * (2 * layers[base + l, OUT] + 1)
         end = layers[base + depth - 1]
         count = 0
-        if end[OUT] == 1 and net != FIELD:
+        if net != FIELD:
             weight = view(flat, end[KERNEL], end[IN])
             for r in range(rows):
                 y_bar = work[bar_at + e * rows + r]

@@ -77,7 +77,7 @@ def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> W
         (FIELD, field.params, field.options),
         (CRITIC, critic.params, critic.options),
     ):
-        _require_plain(params)
+        _require_plain(params, O)
         members = params.ensemble or 1
         networks[network] = (
             len(tables),
@@ -90,7 +90,8 @@ def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> W
             member = params if params.ensemble is None else params.map(lambda a, e=e: a[e])
             for l, layer in enumerate(member.layers):
                 kernel = layer.kernel
-                row = builder.layer(layer, kernel[O : O + D] if l == 0 else kernel)
+                scalar = network == CRITIC and l == len(member.layers) - 1
+                row = builder.layer(layer, kernel[O : O + D] if l == 0 else kernel, scalar)
                 if l == 0:
                     row[PRE] = pre
                     row[TIMES] = builder.add(_time_constants(field, kernel, times, O + D))
@@ -140,10 +141,11 @@ class _Builder:
         self.size += filled
         return at
 
-    def layer(self, layer: LayerParams, kernel: Array) -> list[int]:
+    def layer(self, layer: LayerParams, kernel: Array, scalar: bool) -> list[int]:
+        """A row of the layer table. scalar: the one output is a dot product, no panel."""
         row = [-1] * LAYER_COLUMNS
         row[IN], row[OUT] = kernel.shape
-        if row[OUT] == 1:
+        if scalar:
             row[KERNEL] = row[TRANSPOSE] = self.add(kernel)
         else:
             row[KERNEL], row[TRANSPOSE] = self.add(packed(kernel)), self.add(packed(kernel.T))
@@ -178,6 +180,8 @@ def _time_constants(
     return (rounded @ kernel[first:].astype(np.float64)).astype(kernel.dtype)
 
 
-def _require_plain(params: MLPParams) -> None:
-    if len(params.layers) < 2 or params.layers[-1].scale is not None:
-        raise NotRecordable("a network without hidden layers, or with LayerNorm at its end")
+def _require_plain(params: MLPParams, obs_dim: int) -> None:
+    if not obs_dim or len(params.layers) < 2 or params.layers[-1].scale is not None:
+        raise NotRecordable(
+            "a network without observations or hidden layers, or with LayerNorm at its end"
+        )

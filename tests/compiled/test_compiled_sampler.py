@@ -63,6 +63,7 @@ NETWORKS: dict[str, Any] = {
     "one member": {"members": 1},
     "five members": {"members": 5},
     "wide": {"hidden": (70, 33), "obs_dim": 1, "action_dim": 40},
+    "one action": {"action_dim": 1, "obs_dim": 1},
     "one hidden layer": {"hidden": (5,), "steps": 1},
     "no layer norm": {"norm": False},
     "two-pass variance": {"variance": "two_pass"},
