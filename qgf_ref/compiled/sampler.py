@@ -20,7 +20,7 @@ from qgf_ref.compiled.record import Chain, NotRecordable, Shape, record
 from qgf_ref.compiled.weights import Weights, gather
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.kernels.cache import compiling
-from qgf_ref.kernels.simd import TILE_ROWS, VECTOR_BYTES
+from qgf_ref.kernels.simd import TILE_ROWS, VECTOR_BYTES, panel_width
 from qgf_ref.kernels.threads import in_parallel
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.velocity import MLPVelocity
@@ -31,6 +31,8 @@ TEAM_ROWS = 32
 """Up to so many rows the threads share the columns of each product; beyond, the rows."""
 TEAM_BYTES = 8 << 20
 """Rows × bytes of weights from which a team pays for its barriers."""
+TEAM_PANELS = 2
+"""Panels of the narrowest layer for each member: more members would only wait."""
 WORKSPACE_BYTES = 64 << 20
 """Of one thread, where fewer rows in a block can keep to it."""
 KEPT = 16
@@ -101,16 +103,16 @@ class CompiledSampler:
     def division(self, B: int, threads: int) -> tuple[int, int]:
         """Rows of a block, and members of the team (1: threads take blocks one by one)."""
         if B <= TEAM_ROWS:
-            return B, threads if B * self.weights.flat.nbytes >= TEAM_BYTES else 1
+            sizes = self.weights.sizes
+            narrowest = min(*sizes.hidden[0], *sizes.hidden[1])
+            panels = -(-narrowest // panel_width(self._itemsize))
+            enough = B * self.weights.flat.nbytes >= TEAM_BYTES
+            return B, max(1, min(threads, int(panels / TEAM_PANELS))) if enough else 1
         blocks = -(-B // (BLOCK_ROWS * threads)) * threads
         rows = max(1, -(-B // max(blocks, 1) // TILE_ROWS)) * TILE_ROWS
         while rows > TILE_ROWS and self._layout(rows).size * self._itemsize > WORKSPACE_BYTES:
             rows -= TILE_ROWS
         return max(1, min(rows, B)), 1
-
-    def workspace_bytes(self, B: int, threads: int) -> int:
-        """Of one thread."""
-        return self._layout(self.division(B, threads)[0]).size * self._itemsize
 
     @property
     def _itemsize(self) -> int:

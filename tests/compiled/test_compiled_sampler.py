@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import itertools
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import verify
+from qgf_ref import accelerated
 from qgf_ref.arrays import Array
 from qgf_ref.compiled import sampler as compiled
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
-from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ACTIVATIONS
+from qgf_ref.ops.structure import scaled
 from qgf_ref.sampling import sample
 from tests.conftest import Golden, small_checkpoint, states
 
@@ -34,6 +37,12 @@ def both(flow: GuidedFlow, obs: Array, threads: int = 1, **arguments: Any) -> tu
         sample(flow, obs, **arguments),
         sample(flow, obs, backend="numba", threads=threads, **arguments),
     )
+
+
+def teams_on_small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it costs."""
+    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
+    monkeypatch.setattr(compiled, "TEAM_PANELS", 0.01)
 
 
 RECORDED = [name for name in learned_estimator_names() if estimator(name).recordable]
@@ -105,7 +114,7 @@ def test_members_in_a_tie_share_the_derivative(checkpoint: Checkpoint) -> None:
 def test_the_bits_depend_on_neither_threads_nor_the_other_rows(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)  # teams on networks as small as these
+    teams_on_small_networks(monkeypatch)
     obs, noise = states(checkpoint, 150)
 
     def run(rows: slice, threads: int) -> Array:
@@ -124,7 +133,7 @@ def test_the_bits_depend_on_neither_threads_nor_the_other_rows(
 def test_weights_draws_and_gradient_steps(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
+    teams_on_small_networks(monkeypatch)
     obs, _ = states(checkpoint, 5)
     weights = np.array([0.0, 0.1, 0.3, 1.0, 3.0])
     for steps, draws, threads in itertools.product((None, GradientSteps(2, 0.05)), (1, 4), (1, 2)):
@@ -212,7 +221,7 @@ def test_samplers_are_remembered_and_forgotten(checkpoint: Checkpoint) -> None:
 def test_calls_from_several_threads(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
+    teams_on_small_networks(monkeypatch)
     obs, noise = states(checkpoint, 200)
     expected = sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="numba", threads=1)
     wrong: list[int] = []
@@ -233,3 +242,29 @@ def test_calls_from_several_threads(
     for thread in threads:
         thread.join(60)
     assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+@dataclass(frozen=True)
+class Halved(Estimator):
+    """A user's estimator, straight-line."""
+
+    name = "halved"
+    summary = "½∇Q(s, ½a_t)"
+    recordable = True
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        x = flow.kernels(scaled, 0.5, step.action)
+        found = critic_gradient(flow, step.obs, x)
+        return replace(found, gradient=flow.kernels(scaled, 0.5, found.gradient))
+
+
+def test_an_estimator_of_a_user_is_recorded(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("not recorded")
+
+    monkeypatch.setattr(accelerated, "_layer_by_layer", refuse)
+    obs, noise = states(checkpoint, 6)
+    expected, got = both(checkpoint.flow, obs, estimator=Halved(), weight=0.3, noise=noise)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
