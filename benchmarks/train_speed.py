@@ -1,7 +1,7 @@
 """How fast is a training update, against the same update jitted by JAX on the same cores?
 
     python benchmarks/train_speed.py            (some minutes, on an otherwise idle machine)
-    python benchmarks/train_speed.py --smoke    (under a minute, noisy, writes nothing)
+    python benchmarks/train_speed.py --smoke    (about a minute, noisy, writes nothing)
 
 For all cores and for one: a child process that may use only those cores checks that both
 implementations compute the same, then times them in turns (A B A B …) together with a large matrix
@@ -48,12 +48,14 @@ from benchmarks.peers.compare import (  # noqa: E402
     samples,
 )
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
+from qgf_ref.kernels.members import MEMBERS  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PRESETS = {"small": ((256,) * 3, 256), "paper": ((1024,) * 4, 1024)}
 """Hidden layers, rows of a batch."""
 GEMM = 1024
+CONTENDERS = (*MEMBERS, "jax")
 
 
 class Timing(NamedTuple):
@@ -73,24 +75,27 @@ def timed(run: Callable[[], object], finish: Callable[[], None], repetitions: in
     return Timing(seconds / repetitions, (time.process_time() - busy) / seconds)
 
 
-def measure(preset: str, rounds: int, target: float, seed: int) -> dict[str, Any]:
-    """One preset in this process, on the cores that it has. `target`: seconds for one turn."""
+def measure(preset: str, cores: int, rounds: int, target: float, seed: int) -> dict[str, Any]:
+    """One preset in this process, which has `cores`. `target`: seconds for one turn."""
     hidden, rows = PRESETS[preset]
     checkpoint, data = checkpoint_of(hidden, seed), samples(rows, seed + 1)
     hyper = checkpoint.hyperparameters()
-    ours, theirs = Ours(checkpoint, hyper), Jax(checkpoint, hyper)
+    ours = {name: Ours(checkpoint, hyper, name, cores) for name in MEMBERS}
+    theirs = Jax(checkpoint, hyper)
     first, second = (
         timed(lambda: theirs.step(data[0]), theirs.finish, 1).seconds for _ in range(2)
     )
-    theirs.state = jax_update.initial_state(checkpoint)
-    found = disagreement(checkpoint, ours, theirs, data)
-    require_equal(found)
+    found = {}
+    for name, contender in ours.items():
+        theirs.state = jax_update.initial_state(checkpoint)
+        found[name] = disagreement(checkpoint, contender, theirs, data)
+        require_equal(found[name])
 
     x = np.random.default_rng(seed).standard_normal((GEMM, GEMM)).astype(np.float32)
     y = jnp.asarray(x)
     product = jax.jit(jnp.matmul)
     turns: dict[str, tuple[Callable[[], object], Callable[[], None]]] = {
-        "qgf_ref": (_cycle(ours, data), ours.finish),
+        **{name: (_cycle(contender, data), contender.finish) for name, contender in ours.items()},
         "jax": (_cycle(theirs, data), theirs.finish),
         "gemm_blas": (lambda: x @ x, lambda: None),
         "gemm_xla": (lambda: product(y, y).block_until_ready(), lambda: None),
@@ -135,7 +140,7 @@ def summary(timings: dict[str, list[Timing]], flops: int) -> dict[str, Any]:
         "gemm_peak_gflops": peak / 1e9,
         "gemm_gflops": {name: gemm / seconds / 1e9 for name, seconds in fastest.items()},
     }
-    for name in ("qgf_ref", "jax"):
+    for name in CONTENDERS:
         rates = [1 / x.seconds for x in timings[name]]
         result[name] = {
             "updates_per_second": spread(rates),
@@ -143,8 +148,9 @@ def summary(timings: dict[str, list[Timing]], flops: int) -> dict[str, Any]:
             "share_of_gemm_peak": statistics.median(rates) * flops / peak,
             "seconds_of_each_round": [x.seconds for x in timings[name]],
         }
-    pairs = zip(timings["qgf_ref"], timings["jax"], strict=True)
-    result["ratio"] = spread([theirs.seconds / ours.seconds for ours, theirs in pairs])
+    for name in MEMBERS:
+        pairs = zip(timings[name], timings["jax"], strict=True)
+        result[name]["ratio"] = spread([theirs.seconds / ours.seconds for ours, theirs in pairs])
     return result
 
 
@@ -177,20 +183,20 @@ def child(cores: int, args: argparse.Namespace) -> list[dict[str, Any]]:
 def markdown(results: list[dict[str, Any]]) -> str:
     """The table."""
     lines = [
-        "| preset | cores | qgf_ref updates/s | JAX updates/s | qgf_ref / JAX | "
-        "share of GEMM peak: qgf_ref, JAX | JAX compiles |",
+        "| preset | cores | backend | qgf_ref updates/s | JAX updates/s | qgf_ref / JAX | "
+        "share of GEMM peak: qgf_ref, JAX |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in results:
-        rates = [_interval(row[n]["updates_per_second"]) for n in ("qgf_ref", "jax")]
-        shares = [f"{row[n]['share_of_gemm_peak']:.0%}" for n in ("qgf_ref", "jax")]
+    for row, name in itertools.product(results, MEMBERS):
+        rates = [_interval(row[n]["updates_per_second"]) for n in (name, "jax")]
+        shares = [f"{row[n]['share_of_gemm_peak']:.0%}" for n in (name, "jax")]
         lines.append(
             f"| `{row['preset']}` ({len(row['hidden'])}×{row['hidden'][0]}, batch {row['batch']}) "
-            f"| {row['cores']} | {rates[0]} | {rates[1]} | **{_interval(row['ratio'])}** "
-            f"| {shares[0]}, {shares[1]} | {row['compile_seconds']:.1f} s |"
+            f"| {row['cores']} | {name} | {rates[0]} | {rates[1]} "
+            f"| **{_interval(row[name]['ratio'])}** | {shares[0]}, {shares[1]} |"
         )
     lines += ["", "Median (25%–75%) of interleaved rounds; the ratio is taken within each round."]
-    if any(row[n]["share_of_gemm_peak"] > 1 for row in results for n in ("qgf_ref", "jax")):
+    if any(row[n]["share_of_gemm_peak"] > 1 for row in results for n in CONTENDERS):
         lines += [
             "",
             "**A share above 100%: the machine was not idle, these numbers mean little.**",
@@ -212,21 +218,24 @@ def main() -> None:
     args.seconds = args.seconds or (0.1 if args.smoke else 2.0)
     if args.child is not None:
         with threadpool_limits(args.child, user_api="blas"):
-            rows = [measure(name, args.rounds, args.seconds, args.seed) for name in PRESETS]
+            rows = [
+                measure(name, args.child, args.rounds, args.seconds, args.seed) for name in PRESETS
+            ]
         print(json.dumps(rows))
         return
     if not hasattr(os, "sched_setaffinity"):
         raise SystemExit("binding a process to cores needs Linux")
 
     origin = provenance()
-    origin["versions"] |= {name: version(name) for name in ("jax", "jaxlib")}
+    origin["versions"] |= {name: version(name) for name in ("jax", "jaxlib", "numba")}
     load = os.getloadavg()
     everything = len(os.sched_getaffinity(0))
     results = []
     for cores in sorted({everything, 1}, reverse=True):
         for row in child(cores, args):
             results.append({"cores": cores, **row})
-            print(f"{row['preset']:6} {cores} cores: qgf_ref/JAX = {row['ratio']['median']:.2f}")
+            ratios = (f"{n} {row[n]['ratio']['median']:.2f}" for n in MEMBERS)
+            print(f"{row['preset']:6} {cores} cores: qgf_ref/JAX = {', '.join(ratios)}")
     table = markdown(results)
     print(f"\n{table}")
     out = args.out or (None if args.smoke else RESULTS)

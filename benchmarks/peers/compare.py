@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.peers import jax_update
 from qgf_ref.arrays import Array
 from qgf_ref.interop.checkpoint import Checkpoint, Options
+from qgf_ref.kernels.members import kernels_named
 from qgf_ref.losses.update import Batch, Hyperparameters, TrainState, update
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
@@ -38,15 +39,26 @@ class Contender(Protocol):
 
 
 class Ours:
-    """qgf_ref.losses.update."""
+    """qgf_ref.losses.update with the kernels of `backend`; `threads` is for numba's.
 
-    def __init__(self, checkpoint: Checkpoint, hyper: Hyperparameters) -> None:
-        self.state = TrainState.create(checkpoint.networks(embedding="float32"))
+    NumPy's BLAS takes as many threads as the process gives it.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        hyper: Hyperparameters,
+        backend: str = "numpy",
+        threads: int = 1,
+    ) -> None:
+        kernels = kernels_named(backend, checkpoint.dtype)
+        self.state = TrainState.create(checkpoint.networks(embedding="float32", kernels=kernels))
         self.hyper = hyper
+        self.threads = threads if backend == "numba" else 1
 
     def step(self, sample: Sample) -> dict[str, Any]:
         """One update."""
-        self.state, losses = update(self.state, *sample, self.hyper)
+        self.state, losses = update(self.state, *sample, self.hyper, self.threads)
         return {name: getattr(losses, name) for name in jax_update.LEARNED}
 
     def finish(self) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+from qgf_ref.ops.learning import path_point
 from qgf_ref.ops.time_embedding import Precision
 
 
 def interpolate(x0: Array, x1: Array, t: Array) -> Array:
     """x_t = (1 − t)x0 + t x1. x0, x1 (B, D), t (B,). Source: method.md, section 1."""
-    t = t[:, None]
-    return (1 - t) * x0 + t * x1
+    return path_point(x0, x1, t)[0]
 
 
 def velocity_target(x0: Array, x1: Array) -> Array:

@@ -67,7 +67,7 @@ def constant(single: float, double: float) -> Any:
     """Compiled code's constant that depends on its argument's type: called with any x of it."""
 
     @intrinsic
-    def chosen(typing, x):  # type: ignore[no-untyped-def]
+    def chosen(typing, x):
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return context.get_constant(x, single if x == types.float32 else double)
 
@@ -80,7 +80,7 @@ def _polynomial(single: tuple[float, ...], double: tuple[float, ...]) -> Any:
     """Compiled code's Σ cₙ·rⁿ, by Horner's rule with fused multiply-adds where there are any."""
 
     @intrinsic
-    def polynomial(typing, r):  # type: ignore[no-untyped-def]
+    def polynomial(typing, r):
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             *rest, last = single if r == types.float32 else double
             total = context.get_constant(r, last)
@@ -114,13 +114,13 @@ def _dividing(function: Any) -> Any:
 
 
 @_dividing
-def reciprocal(x):  # type: ignore[no-untyped-def]
-    """1/x to 1.2 rounding units. The hardware's division takes half of a vectorised gelu's time."""
+def reciprocal(x):
+    """1/x to 0.7 eps with AVX-512, 1.2 elsewhere: a division would take half of a gelu's time."""
     return like(1, x) / x
 
 
 @inline
-def _reduced(x):  # type: ignore[no-untyped-def]
+def _reduced(x):
     x = _lowest(x) if x < _lowest(x) else x
     x = _highest(x) if x > _highest(x) else x
     shifted = x * like(_LOG2_E, x) + _shift(x)
@@ -130,14 +130,14 @@ def _reduced(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """eˣ, compiled. x is clamped to where the result is a normal number."""
     above_one, power = _reduced(x)
     return (like(1, x) + above_one) * power
 
 
 @inline
-def exp2(x):  # type: ignore[no-untyped-def]
+def exp2(x):
     """2ˣ, compiled. |x| is clamped to 126 (float32) or 1020 (float64)."""
     x = -_most2(x) if x < -_most2(x) else x
     x = _most2(x) if x > _most2(x) else x
@@ -147,14 +147,14 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def expm1_and_exp(x):  # type: ignore[no-untyped-def]
+def expm1_and_exp(x):
     """(eˣ − 1, eˣ), compiled; the first keeps its relative accuracy near x = 0."""
     above_one, power = _reduced(x)
     return power * above_one + (power - like(1, x)), power * above_one + power
 
 
 @inline
-def normal_tail(x):  # type: ignore[no-untyped-def]
+def normal_tail(x):
     """(∫ₓ^∞ φ, e^{−x²/2}) for x ≥ 0, compiled; φ is the standard normal density."""
     bell = exp(like(-0.5, x) * x * x)
     w = reciprocal(x + _tail_centre(x))

@@ -37,7 +37,7 @@ _far = constant(20.0, 40.0)
 
 
 @inline
-def _gelu(x):  # type: ignore[no-untyped-def]
+def _gelu(x):
     # the sigmoid's argument is formed for 2ˣ: no error beyond its own rounding, and less work
     one = like(1, x)
     square = x * x
@@ -50,14 +50,14 @@ def _gelu(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _gelu_quick(x):  # type: ignore[no-untyped-def]
+def _gelu_quick(x):
     e = exp2(like(-QUICK_GELU * LOG2_E, x) * x)
     s = reciprocal(like(1, x) + e)
     return x * s, s + like(QUICK_GELU, x) * x * (e * s) * s
 
 
 @inline
-def _gelu_erf(x):  # type: ignore[no-untyped-def]
+def _gelu_erf(x):
     tail, bell = normal_tail(abs(x))
     beyond = like(1, x) - tail  # before the choice, else LLVM makes a branch of it
     below = beyond if x > like(0, x) else tail
@@ -65,21 +65,21 @@ def _gelu_erf(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _relu(x):  # type: ignore[no-untyped-def]
+def _relu(x):
     zero, one = like(0, x), like(1, x)
     # a NaN goes through, as in the reference's comparison with the roles exchanged
     return (zero if x <= zero else x), (one if x > zero else zero)
 
 
 @inline
-def _silu(x):  # type: ignore[no-untyped-def]
+def _silu(x):
     e = exp(-x)
     s = reciprocal(like(1, x) + e)
     return x * s, s + x * (e * s) * s
 
 
 @inline
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     # tanh|x| = −n/(n + 2), n = exp(−2|x|) − 1: exact to rounding near 0, and nothing overflows
     one, two = like(1, x), like(2, x)
     n, _ = expm1_and_exp(-two * abs(x))
@@ -89,14 +89,14 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _elu(x):  # type: ignore[no-untyped-def]
+def _elu(x):
     zero, one = like(0, x), like(1, x)
     below, e = expm1_and_exp(x)
     return (x if x > zero else below), (one if x > zero else e)
 
 
 @inline
-def _mish(x):  # type: ignore[no-untyped-def]
+def _mish(x):
     # t = tanh(log(1 + e)) = n/(n + 2), n = e(e + 2), and 1 − t = 2/(n + 2): one division for both
     # and for the sigmoid. Far out t is 1 to rounding
     one, two, far = like(1, x), like(2, x), _far(x)
@@ -109,7 +109,7 @@ def _mish(x):  # type: ignore[no-untyped-def]
 
 
 @inner
-def activate(h, scale, code, y, slope):  # type: ignore[no-untyped-def]
+def activate(h, scale, code, y, slope):
     """y = f(h) and slope = f′(h)·scale, elementwise. All are rows (F,) that do not overlap."""
     if code == GELU:
         for j in range(h.size):
@@ -146,7 +146,7 @@ def activate(h, scale, code, y, slope):  # type: ignore[no-untyped-def]
 
 
 @summing
-def _sums(z):  # type: ignore[no-untyped-def]
+def _sums(z):
     total = square = like(0, z[0])
     for j in range(z.size):
         total += z[j]
@@ -155,7 +155,7 @@ def _sums(z):  # type: ignore[no-untyped-def]
 
 
 @summing
-def _spread(z, mean):  # type: ignore[no-untyped-def]
+def _spread(z, mean):
     square = like(0, mean)
     for j in range(z.size):
         square += (z[j] - mean) * (z[j] - mean)
@@ -163,7 +163,7 @@ def _spread(z, mean):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalise(z, scale, offset, eps, fast, x_hat, h):  # type: ignore[no-untyped-def]
+def normalise(z, scale, offset, eps, fast, x_hat, h):
     """h = γ·x̂ + β, x̂ = (z − mean)·rstd; returns rstd. Rows (F,); `fast` as in ops.layer_norm."""
     width = like(z.size, z[0])
     total, square = _sums(z)
@@ -179,7 +179,7 @@ def normalise(z, scale, offset, eps, fast, x_hat, h):  # type: ignore[no-untyped
 
 
 @summing
-def _projections(u, x_hat):  # type: ignore[no-untyped-def]
+def _projections(u, x_hat):
     total = along = like(0, u[0])
     for j in range(u.size):
         total += u[j]
@@ -188,7 +188,7 @@ def _projections(u, x_hat):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalised_jacobian(u, x_hat, rstd, out):  # type: ignore[no-untyped-def]
+def normalised_jacobian(u, x_hat, rstd, out):
     """out = rstd·(u − mean u − x̂·mean(x̂·u)): ∂x̂/∂x times u, rows (F,) that do not overlap."""
     width = like(u.size, u[0])
     total, along = _projections(u, x_hat)

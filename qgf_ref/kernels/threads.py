@@ -46,7 +46,7 @@ def _checked(threads: object, name: str) -> int:
     whole = hasattr(threads, "__index__") and not isinstance(threads, bool)
     if not whole or not 1 <= int(threads) <= MOST:  # type: ignore[call-overload]
         raise InputError(f"{name} must be a whole number from 1 to {MOST}, got {threads!r}")
-    return int(threads)  # type: ignore[call-overload,no-any-return]
+    return int(threads)  # type: ignore[call-overload]
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object] = list) -> None:

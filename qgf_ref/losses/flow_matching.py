@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qgf_ref.arrays import Array
-from qgf_ref.flow.path import interpolate, velocity_target
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.ops.learning import path_point, squared_error
 
 
 def flow_matching(
@@ -17,8 +17,8 @@ def flow_matching(
     v_bar = 2(v − (x1 − x0))/(B·D). Rows that cross an episode's end are not masked, as in the
     official code. Source: method.md, section 1; official.md, section 3.
     """
-    target = velocity_target(x0, x1)
-    return velocity_regression(field, obs, interpolate(x0, x1, t), target, t)
+    point, target = field.kernels(path_point, x0, x1, t)
+    return velocity_regression(field, obs, point, target, t)
 
 
 def velocity_regression(
@@ -29,6 +29,5 @@ def velocity_regression(
     obs (B, O), point and target (B, D), t (B,), weight () or (B, 1).
     """
     velocity, cache = field.forward(obs, point, t)
-    residual = velocity - target
-    velocity_bar = weight * residual * (2 / residual.size)
-    return (weight * residual * residual).mean(), field.vjp_params(velocity_bar, cache)
+    loss, velocity_bar = field.kernels(squared_error, velocity, target, weight)
+    return loss, field.vjp_params(velocity_bar, cache)

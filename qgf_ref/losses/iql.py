@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qgf_ref.arrays import Array
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.ops.ensemble import ensemble_reduce
+from qgf_ref.ops.learning import expectile_error, squared_error
 
 
 def critic_target(
@@ -31,9 +30,8 @@ def critic_loss(
     q_bar_e = 2·valid·(Q_e − y)/(E·B). Source: official.md, section 3.
     """
     q, cache = critic.forward(obs, action)
-    error = q - target
-    q_bar = valid * error * (2 / error.size)
-    return (valid * error * error).mean(), critic.vjp_params(q_bar, cache)
+    loss, q_bar = critic.kernels(squared_error, q, target, valid)
+    return loss, critic.vjp_params(q_bar, cache)
 
 
 def value_loss(
@@ -52,7 +50,5 @@ def value_loss(
     """
     q, _ = ensemble_reduce(target_critic.forward(obs, action)[0], target_critic.aggregation)
     v, cache = value.forward(obs)
-    advantage = q - v
-    weight = valid * np.where(advantage.real > 0, expectile, 1 - expectile).astype(v.real.dtype)
-    value_bar = weight * advantage * (-2 / advantage.size)
-    return (weight * advantage * advantage).mean(), value.vjp_params(value_bar, cache)
+    loss, value_bar = value.kernels(expectile_error, q, v, valid, expectile)
+    return loss, value.vjp_params(value_bar, cache)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qgf_ref.arrays import Array
 from qgf_ref.nets.mlp import MLPParams
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.learning import BETA1 as BETA1
+from qgf_ref.ops.learning import BETA2 as BETA2
+from qgf_ref.ops.learning import EPS, adam_step, moving_average
 
 
 @dataclass(frozen=True)
@@ -33,26 +34,31 @@ def adam(
     learning_rate: float = 3e-4,
     eps: float = EPS,
     eps_root: float = 0.0,
+    kernels: Kernels = reference_kernels,
 ) -> tuple[MLPParams, AdamState]:
-    """One update, and the new state.
+    """One update, and the new state. The equations: `qgf_ref.ops.learning.adam_step`.
 
-    m ← β₁m + (1−β₁)g,  s ← β₂s + (1−β₂)g²,  θ ← θ − lr·(m/(1−β₁ⁿ)) / (√(s/(1−β₂ⁿ) + ε_root) + ε)
-    with n counted from 1, ε = 1e-8 outside the root and ε_root = 0 inside.
+    n is counted from 1, ε = 1e-8 outside the root and ε_root = 0 inside.
     Source: optax.adam (official.md, section 3).
     """
     count = state.count + 1
-    mean_scale, square_scale = 1 / (1 - BETA1**count), 1 / (1 - BETA2**count)
-    mean = state.mean.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, params_bar)
-    square = state.square.map(lambda s, g: BETA2 * s + (1 - BETA2) * (g * g), params_bar)
+    leaves = zip(
+        params.arrays(),
+        params_bar.arrays(),
+        state.mean.arrays(),
+        state.square.arrays(),
+        strict=True,
+    )
+    stepped = [kernels(adam_step, *leaf, count, learning_rate, eps, eps_root) for leaf in leaves]
+    theta, mean, square = (params.replace(part) for part in zip(*stepped, strict=True))
+    return theta, AdamState(mean, square, count)
 
-    def step(theta: Array, m: Array, s: Array) -> Array:
-        corrected = s * square_scale
-        root = np.sqrt(corrected + eps_root if eps_root else corrected)
-        return theta - learning_rate * (m * mean_scale) / (root + eps)
 
-    return params.map(step, mean, square), AdamState(mean, square, count)
-
-
-def target_update(target: MLPParams, online: MLPParams, tau: float = 0.005) -> MLPParams:
+def target_update(
+    target: MLPParams,
+    online: MLPParams,
+    tau: float = 0.005,
+    kernels: Kernels = reference_kernels,
+) -> MLPParams:
     """φ̄ ← τφ + (1 − τ)φ̄. The official code passes the critic from *before* its update."""
-    return target.map(lambda t, o: tau * o + (1 - tau) * t, online)
+    return target.map(lambda t, o: kernels(moving_average, t, o, tau), online)

@@ -5,18 +5,30 @@ Pure: `update` returns a new state and leaves the old one alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, NonFiniteError
+from qgf_ref.kernels.threads import in_parallel
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
+from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
+from qgf_ref.nets.value import MLPValue
+from qgf_ref.nets.velocity import MLPVelocity
+
+R = TypeVar("R")
+
+LEARNED = ("policy", "critic", "value")
+"""The networks that have a loss and an optimiser."""
 
 
 @dataclass(frozen=True)
@@ -83,46 +95,124 @@ class Losses:
     value_bar: MLPParams
 
 
-def losses(nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters) -> Losses:
+def losses(
+    nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters, threads: int = 1
+) -> Losses:
     """All three losses on one batch, with noise x0 (B, D) and flow times t (B,).
 
+    threads  as in `update`
     Raises InputError on a batch of 0 rows, whose mean is undefined.
     """
-    if not len(batch.obs):
-        raise InputError("a training batch needs at least one row")
-    policy, policy_bar = flow_matching(nets.policy, batch.obs, x0, batch.action, t)
-    target = critic_target(
-        nets.value, batch.next_obs, batch.rewards, batch.masks, hyper.discount, hyper.horizon
-    )
-    critic, critic_bar = critic_loss(nets.critic, batch.obs, batch.action, target, batch.valid)
-    value, value_bar = value_loss(
-        nets.value, nets.target_critic, batch.obs, batch.action, batch.valid, hyper.expectile
-    )
-    return Losses(policy, critic, value, policy_bar, critic_bar, value_bar)
+    jobs = _losses(nets, batch, x0, t, hyper)
+    found = _run(jobs, _work(nets), threads)
+    values, bars = zip(*(found[name] for name in LEARNED), strict=True)
+    return Losses(*values, *bars)
 
 
 def update(
-    state: TrainState, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters
+    state: TrainState, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters, threads: int = 1
 ) -> tuple[TrainState, Losses]:
     """One update of all networks from the parameters *before* the step.
 
     The value loss reads the old target critic, the critic loss the old value, and the target
-    critic moves towards the critic from before its update. Raises NonFiniteError naming the
-    network whose loss is not finite. Source: official.md, section 3.
+    critic moves towards the critic from before its update. The three networks' updates thus do
+    not depend on each other.
+
+    threads  how many of the three may run at once: of use where the networks' kernels leave
+             Python's lock alone (Numba's). The result's bits do not depend on it.
+    Raises NonFiniteError naming the network whose loss is not finite. Source: official.md,
+    section 3.
     """
     nets = state.networks
-    result = losses(nets, batch, x0, t, hyper)
-    for name in ("policy", "critic", "value"):
-        require_finite(np.atleast_1d(getattr(result, name)), f"the {name} loss")
-    rate = hyper.learning_rate
-    policy, policy_adam = adam(nets.policy.params, result.policy_bar, state.policy_adam, rate)
-    critic, critic_adam = adam(nets.critic.params, result.critic_bar, state.critic_adam, rate)
-    value, value_adam = adam(nets.value.params, result.value_bar, state.value_adam, rate)
-    target = target_update(nets.target_critic.params, nets.critic.params, hyper.tau)
+    jobs = _losses(nets, batch, x0, t, hyper)
+
+    def learn(name: str) -> _Learned:
+        loss, params_bar = jobs[name]()
+        require_finite(np.atleast_1d(loss), f"the {name} loss")
+        net: MLPVelocity | MLPCritic | MLPValue = getattr(nets, name)
+        moments: AdamState = getattr(state, f"{name}_adam")
+        params, moments = adam(
+            net.params, params_bar, moments, hyper.learning_rate, kernels=net.kernels
+        )
+        target = None
+        if name == "critic":
+            old = nets.target_critic
+            target = target_update(old.params, nets.critic.params, hyper.tau, old.kernels)
+        return _Learned(loss, params_bar, params, moments, target)
+
+    found = _run({name: partial(learn, name) for name in LEARNED}, _work(nets), threads)
+    policy, critic, value = (found[name] for name in LEARNED)
+    assert critic.target is not None
     networks = Networks(
-        policy=replace(nets.policy, params=policy),
-        critic=replace(nets.critic, params=critic),
-        target_critic=replace(nets.target_critic, params=target),
-        value=replace(nets.value, params=value),
+        policy=replace(nets.policy, params=policy.params),
+        critic=replace(nets.critic, params=critic.params),
+        target_critic=replace(nets.target_critic, params=critic.target),
+        value=replace(nets.value, params=value.params),
     )
-    return TrainState(networks, policy_adam, critic_adam, value_adam), result
+    result = Losses(
+        policy.loss, critic.loss, value.loss, policy.params_bar, critic.params_bar, value.params_bar
+    )
+    return TrainState(networks, policy.adam, critic.adam, value.adam), result
+
+
+class _Learned(NamedTuple):
+    loss: float
+    params_bar: MLPParams
+    params: MLPParams
+    adam: AdamState
+    target: MLPParams | None
+
+
+def _losses(
+    nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters
+) -> dict[str, Callable[[], tuple[float, MLPParams]]]:
+    """Each loss and its gradient, to be called in any order, or at once."""
+    b = batch
+    if not len(b.obs):
+        raise InputError("a training batch needs at least one row")
+
+    def critic() -> tuple[float, MLPParams]:
+        target = critic_target(
+            nets.value, b.next_obs, b.rewards, b.masks, hyper.discount, hyper.horizon
+        )
+        return critic_loss(nets.critic, b.obs, b.action, target, b.valid)
+
+    return {
+        "policy": lambda: flow_matching(nets.policy, b.obs, x0, b.action, t),
+        "critic": critic,
+        "value": lambda: value_loss(
+            nets.value, nets.target_critic, b.obs, b.action, b.valid, hyper.expectile
+        ),
+    }
+
+
+def _work(nets: Networks) -> dict[str, int]:
+    """Matrix products of each update in units of a forward: one forward, two for the backward."""
+    policy, critic, value = (n.params.count for n in (nets.policy, nets.critic, nets.value))
+    return {"policy": 3 * policy, "critic": 3 * critic + value, "value": 3 * value + critic}
+
+
+def _run(
+    jobs: Mapping[str, Callable[[], R]], work: Mapping[str, int], threads: int
+) -> dict[str, R]:
+    """The jobs' results; the largest first, each to the thread that has least to do."""
+    groups: list[list[str]] = [[] for _ in range(min(threads, len(jobs)))]
+    for name in sorted(jobs, key=lambda n: -work[n]):
+        min(groups, key=lambda group: sum(work[n] for n in group)).append(name)
+    results: dict[str, R] = {}
+    errors: dict[str, NonFiniteError] = {}
+    handling = np.geterr()  # a thread has its own
+
+    def run(names: list[str]) -> None:
+        with np.errstate(**handling):
+            for name in names:
+                try:
+                    results[name] = jobs[name]()
+                except NonFiniteError as error:
+                    errors[name] = error
+
+    in_parallel([partial(run, group) for group in groups])
+    for name in LEARNED:  # the same one, whichever came first
+        if name in errors:
+            raise errors[name]
+    return results

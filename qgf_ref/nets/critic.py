@@ -101,4 +101,4 @@ class MLPCritic:
     def vjp_params(self, q_bar: Array, cache: CriticCache) -> MLPParams:
         """params_bar = (∂Q/∂φ)ᵀ q_bar, summed over the batch."""
         y_bar = self.kernels(squeeze_last_vjp, q_bar)
-        return mlp_vjp_params(y_bar, cache.layers, self.kernels)[1]
+        return mlp_vjp_params(y_bar, cache.layers, self.kernels, input_bar=False)[1]

@@ -1,22 +1,22 @@
 """The one multilayer perceptron: parameters, forward, and its products.
 
 Every hidden layer is linear → LayerNorm (where its parameters have one) → activation; the output
-layer is linear alone. The leading ensemble axis of `qgf_ref.ops.linear` carries over: an ensemble
-is an MLP whose parameters have that axis.
+layer is linear alone. Each is a dense block (`qgf_ref.ops.dense`). The leading ensemble axis of
+`qgf_ref.ops.linear` carries over: an ensemble is an MLP whose parameters have that axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array
 from qgf_ref.ops import layer_norm as ln
-from qgf_ref.ops.activations import ActivationCache, activation, activation_jvp, activation_vjp
+from qgf_ref.ops.dense import DenseParts, DenseRule, fused
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp, linear_vjp_params
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MLPParams:
 
     def arrays(self) -> tuple[Array, ...]:
         """The arrays alone, in the order of `named`."""
-        return tuple(array for _, array in self.named())
+        return tuple(part for layer in self.layers for part in layer.parts() if part is not None)
 
     def map(self, f: Callable[..., Array], *others: MLPParams) -> MLPParams:
         """f applied to corresponding arrays of this and the other parameter sets."""
@@ -94,16 +94,8 @@ class MLPParams:
         return sum(a.size for a in self.arrays())
 
 
-@dataclass(frozen=True)
-class LayerCache:
-    """What one layer's forward saved; LayerNorm and activation only where the layer has them."""
-
-    linear: LinearCache
-    norm: ln.LayerNormCache | None
-    activation: ActivationCache | None
-
-
-MLPCache = tuple[LayerCache, ...]
+MLPCache = tuple[Any, ...]
+"""What each layer's dense block saved."""
 
 
 @dataclass(frozen=True)
@@ -123,64 +115,48 @@ def mlp(
     jvp, vjp: `mlp_jvp`, `mlp_vjp` (in x) and `mlp_vjp_params` (in the parameters as well).
     Source: official.md, section 1 (utils/networks.py).
     """
+    blocks = fused(kernels)
     caches = []
     last = len(params.layers) - 1
     for i, layer in enumerate(params.layers):
-        x, linear_cache = kernels(linear, x, layer.kernel, layer.bias)
-        norm_cache = activation_cache = None
-        if layer.scale is not None and layer.offset is not None:
-            x, norm_cache = kernels(
-                ln.layer_norm,
-                x,
-                layer.scale,
-                layer.offset,
-                options.layer_norm_eps,
-                options.variance,
-            )
-        if i < last:
-            x, activation_cache = kernels(activation, x, options.activation)
-        caches.append(LayerCache(linear_cache, norm_cache, activation_cache))
+        activation = options.activation if i < last else None
+        rule = DenseRule(activation, options.layer_norm_eps, options.variance)
+        parts = DenseParts(layer.kernel, layer.bias, layer.scale, layer.offset)
+        x, cache = blocks.dense(x, parts, rule)
+        caches.append(cache)
     return x, tuple(caches)
 
 
 def mlp_jvp(x_dot: Array, cache: MLPCache, kernels: Kernels = reference_kernels) -> Array:
     """y_dot = (∂MLP/∂x) x_dot."""
+    blocks = fused(kernels)
     for layer in cache:
-        x_dot = kernels(linear_jvp, x_dot, layer.linear)
-        if layer.norm is not None:
-            x_dot = kernels(ln.layer_norm_jvp, x_dot, layer.norm)
-        if layer.activation is not None:
-            x_dot = kernels(activation_jvp, x_dot, layer.activation)
+        x_dot = blocks.dense_jvp(x_dot, layer)
     return x_dot
 
 
 def mlp_vjp(y_bar: Array, cache: MLPCache, kernels: Kernels = reference_kernels) -> Array:
     """x_bar = (∂MLP/∂x)ᵀ y_bar, summed over the ensemble members that share x."""
-    return _reverse_sweep(y_bar, cache, kernels, params_bar=None)
+    blocks = fused(kernels)
+    for layer in reversed(cache):
+        y_bar = blocks.dense_vjp(y_bar, layer)
+    return y_bar
 
 
 def mlp_vjp_params(
-    y_bar: Array, cache: MLPCache, kernels: Kernels = reference_kernels
-) -> tuple[Array, MLPParams]:
-    """(x_bar, params_bar): the cotangents of the input and of every parameter, in one sweep."""
+    y_bar: Array, cache: MLPCache, kernels: Kernels = reference_kernels, input_bar: bool = True
+) -> tuple[Array | None, MLPParams]:
+    """(x_bar, params_bar): the cotangents of the input and of every parameter, in one sweep.
+
+    input_bar  False leaves x_bar out (None): no parameter's cotangent depends on it, and it is a
+               matrix product as large as the first layer's forward
+    """
+    blocks = fused(kernels)
     layers_bar: list[LayerParams] = []
-    x_bar = _reverse_sweep(y_bar, cache, kernels, params_bar=layers_bar)
+    x_bar: Array | None = None
+    for i, layer in reversed(tuple(enumerate(cache))):
+        x_bar, parts_bar = blocks.dense_vjp_params(y_bar, layer, input_bar or i > 0)
+        layers_bar.append(LayerParams(*parts_bar))
+        if x_bar is not None:
+            y_bar = x_bar
     return x_bar, MLPParams(tuple(reversed(layers_bar)))
-
-
-def _reverse_sweep(
-    y_bar: Array, cache: MLPCache, kernels: Kernels, params_bar: list[LayerParams] | None
-) -> Array:
-    for layer in reversed(cache):
-        scale_bar = offset_bar = None
-        if layer.activation is not None:
-            y_bar = kernels(activation_vjp, y_bar, layer.activation)
-        if layer.norm is not None:
-            if params_bar is not None:
-                scale_bar, offset_bar = kernels(ln.layer_norm_vjp_params, y_bar, layer.norm)
-            y_bar = kernels(ln.layer_norm_vjp, y_bar, layer.norm)
-        if params_bar is not None:
-            kernel_bar, bias_bar = kernels(linear_vjp_params, y_bar, layer.linear)
-            params_bar.append(LayerParams(kernel_bar, bias_bar, scale_bar, offset_bar))
-        y_bar = kernels(linear_vjp, y_bar, layer.linear)
-    return y_bar

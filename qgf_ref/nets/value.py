@@ -42,4 +42,4 @@ class MLPValue:
     def vjp_params(self, value_bar: Array, cache: MLPCache) -> MLPParams:
         """params_bar = (∂V/∂ψ)ᵀ value_bar, summed over the batch."""
         y_bar = self.kernels(squeeze_last_vjp, value_bar)
-        return mlp_vjp_params(y_bar, cache, self.kernels)[1]
+        return mlp_vjp_params(y_bar, cache, self.kernels, input_bar=False)[1]

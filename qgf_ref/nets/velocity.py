@@ -144,4 +144,4 @@ class MLPVelocity:
 
     def vjp_params(self, velocity_bar: Array, cache: VelocityCache) -> MLPParams:
         """params_bar = (∂v/∂θ)ᵀ velocity_bar, summed over the batch."""
-        return mlp_vjp_params(velocity_bar, cache.layers, self.kernels)[1]
+        return mlp_vjp_params(velocity_bar, cache.layers, self.kernels, input_bar=False)[1]

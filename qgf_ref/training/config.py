@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import types
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.interop.checkpoint import Options
+from qgf_ref.kernels.members import kernels_named
+from qgf_ref.kernels.threads import VARIABLE, thread_count
 from qgf_ref.losses.update import Hyperparameters
+from qgf_ref.ops.kernels import Kernels
 
 FlowTimes = Literal["grid", "uniform"]
+Backend = Literal["numba", "numpy"]
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -52,7 +59,13 @@ class TrainConfig:
     evaluate_every: int = _setting(0, "updates between evaluations in the environment; 0: never")
     evaluate_episodes: int = _setting(10, "episodes of such an evaluation")
     evaluate_weight: float = _setting(0.03, "guidance weight of such an evaluation (qgf)")
-    threads: int = _setting(1, "threads of the matrix products; part of what fixes the bits")
+    backend: Backend = _setting(
+        "numba", "numba: compiled kernels; numpy: the reference, slower and of other rounding"
+    )
+    threads: int | None = _setting(
+        None,
+        "default: QGF_REF_THREADS, else all cores (numba) or 1 (numpy, whose bits depend on it)",
+    )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(TrainConfig)
@@ -61,8 +74,10 @@ class TrainConfig:
             object.__setattr__(self, setting.name, value)
         least = {
             "seed": 0, "updates": 0, "batch": 1, "ensemble": 1, "slice_steps": 1, "log_every": 1,
-            "checkpoint_every": 1, "evaluate_every": 0, "evaluate_episodes": 1, "threads": 1,
+            "checkpoint_every": 1, "evaluate_every": 0, "evaluate_episodes": 1,
         }  # fmt: skip
+        if self.threads is not None:
+            thread_count(self.threads)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
@@ -82,6 +97,21 @@ class TrainConfig:
                 f"{self.evaluate_every}"
             )
         self.options()
+
+    def with_threads(self) -> TrainConfig:
+        """The same with a number of threads: the given one, or this machine's default.
+
+        numpy's default is 1 unless QGF_REF_THREADS says otherwise, since BLAS rounds differently
+        with other numbers of threads.
+        """
+        if self.threads is not None:
+            return self
+        alone = self.backend == "numpy" and not os.environ.get(VARIABLE)
+        return replace(self, threads=1 if alone else thread_count())
+
+    def kernels(self) -> Kernels:
+        """The backend's kernels, compiled for float32."""
+        return kernels_named(self.backend, np.float32)
 
     def options(self) -> Options:
         """What the checkpoint will carry."""

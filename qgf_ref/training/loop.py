@@ -95,7 +95,9 @@ def run(
     bar = tqdm(
         total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
     )
-    with threadpool_limits(config.threads), StopRequest() as stop, bar:
+    threads = config.with_threads().threads
+    at_once = threads if config.backend == "numba" and threads is not None else 1
+    with threadpool_limits(threads), StopRequest() as stop, bar:
         started, first = time.perf_counter(), state.update
 
         def diverged(update: int, error: NonFiniteError) -> NonFiniteError:
@@ -121,7 +123,7 @@ def run(
             try:
                 # what overflows is reported below, with update and network
                 with np.errstate(over="ignore", invalid="ignore"):
-                    state.train, result = update(state.train, batch, x0, t, hyper)
+                    state.train, result = update(state.train, batch, x0, t, hyper, at_once)
             except NonFiniteError as error:
                 raise diverged(n, error) from error
             state.update = n

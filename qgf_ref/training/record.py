@@ -41,7 +41,10 @@ class Record:
                 f"{directory} holds no training run: cannot read {path}: {error}"
             ) from error
         content = json_object(text, str(path))
-        config = TrainConfig.from_json(content.pop("config", None), f"{path}: config")
+        settings = content.pop("config", None)
+        if isinstance(settings, dict):  # runs from before there was a choice were NumPy's
+            settings = {"backend": "numpy", **settings}
+        config = TrainConfig.from_json(settings, f"{path}: config")
         if not isinstance(content.get("sessions"), list) or "dataset" not in content:
             raise InputError(f"{path} is not a training record: it lacks sessions or dataset")
         return cls(directory, config, content)

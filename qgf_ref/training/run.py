@@ -57,6 +57,7 @@ def start(config: TrainConfig, directory: Path) -> Finished:
     file that a run would replace.
     """
     problem = task(config.task)
+    config = config.with_threads()
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = replace(config, data=str(Path(config.data).expanduser().resolve()))
     try:

@@ -70,7 +70,8 @@ def initial_state(config: TrainConfig, obs_dim: int, action_dim: int) -> RunStat
         target_critic=critic,
         value=init_value(rng, obs_dim, config.hidden),
     )
-    train = TrainState.create(checkpoint.networks(embedding="float32"))
+    networks = checkpoint.networks(embedding="float32", kernels=config.kernels())
+    train = TrainState.create(networks)
     return RunState(0, train, rng, np.zeros(len(LOSSES)), [])
 
 
@@ -112,7 +113,8 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
             f"{path} holds networks of {hidden} with {groups['critic'].ensemble} critics, the "
             f"configuration says {config.hidden} with {config.ensemble}"
         )
-    train = TrainState.create(checkpoint.networks(embedding="float32"))
+    networks = checkpoint.networks(embedding="float32", kernels=config.kernels())
+    train = TrainState.create(networks)
     for name in LOSSES:
         like: MLPParams = getattr(checkpoint, name)
         moments = [groups[f"{name}_{moment}"] for moment in ("mean", "square")]

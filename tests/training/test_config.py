@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qgf_ref import InputError
+from qgf_ref.kernels.threads import available_cores
 from qgf_ref.training.config import TrainConfig, preset
 
 
@@ -65,3 +66,13 @@ def test_bad_json() -> None:
         TrainConfig.from_json({"bacth": 3}, "f")
     with pytest.raises(InputError, match="must be a JSON object"):
         TrainConfig.from_json([], "f")
+
+
+def test_threads_by_argument_variable_or_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QGF_REF_THREADS", raising=False)
+    assert TrainConfig(threads=3).with_threads().threads == 3
+    assert TrainConfig(backend="numpy").with_threads().threads == 1
+    assert TrainConfig().with_threads().threads == available_cores()
+    monkeypatch.setenv("QGF_REF_THREADS", "5")
+    assert TrainConfig(backend="numpy").with_threads().threads == 5
+    assert TrainConfig().with_threads().threads == 5

@@ -1,0 +1,43 @@
+"""How many threads: argument, environment, cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from qgf_ref.errors import InputError
+from qgf_ref.kernels.threads import MOST, VARIABLE, available_cores, thread_count
+
+
+def test_argument_then_variable_then_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, " 7 ")
+    assert thread_count(3) == 3
+    assert thread_count() == 7
+    monkeypatch.setenv(VARIABLE, "")
+    assert thread_count() == available_cores()
+    if hasattr(os, "sched_getaffinity"):
+        assert available_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", str(MOST + 1), "9" * 5000])
+def test_nonsense_in_the_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(InputError, match=f"{VARIABLE} must be a whole number from 1 to {MOST}"):
+        thread_count()
+
+
+@pytest.mark.parametrize("threads", [0, -2, True, "3", 2.0, MOST + 1])
+def test_nonsense_as_the_argument(threads: object) -> None:
+    with pytest.raises(InputError, match="threads must be a whole number"):
+        thread_count(threads)  # type: ignore[arg-type]
+
+
+def test_numba_is_not_imported_before_it_is_asked_for() -> None:
+    code = (
+        "import sys, qgf_ref, qgf_ref.training.run, qgf_ref.cli.main; from qgf_ref.kernels.members "
+        "import kernels_named; kernels_named('numpy'); assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
