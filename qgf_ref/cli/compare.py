@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_directory
-from qgf_ref.crosscheck.compare import as_dict, compare
-from qgf_ref.crosscheck.report import heat_map, text
 from qgf_ref.files import write_atomically, write_json, write_npz
 from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.provenance import provenance
@@ -49,6 +47,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write; 1 when rounding does not explain the difference."""
+    from qgf_ref.crosscheck.compare import as_dict, compare
+    from qgf_ref.crosscheck.report import heat_map, text
+
     theirs = read_trace(args.trace)
     checkpoint = load_checkpoint(args)
     out = None if args.out is None else output_directory(args.out, (*FILES, PROBE))

@@ -18,7 +18,6 @@ from qgf_ref.cli.arguments import (
 from qgf_ref.errors import InputError
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import is_embedded
-from qgf_ref.training.record import trained_task
 
 if TYPE_CHECKING:
     from qgf_ref.evaluation.methods import Method
@@ -90,6 +89,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     how.add_argument(
         "--envs", type=int, default=8, metavar="G", help="environments stepped together (default 8)"
     )
+    how.add_argument(
+        "--backend",
+        default="numpy",
+        metavar="B",
+        help="numpy, the reference (default), or numba, compiled",
+    )
+    how.add_argument(
+        "--threads", type=int, metavar="N", help="of numba (default: all cores; 1 if K workers > 1)"
+    )
     parser.add_argument("--out", type=Path, default=Path("qgf_evaluation"), metavar="DIR")
     parser.add_argument("--overwrite", action="store_true", help="drop what --out holds")
     parser.add_argument("--gif", type=Path, metavar="F.gif", help="render one held-out episode")
@@ -103,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     """Play, print, write; 0."""
     from qgf_ref.audit.report import text_table
     from qgf_ref.data.tasks import task
+    from qgf_ref.denoising import GradientSteps
     from qgf_ref.evaluation.methods import parse_methods
     from qgf_ref.evaluation.protocol import evaluate
     from qgf_ref.evaluation.report import (
@@ -114,7 +123,6 @@ def run(args: argparse.Namespace) -> int:
         write_report,
     )
     from qgf_ref.evaluation.settings import DEFAULT_WEIGHTS, Settings
-    from qgf_ref.sampling import GradientSteps
 
     climb = GradientSteps(args.gradient_steps, args.gradient_step_size)
     settings = Settings(
@@ -125,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         envs=args.envs,
         workers=args.workers,
+        backend=args.backend,
+        threads=args.threads,
     )
     filmed = _filmed(args, settings.methods, climb)
     checkpoints = [
@@ -177,6 +187,8 @@ def _method_names(args: argparse.Namespace) -> list[str]:
 
 
 def _task_name(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> str:
+    from qgf_ref.training.record import trained_task
+
     if args.task is not None:
         return args.task
     if all(is_embedded(checkpoint) for checkpoint in checkpoints):
@@ -219,7 +231,10 @@ def _render(
     cell = best(cells.values()) if method is None else cells[method]
     seed = evaluation.settings.seeds(HELD_OUT)[0]
     try:
-        film = render(checkpoint, task(evaluation.task), cell.method, cell.weight, path, seed=seed)
+        film = render(
+            checkpoint, task(evaluation.task), cell.method, cell.weight, path, seed=seed,
+            sampler=evaluation.settings.backend,
+        )  # fmt: skip
     except RenderingError as error:
         print(textwrap.fill(str(error), 98, break_on_hyphens=False))
         return

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, natural, observations
-from qgf_ref.explain import explain
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.registry import estimator
 
@@ -46,6 +45,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation; 1 if the ledger or the definition contradicts the gradient."""
+    from qgf_ref.explain import explain
+
     chosen = estimator(args.estimator)
     checkpoint = load_checkpoint(args)
     obs = observations(args.obs, checkpoint, args.seed)

@@ -6,13 +6,15 @@ import argparse
 import types
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from qgf_ref.errors import InputError
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
 from qgf_ref.training.interruption import signal_name
-from qgf_ref.training.run import Finished, resume, start
+
+if TYPE_CHECKING:
+    from qgf_ref.training.run import Finished
 
 EXAMPLE = """examples:
   qgf-ref train cube-single-play-singletask-task1-v0 --data ../shared/data --out runs/cube1
@@ -49,6 +51,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Train; 130 or 143 when a signal ended it."""
+    from qgf_ref.training.run import resume, start
+
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if args.resume is not None:

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.registry import ALIASES, estimator, learned_estimator_names
-from qgf_ref.sampling import GradientSteps
 
 OFFICIAL_GRADIENT_STEPS = GradientSteps(steps=3, size=0.01)
 """GradStep as the official scripts run it. Source: official.md, section 7."""

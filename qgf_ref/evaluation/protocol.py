@@ -29,6 +29,7 @@ from qgf_ref.evaluation.workers import Stage, workers
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
+from qgf_ref.sampling import Backend
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,12 @@ def evaluate(
         "task": task.name,
         "checkpoints": digests,
         "environments": settings.envs,
-        "code": code_versions(settings.methods),
+        "backend": settings.backend,
+        "code": code_versions(settings.methods, settings.backend),
     }
-    stage = Stage(tuple(checkpoints), task, settings.envs)
+    stage = Stage(
+        tuple(checkpoints), task, settings.envs, settings.backend, settings.sampler_threads
+    )
     guided = [m for m in settings.methods if m.weighted]
     others = [m for m in settings.methods if not m.weighted]
     selection: list[Cell] = []
@@ -173,11 +177,14 @@ def success_rate(
     *,
     simulator: Simulator | None = None,
     envs: int = 8,
+    backend: Backend = "numpy",
+    threads: int | None = None,
 ) -> Cell:
     """One method at one weight, in this process: cheap enough for a training loop.
 
     simulator  environments to use again from call to call (`Simulator(task, 8)`); without it they
                are made and closed here, which costs about a second each for the cube tasks
+    backend, threads  of the sampler, as `qgf_ref.sampling.sample` has them
     Returns a Cell: `.success` is rate, low, high; `.mean_reward`; `.episodes`.
     Raises InputError as `evaluate`, and when a guided method comes without a weight.
     """
@@ -188,7 +195,7 @@ def success_rate(
     own = simulator or Simulator(task, envs)
     try:
         own.require_fit(checkpoint)
-        policy = Policy.of(checkpoint, method, weight)
+        policy = Policy.of(checkpoint, method, weight, backend, threads)
         groups = [own.play(policy, group) for group in _groups(tuple(seeds), own.count)]
     finally:
         if simulator is None:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from qgf_ref.evaluation.rollouts import Episode, Played
 from qgf_ref.files import lock, require_writable
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.provenance import provenance
+from qgf_ref.sampling import Backend
 
 FORMAT = 1
 FILE = "records.jsonl"
+_ASSUMED = {"backend": "numpy"}
+"""What held for records from before it was written into them."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,10 @@ class Records:
             raise InputError(
                 f"{path} is damaged or no records file ({error}); give --overwrite to start anew"
             ) from error
-        if found != json.loads(json.dumps(header)):
+        header = {**_ASSUMED, **json.loads(json.dumps(header))}
+        if isinstance(found, dict):
+            found = {**_ASSUMED, **found}
+        if found != header:
             raise InputError(
                 f"{path.parent} holds an evaluation with another {_differing(found, header)}; "
                 "give another --out, or --overwrite to drop it"
@@ -139,10 +146,12 @@ def digest(checkpoint: Checkpoint) -> str:
     return total.hexdigest()
 
 
-def code_versions(methods: Sequence[Method]) -> dict[str, str]:
+def code_versions(methods: Sequence[Method], backend: Backend = "numpy") -> dict[str, str]:
     """Versions of the packages that decide an episode, and the sources of the user's estimators."""
     versions = provenance()["versions"]
     found = {name: versions[name] for name in ("qgf_ref", "numpy", "ogbench", "mujoco")}
+    if backend == "numba":
+        found["numba"] = version("numba")
     for method in methods:
         module, colon, _ = method.estimator.partition(":")
         if colon:

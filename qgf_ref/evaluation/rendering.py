@@ -26,6 +26,7 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy, TaskLike, play
 from qgf_ref.files import require_writable, write_atomically
 from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.sampling import Backend
 
 BACKENDS = ("egl", "osmesa")
 FRAMES_PER_SECOND = 20
@@ -85,18 +86,20 @@ def render(
     path: Path,
     *,
     seed: int = 100_000,
+    sampler: Backend = "numpy",
     backends: Sequence[str] | None = None,
 ) -> Film:
     """Write one episode as a GIF to `path`.
 
-    backends  tried in this order: by default MUJOCO_GL if it is set, then egl, then osmesa
+    sampler   the sampler's backend
+    backends  OpenGL's, tried in this order: default MUJOCO_GL if it is set, then egl, then osmesa
     Raises InputError when `path` cannot be written, RenderingError when no backend works.
     """
     require_writable(path)
     own = os.environ.get("MUJOCO_GL")
     tried: list[str] = []
     for backend in dict.fromkeys(backends or ((own, *BACKENDS) if own else BACKENDS)):
-        answer = _in_a_process(backend, checkpoint, task, method, weight, seed)
+        answer = _in_a_process(backend, checkpoint, task, method, weight, seed, sampler)
         if isinstance(answer, tuple):
             data, success, length = answer
             write_atomically(path, data)
@@ -155,9 +158,10 @@ def _film(connection: Connection) -> None:
     frames: list[Array] = []
     answer: tuple[bytes, bool, int] | str
     try:
-        checkpoint, task, method, weight, seed = connection.recv()
+        checkpoint, task, method, weight, seed, sampler = connection.recv()
         env = _Filmed(task.make_env(render_mode="rgb_array"), 2, frames)
-        episode = play([env], Policy.of(checkpoint, method, weight), [seed]).episodes[0]
+        policy = Policy.of(checkpoint, method, weight, sampler)
+        episode = play([env], policy, [seed]).episodes[0]
         answer = (gif(frames), episode.success, episode.length)
     except Exception as error:  # noqa: BLE001  (each OpenGL binding raises its own kinds)
         text = " ".join(str(error).split())

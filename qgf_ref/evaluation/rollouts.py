@@ -20,7 +20,7 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.sampling import sample
+from qgf_ref.sampling import Backend, sample
 
 
 class TaskLike(Protocol):
@@ -69,20 +69,33 @@ class Played:
 
 @dataclass(frozen=True)
 class Policy:
-    """A checkpoint's flow together with the method and weight that draw actions from it."""
+    """A checkpoint's flow together with the method and weight that draw actions from it.
+
+    backend, threads  of the sampler, as `qgf_ref.sampling.sample` has them
+    """
 
     flow: GuidedFlow
     method: Method
     weight: float | None
     action_dim: int
     discount: float
+    backend: Backend = "numpy"
+    threads: int | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, method: Method, weight: float | None) -> Policy:
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        method: Method,
+        weight: float | None,
+        backend: Backend = "numpy",
+        threads: int | None = None,
+    ) -> Policy:
         """The policy of this checkpoint; times are embedded in the checkpoint's own precision."""
         single = checkpoint.dtype == "float32"
         flow = checkpoint.guided_flow(embedding="float32" if single else "exact")
-        return cls(flow, method, weight, checkpoint.action_dim, checkpoint.options.discount)
+        discount = checkpoint.options.discount
+        return cls(flow, method, weight, checkpoint.action_dim, discount, backend, threads)
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Array]:
         """Chunks (B, D) for obs (B, O) from noise (B·best_of, D), and their critic values (B,)."""
@@ -94,6 +107,8 @@ class Policy:
             noise=noise,
             best_of=self.method.best_of,
             gradient_steps=self.method.gradient_steps,
+            backend=self.backend,
+            threads=self.threads,
         )
         return chunks, critic_value(self.flow, obs.astype(chunks.dtype), chunks)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
+from qgf_ref.kernels.threads import VARIABLE, thread_count
+from qgf_ref.sampling import BACKENDS, Backend
 
 SELECTION = "selection"
 HELD_OUT = "held-out"
@@ -27,6 +30,8 @@ class Settings:
     seed                which million of episode seeds: no two of them share an episode
     envs                episodes that are played together; part of what decides the last bits
     workers             processes; decides nothing but the time
+    backend             of the sampler: "numpy", the reference, or "numba", equal to rounding
+    threads             of backend "numba", in each worker; decides nothing but the time
     Raises InputError on numbers outside their range.
     """
 
@@ -37,11 +42,21 @@ class Settings:
     seed: int = 0
     envs: int = 8
     workers: int = 1
+    backend: Backend = "numpy"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("workers", 1), ("envs", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be ≥ {least}, got {getattr(self, name)}")
+        if self.backend not in BACKENDS:
+            raise unknown_name("backend", self.backend, BACKENDS)
+        if self.threads is not None:
+            if self.backend == "numpy":
+                raise InputError(
+                    f"threads={self.threads} is for backend numba; with numpy, give more workers"
+                )
+            thread_count(self.threads)
         if not self.methods:
             raise InputError("no method to evaluate: give at least one, e.g. qgf")
         for weight in self.weights:
@@ -62,6 +77,18 @@ class Settings:
         """Whether there is a weight to choose."""
         return len(self.weights) > 1 and any(m.weighted for m in self.methods)
 
+    @property
+    def sampler_threads(self) -> int | None:
+        """Threads of one worker's sampler; None with backend "numpy", whose products have one.
+
+        By default QGF_REF_THREADS; else one with several workers, or all cores with one.
+        """
+        if self.backend == "numpy":
+            return None
+        if self.threads is None and self.workers > 1 and not os.environ.get(VARIABLE):
+            return 1  # the workers share the cores already
+        return thread_count(self.threads)
+
     def seeds(self, split: str) -> range:
         """The episode seeds of a split."""
         start = self.seed * SEEDS_APART
@@ -72,4 +99,5 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
-        return {**asdict(self), "methods": [m.identity for m in self.methods]}
+        named = {"methods": [m.identity for m in self.methods], "threads": self.sampler_threads}
+        return {**asdict(self), **named}

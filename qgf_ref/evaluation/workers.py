@@ -6,21 +6,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.records import Unit
 from qgf_ref.evaluation.rollouts import Played, Policy, Simulator, TaskLike
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.processes import Crew
+from qgf_ref.sampling import Backend
 
 _KEPT = "Finished groups are kept: run again to go on, perhaps with fewer --workers."
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a worker plays with: the checkpoints by number, the task, environments per group."""
+    """What a worker plays with: the checkpoints by number, the task, environments per group, and
+    what its sampler runs on.
+    """
 
     checkpoints: tuple[Checkpoint, ...]
     task: TaskLike
     envs: int
+    backend: Backend = "numpy"
+    threads: int | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[Unit], Played]]:
@@ -29,7 +37,7 @@ class Stage:
 
             def play(unit: Unit) -> Played:
                 checkpoint = self.checkpoints[unit.checkpoint]
-                policy = Policy.of(checkpoint, unit.method, unit.weight)
+                policy = Policy.of(checkpoint, unit.method, unit.weight, self.backend, self.threads)
                 return simulator.play(policy, unit.seeds)
 
             yield play
@@ -37,4 +45,9 @@ class Stage:
 
 def workers(stage: Stage, count: int) -> Crew[Unit, Played]:
     """`count` workers; one is this process itself."""
+    if stage.backend == "numba" and count > 1:
+        # once, here: else every worker would compile the same on the first use of all
+        first = stage.checkpoints[0]
+        obs, noise = np.zeros((1, first.obs_dim)), np.zeros((1, first.flat_action_dim))
+        Policy.of(first, Method(), None, stage.backend, 1).act(obs, noise)
     return Crew(stage, count, _KEPT)

@@ -98,7 +98,7 @@ class Constant(Policy):
 
 
 def constant(action: float, discount: float = 0.9) -> Constant:
-    return Constant(line_checkpoint().flow, Method(), None, 1, discount, action)
+    return Constant(line_checkpoint().flow, Method(), None, 1, discount, action=action)
 
 
 def line_checkpoint(seed: int = 0, dtype: str = "float32") -> Checkpoint:

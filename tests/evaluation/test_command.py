@@ -62,6 +62,15 @@ def test_estimators_with_best_of(place: Path) -> None:
     assert [r["method"] for r in content["rows"]] == ["ood+bfn-2"]
 
 
+def test_backend_and_threads(place: Path) -> None:
+    words = ("--checkpoint", "0.safetensors", *SMALL, "--methods", "bc", "--out", "out")
+    assert command(*words, "--backend", "numba", "--threads", "2") == 0
+    content = json.loads((place / "out" / "evaluation.json").read_text())
+    assert (content["settings"]["backend"], content["settings"]["threads"]) == ("numba", 2)
+    with pytest.raises(InputError, match=r"another backend \(numba there, numpy here\)"):
+        command(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -75,6 +84,8 @@ def test_estimators_with_best_of(place: Path) -> None:
         (("--episodes", "0"), "episodes must be ≥ 1"),
         (("--workers", "0"), "workers must be ≥ 1"),
         (("--gradient-steps", "-1"), "must be ≥ 0"),
+        (("--backend", "jax"), "unknown backend 'jax'.*numba, numpy"),
+        (("--threads", "2"), "is for backend numba"),
         (("--gif-method", "bc"), "goes with --gif"),
         (("--gif", "a.gif", "--gif-method", "qgf_chain"), "one of those evaluated: bc, bfn-4"),
         (("--gif", "nowhere/a.gif"), "there is no directory"),

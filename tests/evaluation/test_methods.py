@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_method, parse_methods
 from qgf_ref.guidance.registry import learned_estimator_names
-from qgf_ref.sampling import GradientSteps
 
 
 @pytest.mark.parametrize(

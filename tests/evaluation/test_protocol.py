@@ -16,6 +16,7 @@ from qgf_ref.evaluation.records import FILE
 from qgf_ref.evaluation.rollouts import Episode, Simulator
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
+from qgf_ref.kernels.threads import VARIABLE, thread_count
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 QGF = Method("qgf")
@@ -120,6 +121,52 @@ def test_other_checkpoints_are_not_mixed_in(tmp_path: Path) -> None:
     evaluate([line_checkpoint(1)], LineTask(), wanted, directory=tmp_path, overwrite=True)
 
 
+def test_both_backends_give_the_same_evaluation() -> None:
+    wanted = {"methods": (Method(), Method("qgf"), Method("qgf", 4)), "weights": (0.1,)}
+    found = [
+        evaluate([line_checkpoint()], LineTask(), settings(backend=backend, **wanted))
+        for backend in ("numpy", "numba")
+    ]
+    for reference, compiled in zip(*(f.held_out for f in found), strict=True):
+        for a, b in zip(reference.episodes, compiled.episodes, strict=True):
+            assert (a.seed, a.success, a.length, a.steps) == (b.seed, b.success, b.length, b.steps)
+            np.testing.assert_allclose(a.q, b.q, rtol=0, atol=1e-5)  # float32: measured 1.1e-6
+    described = [f.settings.describe() for f in found]
+    assert [d["backend"] for d in described] == ["numpy", "numba"]
+    assert [d["threads"] for d in described] == [None, thread_count()]
+
+
+def test_workers_with_the_compiled_sampler() -> None:
+    wanted = {"methods": (Method("qgf"),), "weights": (0.1,), "backend": "numba"}
+    one = evaluate([line_checkpoint()], LineTask(), settings(**wanted, threads=2))
+    two = evaluate([line_checkpoint()], LineTask(), settings(**wanted, workers=2))
+    assert one.held_out[0].episodes == two.held_out[0].episodes
+
+
+def test_threads_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert settings(workers=2).sampler_threads is None
+    assert settings(backend="numba", workers=2).sampler_threads == 1
+    assert settings(backend="numba").sampler_threads == thread_count()
+    assert settings(backend="numba", workers=2, threads=3).sampler_threads == 3
+    monkeypatch.setenv(VARIABLE, "5")
+    assert settings(backend="numba", workers=2).sampler_threads == 5
+
+
+def test_backends_are_not_mixed(tmp_path: Path) -> None:
+    wanted = {"methods": (Method(),), "episodes": 2}
+    evaluate([line_checkpoint()], LineTask(), settings(**wanted), directory=tmp_path)
+    numba = settings(**wanted, backend="numba")
+    with pytest.raises(InputError, match=r"another backend \(numpy there, numba here\)"):
+        evaluate([line_checkpoint()], LineTask(), numba, directory=tmp_path)
+    evaluate([line_checkpoint()], LineTask(), numba, directory=tmp_path, overwrite=True)
+    # the number of threads decides no number
+    more = settings(**wanted, backend="numba", threads=2)
+    evaluate([line_checkpoint()], LineTask(kind="raises"), more, directory=tmp_path)
+    with pytest.raises(InputError, match=r"another backend \(numba there, numpy here\)"):
+        evaluate([line_checkpoint()], LineTask(), settings(**wanted), directory=tmp_path)
+
+
 def test_success_rate_for_a_training_loop() -> None:
     task = LineTask()
     with Simulator(task, 4) as simulator:
@@ -128,6 +175,10 @@ def test_success_rate_for_a_training_loop() -> None:
         assert [e.seed for e in rate.episodes] == list(range(9))
         again = success_rate(line_checkpoint(), task, "bc", seeds=range(4), simulator=simulator)
     assert again.episodes == success_rate(line_checkpoint(), task, "bc", seeds=range(4)).episodes
+    compiled = success_rate(
+        line_checkpoint(), task, FORWARD, 10.0, range(9), backend="numba", threads=1
+    )
+    assert [e.success for e in compiled.episodes] == [e.success for e in rate.episodes]
     with pytest.raises(InputError, match="needs a guidance weight"):
         success_rate(line_checkpoint(), task, "qgf", seeds=range(4))
     with pytest.raises(InputError, match="at least one episode"):
@@ -166,6 +217,9 @@ def test_a_real_task() -> None:
         ({"weights": (0.1, 0.1)}, "given twice"),
         ({"weights": ()}, "at least one weight"),
         ({"methods": ()}, "no method"),
+        ({"backend": "jax"}, "unknown backend 'jax'.*numba, numpy"),
+        ({"threads": 2}, "threads=2 is for backend numba"),
+        ({"backend": "numba", "threads": 0}, "threads must be a whole number from 1"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], message: str) -> None:

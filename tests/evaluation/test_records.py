@@ -66,6 +66,15 @@ def test_another_configuration_is_refused_unless_overwritten(tmp_path: Path) -> 
         assert records.get(UNIT) is None
 
 
+def test_records_from_before_there_was_a_choice_are_numpys(tmp_path: Path) -> None:
+    write(tmp_path, UNIT)
+    assert b"backend" not in (tmp_path / FILE).read_bytes()
+    with Records(tmp_path, {**CONFIGURATION, "backend": "numpy"}) as records:
+        assert records.get(UNIT) == PLAYED
+    with pytest.raises(InputError, match=r"another backend \(numpy there, numba here\)"):
+        Records(tmp_path, {**CONFIGURATION, "backend": "numba"})
+
+
 @pytest.mark.parametrize("damage", [b"not json\n", b"[1]\n", b'{"format": 1}\n', b"\n"])
 def test_a_foreign_file_is_refused(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(damage)

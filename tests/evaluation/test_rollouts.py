@@ -14,7 +14,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.rollouts import Policy, Simulator, discounted_returns, episode_noise, play
 from qgf_ref.guidance.queries import critic_value
-from qgf_ref.sampling import sample
+from qgf_ref.sampling import BACKENDS, Backend, sample
 from tests.conftest import small_checkpoint
 from tests.evaluation.fakes import LIMIT, Line, LineTask, constant, line_checkpoint
 
@@ -139,14 +139,15 @@ class Plane(Line):
         return super().step(0 * action)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["bc", "bfn-3", "qgf+bfn-2"])
-def test_every_environment_executes_its_own_chunk_in_order(name: str) -> None:
+def test_every_environment_executes_its_own_chunk_in_order(name: str, backend: Backend) -> None:
     checkpoint = small_checkpoint(action_dim=6)
     checkpoint = replace(checkpoint, options=replace(checkpoint.options, horizon_length=3))
     method, seeds = parse_method(name), [4, 9, 2, 7]
     weight = 0.2 if method.weighted else None
     envs = [Plane() for _ in seeds]
-    play(envs, Policy.of(checkpoint, method, weight), seeds)
+    play(envs, Policy.of(checkpoint, method, weight, backend), seeds)
     for env, seed in zip(envs, seeds, strict=True):
         obs, _ = Plane().reset(seed=seed)
         chunk = sample(
