@@ -52,8 +52,9 @@ def accelerated(
     except NotRecordable:
         flow = _layer_by_layer(flow, flow.field, flow.critic)
     else:
-        action, q = program(obs, noise, weight, threads)
-        if np.isfinite(action).all() and (q is None or np.isfinite(q).all()):
+        result = program(obs, noise, weight, threads)
+        if result is not None:
+            action, q = result
             return action if q is None else chosen(action, q, best_of, ALGORITHM_1)
         # run once more as the reference, which says what left the finite numbers, and when
     obs = ALGORITHM_1.spread(obs, best_of)
@@ -62,7 +63,14 @@ def accelerated(
 
 
 def _layer_by_layer(flow: GuidedFlow, field: MLPVelocity, critic: MLPCritic) -> GuidedFlow:
-    """The flow whose networks run in compiled kernels, one layer after another."""
+    """The flow whose networks run in compiled kernels, one layer after another.
+
+    Or the flow itself, if its parameters are not finite: the reference says best what is wrong.
+    """
+    if not all(
+        np.isfinite(a).all() for params in (field.params, critic.params) for a in params.arrays()
+    ):
+        return flow
     kernels = kernels_named("numba", field.dtype)
     return replace(
         flow,

@@ -79,7 +79,8 @@ def sample(
     scheme  how the pieces around the networks are made, for cross-checks
     backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
               code (`qgf_ref.compiled`), equal to rounding. An estimator that cannot be recorded
-              (`Estimator.recordable`) runs layer by layer in compiled kernels
+              (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks are packed
+              at their first use: arrays of parameters must not be changed in place afterwards
     threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
               result's bits do not depend on it
 

@@ -14,8 +14,9 @@ bits do not depend on either.
 from __future__ import annotations
 
 from qgf_ref.compiled.layout import IN_0, IN_1, NETWORK, OP, OUT_0, OUT_1, TIME
-from qgf_ref.compiled.program import FIELD, Op
-from qgf_ref.compiled.team import wait_for_all
+from qgf_ref.compiled.program import CRITIC, FIELD, Kind, Op
+from qgf_ref.compiled.team import aborted, wait_for_all
+from qgf_ref.compiled.values import all_finite, clip_values, reduce_members
 from qgf_ref.compiled.weights import (
     ACTIVATION,
     BIAS,
@@ -30,7 +31,6 @@ from qgf_ref.compiled.weights import (
     OUT,
     PRE,
     SCALE,
-    TIMES,
     TRANSPOSE,
 )
 from qgf_ref.kernels.cache import inner, kernel
@@ -41,9 +41,10 @@ from qgf_ref.kernels.simd import like, panel_width, view
 FORWARD, VJP, AXPY, AXPY_WEIGHT, SCALE_BY, CLIP = (
     int(op) for op in (Op.FORWARD, Op.VJP, Op.AXPY, Op.AXPY_WEIGHT, Op.SCALE, Op.CLIP)
 )
-MULTIPLY, REDUCE_MIN, REDUCE_MEAN, FILL, SHARE = (
-    int(op) for op in (Op.MULTIPLY, Op.REDUCE_MIN, Op.REDUCE_MEAN, Op.FILL, Op.SHARE)
+MULTIPLY, REDUCE_MEAN, FILL, SHARE = (
+    int(op) for op in (Op.MULTIPLY, Op.REDUCE_MEAN, Op.FILL, Op.SHARE)
 )
+SCALAR = int(Kind.SCALAR)
 
 
 @inner
@@ -72,13 +73,13 @@ def _destination(work, z_buffer, shared, mode):
 @inner
 def _forward(net, time, save, x_at, out_at, rows, first_obs, draws, model, memory, mode):
     """One network's forward. Writes y: rows of D for the field, E rows of values for the critic."""
-    flat, layers, networks, eps, wide, action, pre_wide = model
+    flat, times, layers, networks, eps, wide, D, pre_wide = model
     work, places, shared = memory
     x_buffer, z_buffer, scratch, pre = places
     depth = networks[net, DEPTH]
     saved = save
     for e in range(networks[net, MEMBERS]):
-        source, source_row = x_at, action
+        source, source_row = x_at, D
         for l in range(depth):
             row = layers[networks[net, FIRST] + e * depth + l]
             columns = row[OUT]
@@ -96,12 +97,10 @@ def _forward(net, time, save, x_at, out_at, rows, first_obs, draws, model, memor
             if l == depth - 1:
                 for r in range(rows):
                     for j in range(columns):
-                        work[out_at + r * action + j] = z[z_at + r * wide + j] + flat[row[BIAS] + j]
+                        work[out_at + r * D + j] = z[z_at + r * wide + j] + flat[row[BIAS] + j]
                 break
             scale, offset = view(flat, row[SCALE], columns), view(flat, row[OFFSET], columns)
             bias = view(flat, row[BIAS], columns)
-            if l == 0:
-                bias = view(flat, row[TIMES] + max(time, 0) * columns, columns)
             # all rows apart in memory: LLVM vectorises a loop only where nothing may overlap
             sums, h = view(work, scratch, columns), view(work, scratch + wide, columns)
             x_hat = view(work, scratch + 2 * wide, columns)
@@ -113,7 +112,11 @@ def _forward(net, time, save, x_at, out_at, rows, first_obs, draws, model, memor
                     observed = (first_obs + r) // draws - first_obs // draws
                     constant = view(work, pre + observed * pre_wide + row[PRE], columns)
                     for j in range(columns):
-                        sums[j] = z_row[j] + constant[j] + bias[j]
+                        sums[j] = z_row[j] + constant[j]
+                    if net == FIELD:
+                        timed = view(times, time * columns, columns)
+                        for j in range(columns):
+                            sums[j] += timed[j]
                 else:
                     for j in range(columns):
                         sums[j] = z_row[j] + bias[j]
@@ -137,11 +140,11 @@ def _vjp(net, save, bar_at, out_at, rows, model, memory, chosen, mode):
 
     chosen (rows,) is room for the numbers of the rows that take part.
     """
-    flat, layers, networks, _, wide, action, _ = model
+    flat, _, layers, networks, _, wide, D, _ = model
     work, places, shared = memory
     x_buffer, z_buffer, scratch, _ = places
     depth = networks[net, DEPTH]
-    for i in range(rows * action):
+    for i in range(rows * D):
         work[out_at + i] = like(0, work[0])
     saved = save
     for e in range(networks[net, MEMBERS]):
@@ -169,7 +172,7 @@ def _vjp(net, save, bar_at, out_at, rows, model, memory, chosen, mode):
         source, source_at, source_row = work, z_buffer, wide
         if net == FIELD:
             source, source_at = work, bar_at
-            source_row = action
+            source_row = D
             z, z_at = _destination(work, z_buffer, shared, mode)
             _product(
                 source, source_at, source_row, count, flat, end[TRANSPOSE], end[OUT], end[IN],
@@ -203,51 +206,31 @@ def _vjp(net, save, bar_at, out_at, rows, model, memory, chosen, mode):
             )  # fmt: skip
             source, source_at, source_row = z, z_at, wide
         for i in range(count):
-            out = view(work, out_at + chosen[i] * action, layers[base, IN])
+            out = view(work, out_at + chosen[i] * D, layers[base, IN])
             x_bar = view(source, source_at + i * source_row, layers[base, IN])
             for j in range(x_bar.size):
                 out[j] += x_bar[j]
 
 
-@inner
-def _reduce(q_at, value_at, share_at, rows, members, mean, work):
-    """The minimum (ties share the derivative equally) or mean of members, and the shares."""
-    one = like(1, work[0])
-    for r in range(rows):
-        total = work[q_at + r]
-        lowest = total
-        for e in range(1, members):
-            q = work[q_at + e * rows + r]
-            total += q
-            # a NaN stays, and is then the share of every member
-            lowest = q if q < lowest or q != q else lowest
-        ties = like(0, one)
-        for e in range(members):
-            ties += one if work[q_at + e * rows + r] == lowest else like(0, one)
-        work[value_at + r] = total / like(members, one) if mean else lowest
-        for e in range(members):
-            attains = work[q_at + e * rows + r] == lowest
-            share = one / ties if attains else like(0, one) / ties
-            work[share_at + e * rows + r] = one / like(members, one) if mean else share
-
-
 @kernel
 def run_block(
-    table, numbers, registers, results, kinds, flat, layers, networks, eps, pre_kernel, pre_bias,
-    obs_dim, wide, action, pre_wide, places, obs, noise, weight, draws, first, rows, work, shared,
-    counters, chosen, member, members, actions, values,
+    table, numbers, registers, results, kinds, flat, times, layers, networks, eps, pre_kernel,
+    pre_bias, obs_dim, wide, pre_wide, places, obs, noise, weight, draws, first, rows, work, shared,
+    counters, chosen, member, members, actions, values, status,
 ):  # fmt: skip
     """Run the program on rows first … first + rows − 1.
 
     obs (B/draws · O), noise (B · D), weight (B,): flat inputs of the whole batch; actions (B · D)
     and values (B,) its results. work, shared, counters, chosen: memory of this thread, of the
-    team, its barrier, and row numbers.
+    team, its barrier, and row numbers. times: the field's time constants. status[0] becomes 1 when
+    a network, a product or a sum leaves the finite numbers.
     """
-    model = (flat, layers, networks, eps, wide, action, pre_wide)
+    D = layers[networks[FIELD, FIRST], IN]
+    model = (flat, times, layers, networks, eps, wide, D, pre_wide)
     memory = (work, (places[0], places[1], places[2], places[3]), shared)
     mode = (member, members, counters)
-    D = layers[networks[FIELD, FIRST], IN]
-    E = networks[1, MEMBERS]
+    E = networks[CRITIC, MEMBERS]
+    size = rows * D
     width = panel_width(flat.itemsize)
 
     # the observations' share of all first layers, once for all draws
@@ -262,7 +245,7 @@ def run_block(
             work[places[3] + r * pre_wide + j] += flat[pre_bias + j]
     for r in range(rows):
         for j in range(D):
-            work[registers[0] + r * action + j] = noise[(first + r) * D + j]
+            work[registers[0] + r * D + j] = noise[(first + r) * D + j]
 
     for n in range(len(table)):
         code = table[n]
@@ -271,7 +254,6 @@ def run_block(
         y = registers[code[IN_1]] if code[IN_1] >= 0 else -1
         out = registers[code[OUT_0]]
         second = registers[code[OUT_1]] if code[OUT_1] >= 0 else -1
-        size = rows * action
         if op == FORWARD:
             _forward(
                 code[NETWORK], code[TIME], second, x, out, rows, first, draws, model, memory, mode
@@ -283,38 +265,36 @@ def run_block(
                 work[out + i] = work[y + i] + number * work[x + i]
         elif op == AXPY_WEIGHT:
             for r in range(rows):
-                for i in range(r * action, r * action + D):
+                for i in range(r * D, r * D + D):
                     work[out + i] = work[y + i] + weight[first + r] * work[x + i]
         elif op == SCALE_BY:
             for i in range(size):
                 work[out + i] = number * work[x + i]
         elif op == CLIP:
-            for i in range(size):
-                value = work[x + i]
-                size_of = abs(value)
-                inside = size_of < number
-                slope = like(0, number) if size_of > number else like(0.5, number)
-                work[second + i] = like(1, number) if inside else slope
-                low = -number if value < -number else value
-                work[out + i] = number if value > number else low
+            clip_values(x, out, second, size, number, work)
         elif op == MULTIPLY:
             for i in range(size):
                 work[out + i] = work[x + i] * work[y + i]
         elif op == FILL:
-            length = rows if kinds[code[OUT_0]] == 2 else size
-            for i in range(length):
+            for i in range(rows if kinds[code[OUT_0]] == SCALAR else size):
                 work[out + i] = number
         elif op == SHARE:
             for e in range(E):
                 for r in range(rows):
                     work[out + e * rows + r] = work[x + r] * work[y + e * rows + r]
         else:
-            _reduce(x, out, second, rows, E, op == REDUCE_MEAN, work)
+            reduce_members(x, out, second, rows, E, op == REDUCE_MEAN, work)
+        if op <= SCALE_BY:
+            of_critic = op == FORWARD and code[NETWORK] != FIELD
+            if not all_finite(work, out, E * rows if of_critic else size):
+                status[0] = 1
+        if aborted(counters):
+            return
 
     if member == 0:
         for r in range(rows):
             for j in range(D):
-                actions[(first + r) * D + j] = work[registers[results[0]] + r * action + j]
+                actions[(first + r) * D + j] = work[registers[results[0]] + r * D + j]
         if len(results) > 1:
             for r in range(rows):
                 values[first + r] = work[registers[results[1]] + r]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.compiled.program import FIELD, Kind, Op, Program
+from qgf_ref.compiled.program import FIELD, Kind, Program
 
-COLUMNS = 8
-OP, IN_0, IN_1, OUT_0, OUT_1, NETWORK, TIME, UNUSED = range(COLUMNS)
+COLUMNS = 7
+OP, IN_0, IN_1, OUT_0, OUT_1, NETWORK, TIME = range(COLUMNS)
 """Columns of the interpreter's code: one row for each instruction; −1 where nothing is meant."""
 
 
@@ -73,17 +73,11 @@ def assign(program: Program) -> Code:
     return Code(table, numbers, tuple(registers), tuple(place[v] for v in program.results))
 
 
-def saves(code: Code, network: int) -> bool:
-    """Whether any vjp of that network is in the program."""
-    table = code.table
-    return bool(((table[:, OP] == Op.VJP) & (table[:, NETWORK] == network)).any())
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Widths that a workspace depends on, in elements.
 
-    action  row stride of a D-wide value            members  E
+    action  D                                       members  E
     hidden  for each network and layer, the width; of a critic, of one member
     wide    row stride of a hidden layer's value    pre      width of all first layers together
     """

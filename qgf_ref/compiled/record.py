@@ -3,7 +3,7 @@
 No algorithm is written a second time. The stand-in networks answer with arbitrary arrays of the
 right shape and write down who asked for what, by the identity of the arrays that come back as
 arguments. What the loop computes from an array behind the recorder's back would be lost; hence
-only estimators that state `straight_line` are recorded, and an unknown array ends the recording.
+only estimators that are `recordable` are recorded, and an unknown array ends the recording.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ def record(shape: Shape, chain: Chain) -> Program:
         shape.time_precision,
         recorder,
     )
-    results = tuple(recorder.value(array) for array in chain(flow, obs, noise, weight))
+    try:
+        results = tuple(recorder.value(array) for array in chain(flow, obs, noise, weight))
+    except (AttributeError, TypeError, ValueError) as error:
+        # it asked the stand-ins for what only networks have, or wrote into a recorded array
+        raise NotRecordable(str(error)) from error
     return Program(
         tuple(recorder.instructions), tuple(recorder.kinds), tuple(recorder.times), results
     )
@@ -84,6 +88,8 @@ class _Recorder:
         return self.rng.uniform(-0.1, 0.1, (1, columns))
 
     def define(self, array: Any, kind: Kind) -> int:
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
         self.kinds.append(kind)
         self.known[id(array)] = len(self.kinds) - 1, array
         return len(self.kinds) - 1
@@ -94,14 +100,20 @@ class _Recorder:
             raise NotRecordable("an array that no recorded operation returned")
         return found[0]
 
+    def require(self, array: Any, kind: Kind) -> None:
+        if self.kinds[self.value(array)] != kind:
+            raise NotRecordable(f"a value that is not of kind {kind.name}")
+
     def note(
         self,
         op: Op,
-        inputs: tuple[Any, ...],
+        inputs: tuple[tuple[Any, Kind], ...],
         outputs: tuple[tuple[Any, Kind], ...],
         **rest: Any,
     ) -> None:
-        read = tuple(self.value(array) for array in inputs)
+        read = tuple(self.value(array) for array, _ in inputs)
+        if any(self.kinds[i] != kind for i, (_, kind) in zip(read, inputs)):
+            raise NotRecordable(f"{op.name} of other values than the interpreter's")
         made = tuple(self.define(array, kind) for array, kind in outputs)
         self.instructions.append(Instruction(op, read, made, **rest))
 
@@ -123,55 +135,60 @@ class _Recorder:
 
 def _axpy(recorder: _Recorder, args: tuple[Any, ...], z: Array) -> None:
     scale, x, y = args
-    out = ((z, Kind.ACTION),)
+    both, out = ((x, Kind.ACTION), (y, Kind.ACTION)), ((z, Kind.ACTION),)
     if scale is recorder.weight:
-        recorder.note(Op.AXPY_WEIGHT, (x, y), out)
+        recorder.note(Op.AXPY_WEIGHT, both, out)
     else:
-        recorder.note(Op.AXPY, (x, y), out, number=_number(scale))
+        recorder.note(Op.AXPY, both, out, number=_number(scale))
 
 
 def _scaled(recorder: _Recorder, args: tuple[Any, ...], y: Array) -> None:
-    recorder.note(Op.SCALE, (args[1],), ((y, Kind.ACTION),), number=_number(args[0]))
+    scale, x = args
+    recorder.note(Op.SCALE, ((x, Kind.ACTION),), ((y, Kind.ACTION),), number=_number(scale))
 
 
 def _clip(recorder: _Recorder, args: tuple[Any, ...], returned: Any) -> None:
     x, bound = args  # with its kink left at the default
     y, cache = returned
     outputs = (y, Kind.ACTION), (cache.slope, Kind.ACTION)
-    recorder.note(Op.CLIP, (x,), outputs, number=_number(bound))
+    recorder.note(Op.CLIP, ((x, Kind.ACTION),), outputs, number=_number(bound))
 
 
 def _clip_vjp(recorder: _Recorder, args: tuple[Any, ...], x_bar: Array) -> None:
-    recorder.note(Op.MULTIPLY, (args[0], args[1].slope), ((x_bar, Kind.ACTION),))
+    y_bar, cache = args
+    inputs = (y_bar, Kind.ACTION), (cache.slope, Kind.ACTION)
+    recorder.note(Op.MULTIPLY, inputs, ((x_bar, Kind.ACTION),))
 
 
 def _reduce(recorder: _Recorder, args: tuple[Any, ...], returned: Any) -> None:
     q, aggregation = args  # with ties split, the default
     y, cache = returned
     op = Op.REDUCE_MIN if aggregation == "min" else Op.REDUCE_MEAN
-    recorder.note(op, (q,), ((y, Kind.SCALAR), (cache.weight, Kind.MEMBERS)))
+    recorder.note(op, ((q, Kind.MEMBERS),), ((y, Kind.SCALAR), (cache.weight, Kind.MEMBERS)))
 
 
 def _reduce_vjp(recorder: _Recorder, args: tuple[Any, ...], q_bar: Array) -> None:
-    recorder.note(Op.SHARE, (args[0], args[1].weight), ((q_bar, Kind.MEMBERS),))
+    y_bar, cache = args
+    inputs = (y_bar, Kind.SCALAR), (cache.weight, Kind.MEMBERS)
+    recorder.note(Op.SHARE, inputs, ((q_bar, Kind.MEMBERS),))
 
 
 def _ones(recorder: _Recorder, args: tuple[Any, ...], q_bar: Array) -> None:
     (q,) = args
-    recorder.value(q)
+    recorder.require(q, Kind.SCALAR)
     recorder.note(Op.FILL, (), ((q_bar, Kind.SCALAR),), number=1.0)
 
 
 def _zeros(recorder: _Recorder, args: tuple[Any, ...], z: Array) -> None:
     (like,) = args
-    recorder.value(like)
+    recorder.require(like, Kind.ACTION)
     recorder.note(Op.FILL, (), ((z, Kind.ACTION),), number=0.0)
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise NotRecordable("a factor that is not one number")
-    return value
+    return float(value)
 
 
 _PRIMITIVES: dict[Callable[..., Any], Callable[[_Recorder, tuple[Any, ...], Any], None]] = {
@@ -207,7 +224,7 @@ class _Field:
         index = self.recorder.time_index(time)
         v, saved = self.recorder.arbitrary(self.action_dim), _Saved()
         outputs = (v, Kind.ACTION), (saved, Kind.SAVED_FIELD)
-        self.recorder.note(Op.FORWARD, (action,), outputs, network=FIELD, time=index)
+        self.recorder.note(Op.FORWARD, ((action, Kind.ACTION),), outputs, network=FIELD, time=index)
         return v, saved
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
@@ -215,7 +232,8 @@ class _Field:
 
     def vjp(self, velocity_bar: Array, cache: Any) -> Array:
         a_bar = self.recorder.arbitrary(self.action_dim)
-        self.recorder.note(Op.VJP, (velocity_bar, cache), ((a_bar, Kind.ACTION),), network=FIELD)
+        inputs = (velocity_bar, Kind.ACTION), (cache, Kind.SAVED_FIELD)
+        self.recorder.note(Op.VJP, inputs, ((a_bar, Kind.ACTION),), network=FIELD)
         return a_bar
 
 
@@ -234,7 +252,7 @@ class _Critic:
         q = self.recorder.arbitrary(self.recorder.shape.members).reshape(-1, 1)
         saved = _Saved()
         outputs = (q, Kind.MEMBERS), (saved, Kind.SAVED_CRITIC)
-        self.recorder.note(Op.FORWARD, (action,), outputs, network=CRITIC)
+        self.recorder.note(Op.FORWARD, ((action, Kind.ACTION),), outputs, network=CRITIC)
         return q, saved
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
@@ -242,7 +260,8 @@ class _Critic:
 
     def vjp(self, q_bar: Array, cache: Any) -> Array:
         a_bar = self.recorder.arbitrary(self.recorder.shape.action_dim)
-        self.recorder.note(Op.VJP, (q_bar, cache), ((a_bar, Kind.ACTION),), network=CRITIC)
+        inputs = (q_bar, Kind.MEMBERS), (cache, Kind.SAVED_CRITIC)
+        self.recorder.note(Op.VJP, inputs, ((a_bar, Kind.ACTION),), network=CRITIC)
         return a_bar
 
 

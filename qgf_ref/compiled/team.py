@@ -13,6 +13,8 @@ from qgf_ref.kernels.simd import intrinsic
 
 SPINS = 4000
 """Looks at the counter before the processor is offered to others, about 10 µs."""
+ABORT = 1
+"""The counter that is not zero once a member has failed."""
 POSIX = os.name == "posix"
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
@@ -38,17 +40,24 @@ def _atomic_load(typing, counters, index):
 
 @inner
 def wait_for_all(counters, member, members):
-    """Return when every member has called this as often as this one has.
+    """Return when every member has called this as often as this one has, or when one has failed.
 
-    counters (1 + members, 8) int64, zero at first, flat: arrivals, and each member's own rounds,
-    each on a cache line of its own.
+    counters (1 + members, 8) int64, zero at first, flat: arrivals and `ABORT`, then each member's
+    own rounds, each on a cache line of its own.
     """
     own = 8 * (1 + member)
     counters[own] += 1
     _atomic_increment(counters, 0)
     target = counters[own] * members
     spins = 0
-    while _atomic_load(counters, 0) < target:
+    # after a failure nobody waits for anybody: what is computed then is thrown away
+    while _atomic_load(counters, 0) < target and _atomic_load(counters, ABORT) == 0:
         spins += 1
         if spins > SPINS and POSIX:
             _sched_yield()
+
+
+@inner
+def aborted(counters):
+    """Whether somebody has failed, or has been interrupted."""
+    return _atomic_load(counters, ABORT) != 0

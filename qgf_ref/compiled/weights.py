@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.compiled.layout import Sizes
 from qgf_ref.compiled.program import CRITIC, FIELD
 from qgf_ref.compiled.record import NotRecordable
@@ -20,18 +20,17 @@ from qgf_ref.kernels.gemm import packed
 from qgf_ref.kernels.rows import CODES
 from qgf_ref.kernels.simd import VECTOR_BYTES, panel_width
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.nets.mlp import LayerParams
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.time_embedding import time_embedding
 
-LAYER_COLUMNS = 10
-IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE, TIMES = range(LAYER_COLUMNS)
+LAYER_COLUMNS = 9
+IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE = range(LAYER_COLUMNS)
 """Columns of the layer table; offsets are in elements of the flat array.
 
 IN, OUT  widths (IN of a first layer: D)      KERNEL, TRANSPOSE  of the products with W and Wᵀ
 BIAS     of a first layer: within its PRE     NORM               1 if LayerNorm follows
 PRE      first layers: column of this layer in the observations' share
-TIMES    first layers: emb(t)·W_emb for each of the program's times, (times, OUT)
 """
 NETWORK_COLUMNS = 5
 FIRST, DEPTH, MEMBERS, ACTIVATION, FAST = range(NETWORK_COLUMNS)
@@ -58,14 +57,13 @@ class Weights:
     sizes: Sizes
 
 
-def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> Weights:
-    """Pack both networks, with time constants for `times`.
+def gather(field: MLPVelocity, critic: MLPCritic) -> Weights:
+    """Pack both networks.
 
     Raises NotRecordable.
     """
+    _require_plain(field, critic)
     dtype = field.dtype
-    if critic.params.layers[0].kernel.dtype != dtype:
-        raise NotRecordable("networks of different dtypes")
     width = panel_width(dtype.itemsize)
     O, D = field.obs_dim, field.action_dim
     builder = _Builder(dtype)
@@ -77,7 +75,6 @@ def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> W
         (FIELD, field.params, field.options),
         (CRITIC, critic.params, critic.options),
     ):
-        _require_plain(params, O)
         members = params.ensemble or 1
         networks[network] = (
             len(tables),
@@ -94,7 +91,6 @@ def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> W
                 row = builder.layer(layer, kernel[O : O + D] if l == 0 else kernel, scalar)
                 if l == 0:
                     row[PRE] = pre
-                    row[TIMES] = builder.add(_time_constants(field, kernel, times, O + D))
                     observed.append((kernel[:O], layer.bias))
                     pre += -(-kernel.shape[1] // width) * width
                 tables.append(row)
@@ -111,7 +107,7 @@ def gather(field: MLPVelocity, critic: MLPCritic, times: tuple[float, ...]) -> W
     widest = max(D, *hidden[0], *hidden[1])
     line = VECTOR_BYTES // dtype.itemsize
     sizes = Sizes(
-        action=-(-D // width) * width,
+        action=D,
         members=critic.params.ensemble or 1,
         hidden=(hidden[0], hidden[1]),
         # rows a multiple of 4096 bytes apart would share one cache set
@@ -169,19 +165,38 @@ def _aligned(size: int, dtype: np.dtype[np.generic]) -> Array:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def _time_constants(
-    field: MLPVelocity, kernel: Array, times: tuple[float, ...], first: int
-) -> Array:
-    """emb(t)·W_emb for every time, (times, F); zeros for the critic, which has no time."""
-    if first >= len(kernel) or not times:
-        return np.zeros((max(len(times), 1), kernel.shape[1]), kernel.dtype)
-    embedding, _ = time_embedding(np.array(times), len(kernel) - first, field.embedding)
+def time_constants(field: MLPVelocity, times: tuple[float, ...]) -> Array:
+    """emb(t)·W_emb of the field's first layer for every time, (times · F,), flat.
+
+    Like a linear layer's input, the embedding is rounded to the kernel's dtype; the product is not
+    rounded before its end.
+    """
+    kernel = field.params.layers[0].kernel
+    weight = kernel[field.obs_dim + field.action_dim :]
+    embedding, _ = time_embedding(np.array(times), len(weight), field.embedding)
     rounded = embedding.astype(kernel.dtype).astype(np.float64)
-    return (rounded @ kernel[first:].astype(np.float64)).astype(kernel.dtype)
+    return (rounded @ weight.astype(np.float64)).astype(kernel.dtype).ravel()
 
 
-def _require_plain(params: MLPParams, obs_dim: int) -> None:
-    if not obs_dim or len(params.layers) < 2 or params.layers[-1].scale is not None:
-        raise NotRecordable(
-            "a network without observations or hidden layers, or with LayerNorm at its end"
-        )
+def _require_plain(field: MLPVelocity, critic: MLPCritic) -> None:
+    """Raise NotRecordable unless the interpreter's picture of the networks is the right one."""
+    O, D = field.obs_dim, field.action_dim
+    v, q = field.params, critic.params
+    ones = {array.dtype for params in (v, q) for array in params.arrays()}
+    if len(ones) > 1 or field.dtype.name not in REAL_DTYPES:
+        raise NotRecordable("networks of several dtypes, or neither float32 nor float64")
+    if (
+        v.ensemble is not None
+        or q.ensemble is None
+        or (q.in_features, q.out_features) != (O + D, 1)
+    ):
+        raise NotRecordable("an ensemble of policies, or a critic that is not E times (s, a) → 1")
+    for params, options in ((v, field.options), (q, critic.options)):
+        if O < 1 or len(params.layers) < 2 or params.layers[-1].scale is not None:
+            raise NotRecordable(
+                "a network without observations or hidden layers, or with LayerNorm at its end"
+            )
+        if options.activation not in CODES or options.variance not in ("fast", "two_pass"):
+            raise NotRecordable("an activation or a variance that does not exist")
+        if not all(np.isfinite(array).all() for array in params.arrays()):
+            raise NotRecordable("parameters that are not finite")

@@ -9,7 +9,7 @@ with their shapes beside them; the last axis of every buffer is padded.
 from __future__ import annotations
 
 from qgf_ref.kernels.cache import inner, kernel
-from qgf_ref.kernels.gemm import multiply
+from qgf_ref.kernels.gemm import dot, multiply
 from qgf_ref.kernels.packing import (
     BLOCK_BYTES,
     CHUNK,
@@ -29,11 +29,22 @@ NO_ACTIVATION = -1
 
 
 @inner
-def rows_times_panels(a, a_at, rows, K, b, F, a_work, c_work):
-    """c_work = A·B for some rows of a dense A (·, K) from a[a_at]; B packed (K, F)."""
+def pack_wide(w, K, F, packed):
+    """`pack`, but not of a single column, which `rows_times_panels` takes as it is."""
+    if F > 1:
+        pack(w, K, F, F, packed)
+
+
+@inner
+def rows_times_panels(a, a_at, rows, K, w, b, F, a_work, c_work):
+    """c_work = A·W for some rows of a dense A (·, K) from a[a_at]; W (K, F), and packed as b."""
     width = panel_width_of(a.itemsize)
     count = -(-F // width)
-    if K * a.itemsize % PAGE:
+    if F == 1:  # a panel would be padding but for one column: of a value, of a critic
+        stride = padded(F, a.itemsize)
+        for m in range(rows):
+            c_work[m * stride] = dot(view(a, a_at + m * K, K), view(w, 0, K))
+    elif K * a.itemsize % PAGE:
         multiply(a, a_at, K, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
     else:
         stride = padded(K, a.itemsize)
@@ -45,7 +56,7 @@ def rows_times_panels(a, a_at, rows, K, b, F, a_work, c_work):
 def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
             y, x_hat, rstd, slope, packed, a_work, c_work):  # fmt: skip
     """y (B, F), and what the products need: x̂, rstd if `normed`, f′ if there is an activation."""
-    pack(w, K, F, F, packed)
+    pack_wide(w, K, F, packed)
     itemsize = x.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
     h = view(c_work, block * stride, F)
@@ -54,7 +65,7 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
         one[j] = like(1, one[j])
     for begin in range(0, B, block):
         rows = min(block, B - begin)
-        rows_times_panels(x, begin * K, rows, K, packed, F, a_work, c_work)
+        rows_times_panels(x, begin * K, rows, K, w, packed, F, a_work, c_work)
         for m in range(rows):
             at = (begin + m) * F
             z, y_row = view(c_work, m * stride, F), view(y, at, F)
@@ -110,6 +121,13 @@ def back_through_linear(a, a_at, stride, rows, K, F, packed, x_bar, x_at, add, c
                 goal[j] = product[j]
 
 
+@inner
+def add_scaled(total, number, row):
+    """total += number·row, rows (F,)."""
+    for j in range(total.size):
+        total[j] += number * row[j]
+
+
 @kernel
 def vjp(y_bar, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, add,
         x_bar, packed, a_work, c_work):  # fmt: skip
@@ -132,12 +150,12 @@ def vjp(y_bar, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, add,
 def jvp(x_dot, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped,
         y_dot, packed, a_work, c_work):  # fmt: skip
     """y_dot (B, F) = (∂y/∂x) x_dot."""
-    pack(w, K, F, F, packed)
+    pack_wide(w, K, F, packed)
     itemsize = x_dot.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
     for begin in range(0, B, block):
         rows = min(block, B - begin)
-        rows_times_panels(x_dot, begin * K, rows, K, packed, F, a_work, c_work)
+        rows_times_panels(x_dot, begin * K, rows, K, w, packed, F, a_work, c_work)
         for m in range(rows):
             at = (begin + m) * F
             z_dot, goal = view(c_work, m * stride, F), view(y_dot, at, F)
@@ -223,6 +241,13 @@ def vjp_params(y_bar, x, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, 
                 back_through_linear(
                     a_work, z_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work
                 )
-        pack(a_work, chunk_rows, F, stride, panels)
-        pack_strips(x, chunk * K, chunk_rows, K, strips)
-        add_outer_products(strips, panels, chunk_rows, K, F, w_bar, chunk == 0, c_work)
+        if F == 1:
+            if chunk == 0:
+                for k in range(K):
+                    w_bar[k] = like(0, h[0])
+            for m in range(chunk_rows):
+                add_scaled(w_bar, a_work[m * stride], view(x, (chunk + m) * K, K))
+        else:
+            pack(a_work, chunk_rows, F, stride, panels)
+            pack_strips(x, chunk * K, chunk_rows, K, strips)
+            add_outer_products(strips, panels, chunk_rows, K, F, w_bar, chunk == 0, c_work)

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    _CacheLocator,
+)
 
 COMPILED = ("kernels", "compiled")
 """Packages with compiled functions."""
+CONSTANTS = ("ops/activations.py",)
+"""Other files whose constants are compiled in."""
 FLAGS = {"nogil": True, "error_model": "numpy"}
 """Compiled code lets other Python threads run, and divides without asking for zero."""
 
@@ -49,11 +57,12 @@ def kernel(function: Callable[..., Any]) -> Any:
 def directory() -> Path | None:
     """Where this version's machine code is kept, or None if nothing can be written there."""
     base = os.environ.get("QGF_REF_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~").expanduser() / ".cache")
-    path = (Path(base) if base else Path(home) / "qgf_ref") / _version()
+    home = os.environ.get("XDG_CACHE_HOME")
     try:
+        parent = Path(base) if base else Path(home or Path.home() / ".cache") / "qgf_ref"
+        path = parent / _version()
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return path if os.access(path, os.W_OK) else None
 
@@ -62,29 +71,32 @@ _ready: set[str] = set()
 
 
 @contextmanager
-def compiling(what: str) -> Iterator[None]:
+def compiling(what: str) -> Iterator[bool]:
     """Around a use of kernels: says on stderr that `what` is being compiled, if the disk lacks it.
 
-    A file beside the machine code remembers that it was.
+    A file beside the machine code remembers that it was. Gives whether this is the process's first
+    use of them.
     """
     if what in _ready:
-        yield
+        yield False
         return
     place = directory()
     mark = None if place is None else place / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     if mark is None or not mark.exists():
         kept = f"once: kept in {place}" if place else "kept nowhere, for want of a cache directory"
         print(f"qgf_ref: compiling {what}, some seconds ({kept})", file=sys.stderr, flush=True)
-    yield
+    yield True
     _ready.add(what)
     if mark is not None:
-        mark.touch()
+        with suppress(OSError):  # the machine code is worth more than the mark
+            mark.touch()
 
 
 def sources() -> list[Path]:
     """Every file whose text goes into machine code."""
     package = Path(__file__).parents[1]
-    return sorted(path for name in COMPILED for path in (package / name).glob("*.py"))
+    own = sorted(path for name in COMPILED for path in (package / name).glob("*.py"))
+    return [*own, *(package / name for name in CONSTANTS)]
 
 
 @cache
@@ -118,4 +130,31 @@ class _Storage(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
+    """One index for each signature: processes that compile for different dtypes at the same time
+    would number their files alike. A damaged file counts as none.
+    """
+
     _impl_class = _Storage
+
+    def _choose(self, signature: Any) -> None:
+        name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=f"{self._impl.filename_base}-{name}",
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        self._choose(sig)
+        try:
+            return super().load_overload(sig, target_context)
+        except (EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        self._choose(sig)
+        try:
+            super().save_overload(sig, data)
+        except (EOFError, pickle.UnpicklingError):
+            self._cache_file.flush()
+            super().save_overload(sig, data)

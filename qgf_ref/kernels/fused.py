@@ -19,6 +19,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.kernels import blocks
 from qgf_ref.kernels.cache import compiling
 from qgf_ref.kernels.learning import DTYPES, LEARNING
+from qgf_ref.kernels.memory import empty
 from qgf_ref.kernels.packing import buffer_sizes
 from qgf_ref.kernels.rows import CODES
 from qgf_ref.ops import learning
@@ -68,10 +69,10 @@ class NumbaKernels:
         parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
         E, B, K, F = _sizes(x, parts)
         normed, sloped = parts.scale is not None, rule.activation is not None
-        y = np.empty((E, B, F), dtype)
-        x_hat = np.empty((E, B, F if normed else 0), dtype)
+        y = empty((E, B, F), dtype)
+        x_hat = empty((E, B, F if normed else 0), dtype)
         rstd = np.empty((E, B if normed else 0), dtype)
-        slope = np.empty((E, B, F if sloped else 0), dtype)
+        slope = empty((E, B, F if sloped else 0), dtype)
         code = blocks.NO_ACTIVATION if rule.activation is None else CODES[rule.activation]
         buffers = _buffers(B, K, F, dtype)
         for e in range(E):
@@ -95,7 +96,7 @@ class NumbaKernels:
         x, parts, x_hat, rstd, slope = cache
         x_dot = np.ascontiguousarray(x_dot, x.dtype)
         E, B, K, F = _sizes(x, parts)
-        y_dot = np.empty((E, B, F), x.dtype)
+        y_dot = empty((E, B, F), x.dtype)
         buffers = _buffers(B, K, F, x.dtype)
         for e in range(E):
             blocks.jvp(
@@ -117,7 +118,7 @@ class NumbaKernels:
         x, parts, x_hat, rstd, slope = cache
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
-        x_bar = np.empty_like(x)
+        x_bar = empty(x.shape, x.dtype)
         buffers = _buffers(B, K, F, x.dtype)
         for e in range(E):
             blocks.vjp(
@@ -147,9 +148,9 @@ class NumbaKernels:
         x, parts, x_hat, rstd, slope = cache
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
-        x_bar = np.empty_like(x) if input_bar else None
-        bars = [np.empty_like(parts.kernel), np.empty_like(parts.bias)]
-        bars += [np.empty_like(parts.bias) for _ in range(2)]
+        x_bar = empty(x.shape, x.dtype) if input_bar else None
+        bars = [empty(parts.kernel.shape, x.dtype)]
+        bars += [np.empty_like(parts.bias) for _ in range(3)]
         buffers = _buffers(B, K, F, x.dtype)
         for e in range(E):
             blocks.vjp_params(

@@ -13,6 +13,7 @@ import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.kernels import elementwise
+from qgf_ref.kernels.memory import empty
 from qgf_ref.ops import learning
 
 DTYPES = tuple(np.dtype(name) for name in REAL_DTYPES)
@@ -74,7 +75,7 @@ def _adam_step(
     if flat is None or not theta.shape == theta_bar.shape == mean.shape == square.shape:
         return None
     b1, b2 = learning.BETA1, learning.BETA2
-    new = [np.empty_like(flat[0]) for _ in range(3)]
+    new = [empty(flat[0].shape, theta.dtype) for _ in range(3)]
     elementwise.adam_step(
         *flat, b1, b2, 1 / (1 - b1**count), 1 / (1 - b2**count), learning_rate, eps, eps_root, *new
     )
@@ -86,7 +87,7 @@ def _moving_average(target: Array, online: Array, tau: float) -> Array | None:
     flat = _real(target, online)
     if flat is None or target.shape != online.shape:
         return None
-    out = np.empty_like(flat[0])
+    out = empty(flat[0].shape, target.dtype)
     elementwise.moving_average(*flat, tau, out)
     return out.reshape(target.shape)
 

@@ -38,15 +38,17 @@ _far = constant(20.0, 40.0)
 
 @inline
 def _gelu(x):
-    # the sigmoid's argument is formed for 2ˣ: no error beyond its own rounding, and less work
-    one = like(1, x)
-    square = x * x
+    # the sigmoid's argument is formed for 2ˣ: no error beyond its own rounding, and less work.
+    # Beyond ±30 the slope is 0 or 1; x³ times the smallest 2ˣ would not be
+    one, end = like(1, x), like(30, x)
+    near = -end if x < -end else x
+    near = end if near > end else near
+    square = near * near
     linear, cubic = like(-TWO_SQRT_2_OVER_PI * LOG2_E, x), like(-GELU_CUBIC_LOG2, x)
-    e = exp2(x * (linear + cubic * square))
+    e = exp2(near * (linear + cubic * square))
     s = reciprocal(one + e)
     bend = like(TWO_SQRT_2_OVER_PI, x) + like(GELU_BEND, x) * square
-    y = x * s
-    return y, s + y * (e * s) * bend
+    return x * s, s + near * s * (e * s) * bend
 
 
 @inline
@@ -100,12 +102,13 @@ def _mish(x):
     # t = tanh(log(1 + e)) = n/(n + 2), n = e(e + 2), and 1 − t = 2/(n + 2): one division for both
     # and for the sigmoid. Far out t is 1 to rounding
     one, two, far = like(1, x), like(2, x), _far(x)
-    e = exp(far if x > far else x)
+    near = far if x > far else x
+    e = exp(near)
     n = e * (e + two)
     r = reciprocal((n + two) * (one + e))
     above = (one + e) * r
     t = n * above
-    return x * t, t + x * (two * above) * (one + t) * (e * (n + two) * r)
+    return x * t, t + near * (two * above) * (one + t) * (e * (n + two) * r)
 
 
 @inner

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Lock
+from typing import Generic, TypeVar
 
 from qgf_ref.errors import InputError
+
+R = TypeVar("R")
 
 VARIABLE = "QGF_REF_THREADS"
 """Environment variable with the number of threads, where no argument gives one."""
@@ -52,22 +56,48 @@ def _checked(threads: object, name: str) -> int:
 def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object] = list) -> None:
     """Run all tasks, each in a thread, the first in this one; return when all are done.
 
-    stop  called when one fails (or Ctrl-C comes), so that the others may end early
+    stop  called by a task that fails (Ctrl-C comes to the first), so that the others end early
     The tasks must leave Python's lock alone for most of their time (compiled code does). Raises
     what the first failing task raised.
     """
     if len(tasks) == 1:
         tasks[0]()
         return
-    others = [_pool(len(tasks) - 1).submit(task) for task in tasks[1:]]
+
+    def run(task: Callable[[], object]) -> None:
+        try:
+            task()
+        except BaseException:
+            # here and not below: the first task may be waiting for this one
+            stop()
+            raise
+
+    others: list[Future[None]] = []
     try:
-        tasks[0]()
+        others.extend(_pool(len(tasks) - 1).submit(run, task) for task in tasks[1:])
+        run(tasks[0])
+        for other in others:
+            other.result()
     except BaseException:
         stop()
         wait(others)
         raise
-    for other in others:
-        other.result()
+
+
+class Once(Generic[R]):
+    """Work that whichever thread comes first does, and whose result all get."""
+
+    def __init__(self, work: Callable[[], R]) -> None:
+        self._work = work
+        self._lock = Lock()
+        self._results: list[R] = []
+
+    def __call__(self) -> R:
+        """The result; waits where another thread is at it."""
+        with self._lock:
+            if not self._results:
+                self._results.append(self._work())
+            return self._results[0]
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}

@@ -48,7 +48,19 @@ def value_loss(
     At q = V the weight is 1 − τ. V_bar = −2·valid·weight·(q − V)/B.
     Source: method.md, section 1; official.md, section 3.
     """
-    q, _ = ensemble_reduce(target_critic.forward(obs, action)[0], target_critic.aggregation)
+    return value_regression(value, obs, dataset_q(target_critic, obs, action), valid, expectile)
+
+
+def dataset_q(target_critic: MLPCritic, obs: Array, action: Array) -> Array:
+    """q (B,) of `value_loss`: the members' values at the dataset action, reduced."""
+    q, _ = target_critic.forward(obs, action)
+    return ensemble_reduce(q, target_critic.aggregation)[0]
+
+
+def value_regression(
+    value: MLPValue, obs: Array, q: Array, valid: Array, expectile: float
+) -> tuple[float, MLPParams]:
+    """`value_loss` with its q (B,) given."""
     v, cache = value.forward(obs)
     loss, value_bar = value.kernels(expectile_error, q, v, valid, expectile)
     return loss, value.vjp_params(value_bar, cache)

@@ -15,9 +15,9 @@ from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
-from qgf_ref.kernels.threads import in_parallel
+from qgf_ref.kernels.threads import Once, in_parallel
 from qgf_ref.losses.flow_matching import flow_matching
-from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
+from qgf_ref.losses.iql import critic_loss, critic_target, dataset_q, value_regression
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 LEARNED = ("policy", "critic", "value")
 """The networks that have a loss and an optimiser."""
+ROWS_TOGETHER = 8
+"""What threads share is a multiple of this many rows: those of a tile."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def losses(
     threads  as in `update`
     Raises InputError on a batch of 0 rows, whose mean is undefined.
     """
-    jobs = _losses(nets, batch, x0, t, hyper)
-    found = _run(jobs, _work(nets), threads)
+    plan = _plan(nets, len(batch.obs), threads)
+    found = _run(*_losses(nets, batch, x0, t, hyper, plan), plan)
     values, bars = zip(*(found[name] for name in LEARNED), strict=True)
     return Losses(*values, *bars)
 
@@ -119,15 +121,17 @@ def update(
     not depend on each other.
 
     threads  how many of the three may run at once: of use where the networks' kernels leave
-             Python's lock alone (Numba's). The result's bits do not depend on it.
+             Python's lock alone (Numba's). The bits of Numba's results do not depend on it; NumPy
+             may round a row of the target critic otherwise when another thread takes it over.
     Raises NonFiniteError naming the network whose loss is not finite. Source: official.md,
     section 3.
     """
     nets = state.networks
-    jobs = _losses(nets, batch, x0, t, hyper)
+    plan = _plan(nets, len(batch.obs), threads)
+    jobs = _losses(nets, batch, x0, t, hyper, plan)
 
     def learn(name: str) -> _Learned:
-        loss, params_bar = jobs[name]()
+        loss, params_bar = jobs.losses[name]()
         require_finite(np.atleast_1d(loss), f"the {name} loss")
         net: MLPVelocity | MLPCritic | MLPValue = getattr(nets, name)
         moments: AdamState = getattr(state, f"{name}_adam")
@@ -140,7 +144,7 @@ def update(
             target = target_update(old.params, nets.critic.params, hyper.tau, old.kernels)
         return _Learned(loss, params_bar, params, moments, target)
 
-    found = _run({name: partial(learn, name) for name in LEARNED}, _work(nets), threads)
+    found = _run({name: partial(learn, name) for name in LEARNED}, jobs.help_value, plan)
     policy, critic, value = (found[name] for name in LEARNED)
     assert critic.target is not None
     networks = Networks(
@@ -163,13 +167,54 @@ class _Learned(NamedTuple):
     target: MLPParams | None
 
 
+class _Jobs(NamedTuple):
+    """The losses by network, and what may be done ahead for the value's, if anything."""
+
+    losses: dict[str, Callable[[], tuple[float, MLPParams]]]
+    help_value: Callable[[], object] | None
+
+
+class _Plan(NamedTuple):
+    """Who does what: networks by thread, and the rows of the target critic that `helper` does."""
+
+    groups: list[list[str]]
+    helper: int
+    helped_rows: int
+
+
+def _plan(nets: Networks, rows: int, threads: int) -> _Plan:
+    """The largest network first, each to the thread that has least to do.
+
+    Then two threads share what divides without changing a bit: rows of the target critic.
+    """
+    # matrix products in units of a forward: one forward, two for the backward
+    policy, critic, value = (n.params.count for n in (nets.policy, nets.critic, nets.value))
+    work = {"policy": 3 * policy, "critic": 3 * critic + value, "value": 3 * value + critic}
+    groups: list[list[str]] = [[] for _ in range(min(threads, len(work)))]
+    loads = [0] * len(groups)
+    for name in sorted(work, key=lambda n: -work[n]):
+        least = loads.index(min(loads))
+        groups[least].append(name)
+        loads[least] += work[name]
+    helper = loads.index(min(loads))
+    helped = next(i for i, group in enumerate(groups) if "value" in group)
+    share = min(1.0, (loads[helped] - loads[helper]) / 2 / critic)
+    return _Plan(groups, helper, round(share * rows / ROWS_TOGETHER) * ROWS_TOGETHER)
+
+
 def _losses(
-    nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters
-) -> dict[str, Callable[[], tuple[float, MLPParams]]]:
+    nets: Networks, batch: Batch, x0: Array, t: Array, hyper: Hyperparameters, plan: _Plan
+) -> _Jobs:
     """Each loss and its gradient, to be called in any order, or at once."""
     b = batch
     if not len(b.obs):
         raise InputError("a training batch needs at least one row")
+    helped = min(plan.helped_rows, len(b.obs))
+
+    def some_q(rows: slice) -> Array:
+        return dataset_q(nets.target_critic, b.obs[rows], b.action[rows])
+
+    helped_q = Once(lambda: some_q(slice(helped)))
 
     def critic() -> tuple[float, MLPParams]:
         target = critic_target(
@@ -177,41 +222,42 @@ def _losses(
         )
         return critic_loss(nets.critic, b.obs, b.action, target, b.valid)
 
-    return {
-        "policy": lambda: flow_matching(nets.policy, b.obs, x0, b.action, t),
-        "critic": critic,
-        "value": lambda: value_loss(
-            nets.value, nets.target_critic, b.obs, b.action, b.valid, hyper.expectile
-        ),
-    }
+    def value() -> tuple[float, MLPParams]:
+        parts = [some_q(slice(helped, None))] if helped < len(b.obs) else []
+        if helped:  # last, so that the helper has had time
+            parts.insert(0, helped_q())
+        q = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return value_regression(nets.value, b.obs, q, b.valid, hyper.expectile)
 
-
-def _work(nets: Networks) -> dict[str, int]:
-    """Matrix products of each update in units of a forward: one forward, two for the backward."""
-    policy, critic, value = (n.params.count for n in (nets.policy, nets.critic, nets.value))
-    return {"policy": 3 * policy, "critic": 3 * critic + value, "value": 3 * value + critic}
+    return _Jobs(
+        {
+            "policy": lambda: flow_matching(nets.policy, b.obs, x0, b.action, t),
+            "critic": critic,
+            "value": value,
+        },
+        helped_q if helped else None,
+    )
 
 
 def _run(
-    jobs: Mapping[str, Callable[[], R]], work: Mapping[str, int], threads: int
+    jobs: Mapping[str, Callable[[], R]], help_value: Callable[[], object] | None, plan: _Plan
 ) -> dict[str, R]:
-    """The jobs' results; the largest first, each to the thread that has least to do."""
-    groups: list[list[str]] = [[] for _ in range(min(threads, len(jobs)))]
-    for name in sorted(jobs, key=lambda n: -work[n]):
-        min(groups, key=lambda group: sum(work[n] for n in group)).append(name)
+    """The jobs' results, each thread doing its own in the plan's order; the helper helps first."""
     results: dict[str, R] = {}
     errors: dict[str, NonFiniteError] = {}
     handling = np.geterr()  # a thread has its own
 
-    def run(names: list[str]) -> None:
+    def run(thread: int) -> None:
         with np.errstate(**handling):
-            for name in names:
+            if help_value is not None and thread == plan.helper:
+                help_value()
+            for name in plan.groups[thread]:
                 try:
                     results[name] = jobs[name]()
                 except NonFiniteError as error:
                     errors[name] = error
 
-    in_parallel([partial(run, group) for group in groups])
+    in_parallel([partial(run, thread) for thread in range(len(plan.groups))])
     for name in LEARNED:  # the same one, whichever came first
         if name in errors:
             raise errors[name]

@@ -94,12 +94,12 @@ def times(change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Plant:
     """The time constants are those of other times."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        constants = weights._time_constants
+        constants = weights.time_constants
 
-        def changed(field: Any, kernel: Array, times: tuple[float, ...], first: int) -> Array:
-            return constants(field, kernel, change(times), first)
+        def changed(field: Any, times: tuple[float, ...]) -> Array:
+            return constants(field, change(times))
 
-        monkeypatch.setattr(weights, "_time_constants", changed)
+        monkeypatch.setattr(sampler, "time_constants", changed)
 
     return plant
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,42 @@ def test_other_sources_have_another_place(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_every_compiled_module_counts() -> None:
     named = {path.name for path in cache.sources()}
     assert {"simd.py", "gemm.py", "rows.py", "interpreter.py", "team.py"} <= named
+
+
+def test_what_compiled_modules_import_counts_or_is_never_compiled_in() -> None:
+    """Constants and functions of other modules would go into machine code unseen."""
+    root = Path(cache.__file__).parents[1]
+    counted = {str(path.relative_to(root)) for path in cache.sources()}
+    found = set()
+    for path in cache.sources():
+        text = path.read_text()
+        if "import inner" not in text and "inner," not in text and "import kernel" not in text:
+            continue  # nothing is compiled there
+        found |= set(re.findall(r"^from qgf_ref\.([\w.]+) import", text, flags=re.MULTILINE))
+    imported = {f"{name.replace('.', '/')}.py" for name in found}
+    assert imported - counted <= {"arrays.py", "errors.py"}
+
+
+def test_one_byte_of_source_makes_another_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "source.py"
+    monkeypatch.setattr(cache, "sources", lambda: [source])
+    source.write_text("a = 1")
+    first = cache._version.__wrapped__()
+    source.write_text("a = 2")
+    second = cache._version.__wrapped__()
+    monkeypatch.setattr(cache.numba, "__version__", "0")
+    assert len({first, second, cache._version.__wrapped__()}) == 3
+
+
+def test_a_damaged_file_is_compiled_anew(tmp_path: Path) -> None:
+    first, _ = run(tmp_path)
+    for path in (*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again, _ = run(tmp_path)
+    assert again == first
+    assert run(tmp_path)[0] == first
 
 
 def test_without_a_place_it_says_so(

@@ -137,3 +137,16 @@ def test_layer_norm(width: int, variance: Variance, dtype: str) -> None:
         # of one column, the variance is 0 and everything the difference of equal numbers
         size = max(1.0, float(np.abs(theirs).max())) * float(rstd if width == 1 else 1)
         assert float(np.abs(ours - theirs).max()) / size / eps < 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"tanh"}))
+def test_far_out_the_slope_is_that_of_the_asymptote(name: str, dtype: str) -> None:
+    """0 or 1: powers of x do not outgrow an exponential that cannot get smaller."""
+    size = 10.0 ** np.arange(2, 25, dtype=dtype)
+    x = np.concatenate([-size, size]).astype(dtype)
+    y, slope = np.empty_like(x), np.empty_like(x)
+    activated(x, np.ones_like(x), rows.CODES[name], y, slope)
+    np.testing.assert_allclose(slope, x > 0, rtol=0, atol=4 * np.finfo(dtype).eps)
+    left = -1.0 if name == "elu" else 0.0
+    np.testing.assert_allclose(y, np.where(x > 0, x, left), rtol=4 * np.finfo(dtype).eps, atol=1e-5)

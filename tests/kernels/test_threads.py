@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from qgf_ref.errors import InputError
-from qgf_ref.kernels.threads import MOST, VARIABLE, available_cores, thread_count
+from qgf_ref.kernels.threads import (
+    MOST,
+    VARIABLE,
+    Once,
+    available_cores,
+    in_parallel,
+    thread_count,
+)
 
 
 def test_argument_then_variable_then_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +49,16 @@ def test_numba_is_not_imported_before_it_is_asked_for() -> None:
         "import kernels_named; kernels_named('numpy'); assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_once_is_done_once_whoever_asks() -> None:
+    calls, results = [], []
+
+    def work() -> int:
+        calls.append(1)
+        time.sleep(0.05)  # long enough for the others to arrive
+        return 7
+
+    once = Once(work)
+    in_parallel([lambda: results.append(once())] * 3)
+    assert results == [7, 7, 7] and len(calls) == 1

@@ -15,6 +15,7 @@ from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.kernels.members import kernels_named
+from qgf_ref.losses import update as update_module
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
@@ -229,6 +230,26 @@ def test_an_update_on_compiled_kernels(aggregation: str, dtype: str) -> None:
         for net, other in nets:
             for a, b in zip(net.params.arrays(), other.params.arrays(), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_rows_of_the_target_critic_that_another_thread_does(threads: int) -> None:
+    """Whatever their number: the same bits, also of the rows at the seam."""
+    ck = small_checkpoint(members=2, dtype="float32")
+    batch, x0, t = batch_of(ck, 40)
+    given = batch.astype("float32"), x0.astype("float32"), t.astype("float32")
+    nets = ck.networks(embedding="float32", kernels=kernels_named("numba"))
+    if threads == 2:
+        assert 0 < update_module._plan(nets, 40, threads).helped_rows < 40
+    expected = update_module.losses(nets, *given, Hyperparameters())
+    for helped in (8, 32, 40, 48):
+        plan = update_module._plan(nets, 40, threads)._replace(helped_rows=helped)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(update_module, "_plan", lambda *_, plan=plan: plan)
+            found = update_module.losses(nets, *given, Hyperparameters(), threads)
+        assert found.value == expected.value
+        for a, b in zip(found.value_bar.arrays(), expected.value_bar.arrays(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -137,7 +137,8 @@ def test_a_loss_that_is_not_finite_names_update_and_network(
     from qgf_ref.losses import update as module
 
     calls = 0
-    name = {"policy": "flow_matching"}.get(network, f"{network}_loss")
+    names = {"policy": "flow_matching", "critic": "critic_loss", "value": "value_regression"}
+    name = names[network]
     whole = getattr(module, name)
 
     def poisoned(*args: Any) -> object:

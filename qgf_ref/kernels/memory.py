@@ -1,0 +1,68 @@
+"""Results of compiled kernels, on memory that earlier results no longer use.
+
+A training update makes and drops the same arrays each time. The C library hands their pages back
+in between, and fresh pages must be mapped and zeroed, and are in no cache: a tenth of an update.
+Here each thread keeps the memory of its results, and gives it out again once nobody else refers to
+it: whoever holds an array, or a view of one, keeps what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+
+SMALLEST = 1 << 14
+"""Bytes below which the C library keeps its memory itself."""
+LIMIT = 1 << 28
+"""Bytes that one thread keeps at most."""
+
+
+class Pool:
+    """The memory that one thread's results lie on."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self._held: dict[int, deque[Array]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """`np.empty`, on memory to which only the pool refers, if it has some of that size."""
+        size = math.prod(shape) * dtype.itemsize
+        if size < SMALLEST or size > self.limit or not _COUNTED:
+            return np.empty(shape, dtype)
+        held = self._held.get(size)
+        if held is None:
+            held = self._held[size] = deque()
+        for _ in range(len(held)):
+            held.rotate(-1)  # what was given out longest ago is the likeliest to be free
+            if sys.getrefcount(held[-1]) == _ONLY_THE_POOL:
+                return np.ndarray(shape, dtype, held[-1])
+        if self.bytes + size > self.limit:  # of sizes no longer in use, perhaps: begin anew
+            self._held, self.bytes = {size: (held := deque())}, 0
+        held.append(np.empty(size, np.uint8))
+        self.bytes += size
+        return np.ndarray(shape, dtype, held[-1])
+
+
+_probe = deque([np.empty(1, np.uint8)])
+_ONLY_THE_POOL = sys.getrefcount(_probe[-1])
+"""Measured: what the call itself adds is the interpreter's business."""
+_COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Without Python's lock another thread's count may not have arrived yet."""
+
+_local = threading.local()
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`np.empty`, from this thread's pool."""
+    pool: Pool | None = getattr(_local, "pool", None)
+    if pool is None:
+        pool = _local.pool = Pool()
+    return pool.empty(shape, dtype)
