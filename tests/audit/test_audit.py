@@ -132,7 +132,7 @@ PLANTED: dict[str, tuple[str, Any]] = {
     ),
     "the clip's mask ignored": ("qgf_ref.guidance.queries.clip_vjp", lambda y_bar, cache: y_bar),
     "the linear layer's bias gradient averaged": (
-        "qgf_ref.nets.mlp.linear_vjp_params",
+        "qgf_ref.ops.dense.linear_vjp_params",
         lambda y_bar, cache: (np.swapaxes(cache.x, -1, -2) @ y_bar, y_bar.mean(axis=-2)),
     ),
     "guidance of the batch's mean": (
