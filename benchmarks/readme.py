@@ -33,6 +33,8 @@ TABLES = (
     "success_scene",
     "success_pointmaze",
     "success_embedded",
+    "speed",
+    "startup",
     "train_speed",
     "verification",
     "crosscheck",

@@ -47,6 +47,7 @@ from benchmarks.peers.compare import (  # noqa: E402
     require_equal,
     samples,
 )
+from qgf_ref.bench.measure import settle  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.kernels.members import MEMBERS  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
@@ -110,7 +111,7 @@ def measure(preset: str, cores: int, rounds: int, target: float, seed: int) -> d
     with tqdm(total=rounds * len(turns), desc=preset, disable=None) as bar:
         for _ in range(rounds):
             for name, (run, finish) in turns.items():
-                time.sleep(0.05)  # the other library's threads may spin for a while
+                settle()
                 if name.startswith("gemm"):  # a peak, hence the fastest single product
                     each = (timed(run, finish, 1) for _ in range(repetitions[name]))
                     timings[name].append(min(each))

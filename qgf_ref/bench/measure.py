@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-PAUSE = 0.03
-"""Seconds between turns: threads of another library may spin for a while after their work."""
+PAUSE, PATIENCE = 0.02, 1.0
+"""Seconds between turns, at least and at most."""
 
 
 class Turn(NamedTuple):
@@ -44,6 +44,20 @@ def repetitions(seconds: float, target: float) -> int:
     return max(1, min(100_000, math.ceil(target / max(seconds, 1e-7))))
 
 
+def settle(pause: float = PAUSE, patience: float = PATIENCE) -> None:
+    """Wait until no thread of this process is busy.
+
+    Threads of BLAS spin for as long as 0.1 s after their work, and take half a core from the next
+    contender: one with two threads was measured at half its speed.
+    """
+    end = time.perf_counter() + patience
+    while True:
+        busy = time.process_time()
+        time.sleep(pause)
+        if time.process_time() - busy < 0.1 * pause or time.perf_counter() > end:
+            return
+
+
 def interleaved(
     turns: Sequence[Turn], rounds: int, pause: float = PAUSE
 ) -> Iterator[dict[str, float]]:
@@ -51,7 +65,7 @@ def interleaved(
     for _ in range(rounds):
         found = {}
         for turn in turns:
-            time.sleep(pause)
+            settle(pause)
             found[turn.name] = timed(turn)
         yield found
 
