@@ -54,7 +54,7 @@ def settle(pause: float = PAUSE, patience: float = PATIENCE) -> None:
     while True:
         busy = time.process_time()
         time.sleep(pause)
-        if time.process_time() - busy < 0.1 * pause or time.perf_counter() > end:
+        if time.process_time() - busy <= 0.1 * pause + 1e-4 or time.perf_counter() > end:
             return
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
-from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, spread
+from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, settle, spread
 
 
 def test_turns_are_interleaved() -> None:
@@ -38,3 +41,20 @@ def test_ratios_are_taken_within_each_round() -> None:
 def test_repetitions_fill_the_turn() -> None:
     assert [repetitions(s, 0.05) for s in (0.001, 0.04, 3.0)] == [50, 2, 1]
     assert repetitions(0.0, 0.05) == 100_000
+
+
+def test_it_waits_for_a_busy_thread() -> None:
+    stop = time.perf_counter() + 0.3
+
+    def spin() -> None:
+        while time.perf_counter() < stop:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    settle(patience=5)
+    assert time.perf_counter() >= stop
+    thread.join()
+    started = time.perf_counter()
+    settle(pause=0)
+    assert time.perf_counter() - started < 1
