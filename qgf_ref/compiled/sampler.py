@@ -32,8 +32,9 @@ BLOCK_ROWS = 128
 """Rows of a block at most: its hidden values fit the second-level cache beside one panel."""
 TEAM_ROWS = 32
 """Up to so many rows the threads share the columns of each product; beyond, the rows."""
-TEAM_BYTES = 8 << 20
-"""Rows × bytes of weights from which a team pays for its barriers."""
+TEAM_BYTES, TEAM_FEW = 48 << 20, 6
+"""Weights from which a team pays, for up to `TEAM_FEW` rows; of more rows, in proportion less. That
+is a call of 10 ms: the system may take as long to give the threads a core each."""
 TEAM_PANELS = 2
 """Panels of the narrowest layer for each member: more members would only wait."""
 WORKSPACE_BYTES = 64 << 20
@@ -130,7 +131,7 @@ class CompiledSampler:
             sizes = self.weights.sizes
             narrowest = min(*sizes.hidden[0], *sizes.hidden[1])
             panels = -(-narrowest // panel_width(self._itemsize))
-            enough = B * self.weights.flat.nbytes >= TEAM_BYTES
+            enough = self.weights.flat.nbytes * max(1, B / TEAM_FEW) >= TEAM_BYTES
             return B, max(1, min(threads, int(panels / TEAM_PANELS))) if enough else 1
         blocks = -(-B // (BLOCK_ROWS * threads)) * threads
         rows = max(1, -(-B // max(blocks, 1) // TILE_ROWS)) * TILE_ROWS
