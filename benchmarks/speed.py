@@ -12,6 +12,7 @@ benchmarks/results/speed.json, .md and .png. Needs Linux and the `peers` extra.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +76,29 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     assert found is not None
     ceilings(found["rows"])
     found["seconds"] = time.perf_counter() - started
-    return {**found, **origin()}
+    where = origin()
+    for row in found["rows"]:
+        row["commit"], row["time"] = where["commit"], where["time"]
+    return {**found, **where}
+
+
+def replaced(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the rows of `new` in place of its own for the same cells.
+
+    Ratios and shares are within a row, and each row says which commit it is of.
+    """
+
+    def cell(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in ("estimator", "network", "batch", "dtype", "threads"))
+
+    rows = {cell(row): {"commit": old["commit"], "time": old["time"], **row} for row in old["rows"]}
+    unknown = [cell(row) for row in new["rows"] if cell(row) not in rows]
+    if unknown:
+        raise SystemExit(f"the results have no such cells to replace: {unknown}")
+    rows |= {cell(row): row for row in new["rows"]}
+    notes = list(dict.fromkeys([*old["notes"], *new["notes"]]))
+    seconds = old["seconds"] + new["seconds"]
+    return {**new, "rows": list(rows.values()), "notes": notes, "seconds": seconds}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -158,9 +181,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="cores (default all)")
     parser.add_argument("--memory", action="store_true", help="also peak memory: minutes more")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--replace", action="store_true", help="measure some cells again, keep the others' results"
+    )
     parser.add_argument("--out", type=Path, help=f"directory (default {RESULTS}; smoke: none)")
     args = parser.parse_args()
     content = measure(args)
+    if args.replace:
+        content = replaced(json.loads(((args.out or RESULTS) / "speed.json").read_text()), content)
     print(text(content))
     page = table(content)
     print(f"\n{page}\n{content['seconds']:.0f} s")
