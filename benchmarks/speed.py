@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from qgf_ref.bench.measure import spread  # noqa: E402
-from qgf_ref.bench.report import interval, markdown, number, over, share, text  # noqa: E402
+from qgf_ref.bench.report import ABOVE, interval, markdown, number, over, share, text  # noqa: E402
 from qgf_ref.bench.roofline import roofline  # noqa: E402
 from qgf_ref.bench.run import benchmark, ceilings, origin  # noqa: E402
 from qgf_ref.bench.settings import NETWORKS, Peer, Settings  # noqa: E402
@@ -122,7 +122,7 @@ def table(content: dict[str, Any]) -> str:
         f"the networks have ({_reads(content['rows'])})."
     )
     if over(content["rows"]):
-        parts += ["", "**A share above 100%: the machine was not idle.**"]
+        parts += ["", ABOVE]
     return "\n".join(parts) + "\n"
 
 
