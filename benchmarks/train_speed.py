@@ -47,7 +47,7 @@ from benchmarks.peers.compare import (  # noqa: E402
     require_equal,
     samples,
 )
-from qgf_ref.bench.measure import settle  # noqa: E402
+from qgf_ref.bench.measure import settle, spread  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.kernels.members import MEMBERS  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
@@ -153,14 +153,6 @@ def summary(timings: dict[str, list[Timing]], flops: int) -> dict[str, Any]:
         pairs = zip(timings[name], timings["jax"], strict=True)
         result[name]["ratio"] = spread([theirs.seconds / ours.seconds for ours, theirs in pairs])
     return result
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, quartiles, extremes."""
-    low, median, high = (float(x) for x in np.percentile(values, (25, 50, 75)))
-    return {
-        "median": median, "q25": low, "q75": high, "min": min(values), "max": max(values),
-    }  # fmt: skip
 
 
 def child(cores: int, args: argparse.Namespace) -> list[dict[str, Any]]:

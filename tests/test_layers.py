@@ -11,7 +11,8 @@ import qgf_ref
 
 ROOT = Path(qgf_ref.__file__).parent
 LAYERS = {
-    "errors": 0, "arrays": 0, "files": 0, "provenance": 0, "processes": 0, "checks": 0,
+    "errors": 0, "imports": 0, "arrays": 0, "files": 0, "provenance": 0, "processes": 0,
+    "checks": 0,
     "ops": 1,
     "nets": 2, "ledger": 2, "kernels": 2,
     "flow": 3, "losses": 3,

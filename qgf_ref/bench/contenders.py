@@ -14,9 +14,6 @@ InputError, and the table shows a dash.
 
 from __future__ import annotations
 
-import importlib
-import re
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -24,7 +21,8 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.bench.settings import Peer
-from qgf_ref.errors import InputError, QGFError, listing
+from qgf_ref.errors import InputError, QGFError
+from qgf_ref.imports import error_summary, import_named
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import Backend, sample
 
@@ -117,20 +115,11 @@ def first_call(name: str, run: Sampler, obs: Array, noise: Array) -> Array:
 
 def imported(spec: str) -> Callable[..., Any]:
     """What "package.module:function" names. Raises InputError when there is no such function."""
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
-        raise InputError(f"peer {spec!r} is not of the form package.module:function")
-    module_name, _, attribute = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(f"peer {spec!r}: cannot import it: {_summary(error)}") from error
-    if not callable(getattr(module, attribute, None)):
-        names = listing(n for n, x in vars(module).items() if callable(x) and n[0] != "_")
-        raise InputError(
-            f"peer {spec!r}: {module_name} has no function {attribute!r}; it has: {names}"
-        )
-    function: Callable[..., Any] = getattr(module, attribute)
-    return function
+    function = import_named(spec, "peer")
+    if not callable(function):
+        raise InputError(f"peer {spec!r} is not a function, but {function!r}")
+    found: Callable[..., Any] = function
+    return found
 
 
 def _asked(given: Peer, ask: Callable[[], Any]) -> Any:
@@ -139,11 +128,4 @@ def _asked(given: Peer, ask: Callable[[], Any]) -> Any:
     except (NotImplementedError, InputError) as error:
         raise Declined(f"{given.name}: {error}") from error
     except Exception as error:
-        raise InputError(f"{given.spec} raised {_summary(error)}") from error
-
-
-def _summary(error: Exception) -> str:
-    """Kind, message, and where, on one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+        raise InputError(f"{given.spec} raised {error_summary(error)}") from error

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from qgf_ref.errors import InputError, listing, unknown_name
+from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.none import NoGuidance
@@ -25,6 +23,7 @@ from qgf_ref.guidance.qgf_jacobian_regularized import QGFJacobianRegularized
 from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
 from qgf_ref.guidance.qgf_masked import QGFMasked
+from qgf_ref.imports import error_summary, import_named
 
 GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], Any]
 """An estimator as a plain function: returns a `Guidance`, or just G (B, D)."""
@@ -59,7 +58,7 @@ class FunctionEstimator(Estimator):
         try:
             answer = self.function(flow, step)
         except Exception as error:
-            raise InputError(f"estimator {self.title} raised {_summary(error)}") from error
+            raise InputError(f"estimator {self.title} raised {error_summary(error)}") from error
         guidance = answer if isinstance(answer, Guidance) else Guidance(answer)
         gradient = np.asarray(guidance.gradient)
         if gradient.dtype.kind not in "fiu" or gradient.shape != step.action.shape:
@@ -134,7 +133,7 @@ def estimator(spec: EstimatorLike, **options: Any) -> Estimator:
     if not isinstance(spec, str):
         raise unknown_name("estimator", spec, _REGISTRY)
     if ":" in spec:
-        factory = _factory(spec, _import(spec))
+        factory = _factory(spec, import_named(spec, "estimator"))
     else:
         name = ALIASES.get(spec, spec)
         if name not in _REGISTRY:
@@ -158,24 +157,3 @@ def _factory(name: str, given: Any) -> Callable[..., Estimator]:
     if not callable(given):
         raise InputError(f"{name} is neither a function nor an Estimator, but {given!r}")
     return lambda: FunctionEstimator(given, name)
-
-
-def _summary(error: Exception) -> str:
-    """Kind, message, and where in the user's file, on one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
-
-
-def _import(spec: str) -> Any:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
-        raise InputError(f"estimator {spec!r} is not of the form package.module:function")
-    module_name, _, attribute = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(f"estimator {spec!r}: cannot import it: {_summary(error)}") from error
-    if not hasattr(module, attribute):
-        names = listing(n for n in vars(module) if not n.startswith("_"))
-        raise InputError(f"estimator {spec!r}: {module_name} has no {attribute!r}; it has: {names}")
-    return getattr(module, attribute)

@@ -88,8 +88,8 @@ def test_one_that_fails(reference: Reference, name: str, message: str) -> None:
     [
         ("right", "package.module:function"),
         ("no_such_module:f", "cannot import it: ModuleNotFoundError"),
-        (PLACE + "wrong", "no function 'wrong'; it has: .*right"),
-        (PLACE + "ROWS", "no function 'ROWS'"),
+        (PLACE + "wrong", "has no 'wrong'; it has: .*right"),
+        (PLACE + "ROWS", "has no 'ROWS'"),
     ],
 )
 def test_one_that_is_not_there(spec: str, message: str) -> None:
