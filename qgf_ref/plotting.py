@@ -30,6 +30,7 @@ ESTIMATOR_STYLES = {
     "qgf_jacobian_regularized": LineStyle("#000000", "--", "+"),
     "qgf_jacobian_ortho": LineStyle("#000000", ":", "p"),
     "qgf_jacobian_smooth": LineStyle("#000000", "-.", "h"),
+    "qgf_covariance": LineStyle("#117733", "-", "X"),
     "gradstep": LineStyle("#332288", "-", "P"),
     "oracle": LineStyle("#000000", "-", "."),
 }
@@ -66,4 +67,11 @@ def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()

@@ -20,7 +20,8 @@ LAYERS = {
     "denoising": 5, "accelerated": 5, "sampling": 5, "interop": 5, "data": 5, "plotting": 5,
     "audit": 6, "bench": 6, "evaluation": 6, "crosscheck": 6,
     "explain": 7, "training": 7, "testing": 7,
-    "cli": 8, "__main__": 9, "__init__": 9,
+    "studies": 8,
+    "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "torch", "tensorflow", "autograd"}

@@ -15,6 +15,8 @@ from qgf_ref.files import read_npz, require_writable
 from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
 
+EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
+"""What the checkpoint inside the package was trained for."""
 NORMAL_ROWS = 256
 """Rows of --obs normal, as many as the embedded observations have."""
 
@@ -57,6 +59,35 @@ def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpo
     """The checkpoint that the arguments name."""
     options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
     return load(args.checkpoint, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
+
+
+def load_checkpoints(args: argparse.Namespace, dtype: str) -> list[Checkpoint]:
+    """Every checkpoint of --checkpoint (`add_checkpoint_arguments` with several)."""
+    return [
+        load_checkpoint(argparse.Namespace(**{**vars(args), "checkpoint": path}), dtype)
+        for path in args.checkpoint
+    ]
+
+
+def task_name(given: str | None, checkpoints: Sequence[Checkpoint]) -> str:
+    """--task, or the task that the checkpoints were trained for.
+
+    Raises InputError when that is not known, or not the same for all.
+    """
+    from qgf_ref.training.record import trained_task
+
+    if given is not None:
+        return given
+    if all(is_embedded(checkpoint) for checkpoint in checkpoints):
+        return EMBEDDED_TASK
+    trained = {trained_task(Path(checkpoint.source).parent) for checkpoint in checkpoints}
+    if len(trained) > 1:
+        named = ", ".join(sorted(name or "one unknown" for name in trained))
+        raise InputError(f"the checkpoints were trained for different tasks ({named}): give --task")
+    name = trained.pop()
+    if name is None:
+        raise InputError(f"give --task, the task of the checkpoint, e.g. --task {EMBEDDED_TASK}")
+    return name
 
 
 def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:

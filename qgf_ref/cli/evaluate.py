@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qgf_ref.cli.arguments import (
+    EMBEDDED_TASK,
     add_checkpoint_arguments,
-    load_checkpoint,
+    load_checkpoints,
     natural,
     output_directory,
     output_file,
+    task_name,
 )
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.load import is_embedded
 
 if TYPE_CHECKING:
     from qgf_ref.evaluation.methods import Method
     from qgf_ref.evaluation.protocol import Evaluation
-
-EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
-"""What the checkpoint inside the package was trained for."""
+    from qgf_ref.interop.checkpoint import Checkpoint
 
 EXAMPLE = """methods:
   bc, gradstep, an estimator of `qgf-ref estimators`, your.module:function; best of N with bfn-N
@@ -137,11 +135,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     filmed = _filmed(args, settings.methods, climb)
-    checkpoints = [
-        load_checkpoint(argparse.Namespace(**{**vars(args), "checkpoint": path}), "float32")
-        for path in args.checkpoint
-    ]
-    chosen = task(_task_name(args, checkpoints))
+    checkpoints = load_checkpoints(args, "float32")
+    chosen = task(task_name(args.task, checkpoints))
     out = output_directory(args.out, FILES)
     if args.gif is not None:
         output_file(args.gif, args.checkpoint)
@@ -184,23 +179,6 @@ def _method_names(args: argparse.Namespace) -> list[str]:
     if args.best_of is None or args.best_of == 1:
         return args.estimators
     return [f"{name}+bfn-{args.best_of}" for name in args.estimators]
-
-
-def _task_name(args: argparse.Namespace, checkpoints: list[Checkpoint]) -> str:
-    from qgf_ref.training.record import trained_task
-
-    if args.task is not None:
-        return args.task
-    if all(is_embedded(checkpoint) for checkpoint in checkpoints):
-        return EMBEDDED_TASK
-    trained = {trained_task(Path(checkpoint.source).parent) for checkpoint in checkpoints}
-    if len(trained) > 1:
-        named = ", ".join(sorted(name or "one unknown" for name in trained))
-        raise InputError(f"the checkpoints were trained for different tasks ({named}): give --task")
-    name = trained.pop()
-    if name is None:
-        raise InputError(f"give --task, the task of the checkpoint, e.g. --task {EMBEDDED_TASK}")
-    return name
 
 
 def _filmed(args: argparse.Namespace, methods: tuple[Method, ...], climb: object) -> Method | None:

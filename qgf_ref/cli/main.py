@@ -19,6 +19,7 @@ from qgf_ref.cli import (
     estimators,
     evaluate,
     explain,
+    study,
     trace,
     train,
 )
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = (
-        collect, train, evaluate, audit, explain, trace, compare, convert, bench, estimators,
+        collect, train, evaluate, audit, explain, trace, compare, convert, bench, study, estimators,
     )  # fmt: skip
     for command in modules:
         command.add_parser(commands)

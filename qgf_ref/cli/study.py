@@ -1,0 +1,92 @@
+"""qgf-ref study."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from qgf_ref.cli.arguments import (
+    add_checkpoint_arguments,
+    load_checkpoints,
+    natural,
+    output_directory,
+    task_name,
+)
+from qgf_ref.errors import InputError
+from qgf_ref.interop.load import EMBEDDED
+
+EXAMPLE = """examples:
+  qgf-ref study                                      the list of studies
+  qgf-ref study didactic --quick                     under a minute
+  qgf-ref study bias-variance --out lab              minutes; CSV, PNG and PDF in lab/
+  qgf-ref study noise --checkpoint runs/seed0 runs/seed1 runs/seed2
+  qgf-ref study didactic --estimators qgf bptt my_module:guide
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "study",
+        help="the laboratory: estimators against closed-form truth, and the paper's studies",
+        description="Run one study: print its tables, write its figures (PNG and PDF), every "
+        "number behind them (CSV), settings and versions (JSON). Without a name: list the studies.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="STUDY", help="see the list: qgf-ref study")
+    add_checkpoint_arguments(parser, several=True)
+    parser.add_argument("--quick", action="store_true", help="under a minute, in outline")
+    parser.add_argument(
+        "--estimators", nargs="+", metavar="E", help="names, or your.module:function"
+    )
+    parser.add_argument("--task", metavar="NAME", help="default: what the run was trained for")
+    parser.add_argument("--data", metavar="PATH", help="data set of the task (npz or directory)")
+    parser.add_argument("--workers", type=int, default=2, metavar="K", help="processes (default 2)")
+    parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("qgf_study"), metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the studies, or run one; 0."""
+    from qgf_ref.studies.base import StudySettings, run_study
+    from qgf_ref.studies.registry import STUDIES, study
+
+    if args.name is None:
+        for name, entry in STUDIES.items():
+            nets = "trained networks" if entry.trained else "closed form"
+            shown = f"{nets}, {entry.paper}" if entry.paper else nets
+            print(f"{name:14} {entry.summary}\n{'':14} ({shown})")
+        print("Next: qgf-ref study didactic --quick")
+        return 0
+    chosen = study(args.name)
+    settings = StudySettings(
+        quick=args.quick,
+        seed=args.seed,
+        estimators=None if args.estimators is None else tuple(args.estimators),
+        workers=args.workers,
+        data=args.data,
+        task=args.task,
+        records=args.out / f"study_{args.name}_episodes".replace("-", "_"),
+    )
+    if STUDIES[args.name].trained:
+        checkpoints = load_checkpoints(args, "float32")
+        settings = replace(
+            settings,
+            checkpoints=tuple(checkpoints),
+            task=task_name(args.task, checkpoints),
+        )
+    elif args.checkpoint != [EMBEDDED] or args.task or args.data:
+        raise InputError(
+            f"the study {args.name} is of closed-form flows: it takes no --checkpoint, --task or "
+            "--data"
+        )
+    directory = output_directory(args.out, ())
+    files = run_study(args.name, chosen, settings, directory)
+    shown = " ".join(f.name for f in files)
+    print(f"\nin {directory}: {shown}")
+    if args.quick:
+        print(f"Next: qgf-ref study {args.name}  (the whole study)")
+    return 0

@@ -1,0 +1,1 @@
+"""The laboratory: each study of the paper, and what closed-form truth adds, one command each."""
