@@ -1,9 +1,10 @@
 """Every estimator once more, from its definition and the complex step: no vjp is used here.
 
 Jacobians and gradients come column by column from forwards at complex arguments, so that an error
-in a hand-written product, or in how an estimator composes products, cannot hide. Two helpers are
-shared with the estimators and have tests of their own: the polar factor of a given matrix, and the
-smoothing draws of a given seed.
+in a hand-written product, or in how an estimator composes products, cannot hide. The critic's
+Hessian alone is taken through its vjp, which is checked by values. Two helpers are shared with the
+estimators and have tests of their own: the polar factor of a given matrix, and the smoothing draws
+of a given seed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from qgf_ref.checks import central_difference, complex_step
 from qgf_ref.flow.euler import rollout
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
+from qgf_ref.guidance.cfgrl import CFGRL
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.ood import OOD
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.guidance.qgf_chain import QGFChain
+from qgf_ref.guidance.qgf_covariance import QGFCovariance
+from qgf_ref.guidance.qgf_distill import QGFDistill, QGFJacobianDistill
 from qgf_ref.guidance.qgf_jacobian import QGFJacobian, QGFJacobianUnmasked
 from qgf_ref.guidance.qgf_jacobian_ortho import QGFJacobianOrtho, polar_vjp
 from qgf_ref.guidance.qgf_jacobian_regularized import QGFJacobianRegularized
 from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth, shared_noise
 from qgf_ref.guidance.qgf_masked import QGFMasked
-from qgf_ref.guidance.queries import bounded, critic_value
+from qgf_ref.guidance.qgf_shifted import QGFShifted
+from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
+from qgf_ref.guidance.robust_q import RobustQ
 from qgf_ref.ops.structure import unit
 
 DirectionalDerivative = Callable[[Callable[[Array], Array], Array, Array], Any]
@@ -53,6 +59,14 @@ def gradient(f: Callable[[Array], Array], x: Array) -> Array:
     return jacobian(f, x)[:, 0]
 
 
+def critic_hessian(flow: GuidedFlow, obs: Array, x: Array) -> Array:
+    """∇²Q(s, x) (B, D, D) of the aggregated critic: its gradient's Jacobian by complex step.
+
+    Here the critic's vjp is used, checked as it is by values alone; its jvp (the hvp) is not.
+    """
+    return jacobian(lambda y: critic_gradient(flow, obs, y).gradient, x)
+
+
 def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
     """G (B, D) of the estimator from its definition, or None for an estimator without one here.
 
@@ -75,6 +89,10 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
     def pulled(j: Array, x_bar: Array) -> Array:
         return np.asarray(np.einsum("bij,bi->bj", j, x_bar))
 
+    def predicted(x: Array) -> Array:
+        network = estimator.network(flow.auxiliary.distill)
+        return bounded(flow, network.forward(obs, x, t)[0]).x
+
     match estimator:
         case NoGuidance():
             return np.zeros_like(a)
@@ -95,6 +113,18 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
             time = t if step.index else limit
             j = jacobian(lambda x: unclipped(x, time), a)
             return (1 - time) / time * pulled(j, q_gradient(one_step(a)))
+        case QGFCovariance(iterations=iterations):
+            limit = flow.times[1] if flow.denoise_steps > 1 else 0.5
+            time = t if step.index else limit
+            j = jacobian(lambda x: unclipped(x, time), a)
+            C = (1 - time) ** 2 / time * (j + np.swapaxes(j, 1, 2)) / 2
+            x = one_step(a)
+            shift = conjugate_shift(
+                q_gradient(x), C, -critic_hessian(flow, obs, x), step.weight, iterations
+            )
+            return shift / (1 - t)
+        case QGFShifted(passes=passes, grid=grid):
+            return shifted_definition(flow, step, q_gradient, passes, grid)
         case QGFJacobianRegularized(lam=lam):
             x_bar = q_gradient(one_step(a))
             return (1 - lam) * x_bar + lam * pulled(jacobian(one_step, a), x_bar)
@@ -108,8 +138,94 @@ def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
             return gradient(lambda x: critic_value(flow, obs, endpoint(x)), a)
         case QGFChain():
             return q_gradient(endpoint(a))
+        case QGFDistill():
+            return q_gradient(predicted(a))
+        case QGFJacobianDistill():
+            return gradient(lambda x: critic_value(flow, obs, predicted(x)), a)
+        case RobustQ():
+            noisy = estimator.network(flow.auxiliary.robust_q)
+            return gradient(lambda x: noisy.forward(obs, x, t)[0], a)
+        case CFGRL():
+            v0, v1 = estimator.network(flow.auxiliary.cfgrl)
+            return v1.forward(obs, a, t)[0] - v0.forward(obs, a, t)[0]
         case _:
             return potential_gradient(estimator, flow, step)
+
+
+def conjugate_shift(
+    gradient: Array, covariance: Array, curvature: Array, weight: float | Array, directions: int
+) -> Array:
+    """d/w (B, D) of `qgf_covariance`, row by row with dense matrices.
+
+    The directions are those of Krylov's space {b, CAb/w, …}·C, made conjugate to A = C⁻¹ + wM by
+    Gram and Schmidt, where the estimator has a recurrence and never forms C⁻¹.
+    """
+    weights = np.broadcast_to(np.asarray(weight, dtype=float).reshape(-1), len(gradient))
+    shift = np.zeros_like(gradient)
+    for row, (g, C, M, w) in enumerate(zip(gradient, covariance, curvature, weights, strict=True)):
+        if g @ C @ g <= 0:
+            continue
+        inverse = np.linalg.inv(C)
+        A = inverse + w * M
+        basis: list[Array] = []
+        v = C @ g
+        for _ in range(min(directions, len(g))):
+            p = v - sum((b * (b @ A @ v) / (b @ A @ b) for b in basis), np.zeros_like(v))
+            if basis and np.linalg.norm(p) < 1e-9 * np.linalg.norm(v):
+                break
+            convex = w * (p @ M @ p) < 0
+            shift[row] += p * (p @ g) / (p @ (inverse if convex else A) @ p)
+            if convex:
+                break
+            basis.append(p)
+            v = C @ (A @ p)
+    return shift
+
+
+def shifted_definition(
+    flow: GuidedFlow,
+    step: DenoisingStep,
+    q_gradient: Callable[[Array], Array],
+    passes: int,
+    grid: bool,
+) -> Array:
+    """G (B, D) of `qgf_shifted`, row by row in the natural parameters η = λx/t and λ."""
+    k, t = step.index, step.time
+    weights = np.broadcast_to(np.asarray(step.weight, dtype=float).reshape(-1), len(step.action))
+    times = flow.times[max(k, 1) :] or (0.5,)
+    result = np.zeros_like(step.action)
+    for row, w in enumerate(weights):
+        obs, a = step.obs[row : row + 1], step.action[row : row + 1]
+
+        def denoised(x: Array, time: float, obs: Array = obs) -> Array:
+            return x + (1 - time) * flow.field.forward(obs, x, time)[0]
+
+        mean = denoised(a, t)
+        m = bounded(flow, mean).x
+        g, mu = row_gradient(q_gradient, step, row, m), 0.0
+        for n in range(passes):
+            wanted = max((t / (1 - t)) ** 2 + w * mu, (times[0] / (1 - times[0])) ** 2)
+            time = wanted**0.5 / (1 + wanted**0.5)
+            if grid:
+                time = min(times, key=lambda u: abs(np.log((u / (1 - u)) ** 2 / wanted)))
+            gained = (time / (1 - time)) ** 2 - (t / (1 - t)) ** 2
+            eta = a * t / (1 - t) ** 2 + w * g + gained * m
+            moved = denoised(eta * (1 - time) ** 2 / time, time)
+            if n + 1 < passes:
+                there = bounded(flow, moved).x
+                fall = np.vdot(row_gradient(q_gradient, step, row, there) - g, there - m)
+                # both may be clipped to the same point
+                mu = max(-fall, 0.0) / (np.vdot(there - m, there - m) or 1.0)
+        result[row] = (moved - mean)[0] / (w * (1 - t))
+    return result
+
+
+def row_gradient(
+    q_gradient: Callable[[Array], Array], step: DenoisingStep, row: int, x: Array
+) -> Array:
+    """∇Q (1, D) at x (1, D) for the observation of one row."""
+    everywhere = np.repeat(x, len(step.action), axis=0)
+    return q_gradient(everywhere)[row : row + 1]
 
 
 def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> DenoisingStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import sample, trace
 
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STATE_WEIGHT = 0.1
+"""For estimators whose G depends on the weight."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 Progress = Callable[[str], None]
@@ -84,7 +86,7 @@ def profile(
     rng = np.random.default_rng((seed, 1))
     noise = rng.standard_normal((len(obs), flow.field.action_dim))
     chain = trace(flow, obs, estimator="none", noise=noise)
-    states = [denoising_step(flow, chain.obs, a, k) for k, a in enumerate(chain.a)]
+    states = [denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in enumerate(chain.a)]
     guided = [e for e in estimators if e.name != "none"]
 
     gradients: dict[str, Array] = {}
@@ -100,7 +102,7 @@ def profile(
     for e in guided:
         progress(f"(b) noise sensitivity of {e.label}")
         noise_cosine[e.label] = [
-            _noise_cosine(e, flow, states, gradients[e.label], sigma * epsilon)
+            _mean(cosine(gradients[e.label], gradients_near(e, flow, states, sigma * epsilon)))
             for sigma in NOISE_LEVELS
         ]
     departure = {}
@@ -154,21 +156,24 @@ def _final_q(
     return result
 
 
-def _noise_cosine(
-    e: Estimator, flow: GuidedFlow, states: list[DenoisingStep], gradients: Array, offsets: Array
-) -> float | None:
-    values = [
-        cosine(g, e(flow, at_action(flow, step, step.action + offset)).gradient)
-        for g, step, offset in zip(gradients, states, offsets, strict=True)
-    ]
-    return _mean(np.concatenate(values))
+def gradients_near(
+    e: Estimator, flow: GuidedFlow, states: Sequence[DenoisingStep], offsets: Array
+) -> Array:
+    """G(s, a_t + offset) of every step and row, (T, B, D). offsets (T, B, D), one a step."""
+    return np.stack(
+        [
+            e(flow, at_action(flow, step, step.action + offset)).gradient
+            for step, offset in zip(states, offsets, strict=True)
+        ]
+    )
 
 
 def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tuple[str, str]:
-    counting, counter = counted(flow)
+    counting, counter = counted(e.on(flow))
+    counting = e.on(counting)
     total, at_middle = counter.take(), ""
     for k, step in enumerate(states):
-        state = denoising_step(counting, step.obs[:1], step.action[:1], k)
+        state = denoising_step(counting, step.obs[:1], step.action[:1], k, STATE_WEIGHT)
         counter.take()  # the sampler's own forward of v is not the estimator's
         e(counting, state)
         taken = counter.take()
@@ -183,12 +188,20 @@ def _milliseconds(
 ) -> dict[str, float]:
     """Median time of one call, the estimators taking turns so that none has the warm caches."""
     elapsed: dict[str, list[float]] = {e.label: [] for e in estimators}
+    own = {e.label: _on(e, flow, step) for e in estimators}
     for _ in range(rounds):
         for e in estimators:
+            its_flow, its_step = own[e.label]
             start = time.perf_counter()
-            e(flow, step)
+            e(its_flow, its_step)
             elapsed[e.label].append(time.perf_counter() - start)
     return {label: float(np.median(times)) * 1e3 for label, times in elapsed.items()}
+
+
+def _on(e: Estimator, flow: GuidedFlow, step: DenoisingStep) -> tuple[GuidedFlow, DenoisingStep]:
+    """The flow that the estimator runs on, and the step with that flow's velocity."""
+    own = e.on(flow)
+    return own, step if own is flow else at_action(own, step, step.action)
 
 
 def _rows(step: DenoisingStep, rows: int) -> DenoisingStep:

@@ -11,9 +11,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.audit.derivatives import Point, checks_of
+from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
+from qgf_ref.audit.rules import Point
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator

@@ -10,6 +10,9 @@ necessary  without what the sampler can avoid (the same numbers come out):
            * the time embedding's part is a constant of the sampler: never;
            * with min, a row's cotangent is zero but for its attaining member: one vjp, not E;
            * the last product of a vjp, and the first of a jvp, need only the action's columns.
+
+A Hessian-vector product is a jvp and a sweep backward with a cotangent and its tangent; of the
+cotangent the last product is not made.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from qgf_ref.guidance.base import Products
+from qgf_ref.guidance.base import CRITIC_GRADIENT, Products
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.checkpoint import Checkpoint
@@ -44,11 +47,13 @@ class Sizes(NamedTuple):
     whole   all of them
     obs     the first kernel's rows of the observation
     active  all but the first kernel's rows of the observation and of the time
+    inner   all but the first kernel
     """
 
     whole: int
     obs: int
     active: int
+    inner: int
 
 
 def total_products(
@@ -71,29 +76,52 @@ def total_products(
 
 
 def count(
-    checkpoint: Checkpoint, estimator: EstimatorLike, rows: int, steps: int | None = None
+    checkpoint: Checkpoint,
+    estimator: EstimatorLike,
+    rows: int,
+    steps: int | None = None,
+    *,
+    best_of: int = 1,
+    gradient_steps: int = 0,
 ) -> Counts | None:
-    """One call with `rows` rows, in the checkpoint's dtype; None as `total_products`."""
+    """One call with `rows` observations, in the checkpoint's dtype; None as `total_products`.
+
+    best_of  N candidates for each observation, ranked by one more forward of the critic; what is
+             the same for all of them, the observation's part, is necessary only once
+    gradient_steps  after the flow: a forward and a vjp of the critic each
+    Also None for an estimator with an auxiliary network, whose size is not that of the products
+    that it counts as.
+    """
+    if estimator_by_name(estimator).auxiliary is not None:
+        return None
     products = total_products(checkpoint, estimator, steps)
     if products is None:
         return None
+    for _ in range(gradient_steps):
+        products += CRITIC_GRADIENT
+    if best_of > 1:
+        products += Products(critic_forward=1)
+    chains = rows * best_of
     itemsize = checkpoint.policy.layers[0].kernel.dtype.itemsize
     E = checkpoint.target_critic.ensemble or 1
     policy = sizes(checkpoint.policy, checkpoint)
     critic = sizes(checkpoint.target_critic, checkpoint)
     of_field = products.field_forward + products.field_jvp + products.field_vjp
-    forward, back = products.critic_forward, products.critic_jvp + products.critic_vjp
-    every = of_field * policy.whole + E * (forward + back) * critic.whole
+    forward, hvp = products.critic_forward, products.critic_hvp
+    back = products.critic_jvp + products.critic_vjp
+    back_whole = back * critic.whole + hvp * (2 * critic.whole + critic.inner)
+    back_active = back * critic.active + hvp * (2 * critic.active + critic.inner)
+    every = of_field * policy.whole + E * (forward * critic.whole + back_whole)
     # once per chain
     first = policy.obs + (E * critic.obs if forward else 0)
-    always = first + of_field * policy.active + E * forward * critic.active
+    always = of_field * policy.active + E * forward * critic.active
     attaining = checkpoint.options.q_aggregation == "min"
-    per_row, touched = (1, min(E, rows)) if attaining else (E, E)
+    per_row, touched = (1, min(E, chains)) if attaining else (E, E)
     return Counts(
-        Count(2 * rows * every, itemsize * every),
+        Count(2 * chains * every, itemsize * every),
         Count(
-            2 * rows * (always + per_row * back * critic.active),
-            itemsize * (always + touched * back * critic.active),
+            2 * (rows * first + chains * (always + per_row * back_active)),
+            itemsize * (first + always + touched * back_active),
         ),
     )
 
@@ -107,4 +135,5 @@ def sizes(params: MLPParams, checkpoint: Checkpoint) -> Sizes:
         whole=inner + kernels[0][0] * first,
         obs=checkpoint.obs_dim * first,
         active=inner + checkpoint.flat_action_dim * first,
+        inner=inner,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,15 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 
 
+class AnalyticCache(NamedTuple):
+    """What `AnalyticCritic.forward` saves: the action (B, D), and ∇Q there."""
+
+    action: Array
+    gradient: Array
+
+
 class AnalyticCritic:
-    """A critic given by its value and gradient: adapts them to the `Critic` protocol (E = 1)."""
+    """A critic given by its value and its derivatives, adapted to the `Critic` protocol (E = 1)."""
 
     aggregation = "min"
     kinks: tuple[float, ...] = ()
@@ -25,17 +33,25 @@ class AnalyticCritic:
         """∇Q (B, D)."""
         raise NotImplementedError
 
-    def forward(self, obs: Array, action: Array) -> tuple[Array, Array]:
-        """Q (1, B); the observation is not used. The cache is ∇Q."""
-        return self.value(action)[None], self.gradient(action)
+    def hessian_product(self, action: Array, action_dot: Array) -> Array:
+        """∇²Q·action_dot (B, D)."""
+        raise NotImplementedError
 
-    def jvp(self, action_dot: Array, cache: Array) -> Array:
+    def forward(self, obs: Array, action: Array) -> tuple[Array, AnalyticCache]:
+        """Q (1, B); the observation is not used."""
+        return self.value(action)[None], AnalyticCache(action, self.gradient(action))
+
+    def jvp(self, action_dot: Array, cache: AnalyticCache) -> Array:
         """(1, B)."""
-        return (cache * action_dot).sum(axis=-1)[None]
+        return (cache.gradient * action_dot).sum(axis=-1)[None]
 
-    def vjp(self, q_bar: Array, cache: Array) -> Array:
+    def vjp(self, q_bar: Array, cache: AnalyticCache) -> Array:
         """(B, D)."""
-        return q_bar[0][:, None] * cache
+        return q_bar[0][:, None] * cache.gradient
+
+    def hvp(self, action_dot: Array, q_bar: Array, cache: AnalyticCache) -> Array:
+        """(B, D)."""
+        return q_bar[0][:, None] * self.hessian_product(cache.action, action_dot)
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,10 @@ class QuadraticCritic(AnalyticCritic):
         """−M(a − a*), (B, D)."""
         return -(action - self.optimum) @ self.curvature
 
+    def hessian_product(self, action: Array, action_dot: Array) -> Array:
+        """−M·action_dot, (B, D)."""
+        return -action_dot @ self.curvature
+
 
 @dataclass(frozen=True)
 class DistanceCritic(AnalyticCritic):
@@ -89,6 +109,10 @@ class DistanceCritic(AnalyticCritic):
     def gradient(self, action: Array) -> Array:
         """−sign(a − a*), (B, 1)."""
         return -np.sign(action - self.optimum)
+
+    def hessian_product(self, action: Array, action_dot: Array) -> Array:
+        """0, (B, 1): the kink's delta at a* is not a function."""
+        return np.zeros_like(action_dot)
 
 
 @dataclass(frozen=True)
@@ -117,3 +141,10 @@ class BumpCritic(AnalyticCritic):
         """∇Q (B, D)."""
         pull = self._bump(action)[..., None] * (action - self.centre) / self.width**2
         return self.base.gradient(action) - pull
+
+    def hessian_product(self, action: Array, action_dot: Array) -> Array:
+        """∇²Q_base·ȧ + (b/s²)(o·⟨o, ȧ⟩/s² − ȧ), (B, D), with b the bump at a, o = a − c."""
+        offset = action - self.centre
+        along = (offset * action_dot).sum(axis=-1, keepdims=True) / self.width**2
+        bump = self._bump(action)[..., None] / self.width**2
+        return self.base.hessian_product(action, action_dot) + bump * (offset * along - action_dot)

@@ -88,11 +88,7 @@ class GaussianMixture:
     def log_components(self, x: Array) -> Array:
         """log ω_i N(x; μ_i, Σ_i), (B, M). x (B, D), real or complex."""
         offset = x[:, None, :] - self.means
-        precision = np.linalg.inv(self.covariances)
-        squared = np.einsum("bmi,mij,bmj->bm", offset, precision, offset)
-        _, log_det = np.linalg.slogdet(2 * np.pi * self.covariances)
-        with np.errstate(divide="ignore"):  # a component of weight 0 has log weight −∞
-            return np.log(self.weights) - 0.5 * (squared + log_det)
+        return _log_components(self.weights, offset, self.covariances)[0]
 
     def log_density(self, x: Array) -> Array:
         """log p(x), (B,)."""
@@ -139,6 +135,18 @@ class GaussianMixture:
         return GaussianMixture(softmax(log_weights), means, covariances)
 
 
+def _log_components(weights: Array, offset: Array, covariances: Array) -> tuple[Array, Array]:
+    """log ω_i N(offset; 0, Σ_i) (B, M), and −Σ_i⁻¹·offset (B, M, D).
+
+    weights (M,), offset (B, M, D), covariances (M, D, D), or (B, M, D, D) for each row its own.
+    """
+    score = -np.einsum("...mij,...mj->...mi", np.linalg.inv(covariances), offset)
+    squared = -(offset * score).sum(axis=-1)
+    _, log_det = np.linalg.slogdet(2 * np.pi * covariances)
+    with np.errstate(divide="ignore"):  # a component of weight 0 has log weight −∞
+        return np.log(weights) - 0.5 * (squared + log_det), score
+
+
 class MixtureVelocityCache(NamedTuple):
     """∂v/∂a of every row, (B, D, D)."""
 
@@ -169,22 +177,25 @@ class MixtureFlow:
     def forward(
         self, obs: Array, action: Array, time: float | Array
     ) -> tuple[Array, MixtureVelocityCache]:
-        """v (B, D) at one time for the whole batch. action (B, D), real or complex.
+        """v (B, D). action (B, D), real or complex; time () or (B,), each row its own.
 
         ∂v/∂a = Σ_i r_i A_i + Σ_i u_i (∇r_i)ᵀ with u_i the component's velocity and
         ∇r_i = r_i(s_i − Σ_j r_j s_j), s_i = −S_i⁻¹(x − tμ_i).
         """
-        t = float(np.asarray(time).reshape(()))
-        marginal = self.mixture.at_time(t)
-        r = softmax(marginal.log_components(action))
-        offset = action[:, None, :] - marginal.means
-        precision = np.linalg.inv(marginal.covariances)
-        gain = (t * self.mixture.covariances - (1 - t) * np.eye(self.action_dim)) @ precision
-        component = self.mixture.means + np.einsum("mij,bmj->bmi", gain, offset)
-        score = -np.einsum("mij,bmj->bmi", precision, offset)
+        mix = self.mixture
+        t = np.asarray(time, dtype=np.float64)
+        t = t.reshape((-1, 1, 1, 1) if t.size > 1 else ())
+        eye = np.eye(self.action_dim)
+        spread = (1 - t) ** 2 * eye + t**2 * mix.covariances
+        offset = action[:, None, :] - t.reshape(t.shape[:3]) * mix.means
+        log_components, score = _log_components(mix.weights, offset, spread)
+        r = softmax(log_components)
+        gain = (t * mix.covariances - (1 - t) * eye) @ np.linalg.inv(spread)
+        component = mix.means + np.einsum("...mij,...mj->...mi", gain, offset)
         r_slope = r[..., None] * (score - np.einsum("bm,bmi->bi", r, score)[:, None])
         velocity = np.einsum("bm,bmi->bi", r, component)
-        jacobian = np.einsum("bm,mij->bij", r, gain) + np.einsum("bmi,bmj->bij", component, r_slope)
+        jacobian = np.einsum("...m,...mij->...ij", r, gain)
+        jacobian = jacobian + np.einsum("bmi,bmj->bij", component, r_slope)
         return velocity, MixtureVelocityCache(jacobian)
 
     def jvp(self, action_dot: Array, cache: MixtureVelocityCache) -> Array:

@@ -23,16 +23,18 @@ from qgf_ref.kernels.memory import empty
 from qgf_ref.kernels.packing import buffer_sizes
 from qgf_ref.kernels.rows import CODES
 from qgf_ref.ops import learning
-from qgf_ref.ops.activations import require_activation
-from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule
+from qgf_ref.ops.activations import activation, require_activation
+from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule, DenseTangents
 from qgf_ref.ops.kernels import reference_kernels
+from qgf_ref.ops.layer_norm import LayerNormCache
+from qgf_ref.ops.linear import LinearCache, linear
 
 
 class CompiledCache(NamedTuple):
     """What the compiled block's forward saved; arrays of no elements where it has no such part.
 
     x (B, I) or (E, B, I), kernel, scale as given; x_hat and slope (E, B, F), rstd (E, B). E is 1
-    without an ensemble.
+    without an ensemble. The rule is what second derivatives need besides.
     """
 
     x: Array
@@ -40,6 +42,7 @@ class CompiledCache(NamedTuple):
     x_hat: Array
     rstd: Array
     slope: Array
+    rule: DenseRule
 
 
 _reference = Composed(reference_kernels)
@@ -83,7 +86,7 @@ class NumbaKernels:
                 y[e].ravel(), x_hat[e].ravel(), rstd[e], slope[e].ravel(),
                 buffers["packed"], buffers["a_work"], buffers["c_work"],
             )  # fmt: skip
-        cache = CompiledCache(x, parts, x_hat, rstd, slope)
+        cache = CompiledCache(x, parts, x_hat, rstd, slope, rule)
         return (y if parts.kernel.ndim == 3 else y[0]), cache
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
@@ -93,7 +96,7 @@ class NumbaKernels:
         if np.iscomplexobj(x_dot):  # linear in x_dot
             real, imaginary = (self.dense_jvp(part, cache) for part in (x_dot.real, x_dot.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope = cache
+        x, parts, x_hat, rstd, slope, _ = cache
         x_dot = np.ascontiguousarray(x_dot, x.dtype)
         E, B, K, F = _sizes(x, parts)
         y_dot = empty((E, B, F), x.dtype)
@@ -115,7 +118,7 @@ class NumbaKernels:
         if np.iscomplexobj(y_bar):
             real, imaginary = (self.dense_vjp(part, cache) for part in (y_bar.real, y_bar.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope = cache
+        x, parts, x_hat, rstd, slope, _ = cache
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
         x_bar = empty(x.shape, x.dtype)
@@ -145,7 +148,7 @@ class NumbaKernels:
             return x_bar, DenseParts(
                 *(None if a is None or b is None else a + 1j * b for a, b in both)  # type: ignore[arg-type]
             )
-        x, parts, x_hat, rstd, slope = cache
+        x, parts, x_hat, rstd, slope, _ = cache
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
         x_bar = empty(x.shape, x.dtype) if input_bar else None
@@ -164,6 +167,21 @@ class NumbaKernels:
         if parts.scale is None:
             bars[2:] = []
         return x_bar, DenseParts(*bars)
+
+    def dense_tangents(
+        self, x_dot: Array, cache: Any
+    ) -> tuple[Array, tuple[DenseCache, DenseTangents]]:
+        """As `qgf_ref.ops.dense.Composed.dense_tangents`, in NumPy."""
+        composed = cache if isinstance(cache, DenseCache) else _composed(cache)
+        y_dot, tangents = _reference.dense_tangents(x_dot, composed)
+        return y_dot, (composed, tangents)
+
+    def dense_vjp_jvp(
+        self, y_bar: Array, y_bar_dot: Array, cache: Any, tangents: Any, input_bar: bool = True
+    ) -> tuple[Array | None, Array]:
+        """As `qgf_ref.ops.dense.Composed.dense_vjp_jvp`, in NumPy."""
+        composed, inside = tangents
+        return _reference.dense_vjp_jvp(y_bar, y_bar_dot, composed, inside, input_bar)
 
 
 numba_kernels = NumbaKernels()
@@ -223,6 +241,20 @@ def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
     row = kernel.shape[:-2] + kernel.shape[-1:]
     vectors = (parts.bias,) if parts.scale is None else parts[1:]
     return rule.variance in ("fast", "two_pass") and all(a.shape == row for a in vectors)  # type: ignore[union-attr]
+
+
+def _composed(cache: CompiledCache) -> DenseCache:
+    """What the composition would have saved. Without LayerNorm, a matrix product more."""
+    x, parts, x_hat, rstd, _, rule = cache
+    y, norm = None, None
+    if parts.scale is not None and parts.offset is not None:
+        x_hat, rstd = (a if parts.kernel.ndim == 3 else a[0] for a in (x_hat, rstd))
+        norm = LayerNormCache(x_hat, rstd[..., None], parts.scale)
+        y = x_hat * parts.scale[..., None, :] + parts.offset[..., None, :]
+    elif rule.activation is not None:
+        y = linear(x, parts.kernel, parts.bias)[0]
+    saved = None if y is None or rule.activation is None else activation(y, rule.activation)[1]
+    return DenseCache(LinearCache(x, parts.kernel), norm, saved)
 
 
 def _sizes(x: Array, parts: DenseParts) -> tuple[int, int, int, int]:

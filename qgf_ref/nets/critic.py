@@ -13,6 +13,7 @@ from qgf_ref.nets.mlp import (
     mlp,
     mlp_jvp,
     mlp_vjp,
+    mlp_vjp_jvp,
     mlp_vjp_params,
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
@@ -47,6 +48,10 @@ class Critic(Protocol):
 
     def vjp(self, q_bar: Array, cache: Any) -> Array:
         """(∂Q/∂a)ᵀ q_bar, (B, D). q_bar (E, B)."""
+        ...
+
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        """(Σ_e q_bar_e ∂²Q_e/∂a²) action_dot, (B, D): the vjp's derivative with q_bar held."""
         ...
 
 
@@ -90,6 +95,33 @@ class MLPCritic:
         y_bar = self.kernels(squeeze_last_vjp, q_bar)
         x_bar = mlp_vjp(y_bar, cache.layers, self.kernels)
         return self.kernels(concat_vjp, x_bar, cache.widths, 1)
+
+    def hvp(self, action_dot: Array, q_bar: Array, cache: CriticCache) -> Array:
+        """a_bar_dot (B, D) = (Σ_e q_bar_e ∂²Q_e/∂a²) action_dot: the jvp of `vjp`, q_bar held.
+
+        The Hessian of the aggregate as well, almost everywhere: the weights that the reduction
+        gives the members are constant but where the attaining member changes.
+        Cost: one sweep of jvps and one backward that carries a cotangent and its tangent, no
+        forward. Source: method.md, section 6.
+        """
+        obs_dot = self.kernels(zeros, action_dot, cache.widths[0])
+        x_bar_dot = self._hvp(obs_dot, action_dot, q_bar, cache)
+        return self.kernels(concat_vjp, x_bar_dot, cache.widths, 1)
+
+    def hvp_inputs(
+        self, obs_dot: Array, action_dot: Array, q_bar: Array, cache: CriticCache
+    ) -> tuple[Array, Array]:
+        """(s_bar_dot, a_bar_dot): the jvp of `vjp_inputs` along a direction in (s, a)."""
+        x_bar_dot = self._hvp(obs_dot, action_dot, q_bar, cache)
+        s_bar_dot, a_bar_dot = (
+            self.kernels(concat_vjp, x_bar_dot, cache.widths, part) for part in (0, 1)
+        )
+        return s_bar_dot, a_bar_dot
+
+    def _hvp(self, obs_dot: Array, action_dot: Array, q_bar: Array, cache: CriticCache) -> Array:
+        x_dot = self.kernels(concat_jvp, (obs_dot, action_dot))
+        y_bar = self.kernels(squeeze_last_vjp, q_bar)
+        return mlp_vjp_jvp(x_dot, y_bar, cache.layers, self.kernels)
 
     def vjp_inputs(self, q_bar: Array, cache: CriticCache) -> tuple[Array, Array]:
         """(s_bar, a_bar) = Σ_e (∂Q_e/∂(s,a))ᵀ q_bar_e."""

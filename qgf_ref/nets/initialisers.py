@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from scipy.stats import truncnorm
 
 from qgf_ref.arrays import Array
+from qgf_ref.nets.conditional_velocity import CONDITIONS, WIDTH, ConditionalParams
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.time_embedding import DIM
 
@@ -77,3 +78,20 @@ def init_value(
             for i, shape in enumerate(pairwise(sizes))
         )
     ).astype(dtype)
+
+
+def init_conditional(
+    rng: np.random.Generator,
+    obs_dim: int,
+    action_dim: int,
+    hidden: Sequence[int],
+    *,
+    dtype: DTypeLike = "float32",
+) -> ConditionalParams:
+    """Parameters of `ConditionalVelocity`: `init_velocity`'s, and a table N(0, 1/32).
+
+    The table's law is flax's default for Embed.
+    """
+    table = rng.standard_normal((CONDITIONS, WIDTH)) / np.sqrt(WIDTH)
+    trunk = init_velocity(rng, obs_dim + WIDTH, action_dim, hidden, dtype=dtype)
+    return ConditionalParams(trunk.layers, table.astype(dtype))

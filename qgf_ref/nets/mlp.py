@@ -17,6 +17,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.ops import layer_norm as ln
 from qgf_ref.ops.dense import DenseParts, DenseRule, fused
 from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.structure import zeros
 
 
 @dataclass(frozen=True)
@@ -160,3 +161,31 @@ def mlp_vjp_params(
         if x_bar is not None:
             y_bar = x_bar
     return x_bar, MLPParams(tuple(reversed(layers_bar)))
+
+
+def mlp_vjp_jvp(
+    x_dot: Array,
+    y_bar: Array,
+    cache: MLPCache,
+    kernels: Kernels = reference_kernels,
+    y_bar_dot: Array | None = None,
+) -> Array:
+    """x_bar_dot: the derivative of `mlp_vjp` along (x_dot, y_bar_dot), shaped like x.
+
+    x_dot (B, I), y_bar (B, F) or (E, B, F); y_bar_dot like y_bar, or None for a y_bar that is
+    held: x_bar_dot is then the Hessian of ⟨y_bar, MLP(x)⟩ times x_dot.
+    Cost: one sweep of jvps, then one sweep backward that carries y_bar and y_bar_dot: three times
+    the matrix products of a jvp, less one of the first layer.
+    """
+    blocks = fused(kernels)
+    tangents = []
+    for layer in cache:
+        x_dot, inside = blocks.dense_tangents(x_dot, layer)
+        tangents.append(inside)
+    if y_bar_dot is None:
+        y_bar_dot = kernels(zeros, y_bar)
+    for i, layer in reversed(tuple(enumerate(cache))):
+        x_bar, y_bar_dot = blocks.dense_vjp_jvp(y_bar, y_bar_dot, layer, tangents[i], i > 0)
+        if x_bar is not None:
+            y_bar = x_bar
+    return y_bar_dot

@@ -62,6 +62,19 @@ class VelocityField(Protocol):
         ...
 
 
+class LearnedField(VelocityField, Protocol):
+    """A velocity field with parameters."""
+
+    @property
+    def kernels(self) -> Kernels:
+        """What runs the operations between its layers."""
+        ...
+
+    def vjp_params(self, velocity_bar: Array, cache: Any) -> MLPParams:
+        """(∂v/∂θ)ᵀ velocity_bar, summed over the batch."""
+        ...
+
+
 class VelocityCache(NamedTuple):
     """What `MLPVelocity.forward` saves."""
 

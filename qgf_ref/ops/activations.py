@@ -1,11 +1,12 @@
 """Elementwise activations and their derivatives.
 
 An activation acts on each element alone, so its Jacobian is diagonal, and jvp and vjp are the
-same product:  y_dot = f′(x)·x_dot,  x_bar = f′(x)·y_bar.
+same product:  y_dot = f′(x)·x_dot,  x_bar = f′(x)·y_bar. Along (x_dot, y_bar_dot) the latter
+changes by  x_bar_dot = f″(x)·x_dot·y_bar + f′(x)·y_bar_dot.
 
 All are analytic except on their kink, where the branch is chosen by the real part (complex step
 then differentiates the branch that the real computation takes). Stated conventions: relu′(0) = 0,
-elu′(0) = 1.
+elu′(0) = 1; relu″ = 0 everywhere, elu″(0) = 1.
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ def _gelu_slope(x: Array, inner: Array) -> Array:
     return 0.5 * (1 + inner) + 0.5 * x * (1 - inner * inner) * du
 
 
+def _gelu_curvature(x: Array, inner: Array) -> Array:
+    du = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * (x * x))
+    ddu = 6 * SQRT_2_OVER_PI * GELU_CUBIC * x
+    sech2 = 1 - inner * inner
+    # the factor that vanishes first: far out the others overflow
+    return sech2 * du * (1 - x * inner * du) + 0.5 * x * (sech2 * ddu)
+
+
 def _gelu_erf(x: Array) -> tuple[Array, Array]:
     from scipy.special import erf  # here, because it is most of the time of `import qgf_ref`
 
@@ -61,6 +70,11 @@ def _gelu_erf(x: Array) -> tuple[Array, Array]:
 
 def _gelu_erf_slope(x: Array, inner: Array) -> Array:
     return 0.5 * (1 + inner) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _gelu_erf_curvature(x: Array, inner: Array) -> Array:
+    bell = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return 2 * bell - x * (x * bell)
 
 
 QUICK_GELU = 1.702
@@ -75,12 +89,20 @@ def _gelu_quick_slope(x: Array, inner: Array) -> Array:
     return inner * (1 + QUICK_GELU * x * (1 - inner))
 
 
+def _gelu_quick_curvature(x: Array, inner: Array) -> Array:
+    return QUICK_GELU * inner * (1 - inner) * (2 + QUICK_GELU * x * (1 - 2 * inner))
+
+
 def _relu(x: Array) -> tuple[Array, Array]:
     return np.where(x.real > 0, x, 0), x
 
 
 def _relu_slope(x: Array, inner: Array) -> Array:
     return (x.real > 0).astype(x.real.dtype)
+
+
+def _relu_curvature(x: Array, inner: Array) -> Array:
+    return np.zeros_like(x.real)
 
 
 def _silu(x: Array) -> tuple[Array, Array]:
@@ -92,6 +114,10 @@ def _silu_slope(x: Array, inner: Array) -> Array:
     return inner * (1 + x * (1 - inner))
 
 
+def _silu_curvature(x: Array, inner: Array) -> Array:
+    return inner * (1 - inner) * (2 + x * (1 - 2 * inner))
+
+
 def _tanh(x: Array) -> tuple[Array, Array]:
     inner = np.tanh(x)
     return inner, inner
@@ -99,6 +125,10 @@ def _tanh(x: Array) -> tuple[Array, Array]:
 
 def _tanh_slope(x: Array, inner: Array) -> Array:
     return 1 - inner * inner
+
+
+def _tanh_curvature(x: Array, inner: Array) -> Array:
+    return -2 * inner * (1 - inner * inner)
 
 
 def _elu(x: Array) -> tuple[Array, Array]:
@@ -111,6 +141,10 @@ def _elu_slope(x: Array, inner: Array) -> Array:
     return np.where(x.real > 0, 1, inner + 1)
 
 
+def _elu_curvature(x: Array, inner: Array) -> Array:
+    return np.where(x.real > 0, 0, inner + 1)
+
+
 def _mish(x: Array) -> tuple[Array, Array]:
     inner = np.tanh(_softplus(x))
     return x * inner, inner
@@ -120,20 +154,28 @@ def _mish_slope(x: Array, inner: Array) -> Array:
     return inner + x * (1 - inner * inner) * _sigmoid(x)
 
 
+def _mish_curvature(x: Array, inner: Array) -> Array:
+    sigmoid = _sigmoid(x)
+    return (1 - inner * inner) * sigmoid * (2 + x * (1 - sigmoid - 2 * inner * sigmoid))
+
+
 class _Rule(NamedTuple):
+    """f with the inner value that is saved; f′ and f″ from x and that value."""
+
     value: Callable[[Array], tuple[Array, Array]]
     slope: Callable[[Array, Array], Array]
+    curvature: Callable[[Array, Array], Array]
 
 
 _RULES = {
-    "gelu": _Rule(_gelu, _gelu_slope),
-    "gelu_erf": _Rule(_gelu_erf, _gelu_erf_slope),
-    "gelu_quick": _Rule(_gelu_quick, _gelu_quick_slope),
-    "relu": _Rule(_relu, _relu_slope),
-    "silu": _Rule(_silu, _silu_slope),
-    "tanh": _Rule(_tanh, _tanh_slope),
-    "elu": _Rule(_elu, _elu_slope),
-    "mish": _Rule(_mish, _mish_slope),
+    "gelu": _Rule(_gelu, _gelu_slope, _gelu_curvature),
+    "gelu_erf": _Rule(_gelu_erf, _gelu_erf_slope, _gelu_erf_curvature),
+    "gelu_quick": _Rule(_gelu_quick, _gelu_quick_slope, _gelu_quick_curvature),
+    "relu": _Rule(_relu, _relu_slope, _relu_curvature),
+    "silu": _Rule(_silu, _silu_slope, _silu_curvature),
+    "tanh": _Rule(_tanh, _tanh_slope, _tanh_curvature),
+    "elu": _Rule(_elu, _elu_slope, _elu_curvature),
+    "mish": _Rule(_mish, _mish_slope, _mish_curvature),
 }
 
 ACTIVATIONS = tuple(_RULES)
@@ -170,3 +212,18 @@ def activation_jvp(x_dot: Array, cache: ActivationCache) -> Array:
 def activation_vjp(y_bar: Array, cache: ActivationCache) -> Array:
     """x_bar = f′(x)·y_bar."""
     return y_bar * _RULES[cache.name].slope(cache.x, cache.inner)
+
+
+def activation_vjp_jvp(
+    x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: ActivationCache
+) -> Array:
+    """x_bar_dot = f″(x)·x_dot·y_bar + f′(x)·y_bar_dot: the vjp's derivative along both.
+
+    f″ of silu, with s = σ(x): s(1 − s)(2 + x(1 − 2s)); gelu_quick is silu's with 1.702x for x,
+    times 1.702. tanh, with T = tanh x: −2T(1 − T²). gelu, with T = tanh u:
+    (1 − T²)(u′(1 − xTu′) + ½xu″). gelu_erf, with φ the normal density: (2 − x²)φ(x). mish, with
+    T = tanh(log(1 + eˣ)): (1 − T²)s(2 + x(1 − s − 2Ts)). elu: eˣ below 0, else 0. relu: 0.
+    """
+    rule = _RULES[cache.name]
+    bent = rule.curvature(cache.x, cache.inner) * x_dot * y_bar
+    return bent + rule.slope(cache.x, cache.inner) * y_bar_dot

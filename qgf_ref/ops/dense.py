@@ -11,7 +11,13 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from qgf_ref.arrays import Array
 from qgf_ref.ops import layer_norm as ln
-from qgf_ref.ops.activations import ActivationCache, activation, activation_jvp, activation_vjp
+from qgf_ref.ops.activations import (
+    ActivationCache,
+    activation,
+    activation_jvp,
+    activation_vjp,
+    activation_vjp_jvp,
+)
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp, linear_vjp_params
 
@@ -45,6 +51,16 @@ class DenseCache(NamedTuple):
     activation: ActivationCache | None
 
 
+class DenseTangents(NamedTuple):
+    """The tangents at which a block's products are differentiated; None where it has no such part.
+
+    norm at the LayerNorm's input, activation at the activation's.
+    """
+
+    norm: Array | None
+    activation: Array | None
+
+
 class FusedKernels(Protocol):
     """Kernels that bring the dense block. Shapes are those of `qgf_ref.ops.linear`.
 
@@ -73,6 +89,16 @@ class FusedKernels(Protocol):
         """x_bar, or None if it is not asked for, and the parameters' cotangents."""
         ...
 
+    def dense_tangents(self, x_dot: Array, cache: Any) -> tuple[Array, Any]:
+        """y_dot, and the tangents that `dense_vjp_jvp` needs."""
+        ...
+
+    def dense_vjp_jvp(
+        self, y_bar: Array, y_bar_dot: Array, cache: Any, tangents: Any, input_bar: bool = True
+    ) -> tuple[Array | None, Array]:
+        """x_bar, or None if it is not asked for, and its derivative x_bar_dot."""
+        ...
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -99,12 +125,7 @@ class Composed:
 
     def dense_jvp(self, x_dot: Array, cache: DenseCache) -> Array:
         """y_dot: the primitives' jvps in the forward's order."""
-        x_dot = self.kernels(linear_jvp, x_dot, cache.linear)
-        if cache.norm is not None:
-            x_dot = self.kernels(ln.layer_norm_jvp, x_dot, cache.norm)
-        if cache.activation is not None:
-            x_dot = self.kernels(activation_jvp, x_dot, cache.activation)
-        return x_dot
+        return self.dense_tangents(x_dot, cache)[0]
 
     def dense_vjp(self, y_bar: Array, cache: DenseCache) -> Array:
         """x_bar: the primitives' vjps in the reverse order."""
@@ -128,6 +149,46 @@ class Composed:
         kernel_bar, bias_bar = kernels(linear_vjp_params, y_bar, cache.linear)
         x_bar = kernels(linear_vjp, y_bar, cache.linear) if input_bar else None
         return x_bar, DenseParts(kernel_bar, bias_bar, scale_bar, offset_bar)
+
+    def dense_tangents(self, x_dot: Array, cache: DenseCache) -> tuple[Array, DenseTangents]:
+        """y_dot, and on the way to it the tangents inside the block."""
+        norm_dot = activation_dot = None
+        y_dot = self.kernels(linear_jvp, x_dot, cache.linear)
+        if cache.norm is not None:
+            norm_dot = y_dot
+            y_dot = self.kernels(ln.layer_norm_jvp, y_dot, cache.norm)
+        if cache.activation is not None:
+            activation_dot = y_dot
+            y_dot = self.kernels(activation_jvp, y_dot, cache.activation)
+        return y_dot, DenseTangents(norm_dot, activation_dot)
+
+    def dense_vjp_jvp(
+        self,
+        y_bar: Array,
+        y_bar_dot: Array,
+        cache: DenseCache,
+        tangents: DenseTangents,
+        input_bar: bool = True,
+    ) -> tuple[Array | None, Array]:
+        """x_bar as of `dense_vjp`, and x_bar_dot: each primitive's vjp beside its derivative."""
+        kernels = self.kernels
+        if cache.activation is not None:
+            y_bar_dot = kernels(
+                activation_vjp_jvp,
+                cast(Array, tangents.activation),
+                y_bar,
+                y_bar_dot,
+                cache.activation,
+            )
+            y_bar = kernels(activation_vjp, y_bar, cache.activation)
+        if cache.norm is not None:
+            y_bar_dot = kernels(
+                ln.layer_norm_vjp_jvp, cast(Array, tangents.norm), y_bar, y_bar_dot, cache.norm
+            )
+            # of the first layer, y_bar ends here
+            y_bar = kernels(ln.layer_norm_vjp, y_bar, cache.norm) if input_bar else y_bar
+        x_bar = kernels(linear_vjp, y_bar, cache.linear) if input_bar else None
+        return x_bar, kernels(linear_vjp, y_bar_dot, cache.linear)
 
 
 def fused(kernels: Kernels) -> FusedKernels:

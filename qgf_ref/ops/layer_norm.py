@@ -65,6 +65,26 @@ def layer_norm_vjp(y_bar: Array, cache: LayerNormCache) -> Array:
     return _normalised_jacobian(cache.scale[..., None, :] * y_bar, cache)
 
 
+def layer_norm_vjp_jvp(
+    x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: LayerNormCache
+) -> Array:
+    """x_bar_dot: the derivative of `layer_norm_vjp` along (x_dot, y_bar_dot), γ held.
+
+    With u = γ·y_bar, u_dot = γ·y_bar_dot, P(u) = rstd·(u − mean u − x̂·mean(x̂·u)):
+    x̂_dot    = P(x_dot),  rstd_dot = −rstd²·mean(x̂·x_dot)
+    x_bar_dot = P(u_dot) + (rstd_dot/rstd)·P(u) − rstd·(x̂_dot·mean(x̂·u) + x̂·mean(x̂_dot·u))
+    The same for both formulas of the variance. Where "fast" was clamped at 0, the vjp keeps the
+    variance's derivative (clamped by rounding, it is that of the exact variance), and so does this.
+    """
+    x_hat, rstd, scale = cache.x_hat, cache.rstd, cache.scale[..., None, :]
+    u = scale * y_bar
+    x_hat_dot = _normalised_jacobian(x_dot, cache)
+    relative = -rstd * (x_hat * x_dot).mean(axis=-1, keepdims=True)
+    x_bar_dot = _normalised_jacobian(scale * y_bar_dot + relative * u, cache)
+    along = x_hat_dot * (x_hat * u).mean(axis=-1, keepdims=True)
+    return x_bar_dot - rstd * (along + x_hat * (x_hat_dot * u).mean(axis=-1, keepdims=True))
+
+
 def layer_norm_vjp_params(y_bar: Array, cache: LayerNormCache) -> tuple[Array, Array]:
     """γ_bar = Σ_rows y_bar·x̂ and β_bar = Σ_rows y_bar."""
     return (y_bar * cache.x_hat).sum(axis=-2), y_bar.sum(axis=-2)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from qgf_ref.bench.counts import Count, count, total_products
-from qgf_ref.guidance.base import DenoisingStep, GuidedFlow, Products
-from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.denoising import GradientSteps
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow, Products
+from qgf_ref.guidance.queries import critic_curvature
+from qgf_ref.guidance.registry import EstimatorLike, learned_estimator_names
+from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.ops.linear import linear, linear_jvp, linear_vjp
 from qgf_ref.sampling import sample
 from tests.conftest import small_checkpoint, states
@@ -29,8 +32,25 @@ class Multiplied:
         return primitive(*args, **kwargs)
 
 
-@pytest.mark.parametrize("estimator", learned_estimator_names())
-def test_the_nominal_count_is_what_the_reference_multiplies(estimator: str) -> None:
+COUNTED = [n for n in learned_estimator_names() if estimator_by_name(n).auxiliary is None]
+
+
+class Bent(Estimator):
+    """A stand-in that asks for the critic's curvature."""
+
+    name = "bent"
+    summary = "∇²Q(s, a_t)∇Q(s, a_t)"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        guidance, curvature = critic_curvature(flow, step.obs, step.action)
+        return Guidance(curvature.product(guidance.gradient))
+
+    def products(self, flow: GuidedFlow, index: int) -> Products:
+        return Products(critic_forward=1, critic_vjp=1, critic_hvp=1)
+
+
+@pytest.mark.parametrize("estimator", [*COUNTED, Bent()], ids=lambda e: getattr(e, "name", e))
+def test_the_nominal_count_is_what_the_reference_multiplies(estimator: EstimatorLike) -> None:
     ck = small_checkpoint(dtype="float32", steps=4)
     obs, noise = states(ck, 7)
     kernels = Multiplied()
@@ -60,6 +80,44 @@ def test_the_necessary_count_by_hand(
     assert counts.necessary.flops == 2 * rows * (once + forward + 4 * members_per_row * critic)
     assert counts.necessary.weight_bytes == 8 * (once + forward + 4 * members_touched * critic)
     assert counts.necessary.flops < counts.nominal.flops
+
+
+def test_the_necessary_count_of_a_curvature_by_hand() -> None:
+    ck = small_checkpoint(obs_dim=5, action_dim=3, hidden=(11, 10), steps=4)
+    counts = count(ck, Bent(), 1)
+    assert counts is not None
+    policy, critic, inner = 3 * 11 + 110 + 10 * 3, 3 * 11 + 110 + 10, 110 + 10
+    once = 5 * 11 + 2 * 5 * 11
+    # v, both members' Q, one member's vjp; of its hvp a jvp, x_bar_dot, and x_bar but for layer 0
+    step = policy + 2 * critic + critic + 2 * critic + inner
+    assert counts.necessary.flops == 2 * (once + 4 * step)
+
+
+@pytest.mark.parametrize(("draws", "climbs"), [(1, 3), (4, 0), (2, 5)])
+def test_what_follows_the_flow_is_counted(draws: int, climbs: int) -> None:
+    ck = small_checkpoint(dtype="float32", steps=4)
+    obs, noise = states(ck, 3 * draws)
+    kernels = Multiplied()
+    steps = GradientSteps(climbs) if climbs else None
+    sample(
+        ck.guided_flow(kernels=kernels),
+        obs[:3],
+        weight=0.1,
+        noise=noise,
+        best_of=draws,
+        gradient_steps=steps,
+    )
+    counts = count(ck, "qgf", 3, best_of=draws, gradient_steps=climbs)
+    assert counts is not None
+    assert counts.nominal == Count(kernels.flops, kernels.weight_bytes)
+
+
+def test_candidates_share_the_observation() -> None:
+    ck = small_checkpoint(obs_dim=5, action_dim=3, hidden=(11,), members=2, steps=4)
+    counts = count(ck, "none", 2, best_of=3)
+    assert counts is not None
+    shared, chain = 5 * 11 + 2 * 5 * 11, 4 * (3 * 11 + 11 * 3) + 2 * (3 * 11 + 11)
+    assert counts.necessary.flops == 2 * 2 * (shared + 3 * chain)
 
 
 def test_without_guidance_no_critic_is_read() -> None:

@@ -1,0 +1,195 @@
+"""QGF-Shifted: the tilt as a move of the point at which the flow's own denoiser is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.base import (
+    DenoisingStep,
+    Estimator,
+    Guidance,
+    GuidedFlow,
+    Products,
+)
+from qgf_ref.guidance.queries import (
+    bounded,
+    critic_gradient,
+    one_step_estimate,
+    one_step_unclipped,
+)
+from qgf_ref.ops.structure import axpy, scaled
+
+
+def level(time: float | Array) -> Any:
+    """λ(t) = (t/(1 − t))², the precision that x_t adds to a_1."""
+    return np.square(time / (1 - time))
+
+
+def usable_times(flow: GuidedFlow, index: int) -> Array:
+    """The times from t_index on at which D(x, t) depends on x: those of the grid but 0.
+
+    With T = 1 there is none and t = 1/2 takes its place, as in `qgf_jacobian_scheduled`.
+    """
+    return np.array(flow.times[max(index, 1) :] or (0.5,))
+
+
+def nearest_time(curvature: Array, weight: float | Array, start: float, times: Array) -> Array:
+    """t′ (B,), of `times` the one whose λ is nearest to λ(start) + w·μ by ratio. μ (B, 1)."""
+    levels = level(times)
+    wanted = np.maximum(level(start) + np.asarray(weight) * curvature, levels[0])
+    chosen = times[np.abs(np.log(levels / wanted)).argmin(axis=1)]
+    return np.asarray(chosen.astype(curvature.dtype))
+
+
+def exact_time(curvature: Array, weight: float | Array, start: float, times: Array) -> Array:
+    """t′ (B,) with λ(t′) = λ(start) + w·μ, but not before the first of `times`. μ (B, 1)."""
+    root = np.sqrt(np.maximum(level(start) + np.asarray(weight) * curvature, level(times[0])))
+    return np.asarray((root / (1 + root))[:, 0].astype(curvature.dtype))
+
+
+def shifted_point(
+    action: Array, gradient: Array, centre: Array, weight: float | Array, start: float, time: Array
+) -> Array:
+    """x′ (B, D) with λ′x′/t′ = λx/t + w·g + (λ′ − λ)m: see `QGFShifted`. time t′ (B,)."""
+    t = time[:, None]
+    natural = action * (start / (1 - start) ** 2) + weight * gradient
+    natural = natural + (level(t) - level(start)) * centre
+    return np.asarray((natural * ((1 - t) ** 2 / t)).astype(action.dtype))
+
+
+def secant_curvature(gradient: Array, previous: Array, x: Array, x_previous: Array) -> Array:
+    """μ (B, 1) of −μ/2·‖x − x₀‖² with the change of ∇Q from x₀ to x, along that line; 0 if < 0."""
+    move = x - x_previous
+    length = (move * move).sum(axis=1, keepdims=True)
+    falls = -((gradient - previous) * move).sum(axis=1, keepdims=True)
+    still = length == 0
+    return np.asarray(np.where(still, 0, np.maximum(falls, 0) / np.where(still, 1, length)))
+
+
+def rate(moved: Array, mean: Array, weight: float | Array, time: float) -> Array:
+    """(m′ − m)/(w(1 − t)), and 0 where w = 0, where it is multiplied by 0."""
+    weight = np.asarray(weight, dtype=mean.dtype)
+    zero = weight == 0
+    scale = np.where(zero, 0, 1 / (np.where(zero, 1, weight) * (1 - time)))
+    return np.asarray((scale * (moved - mean)).astype(mean.dtype))
+
+
+class _Denoised(NamedTuple):
+    """D(x′, t′) (B, D), t′ (B, 1), and the field's cache there."""
+
+    mean: Array
+    time: Array
+    cache: Any
+
+
+@dataclass(frozen=True)
+class QGFShifted(Estimator):
+    """G = (D(x′, t′) − D(a_t, t))/(w(1 − t)), D(x, t) = x + (1 − t)v(s, x, t) = E[a_1 | x_t = x].
+
+    Given x_t = x, a_1 has the density π̂(a)·exp(−½λ‖a‖² + ⟨a, λx/t⟩), λ = (t/(1 − t))². Tilted by
+    exp(w·Q) with Q(a) = ⟨g, a − m⟩ − ½μ‖a − m‖² it is of the same form, with
+
+        λ′ = λ + wμ  and  λ′x′/t′ = λx/t + w·g + (λ′ − λ)m:
+
+    its mean is the *same* denoiser at another point and time, whatever π̂ is. So for these Q the
+    guidance is exact at every w, in the presence of any number of modes, and no Jacobian is asked
+    for; to first order in w it is `qgf_jacobian_scheduled`. The result lies where the denoiser
+    puts it: guidance of any weight cannot leave the data.
+
+    For another Q: g = ∇Q(s, â₁) at m = â₁ and μ = 0 in the first pass; in each further pass μ is
+    the secant curvature between â₁ and the last D(x′, t′), if positive.
+
+    passes        evaluations of the denoiser
+    grid          take for t′ the nearest time of the grid: a field that is trained on the grid
+                  knows no other. False: t′ as it comes
+    second_order  return the acceleration as well, C′x̂₀/(1 − t)³ with C′ = ((1−t′)²/t′)·J₀(x′, t′)
+                  and x̂₀ = a_t − t·u: that of a Gaussian conditional law
+    Products for n passes: n critic forwards and vjps, n field forwards; second_order: one field
+    jvp. At t = 0 the least t′ is the first positive time of the grid.
+    Raises InputError unless passes ≥ 1. Source: README, "Nearer to the tilted law".
+    """
+
+    passes: int = 2
+    grid: bool = True
+    second_order: bool = False
+
+    name = "qgf_shifted"
+    summary = "(D(x′, t′) − D(a_t, t))/(w(1−t)), D = a + (1−t)v at the tilt's point"
+    analytic = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.passes, int) or self.passes < 1:
+            raise InputError(f"passes must be an integer ≥ 1, got {self.passes!r}")
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        """The move of the denoised action per unit of weight and remaining time."""
+        query = one_step_estimate(flow, step)
+        at_query = critic_gradient(flow, step.obs, query.x)
+        curvature = np.zeros_like(step.action, shape=(len(step.action), 1))
+        moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
+        for _ in range(self.passes - 1):
+            reached = bounded(flow, moved.mean)
+            there = critic_gradient(flow, step.obs, reached.x)
+            curvature = flow.kernels(
+                secant_curvature, there.gradient, at_query.gradient, reached.x, query.x
+            )
+            moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
+        mean = one_step_unclipped(flow, step)
+        gradient = flow.kernels(rate, moved.mean, mean, step.weight, step.time)
+        acceleration = self._acceleration(flow, step, moved) if self.second_order else None
+        return replace(at_query, gradient=gradient, acceleration=acceleration)
+
+    def _denoise(
+        self,
+        flow: GuidedFlow,
+        step: DenoisingStep,
+        gradient: Array,
+        centre: Array,
+        curvature: Array,
+    ) -> _Denoised:
+        times = usable_times(flow, step.index)
+        choose = nearest_time if self.grid else exact_time
+        time = flow.kernels(choose, curvature, step.weight, step.time, times)
+        x = flow.kernels(
+            shifted_point, step.action, gradient, centre, step.weight, step.time, time
+        )
+        velocity, cache = flow.field.forward(step.obs, x, time)
+        t = time[:, None]
+        return _Denoised(flow.kernels(axpy, 1 - t, velocity, x), t, cache)
+
+    def _acceleration(self, flow: GuidedFlow, step: DenoisingStep, moved: _Denoised) -> Array:
+        t, later = step.time, moved.time
+        # x̂₀ = a_t − t·u with u = (m′ − a_t)/(1 − t)
+        noise = flow.kernels(axpy, -t, moved.mean, step.action)
+        noise = flow.kernels(scaled, 1 / (1 - t), noise)
+        velocity_dot = flow.field.jvp(noise, moved.cache)
+        through = flow.kernels(axpy, 1 - later, velocity_dot, noise)  # J₀(x′, t′)·x̂₀
+        spread = (1 - later) ** 2 / later / (1 - t) ** 3
+        acceleration: Array = flow.kernels(scaled, spread, through)
+        return acceleration
+
+    def products(self, flow: GuidedFlow, index: int) -> Products:
+        """A critic gradient and a field forward for each pass; one field jvp for second order."""
+        passes = Products(critic_forward=1, critic_vjp=1, field_forward=1)
+        total = Products(field_jvp=1 if self.second_order else 0)
+        for _ in range(self.passes):
+            total += passes
+        return total
+
+
+@dataclass(frozen=True)
+class QGFShiftedTaylor(QGFShifted):
+    """`qgf_shifted` with its acceleration: Euler steps of second order.
+
+    Products: those of `qgf_shifted` and one field jvp.
+    """
+
+    second_order: bool = True
+
+    name = "qgf_shifted_taylor"
+    summary = "qgf_shifted, and Euler steps of second order"
