@@ -5,6 +5,10 @@
     python benchmarks/success.py pointmaze    (first: qgf-ref collect pointmaze-medium-navigate-v0
                                                --episodes 500)
     python benchmarks/success.py embedded --data ../shared/data     (the package's own checkpoint)
+    python benchmarks/success.py corrections --data ../shared/data  (on cube-single's runs: the
+                                                        corrected estimators beside qgf)
+    python benchmarks/success.py methods --data ../shared/data      (on its first task's: all test-
+                                                        time methods, their networks trained first)
 
 For every task of the suite, `qgf-ref train` makes one run for each training seed (runs that are
 finished are taken as they are, interrupted ones are resumed), then the protocol of
@@ -33,25 +37,30 @@ from qgf_ref import load
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.data.tasks import task
 from qgf_ref.evaluation.critic_error import chunks, critic_error
+from qgf_ref.evaluation.methods import DEFAULT_METHODS, parse_methods
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
 from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
 from qgf_ref.evaluation.report import rows, summary, write_report
 from qgf_ref.evaluation.settings import Settings
+from qgf_ref.evaluation.statistics import paired_difference
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
+from qgf_ref.sampling import Backend
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+COMMAND = (sys.executable, "-m", "qgf_ref")
 
 
 @dataclass(frozen=True)
 class Suite:
     """Tasks that share a data set, the length of their runs, weights to choose from (their range
     depends on the scale of the rewards), training seeds, further settings; episodes for each run:
-    to choose a weight on, and held out.
+    to choose a weight on, and held out; methods; the suite whose runs it takes, if not its own;
+    networks for `qgf-ref train-extra`; backend of the sampler.
     """
 
     name: str
@@ -62,6 +71,10 @@ class Suite:
     settings: dict[str, Any] = field(default_factory=dict)
     selection_episodes: int = 10
     episodes: int = 25
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    runs_of: str | None = None
+    extra: tuple[str, ...] = ()
+    backend: Backend = "numpy"
 
 
 _SUITES = (
@@ -96,6 +109,35 @@ _SUITES = (
         {"hidden": (192, 192, 192)},
         selection_episodes=20,
         episodes=50,
+    ),
+    Suite(
+        "corrections",
+        tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)),
+        10_000,
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        methods=(
+            "qgf",
+            "qgf_jacobian_scheduled",
+            "qgf_covariance",
+            "qgf_shifted",
+            "qgf_shifted_taylor",
+        ),
+        runs_of="cube-single",
+        backend="numba",
+    ),
+    Suite(
+        "methods",
+        ("cube-single-play-singletask-task1-v0",),
+        10_000,
+        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        episodes=50,
+        methods=(
+            *("bc", "bfn-16", "gradstep", "ood", "robust_q", "cfgrl", "bptt", "qgf_chain"),
+            *("qgf_distill", "qgf_jacobian_distill", "qgf", "qgf_jacobian", "qgf_shifted"),
+        ),
+        runs_of="cube-single",
+        extra=("robust_q", "cfgrl", "distill"),
+        backend="numba",
     ),
 )
 SUITES = {suite.name: suite for suite in _SUITES}
@@ -133,7 +175,9 @@ def command(config: TrainConfig, run: Path) -> list[str] | None:
         return ["--config", str(settings), "--out", str(run)]
     record = Record.read(run)
     found = record.config
-    if replace(found, data=config.data, updates=config.updates) != config:
+    # backend and threads decide no more than the last bits
+    same = {n: getattr(config, n) for n in ("data", "updates", "backend", "threads")}
+    if replace(found, **same) != config:
         raise SystemExit(f"{run} is a run with other settings than the suite's; move it away")
     if found.updates == config.updates and record.last_update == config.updates:
         return None
@@ -150,7 +194,7 @@ def train(configs: Sequence[TrainConfig], place: Path, workers: int) -> None:
             return
         with run.with_suffix(".log").open("ab") as output:
             code = subprocess.run(
-                [sys.executable, "-m", "qgf_ref", "train", *arguments],
+                [*COMMAND, "train", *arguments],
                 stdout=output, stderr=output, check=False,
             ).returncode  # fmt: skip
         if code != 0:
@@ -162,6 +206,20 @@ def train(configs: Sequence[TrainConfig], place: Path, workers: int) -> None:
     ):
         for _ in pool.map(train_one, configs):
             bar.update()
+
+
+def train_extra(suite: Suite, runs: Sequence[Path], data: Path | None) -> None:
+    """Train the suite's auxiliary networks in every run that lacks them (the command resumes)."""
+    given = [] if data is None else ["--data", str(data)]
+    for run in tqdm(runs, unit="run", desc="auxiliary networks", disable=None):
+        for name in suite.extra:
+            with run.with_suffix(".log").open("ab") as output:
+                code = subprocess.run(
+                    [*COMMAND, "train-extra", name, "--run", str(run), *given],
+                    stdout=output, stderr=output, check=False,
+                ).returncode  # fmt: skip
+            if code != 0:
+                raise SystemExit(f"{name} of {run} failed ({code}): see {run.with_suffix('.log')}")
 
 
 def pooled(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
@@ -202,6 +260,15 @@ def seed_range(cells: Sequence[Cell]) -> tuple[float, float]:
     return min(rates), max(rates)
 
 
+def minus_qgf(whole: Evaluation, cell: Cell) -> dict[str, float | None]:
+    """Success minus that of qgf on the same held-out episodes, with its 95% interval."""
+    qgf = next((c for c in whole.held_out if c.method.label == "qgf"), None)
+    if qgf is None or qgf is cell:
+        return dict.fromkeys(("minus_qgf", "minus_qgf_low", "minus_qgf_high"))
+    found = paired_difference([e.success for e in cell.episodes], [e.success for e in qgf.episodes])
+    return {"minus_qgf": found.value, "minus_qgf_low": found.low, "minus_qgf_high": found.high}
+
+
 def table(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dict[str, Any]]:
     """One row a method: the report's, and success, weight and optimism by task."""
     found = []
@@ -221,9 +288,18 @@ def table(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dict[str
                 "optimistic": sum(known) / len(known) if known else None,
                 "critic_bias": None if error is None else error.bias.value,
                 "critic_rank": None if error is None else error.rank,
+                **minus_qgf(whole, cell),
             }
         )
     return found
+
+
+def difference_text(row: dict[str, Any]) -> str:
+    """+0.03 (−0.01 +0.07), or nothing for qgf itself."""
+    if row["minus_qgf"] is None:
+        return ""
+    low, high = row["minus_qgf_low"], row["minus_qgf_high"]
+    return f"{row['minus_qgf']:+.2f} ({low:+.2f} {high:+.2f})".replace("-", "−")
 
 
 def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[str, Any]]) -> str:
@@ -231,6 +307,9 @@ def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[
     several = len(suite.tasks) > 1
     tasks = [f"task {n}" for n in range(1, len(suite.tasks) + 1)] if several else []
     header = ["method", "success", "95%", "seeds", *tasks, "w", "optimistic", "Q − return"]
+    paired = suite.runs_of is not None  # suites that compare with qgf, episode by episode
+    if paired:
+        header.insert(3, "− qgf (95%)")
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in found:
         weights = sorted({w for w in row["weights"] if w is not None})
@@ -246,6 +325,8 @@ def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[
             optimistic,
             bias,
         ]
+        if paired:
+            cells.insert(3, difference_text(row))
         lines.append("| " + " | ".join(cells) + " |")
     each = "each task and method" if several else "each method"
     lines += [
@@ -272,9 +353,12 @@ def main() -> None:
     suite = SUITES[args.suite]
     origin = provenance()
     find_dataset(task(suite.tasks[0]).dataset, args.data)  # fails now rather than in every run
-    configs, place = configurations(suite, args), args.runs / suite.name
+    configs, place = configurations(suite, args), args.runs / (suite.runs_of or suite.name)
     train(configs, place, args.workers)
+    train_extra(suite, [directory(place, c) for c in configs], args.data)
     settings = Settings(
+        methods=parse_methods(suite.methods),
+        backend=suite.backend,
         weights=suite.weights,
         selection_episodes=suite.selection_episodes,
         episodes=suite.episodes,
@@ -283,7 +367,7 @@ def main() -> None:
     evaluations = []
     for name in suite.tasks:
         print(name)
-        out = place / name / "evaluation"
+        out = place / name / ("evaluation" if suite.runs_of is None else suite.name)
         out.mkdir(exist_ok=True)
         runs = [directory(place, c) for c in configs if c.task == name]
         checkpoints = [load(run, dtype="float32") for run in runs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1
 from qgf_ref.kernels.members import kernels_named
+from qgf_ref.nets.conditional_velocity import ConditionalVelocity
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.velocity import MLPVelocity
 
@@ -40,7 +41,8 @@ def accelerated(
         action, q = candidates(flow, obs, last, ranked, gradient_steps)
         return (action,) if q is None else (action, q)
 
-    if not isinstance(flow.field, MLPVelocity) or not isinstance(flow.critic, MLPCritic):
+    learned = isinstance(flow.field, MLPVelocity | ConditionalVelocity)
+    if not learned or not isinstance(flow.critic, MLPCritic):
         raise InputError(
             f"backend numba runs networks; this flow has a {type(flow.field).__name__} and a "
             f"{type(flow.critic).__name__}: use backend numpy"
@@ -50,7 +52,7 @@ def accelerated(
             raise NotRecordable(f"the estimator {estimator.label}")
         program = compiled_sampler(flow, chain, (estimator, ranked, gradient_steps))
     except NotRecordable:
-        flow = _layer_by_layer(flow, flow.field, flow.critic)
+        flow = estimator.on(_layer_by_layer(flow))
     else:
         result = program(obs, noise, weight, threads)
         if result is not None:
@@ -62,19 +64,29 @@ def accelerated(
     return conclude(flow, obs, last, best_of, gradient_steps)
 
 
-def _layer_by_layer(flow: GuidedFlow, field: MLPVelocity, critic: MLPCritic) -> GuidedFlow:
+N = TypeVar("N")
+
+
+def _layer_by_layer(flow: GuidedFlow) -> GuidedFlow:
     """The flow whose networks run in compiled kernels, one layer after another.
 
     Or the flow itself, if its parameters are not finite: the reference says best what is wrong.
     """
+    field: Any = flow.field
+    critic: Any = flow.critic
     if not all(
         np.isfinite(a).all() for params in (field.params, critic.params) for a in params.arrays()
     ):
         return flow
     kernels = kernels_named("numba", field.dtype)
+
+    def compiled(network: N) -> N:
+        return replace(network, kernels=kernels)  # type: ignore[type-var]
+
     return replace(
         flow,
-        field=replace(field, kernels=kernels),
-        critic=replace(critic, kernels=kernels),
+        field=compiled(field),
+        critic=compiled(critic),
         kernels=kernels,
+        auxiliary=flow.auxiliary.map(compiled, compiled),
     )

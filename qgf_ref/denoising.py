@@ -81,7 +81,9 @@ def denoise(
         finite(guidance.gradient, k, f"the gradient G of {estimator.label}")
         if observe is not None:
             observe(step, guidance)
-        return scheme.drift(flow, step, guidance.gradient)
+        if guidance.acceleration is not None:
+            finite(guidance.acceleration, k, f"the acceleration of {estimator.label}")
+        return drift_of(flow, step, guidance, scheme)
 
     action = scheme.start(noise)
     # overflow on the way is reported below, with its step, rather than as a bare warning
@@ -90,6 +92,16 @@ def denoise(
             action = state
     finite(action, flow.denoise_steps, "the action a_1")
     return action
+
+
+def drift_of(
+    flow: GuidedFlow, step: DenoisingStep, guidance: Guidance, scheme: Scheme = ALGORITHM_1
+) -> Array:
+    """What the Euler step multiplies by 1/T: v + w·G, and ½(1/T)·acceleration if there is one."""
+    drift = scheme.drift(flow, step, guidance.gradient)
+    if guidance.acceleration is None:
+        return drift
+    return flow.kernels(axpy, 0.5 / flow.denoise_steps, guidance.acceleration, drift)
 
 
 def conclude(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from qgf_ref.sampling import trace
 
 CONTRADICTION = 1e-10
 """Relative difference from the definition that rounding does not explain (measured ≤ 1e-14)."""
-MARK = {"forward": "", "jvp": "jvp", "vjp": "vjp"}
+MARK = {"forward": "", "jvp": "jvp", "vjp": "vjp", "vjp_jvp": "vjp's jvp"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ class Explanation:
         entries = self.ledger.entries
         lines = [
             f"estimator {self.estimator.label}: G = {self.estimator.summary}",
-            f"row {self.row}, denoising step {self.index} (t = {self.time:g}), "
-            f"{len(entries)} operations, products: {self.products}",
+            fill(
+                f"row {self.row}, denoising step {self.index} (t = {self.time:g}), "
+                f"{len(entries)} operations, products: {self.products}",
+                98,
+            ),
             "",
             f"{'#':>4}  {'operation':<20} {'layer':<9} {'from':<12} {'in → out':<21} "
             f"{'‖in‖':>8} {'‖out‖':>8} {'gain':>8}",
@@ -117,7 +121,7 @@ def explain(
     noise (B, D), or drawn from `seed` for the whole batch, so that `row` means the same in both.
     Raises InputError when row or index is out of range.
     """
-    flow = checkpoint.guided_flow(embedding=embedding)
+    flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
     obs = matrix(obs, "obs", columns=checkpoint.obs_dim)
     for name, value, size in (("row", row, len(obs)), ("step", index, flow.denoise_steps)):
         if not 0 <= value < size:
@@ -134,11 +138,14 @@ def explain(
     ledger = Ledger()
     ledger.declare_params("policy", checkpoint.policy)
     ledger.declare_params("critic", checkpoint.target_critic)
+    for name, params in checkpoint.auxiliary.present().items():
+        ledger.declare_params(name, params)
     action, state = chain.a[index], chain.obs
     ledger.declare("s", state)
     ledger.declare("a_t", action)
     recording = checkpoint.guided_flow(embedding=embedding, kernels=ledger)
     counting, counter = counted(recording)
+    counting = estimator.on(counting)
     step = denoising_step(counting, state, action, index, weight)
     gradient = estimator(counting, step).gradient
     products = counter.take()
@@ -177,12 +184,17 @@ def _passes(entries: list[Entry]) -> list[list[Entry]]:
         if (
             last
             and network
-            and (last.where.split(" ")[0], last.product) == (network, entry.product)
+            and (last.where.split(" ")[0], _sweep(last)) == (network, _sweep(entry))
         ):
             groups[-1].append(entry)
         else:
             groups.append([entry])
     return groups
+
+
+def _sweep(entry: Entry) -> str:
+    # a sweep that carries a cotangent and its tangent has the plain vjps of both in it
+    return "vjp" if entry.product == "vjp_jvp" else entry.product
 
 
 def _line(group: list[Entry]) -> str:
@@ -191,7 +203,8 @@ def _line(group: list[Entry]) -> str:
     where = first.where
     if len(group) > 1:
         network = where.split(" ")[0]
-        name, where = f"{network} {MARK[first.product] or 'forward'}", f"{len(group)} ops"
+        product = next((e.product for e in group if e.product == "vjp_jvp"), first.product)
+        name, where = f"{network} {MARK[product] or 'forward'}", f"{len(group)} ops"
     operand, result = first.operand, last.result
     shapes = " → ".join("–" if x is None else _shape(x) for x in (operand, result))
     norms = [None if x is None else float(np.linalg.norm(x)) for x in (operand, result)]
@@ -213,7 +226,7 @@ def _sources(entry: Entry) -> str:
                 names.append(name)
             case Constant(float(value)) if entry.operation in ("axpy", "scaled", "per_row"):
                 names.append(f"{value:.3g}")
-    text = " ".join(names)
+    text = " ".join(dict.fromkeys(names))  # several results of one operation have one number
     return text if len(text) <= 12 else text[:11] + "…"
 
 

@@ -65,15 +65,16 @@ class Entry:
     def operation(self) -> str:
         """The primitive's name without its kind of product."""
         name = self.primitive.__name__
-        for suffix in ("_vjp_params", "_vjp", "_jvp"):
+        for suffix in ("_vjp_params", "_vjp_jvp", "_vjp", "_jvp"):
             name = name.removesuffix(suffix)
         return name
 
     @property
     def product(self) -> str:
-        """ "forward", "jvp" or "vjp"."""
+        """ "forward", "jvp", "vjp", or "vjp_jvp" of a vjp's derivative."""
         name = self.primitive.__name__
-        return next((kind for kind in ("vjp", "jvp") if f"_{kind}" in name), "forward")
+        kinds = ("vjp_jvp", "vjp", "jvp")
+        return next((kind for kind in kinds if f"_{kind}" in name), "forward")
 
     @property
     def result(self) -> Array | None:

@@ -31,6 +31,12 @@ ESTIMATOR_STYLES = {
     "qgf_jacobian_ortho": LineStyle("#000000", ":", "p"),
     "qgf_jacobian_smooth": LineStyle("#000000", "-.", "h"),
     "qgf_covariance": LineStyle("#117733", "-", "X"),
+    "robust_q": LineStyle("#999933", "-", "<"),
+    "cfgrl": LineStyle("#882255", "-", ">"),
+    "qgf_distill": LineStyle("#009E73", "--", "d"),
+    "qgf_jacobian_distill": LineStyle("#009E73", ":", "H"),
+    "qgf_shifted": LineStyle("#882255", "-", "d"),
+    "qgf_shifted_taylor": LineStyle("#882255", "--", "<"),
     "gradstep": LineStyle("#332288", "-", "P"),
     "oracle": LineStyle("#000000", "-", "."),
 }

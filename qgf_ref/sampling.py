@@ -100,6 +100,7 @@ def sample(
     repeated = scheme.spread(obs, draws)
     start = _initial_noise(flow, repeated, noise, rng)
     guide = estimator_by_name(estimator)
+    flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
     count = _backend(backend, threads, flow, scheme)
     if backend == "numba":
@@ -129,6 +130,7 @@ def trace(
     obs = _observations(flow, obs)
     start = _initial_noise(flow, obs, noise, rng)
     guide = estimator_by_name(estimator)
+    flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), 1, start.dtype)
     rows: list[tuple[Array, Array, Array, Array, Array]] = []
 

@@ -15,7 +15,9 @@ import pytest
 import qgf_ref
 from qgf_ref.arrays import Array
 from qgf_ref.interop.checkpoint import Checkpoint, Options
-from qgf_ref.nets.initialisers import init_value, init_velocity
+from qgf_ref.nets.auxiliary import AuxiliaryParams
+from qgf_ref.nets.initialisers import init_conditional, init_value, init_velocity
+from qgf_ref.ops.time_embedding import DIM
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN_CASES = ("tiny", "chunked", "relu_mean")
@@ -68,7 +70,8 @@ def small_checkpoint(
     dtype: str = "float64",
 ) -> Checkpoint:
     """Random networks whose LayerNorm scales, offsets and biases are not at their initial values,
-    and whose velocities are large enough that some one-step estimates are clipped.
+    and whose velocities are large enough that some one-step estimates are clipped. It has every
+    auxiliary network, of other widths.
     """
     rng = np.random.default_rng(seed)
     options = Options(activation, aggregation, steps, 1, True, 0.9, 0.8)
@@ -85,7 +88,23 @@ def small_checkpoint(
         critic.map(perturbed),
         critic.map(perturbed),
         value.map(perturbed),
+        auxiliary=small_auxiliary(seed, obs_dim, action_dim),
     ).astype(dtype)
+
+
+def small_auxiliary(seed: int, obs_dim: int, action_dim: int) -> AuxiliaryParams:
+    """Random auxiliary networks, their parameters not at the initial values either."""
+    rng = np.random.default_rng((seed, 1))
+
+    def perturbed(a: Array) -> Array:
+        return a + 0.2 * rng.standard_normal(a.shape)
+
+    O, D, hidden = obs_dim, action_dim, (8, 7)
+    return AuxiliaryParams(
+        init_value(rng, O + D + DIM, hidden, dtype="float64").map(perturbed),
+        init_conditional(rng, O, D, hidden, dtype="float64").map(perturbed),
+        init_velocity(rng, O, D, hidden, dtype="float64").map(perturbed),
+    )
 
 
 @pytest.fixture

@@ -102,6 +102,9 @@ class BadCritic:
     def vjp(self, q_bar: Array, cache: None) -> Array:
         return np.full((q_bar.shape[1], 3), self.slope)
 
+    def hvp(self, action_dot: Array, q_bar: Array, cache: None) -> Array:
+        return np.full_like(action_dot, self.slope)
+
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_critics_are_noticed_everywhere(checkpoint: Any, bad: float) -> None:

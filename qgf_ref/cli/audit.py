@@ -43,8 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--estimators",
         nargs="+",
         metavar="E",
-        default=list(learned_estimator_names()),
-        help="names, or your.module:function (default: all)",
+        help="names, or your.module:function (default: all that this checkpoint has networks for)",
     )
     parser.add_argument("--out", type=Path, default=Path("qgf_audit"), metavar="DIR")
     parser.add_argument("--rows", type=int, default=64, help="observations used (default 64)")
@@ -64,13 +63,21 @@ def run(args: argparse.Namespace) -> int:
     )
     from qgf_ref.audit.run import audit
 
-    estimators = [estimator(name) for name in args.estimators]
+    chosen = [estimator(name) for name in args.estimators or learned_estimator_names()]
     checkpoint = load_checkpoint(args)
+    estimators, absent = chosen, []
+    if not args.estimators:
+        present = checkpoint.auxiliary.present()
+        estimators = [e for e in chosen if e.auxiliary is None or e.auxiliary in present]
+        absent = [e for e in chosen if e not in estimators]
     obs = observations(args.obs, checkpoint, args.seed)
     if args.rows < 2:
         raise InputError(f"--rows must be at least 2, got {args.rows}")
     out = output_directory(args.out, ("report.html", "report.json"))
     print(f"checkpoint {checkpoint.source}")
+    if absent:
+        names = ", ".join(e.label for e in absent)
+        print(f"left out, having no network here: {names} (see qgf-ref train-extra)")
     report = audit(checkpoint, obs, estimators, rows=args.rows, weight=args.weight, seed=args.seed)
     print(verdict(report))
     for check in report.failed:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """methods:
   bc, gradstep, an estimator of `qgf-ref estimators`, your.module:function; best of N with bfn-N
-  (of behaviour cloning) or X+bfn-N
+  (of behaviour cloning) or X+bfn-N. robust_q, cfgrl, qgf_distill and qgf_jacobian_distill need a
+  network that `qgf-ref train-extra` trains beside a run's own
 
 example:
   qgf-ref evaluate --methods bc qgf --episodes 10     the checkpoint inside the package
@@ -61,7 +62,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     what.add_argument("--estimators", nargs="+", metavar="E", help="instead: estimators, and")
     what.add_argument("--best-of", type=int, metavar="N", help="best of N for each of them")
     what.add_argument(
-        "--weights", nargs="+", type=float, metavar="W", help="default 0.003 0.01 0.03 0.1 0.3 1"
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="default 0.003 0.01 0.03 0.1 0.3 1; not of cfgrl, which is tried at 1 2 3 5 10 15",
     )
     what.add_argument("--gradient-steps", type=int, default=3, help="of gradstep (default 3)")
     what.add_argument(
@@ -229,10 +234,12 @@ def _next(evaluation: Evaluation, out: Path) -> str:
             "Next: no weight helped: try other --weights, or train longer. The critic's error:\n"
             f"{out / 'calibration.png'}"
         )
-    weights = evaluation.settings.weights
     for cell in evaluation.held_out:
         if cell.weight is None or not evaluation.curve(cell.method):
             continue
+        if cell.method.own_weights is not None:
+            continue  # --weights are not its
+        weights = evaluation.settings.weights
         if cell.weight in (min(weights), max(weights)):
             beyond = cell.weight / 3 if cell.weight == min(weights) else cell.weight * 3
             more = " ".join(f"{w:.3g}" for w in sorted({*weights, beyond}))

@@ -22,6 +22,7 @@ from qgf_ref.cli import (
     study,
     trace,
     train,
+    train_extra,
 )
 from qgf_ref.errors import InputError, QGFError
 
@@ -42,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = (
-        collect, train, evaluate, audit, explain, trace, compare, convert, bench, study, estimators,
+        collect, train, train_extra, evaluate, audit, explain, trace, compare, convert, bench,
+        study, estimators,
     )  # fmt: skip
     for command in modules:
         command.add_parser(commands)

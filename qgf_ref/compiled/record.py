@@ -264,6 +264,9 @@ class _Critic:
         self.recorder.note(Op.VJP, inputs, ((a_bar, Kind.ACTION),), network=CRITIC)
         return a_bar
 
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        raise NotRecordable("a Hessian-vector product of the critic")
+
 
 def _require(same_observations: bool) -> None:
     if not same_observations:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
@@ -167,7 +168,16 @@ class Port:
 def reference_port(
     checkpoint: Checkpoint, estimator: Estimator, embedding: Precision, denoise_steps: int
 ) -> Port:
-    """The reference itself, in the checkpoint's dtype."""
+    """The reference itself, in the checkpoint's dtype.
+
+    Raises InputError on an estimator with an auxiliary network: what rounding does to that one is
+    not simulated, so that no difference could be judged.
+    """
+    if estimator.auxiliary is not None:
+        raise InputError(
+            f"{estimator.label} works with the auxiliary network {estimator.auxiliary}; only "
+            "estimators on a checkpoint's own policy and critic can be compared"
+        )
     nets = checkpoint.networks(embedding=embedding)
     flow = replace(checkpoint.guided_flow(embedding=embedding), denoise_steps=denoise_steps)
     horizon = checkpoint.options.horizon_length if checkpoint.options.action_chunking else 1

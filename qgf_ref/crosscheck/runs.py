@@ -13,7 +13,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.port import Port
-from qgf_ref.denoising import conclude, denoise, denoising_step
+from qgf_ref.denoising import conclude, denoise, denoising_step, drift_of
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Guidance
@@ -127,12 +127,16 @@ class Asked:
         """The critic's."""
         return self.critic.vjp(q_bar, cache)
 
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        """The critic's."""
+        return self.critic.hvp(action_dot, q_bar, cache)
+
 
 def _euler(port: Port, step: DenoisingStep, guidance: Guidance) -> Array:
     flow = port.flow
 
     def drift(k: int, time: float, action: Array) -> Array:
-        return port.scheme.drift(flow, step, guidance.gradient)
+        return drift_of(flow, step, guidance, port.scheme)
 
     steps = integrate(drift, step.action, flow.times, start=step.index, kernels=flow.kernels)
     return next(steps)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
@@ -45,12 +45,14 @@ class Method:
     estimator       a registered name, or package.module:function (worker processes import it)
     best_of         N candidates, ranked by the target critic
     gradient_steps  GradStep after the flow
+    denoise_steps   T, instead of the checkpoint's
     Raises InputError on an estimator that is unknown or needs a closed-form flow, and on N < 1.
     """
 
     estimator: str = _UNGUIDED
     best_of: int = 1
     gradient_steps: GradientSteps | None = None
+    denoise_steps: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         name = ALIASES.get(self.estimator, self.estimator)
@@ -71,6 +73,16 @@ class Method:
         return self.estimator != _UNGUIDED
 
     @property
+    def own_weights(self) -> tuple[float, ...] | None:
+        """The weights that the estimator brings, in place of an evaluation's."""
+        return estimator(self.estimator).default_weights
+
+    @property
+    def auxiliary(self) -> str | None:
+        """The auxiliary network that the estimator needs."""
+        return estimator(self.estimator).auxiliary
+
+    @property
     def base(self) -> str:
         """The label without best-of-N: what gives the method its colour in every figure."""
         if self.gradient_steps is not None:
@@ -88,11 +100,12 @@ class Method:
     @property
     def identity(self) -> str:
         """The label and whatever else decides the method's actions: the key of its records."""
+        own = "" if self.denoise_steps is None else f" T={self.denoise_steps}"
         if self.gradient_steps is None:
-            return self.label
+            return self.label + own
         steps = self.gradient_steps
         sign = " sign" if steps.sign else ""
-        return f"{self.label} {steps.steps}×{steps.size!r}{sign}"
+        return f"{self.label} {steps.steps}×{steps.size!r}{sign}{own}"
 
 
 def parse_method(text: str, gradient_steps: GradientSteps = OFFICIAL_GRADIENT_STEPS) -> Method:

@@ -26,10 +26,15 @@ from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, Task
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
 from qgf_ref.evaluation.workers import Stage, workers
+from qgf_ref.guidance.registry import estimator
 from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.checkpoint import digest as digest_of
 from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import Backend
+
+_SHOWN = 12
+"""Hexadecimal digits of an auxiliary network's digest, in the keys of the records."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ def evaluate(
     with Simulator(task, 1) as simulator:
         for checkpoint in checkpoints:
             simulator.require_fit(checkpoint)
+            _require_networks(checkpoint, settings.methods)
     configuration = {
         "task": task.name,
         "checkpoints": digests,
@@ -142,15 +148,15 @@ def evaluate(
     guided = [m for m in settings.methods if m.weighted]
     others = [m for m in settings.methods if not m.weighted]
     selection: list[Cell] = []
-    fixed: dict[Method, float] = dict.fromkeys(guided, settings.weights[0]) if guided else {}
+    fixed = {m: settings.weights_of(m)[0] for m in guided}
     with (
         Records(directory, configuration, overwrite=overwrite) as records,
         workers(stage, settings.workers) as crew,
         tqdm(disable=None, unit="episode", total=_total(settings, len(checkpoints))) as bar,
     ):
-        run = _Run(settings, len(checkpoints), records, crew, bar)
+        run = _Run(settings, checkpoints, records, crew, bar)
         if settings.selects:
-            pairs = [(m, w) for m in guided for w in settings.weights]
+            pairs = [(m, w) for m in guided for w in settings.weights_of(m)]
             selection = run.cells([*((m, None) for m in others), *pairs], SELECTION)
             for m in guided:
                 chosen = best(c for c in selection if c.method == m).weight
@@ -203,25 +209,40 @@ def success_rate(
     return _cell(method, weight, HELD_OUT, [groups])
 
 
+def _require_networks(checkpoint: Checkpoint, methods: Sequence[Method]) -> None:
+    for method in methods:
+        try:
+            estimator(method.estimator).on(checkpoint.flow)
+        except InputError as error:
+            raise InputError(f"{checkpoint.source}: {error}") from error
+
+
 class _Run:
     """One evaluation under way: where groups come from, and where they go."""
 
     def __init__(
         self,
         settings: Settings,
-        checkpoints: int,
+        checkpoints: Sequence[Checkpoint],
         records: Records,
         crew: Crew[Unit, Played],
         bar: Any,
     ) -> None:
-        self.settings, self.checkpoints, self.records = settings, checkpoints, records
+        self.settings, self.records = settings, records
         self.crew, self.bar = crew, bar
+        self.networks = [
+            {name: digest_of((params,))[:_SHOWN] for name, params in c.auxiliary.present().items()}
+            for c in checkpoints
+        ]
 
     def cells(self, pairs: Sequence[tuple[Method, float | None]], split: str) -> list[Cell]:
         """The cells of these methods and weights, playing what the records do not have."""
         groups = _groups(tuple(self.settings.seeds(split)), self.settings.envs)
         cells = [
-            [[Unit(c, m, w, split, g) for g in groups] for c in range(self.checkpoints)]
+            [
+                [Unit(c, m, w, split, g, networks.get(m.auxiliary or "", "")) for g in groups]
+                for c, networks in enumerate(self.networks)
+            ]
             for m, w in pairs
         ]
         units = [u for cell in cells for checkpoint in cell for u in checkpoint]
@@ -267,7 +288,6 @@ def _groups(seeds: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 
 
 def _total(settings: Settings, checkpoints: int) -> int:
-    guided = sum(m.weighted for m in settings.methods)
-    rows = guided * len(settings.weights) + len(settings.methods) - guided
+    rows = sum(max(len(settings.weights_of(m)), 1) for m in settings.methods)
     selection = rows * settings.selection_episodes if settings.selects else 0
     return checkpoints * (selection + len(settings.methods) * settings.episodes)

@@ -22,6 +22,7 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played
 from qgf_ref.files import lock, require_writable
 from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.interop.checkpoint import digest as digest_of
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import Backend
 
@@ -33,13 +34,18 @@ _ASSUMED = {"backend": "numpy"}
 
 @dataclass(frozen=True)
 class Unit:
-    """A group of episodes: which checkpoint, how it acts, and the seeds."""
+    """A group of episodes: which checkpoint, how it acts, and the seeds.
+
+    network  digest of the auxiliary network that the method uses, or "": an evaluation can go on
+             with more methods when one was trained since, and replays one that was trained anew
+    """
 
     checkpoint: int
     method: Method
     weight: float | None
     split: str
     seeds: tuple[int, ...]
+    network: str = ""
 
     def __str__(self) -> str:
         return self.key
@@ -49,7 +55,17 @@ class Unit:
         """What identifies the group in the records. The split is not part of it: seeds are."""
         weight = "" if self.weight is None else f" w={self.weight!r}"
         seeds = f"{self.seeds[0]}+{len(self.seeds)}"
-        return f"checkpoint {self.checkpoint}: {self.method.identity}{weight}, seeds {seeds}"
+        network = f" [{self.network}]" if self.network else ""
+        how = f"{self.method.identity}{network}{weight}"
+        return f"checkpoint {self.checkpoint}: {how}, seeds {seeds}"
+
+
+class RecordsError(InputError):
+    """Records that cannot be gone on with. reason: the message but for what to do about it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
 
 
 class Records:
@@ -57,8 +73,8 @@ class Records:
 
     configuration  whatever decides an episode's numbers besides its unit; JSON
     overwrite      start anew, dropping what an earlier evaluation left
-    Raises InputError when the directory holds the records of another configuration, or another
-    process is writing to them, or the file is damaged.
+    Raises RecordsError when the directory holds the records of another configuration or the file
+    is damaged, InputError when another process is writing to them.
     """
 
     def __init__(
@@ -117,33 +133,32 @@ class Records:
         try:
             found, *units = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise InputError(
-                f"{path} is damaged or no records file ({error}); give --overwrite to start anew"
+            raise RecordsError(
+                f"{path} is damaged or no records file ({error})", "give --overwrite to start anew"
             ) from error
         header = {**_ASSUMED, **json.loads(json.dumps(header))}
         if isinstance(found, dict):
             found = {**_ASSUMED, **found}
         if found != header:
-            raise InputError(
-                f"{path.parent} holds an evaluation with another {_differing(found, header)}; "
-                "give another --out, or --overwrite to drop it"
+            raise RecordsError(
+                f"{path.parent} holds an evaluation with another {_differing(found, header)}",
+                "give another --out, or --overwrite to drop it",
             )
         try:
             self._units = {unit["unit"]: _played(unit) for unit in units}
         except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged (a group lacks {error}); give --overwrite to start anew"
+            raise RecordsError(
+                f"{path} is damaged (a group lacks {error})", "give --overwrite to start anew"
             ) from error
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of everything of a checkpoint that decides its actions and critic values."""
-    total = hashlib.sha256(json.dumps(asdict(checkpoint.options), sort_keys=True).encode())
-    for network in (checkpoint.policy, checkpoint.target_critic):
-        for name, array in network.named():
-            total.update(f"{name} {array.dtype} {array.shape}".encode())
-            total.update(array.tobytes())
-    return total.hexdigest()
+    """SHA-256 of everything of a checkpoint that decides its actions and critic values.
+
+    Auxiliary networks are not part of it: units name theirs.
+    """
+    options = json.dumps(asdict(checkpoint.options), sort_keys=True)
+    return digest_of((checkpoint.policy, checkpoint.target_critic), options)
 
 
 def code_versions(methods: Sequence[Method], backend: Backend = "numpy") -> dict[str, str]:

@@ -107,6 +107,7 @@ class Policy:
             noise=noise,
             best_of=self.method.best_of,
             gradient_steps=self.method.gradient_steps,
+            denoise_steps=self.method.denoise_steps,
             backend=self.backend,
             threads=self.threads,
         )

@@ -23,7 +23,8 @@ DEFAULT_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 class Settings:
     """What to evaluate.
 
-    methods, weights    every weighted method is tried at every weight
+    methods, weights    every weighted method is tried at every weight; a method with weights of its
+                        own (cfgrl: 1 2 3 5 10 15) at those instead
     selection_episodes  for each checkpoint, to choose weights on; not played when there is nothing
                         to choose
     episodes            for each checkpoint, held out
@@ -64,18 +65,29 @@ class Settings:
                 raise InputError(f"weights must be finite and ≥ 0, got {weight}")
         if len(set(self.weights)) < len(self.weights):
             raise InputError(f"a weight is given twice: {' '.join(map(str, self.weights))}")
-        if any(m.weighted for m in self.methods) and not self.weights:
+        if any(m.weighted and not self.weights_of(m) for m in self.methods):
             raise InputError("the guided methods need at least one weight")
         if self.selects and not 1 <= self.selection_episodes <= HELD_OUT_OFFSET:
             raise InputError(
-                f"to choose among {len(self.weights)} weights, selection_episodes must be from 1 "
+                f"to choose among {self._most_weights} weights, selection_episodes must be from 1 "
                 f"to {HELD_OUT_OFFSET}, got {self.selection_episodes}"
             )
 
     @property
     def selects(self) -> bool:
         """Whether there is a weight to choose."""
-        return len(self.weights) > 1 and any(m.weighted for m in self.methods)
+        return self._most_weights > 1
+
+    @property
+    def _most_weights(self) -> int:
+        return max((len(self.weights_of(m)) for m in self.methods), default=0)
+
+    def weights_of(self, method: Method) -> tuple[float, ...]:
+        """The weights at which a method is tried: its own, these, or none if it takes none."""
+        if not method.weighted:
+            return ()
+        own = method.own_weights
+        return self.weights if own is None else own
 
     @property
     def sampler_threads(self) -> int | None:
@@ -100,4 +112,5 @@ class Settings:
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
         named = {"methods": [m.identity for m in self.methods], "threads": self.sampler_threads}
-        return {**asdict(self), **named}
+        own = {m.identity: m.own_weights for m in self.methods if m.own_weights is not None}
+        return {**asdict(self), **named, **({"own_weights": own} if own else {})}

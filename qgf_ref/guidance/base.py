@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps, time_grid
+from qgf_ref.nets.auxiliary import NO_AUXILIARY, Auxiliary
 from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.velocity import VelocityField
 from qgf_ref.ops.kernels import Kernels, reference_kernels
@@ -23,6 +24,7 @@ class GuidedFlow:
                   (closed-form flows, whose actions are not confined)
     time_precision  "float32" rounds the times as the official code does (`time_grid`)
     kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
+    auxiliary     the networks that some estimators need beside these two
     Raises InputError on a T, precision or bound outside its range.
     """
 
@@ -32,6 +34,7 @@ class GuidedFlow:
     action_bound: float | None = 1.0
     time_precision: Precision = "exact"
     kernels: Kernels = reference_kernels
+    auxiliary: Auxiliary = NO_AUXILIARY
 
     def __post_init__(self) -> None:
         check_steps(self.denoise_steps)
@@ -64,11 +67,16 @@ class DenoisingStep:
 
 @dataclass(frozen=True)
 class Guidance:
-    """An estimator's answer: gradient G (B, D), and query x (B, D) and q (E, B) there if any."""
+    """An estimator's answer: gradient G (B, D), and query x (B, D) and q (E, B) there if any.
+
+    acceleration  d²a/dt² along the guided flow (B, D), from an estimator of second order: the
+                  loop's step is then a ← a + δ(v + w·G) + ½δ²·acceleration
+    """
 
     gradient: Array
     query: Array | None = None
     q: Array | None = None
+    acceleration: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Products:
     critic_forward: int = 0
     critic_jvp: int = 0
     critic_vjp: int = 0
+    critic_hvp: int = 0
 
     def __add__(self, other: Products) -> Products:
         return Products(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
@@ -97,12 +106,16 @@ class Products:
             "Q": self.critic_forward,
             "Q jvp": self.critic_jvp,
             "Q vjp": self.critic_vjp,
+            "Q hvp": self.critic_hvp,
         }
         shown = [name if n == 1 else f"{n} {name}" for name, n in named.items() if n]
         return " + ".join(shown) or "–"
 
 
 CRITIC_GRADIENT = Products(critic_forward=1, critic_vjp=1)
+
+
+N = TypeVar("N")
 
 
 class Estimator(ABC):
@@ -120,11 +133,33 @@ class Estimator(ABC):
     recordable: ClassVar[bool] = False
     """Whether G does the same operations for every input, all of them through the flow's networks
     and kernels, so that it can be run once and replayed as a program (`qgf_ref.compiled`)."""
+    auxiliary: ClassVar[str | None] = None
+    """The auxiliary network that it needs: a name of `qgf_ref.nets.auxiliary.AUXILIARY`."""
+    default_weights: ClassVar[tuple[float, ...] | None] = None
+    """Its own weights to choose from, where those of the others have no meaning for it."""
 
     @property
     def label(self) -> str:
         """What tables, plots and errors call it: the name, unless a user's function has its own."""
         return self.name
+
+    def on(self, flow: GuidedFlow) -> GuidedFlow:
+        """The flow that is sampled: `flow`, unless the estimator brings a field of its own.
+
+        Raises InputError when `flow` lacks the auxiliary network that the estimator needs.
+        """
+        if self.auxiliary is not None:
+            self.network(getattr(flow.auxiliary, self.auxiliary))
+        return flow
+
+    def network(self, found: N | None) -> N:
+        """The auxiliary network `found`; raises InputError when there is none."""
+        if found is None:
+            raise InputError(
+                f"{self.label} needs the auxiliary network {self.auxiliary}, which this checkpoint "
+                f"does not have: train it with qgf-ref train-extra {self.auxiliary} --run DIR"
+            )
+        return found
 
     @abstractmethod
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

@@ -10,6 +10,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import GuidedFlow, Products
 from qgf_ref.nets.critic import Critic
+from qgf_ref.nets.robust_critic import NoisyActionCritic
 from qgf_ref.nets.velocity import VelocityField
 
 
@@ -94,13 +95,48 @@ class CountedCritic:
         self.counter.add("critic_vjp")
         return self.inner.vjp(q_bar, cache)
 
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        """Counted as critic_hvp."""
+        self.counter.add("critic_hvp")
+        return self.inner.hvp(action_dot, q_bar, cache)
+
+
+@dataclass(frozen=True)
+class CountedRobustCritic:
+    """A critic of noisy actions that counts."""
+
+    inner: NoisyActionCritic
+    counter: ProductCounter
+
+    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
+        """Counted as critic_forward."""
+        self.counter.add("critic_forward")
+        return self.inner.forward(obs, action, time)
+
+    def jvp(self, action_dot: Array, cache: Any) -> Array:
+        """Counted as critic_jvp."""
+        self.counter.add("critic_jvp")
+        return self.inner.jvp(action_dot, cache)
+
+    def vjp(self, q_bar: Array, cache: Any) -> Array:
+        """Counted as critic_vjp."""
+        self.counter.add("critic_vjp")
+        return self.inner.vjp(q_bar, cache)
+
 
 def counted(flow: GuidedFlow) -> tuple[GuidedFlow, ProductCounter]:
-    """The same flow with its networks wrapped, and the counter that they share."""
+    """The same flow with its networks wrapped, and the counter that they share.
+
+    Of the auxiliary networks, fields count as the field does and Q_rob as the critic.
+    """
     counter = ProductCounter()
     wrapped = replace(
         flow,
         field=CountedField(flow.field, counter),
         critic=CountedCritic(flow.critic, counter),
+        auxiliary=flow.auxiliary.map(
+            lambda field: CountedField(field, counter),
+            lambda critic: CountedRobustCritic(critic, counter),
+        ),
     )
     return wrapped, counter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,21 +23,12 @@ from qgf_ref.guidance.queries import (
     one_step_jvp,
     one_step_vjp,
 )
-from qgf_ref.ops.structure import scaled
+from qgf_ref.ops.structure import axpy, scaled
 
-
-class Iterate(NamedTuple):
-    """The conjugate gradients' state, every row its own.
-
-    shift d (B, D), the solution so far; residual r = w∇Q − (C⁻¹ + wM)d; search p and dual
-    s = C⁻¹p (B, D); energy ρ = rᵀCr (B, 1), 0 where the row has stopped.
-    """
-
-    shift: Array
-    residual: Array
-    search: Array
-    dual: Array
-    energy: Array
+Iterate = tuple[Array, Array, Array, Array, Array]
+"""The conjugate gradients' state, every row its own: shift d, the solution so far; residual
+r = w∇Q − (C⁻¹ + wM)d; search p and dual s = C⁻¹p, all (B, D); energy ρ = rᵀCr (B, 1), 0 where the
+row has stopped."""
 
 
 def begin(gradient: Array, weight: float | Array, spread: Array) -> Iterate:
@@ -47,38 +37,43 @@ def begin(gradient: Array, weight: float | Array, spread: Array) -> Iterate:
     search = weight * spread
     energy = (residual * search).sum(axis=1, keepdims=True)
     # where ∇Qᵀ C ∇Q is not positive the field's J is no covariance: the row gets no guidance
-    return Iterate(np.zeros_like(search), residual, search, residual, np.maximum(energy, 0))
+    return np.zeros_like(search), residual, search, residual.copy(), np.maximum(energy, 0)
 
 
-def advance(state: Iterate, weight: float | Array, curved: Array) -> Iterate:
-    """Go along p. curved: M·p (B, D). Leaves p as it was, for `redirect`.
+def advance(
+    shift: Array,
+    residual: Array,
+    search: Array,
+    dual: Array,
+    energy: Array,
+    weight: float | Array,
+    bent: Array,
+) -> Iterate:
+    """Go along p, and leave p as it was for `redirect`. bent: −M·p = ∇²Q·p (B, D).
 
-    Where pᵀ(C⁻¹ + wM)p ≤ pᵀC⁻¹p, Q is convex along p: the step is then that of M = 0, the first
-    order's, and the row stops there.
+    Where pᵀMp < 0, Q is convex along p: the step is then that of M = 0, the first order's, and the
+    row stops there.
     """
-    stiffness = (state.search * state.dual).sum(axis=1, keepdims=True)
-    bend = weight * (state.search * curved).sum(axis=1, keepdims=True)
+    stiffness = (search * dual).sum(axis=1, keepdims=True)
+    bend = -weight * (search * bent).sum(axis=1, keepdims=True)
     convex = bend < 0
     total = np.where(convex, stiffness, stiffness + bend)
-    going = (state.energy > 0) & (total > 0)
-    length = np.where(going, state.energy, 0) / np.where(going, total, 1)
-    residual = state.residual - length * (state.dual + weight * curved)
-    energy = np.where(going & ~convex, state.energy, 0)
-    return Iterate(state.shift + length * state.search, residual, state.search, state.dual, energy)
+    going = (energy > 0) & (total > 0)
+    length = np.where(going, energy, 0) / np.where(going, total, 1)
+    after = residual - length * (dual - weight * bent)
+    left = np.where(going & ~convex, energy, 0)
+    return shift + length * search, after, search.copy(), dual.copy(), left
 
 
-def redirect(state: Iterate, spread: Array) -> Iterate:
+def redirect(
+    shift: Array, residual: Array, search: Array, dual: Array, energy: Array, spread: Array
+) -> Iterate:
     """The next direction, conjugate to those before. spread: C·r (B, D)."""
-    energy = (state.residual * spread).sum(axis=1, keepdims=True)
-    going = (state.energy > 0) & (energy > 0)
-    ratio = np.where(going, energy, 0) / np.where(going, state.energy, 1)
-    return Iterate(
-        state.shift,
-        state.residual,
-        spread + ratio * state.search,
-        state.residual + ratio * state.dual,
-        np.where(going, energy, 0),
-    )
+    fresh = (residual * spread).sum(axis=1, keepdims=True)
+    going = (energy > 0) & (fresh > 0)
+    ratio = np.where(going, fresh, 0) / np.where(going, energy, 1)
+    left = np.where(going, fresh, 0)
+    return shift.copy(), residual.copy(), spread + ratio * search, residual + ratio * dual, left
 
 
 def per_weight(shift: Array, scale: float, weight: float | Array, first: Array) -> Array:
@@ -124,17 +119,16 @@ class QGFCovariance(Estimator):
         step = scheduled_step(flow, step)
 
         def spread(x: Array) -> Array:
-            both = one_step_jvp(flow, x, step) + one_step_vjp(flow, x, step)
+            both = run(axpy, 1.0, one_step_jvp(flow, x, step), one_step_vjp(flow, x, step))
             return run(scaled, 0.5 * (1 - step.time) ** 2 / step.time, both)
 
         first = spread(at_query.gradient)
         state = run(begin, at_query.gradient, weight, first)
         for n in range(self.iterations):
             if n:
-                state = run(redirect, state, spread(state.residual))
-            curved = run(scaled, -1.0, curvature.product(state.search))
-            state = run(advance, state, weight, curved)
-        gradient = run(per_weight, state.shift, 1 / (1 - outer), weight, first)
+                state = run(redirect, *state, spread(state[1]))
+            state = run(advance, *state, weight, curvature.product(state[2]))
+        gradient = run(per_weight, state[0], 1 / (1 - outer), weight, first)
         return replace(at_query, gradient=gradient)
 
     def products(self, flow: GuidedFlow, index: int) -> Products:

@@ -16,6 +16,15 @@ from qgf_ref.guidance.queries import critic_gradient, one_step_estimate, one_ste
 from qgf_ref.ops.structure import scaled
 
 
+def scheduled_step(flow: GuidedFlow, step: DenoisingStep) -> DenoisingStep:
+    """The step at which J₀ is taken: `step`, but at t = 0 the first positive time of the grid."""
+    if step.index:
+        return step
+    time = flow.times[1] if flow.denoise_steps > 1 else 0.5
+    velocity, cache = flow.field.forward(step.obs, step.action, time)
+    return replace(step, time=time, velocity=velocity, velocity_cache=cache)
+
+
 @dataclass(frozen=True)
 class QGFJacobianScheduled(Estimator):
     """G = ((1 − t)/t)·J₀ᵀ∇Q(s, â₁), J₀ = I + (1 − t)∂v/∂a_t.
@@ -37,10 +46,7 @@ class QGFJacobianScheduled(Estimator):
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, pulled back to a_t and scheduled."""
         at_query = critic_gradient(flow, step.obs, one_step_estimate(flow, step).x)
-        if step.index == 0:
-            time = flow.times[1] if flow.denoise_steps > 1 else 0.5
-            velocity, cache = flow.field.forward(step.obs, step.action, time)
-            step = replace(step, time=time, velocity=velocity, velocity_cache=cache)
+        step = scheduled_step(flow, step)
         pulled_back = one_step_vjp(flow, at_query.gradient, step)
         factor = (1 - step.time) / step.time
         return replace(at_query, gradient=flow.kernels(scaled, factor, pulled_back))

@@ -22,7 +22,7 @@ from qgf_ref.guidance.queries import (
     one_step_estimate,
     one_step_unclipped,
 )
-from qgf_ref.ops.structure import axpy, scaled
+from qgf_ref.ops.structure import axpy, zeros
 
 
 def level(time: float | Array) -> Any:
@@ -30,36 +30,59 @@ def level(time: float | Array) -> Any:
     return np.square(time / (1 - time))
 
 
-def usable_times(flow: GuidedFlow, index: int) -> Array:
-    """The times from t_index on at which D(x, t) depends on x: those of the grid but 0.
+def usable_times(flow: GuidedFlow, index: int) -> tuple[float, ...]:
+    """The times from t_index on at which D(x, t) depends on x and is not x: those of the grid but 0
+    (and 1, which a port's grid may hold).
 
     With T = 1 there is none and t = 1/2 takes its place, as in `qgf_jacobian_scheduled`.
     """
-    return np.array(flow.times[max(index, 1) :] or (0.5,))
+    return tuple(t for t in flow.times[index:] if 0 < t < 1) or (0.5,)
 
 
-def nearest_time(curvature: Array, weight: float | Array, start: float, times: Array) -> Array:
-    """t′ (B,), of `times` the one whose λ is nearest to λ(start) + w·μ by ratio. μ (B, 1)."""
-    levels = level(times)
+def nearest_time(
+    curvature: Array, weight: float | Array, start: float, times: tuple[float, ...]
+) -> tuple[Array, Array]:
+    """t′, the one of `times` whose λ is nearest to λ(start) + w·μ by ratio, (B,) and as (B, 1).
+
+    curvature: μ (B, 1).
+    """
+    grid = np.array(times)
+    levels = level(grid)
     wanted = np.maximum(level(start) + np.asarray(weight) * curvature, levels[0])
-    chosen = times[np.abs(np.log(levels / wanted)).argmin(axis=1)]
-    return np.asarray(chosen.astype(curvature.dtype))
+    chosen = grid[np.abs(np.log(levels / wanted)).argmin(axis=1)].astype(curvature.dtype)
+    return chosen, chosen[:, None]
 
 
-def exact_time(curvature: Array, weight: float | Array, start: float, times: Array) -> Array:
-    """t′ (B,) with λ(t′) = λ(start) + w·μ, but not before the first of `times`. μ (B, 1)."""
+def exact_time(
+    curvature: Array, weight: float | Array, start: float, times: tuple[float, ...]
+) -> tuple[Array, Array]:
+    """t′ with λ(t′) = λ(start) + w·μ, but not before the first of `times`, (B,) and as (B, 1)."""
     root = np.sqrt(np.maximum(level(start) + np.asarray(weight) * curvature, level(times[0])))
-    return np.asarray((root / (1 + root))[:, 0].astype(curvature.dtype))
+    chosen = (root / (1 + root)).astype(curvature.dtype)
+    return chosen[:, 0], chosen
 
 
 def shifted_point(
     action: Array, gradient: Array, centre: Array, weight: float | Array, start: float, time: Array
 ) -> Array:
-    """x′ (B, D) with λ′x′/t′ = λx/t + w·g + (λ′ − λ)m: see `QGFShifted`. time t′ (B,)."""
-    t = time[:, None]
+    """x′ (B, D) with λ′x′/t′ = λx/t + w·g + (λ′ − λ)m: see `QGFShifted`. time t′ (B, 1)."""
     natural = action * (start / (1 - start) ** 2) + weight * gradient
-    natural = natural + (level(t) - level(start)) * centre
-    return np.asarray((natural * ((1 - t) ** 2 / t)).astype(action.dtype))
+    natural = natural + (level(time) - level(start)) * centre
+    return np.asarray((natural * ((1 - time) ** 2 / time)).astype(action.dtype))
+
+
+def denoised(x: Array, velocity: Array, time: Array) -> Array:
+    """D(x, t) = x + (1 − t)v, (B, D), each row at its own time (B, 1)."""
+    return x + (1 - time) * velocity
+
+
+def acceleration(noise: Array, noise_dot: Array, time: float, later: Array) -> Array:
+    """C′x̂₀/(1 − t)³, (B, D), C′ = ((1 − t′)²/t′)(I + (1 − t′)∂v/∂x′). later t′ (B, 1).
+
+    noise: (1 − t)x̂₀ = a_t − t·m′; noise_dot: (∂v/∂x′) of it.
+    """
+    through = noise + (1 - later) * noise_dot
+    return np.asarray((1 - later) ** 2 / later / (1 - time) ** 4 * through)
 
 
 def secant_curvature(gradient: Array, previous: Array, x: Array, x_previous: Array) -> Array:
@@ -130,7 +153,9 @@ class QGFShifted(Estimator):
         """The move of the denoised action per unit of weight and remaining time."""
         query = one_step_estimate(flow, step)
         at_query = critic_gradient(flow, step.obs, query.x)
-        curvature = np.zeros_like(step.action, shape=(len(step.action), 1))
+        if step.time >= 1:  # a_1 is known: C = 0
+            return replace(at_query, gradient=flow.kernels(zeros, step.action))
+        curvature = flow.kernels(zeros, step.action, 1)
         moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
         for _ in range(self.passes - 1):
             reached = bounded(flow, moved.mean)
@@ -141,8 +166,8 @@ class QGFShifted(Estimator):
             moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
         mean = one_step_unclipped(flow, step)
         gradient = flow.kernels(rate, moved.mean, mean, step.weight, step.time)
-        acceleration = self._acceleration(flow, step, moved) if self.second_order else None
-        return replace(at_query, gradient=gradient, acceleration=acceleration)
+        bent = self._acceleration(flow, step, moved) if self.second_order else None
+        return replace(at_query, gradient=gradient, acceleration=bent)
 
     def _denoise(
         self,
@@ -154,24 +179,17 @@ class QGFShifted(Estimator):
     ) -> _Denoised:
         times = usable_times(flow, step.index)
         choose = nearest_time if self.grid else exact_time
-        time = flow.kernels(choose, curvature, step.weight, step.time, times)
+        time, column = flow.kernels(choose, curvature, step.weight, step.time, times)
         x = flow.kernels(
-            shifted_point, step.action, gradient, centre, step.weight, step.time, time
+            shifted_point, step.action, gradient, centre, step.weight, step.time, column
         )
         velocity, cache = flow.field.forward(step.obs, x, time)
-        t = time[:, None]
-        return _Denoised(flow.kernels(axpy, 1 - t, velocity, x), t, cache)
+        return _Denoised(flow.kernels(denoised, x, velocity, column), column, cache)
 
     def _acceleration(self, flow: GuidedFlow, step: DenoisingStep, moved: _Denoised) -> Array:
-        t, later = step.time, moved.time
-        # x̂₀ = a_t − t·u with u = (m′ − a_t)/(1 − t)
-        noise = flow.kernels(axpy, -t, moved.mean, step.action)
-        noise = flow.kernels(scaled, 1 / (1 - t), noise)
-        velocity_dot = flow.field.jvp(noise, moved.cache)
-        through = flow.kernels(axpy, 1 - later, velocity_dot, noise)  # J₀(x′, t′)·x̂₀
-        spread = (1 - later) ** 2 / later / (1 - t) ** 3
-        acceleration: Array = flow.kernels(scaled, spread, through)
-        return acceleration
+        noise = flow.kernels(axpy, -step.time, moved.mean, step.action)
+        noise_dot = flow.field.jvp(noise, moved.cache)
+        return flow.kernels(acceleration, noise, noise_dot, step.time, moved.time)
 
     def products(self, flow: GuidedFlow, index: int) -> Products:
         """A critic gradient and a field forward for each pass; one field jvp for second order."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from qgf_ref.arrays import Array
 from qgf_ref.flow.euler import RolloutCache, rollout, rollout_vjp
@@ -33,8 +34,19 @@ def bounded_vjp(flow: GuidedFlow, x_bar: Array, query: Query) -> Array:
 
 def one_step_estimate(flow: GuidedFlow, step: DenoisingStep) -> Query:
     """â₁ = clip(a_t + (1 − t)·v(s, a_t, t)). Source: method.md, section 3."""
-    unclipped = flow.kernels(axpy, 1 - step.time, step.velocity, step.action)
-    return bounded(flow, unclipped)
+    return bounded(flow, one_step_unclipped(flow, step))
+
+
+def one_step_unclipped(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    """D(s, a_t, t) = a_t + (1 − t)·v(s, a_t, t), (B, D): with an exact v, E[a_1 | a_t]."""
+    mean: Array = flow.kernels(axpy, 1 - step.time, step.velocity, step.action)
+    return mean
+
+
+def one_step_jvp(flow: GuidedFlow, x_dot: Array, step: DenoisingStep) -> Array:
+    """J₀ x_dot with J₀ = I + (1 − t)·∂v/∂a_t: one jvp of v, the clip left out."""
+    velocity_dot = flow.field.jvp(x_dot, step.velocity_cache)
+    return flow.kernels(axpy, 1 - step.time, velocity_dot, x_dot)
 
 
 def one_step_vjp(flow: GuidedFlow, x_bar: Array, step: DenoisingStep) -> Array:
@@ -68,14 +80,36 @@ def critic_value(flow: GuidedFlow, obs: Array, x: Array) -> Array:
     return flow.kernels(ensemble_reduce, q, flow.critic.aggregation)[0]
 
 
+@dataclass(frozen=True)
+class Curvature:
+    """∇²Q(s, x) of the aggregated critic at a query point, as a product with directions.
+
+    Of min, the Hessian of the member that attains it: where another takes over, Q has a kink, and
+    no second derivative. q_bar (E, B) and the critic's cache are those of the gradient at x.
+    """
+
+    flow: GuidedFlow
+    q_bar: Array
+    cache: Any
+
+    def product(self, x_dot: Array) -> Array:
+        """∇²Q·x_dot, (B, D), each row its own: one critic hvp, no forward. x_dot (B, D)."""
+        return self.flow.critic.hvp(x_dot, self.q_bar, self.cache)
+
+
 def critic_gradient(flow: GuidedFlow, obs: Array, x: Array) -> Guidance:
     """∇Q(s, x) of the aggregated critic with respect to x, one row at a time.
 
     The scalar that is differentiated is the *sum* of Q over the batch, so no row's gradient
     depends on another row or on B (official.md, section 5; D5 is the mean's defect).
     """
+    return critic_curvature(flow, obs, x)[0]
+
+
+def critic_curvature(flow: GuidedFlow, obs: Array, x: Array) -> tuple[Guidance, Curvature]:
+    """`critic_gradient`, and ∇²Q(s, x) at the same point from the same forward and vjp."""
     q, cache = flow.critic.forward(obs, x)
     value, reduced = flow.kernels(ensemble_reduce, q, flow.critic.aggregation)
     value_bar = flow.kernels(batch_sum_vjp, value)
     q_bar = flow.kernels(ensemble_reduce_vjp, value_bar, reduced)
-    return Guidance(flow.critic.vjp(q_bar, cache), x, q)
+    return Guidance(flow.critic.vjp(q_bar, cache), x, q), Curvature(flow, q_bar, cache)

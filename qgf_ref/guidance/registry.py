@@ -12,17 +12,22 @@ import numpy as np
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
+from qgf_ref.guidance.cfgrl import CFGRL
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.ood import OOD
 from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.guidance.qgf_chain import QGFChain
+from qgf_ref.guidance.qgf_covariance import QGFCovariance
+from qgf_ref.guidance.qgf_distill import QGFDistill, QGFJacobianDistill
 from qgf_ref.guidance.qgf_jacobian import QGFJacobian, QGFJacobianUnmasked
 from qgf_ref.guidance.qgf_jacobian_ortho import QGFJacobianOrtho
 from qgf_ref.guidance.qgf_jacobian_regularized import QGFJacobianRegularized
 from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
 from qgf_ref.guidance.qgf_masked import QGFMasked
+from qgf_ref.guidance.qgf_shifted import QGFShifted, QGFShiftedTaylor
+from qgf_ref.guidance.robust_q import RobustQ
 from qgf_ref.imports import error_summary, import_named
 
 GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], Any]
@@ -85,6 +90,13 @@ _REGISTRY: dict[str, Callable[..., Estimator]] = {
         QGFJacobianUnmasked,
         QGFJacobianScheduled,
         Oracle,
+        QGFCovariance,
+        QGFShifted,
+        QGFShiftedTaylor,
+        RobustQ,
+        QGFDistill,
+        QGFJacobianDistill,
+        CFGRL,
     )
 }
 
@@ -97,7 +109,10 @@ def estimator_names() -> tuple[str, ...]:
 
 
 def learned_estimator_names() -> tuple[str, ...]:
-    """The names that work on learned networks: all but `oracle`."""
+    """The names that work on learned networks: all but `oracle`.
+
+    Those with an `auxiliary` network run on checkpoints that have it.
+    """
     return tuple(name for name in _REGISTRY if name != Oracle.name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -13,6 +15,8 @@ from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.update import Hyperparameters
+from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
+from qgf_ref.nets.conditional_velocity import CONDITIONS, WIDTH
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.networks import Networks
@@ -96,7 +100,8 @@ def options_from(values: dict[str, Any], source: str) -> Options:
 class Checkpoint:
     """The four networks of a trained agent, as arrays, and the options.
 
-    policy MLPParams; critic, target_critic MLPParams with the ensemble axis; value MLPParams.
+    policy MLPParams; critic, target_critic MLPParams with the ensemble axis; value MLPParams;
+    auxiliary: networks trained against these, for the estimators that need them.
     Raises InputError when the arrays contradict each other or the options.
     """
 
@@ -106,6 +111,7 @@ class Checkpoint:
     target_critic: MLPParams
     value: MLPParams
     source: str = "memory"
+    auxiliary: AuxiliaryParams = NO_AUXILIARY_PARAMS
 
     def __post_init__(self) -> None:
         O, D = self.value.in_features, self.policy.out_features
@@ -132,6 +138,7 @@ class Checkpoint:
                 f"{self.source}: the policy's output of {D} is not a multiple of horizon_length "
                 f"{self.options.horizon_length}"
             )
+        _check_auxiliary(self.auxiliary, O, D, self.source)
 
     @property
     def obs_dim(self) -> int:
@@ -157,7 +164,7 @@ class Checkpoint:
     def astype(self, dtype: DTypeLike) -> Checkpoint:
         """The same checkpoint in float32 or float64."""
         kind = real_dtype(dtype)
-        parts = ("policy", "critic", "target_critic", "value")
+        parts = ("policy", "critic", "target_critic", "value", "auxiliary")
         return replace(self, **{name: getattr(self, name).astype(kind) for name in parts})
 
     def networks(
@@ -184,6 +191,9 @@ class Checkpoint:
             self.options.denoise_steps,
             time_precision=embedding,
             kernels=kernels,
+            auxiliary=self.auxiliary.networks(
+                MLPOptions(self.options.activation), embedding, kernels
+            ),
         )
 
     @property
@@ -212,7 +222,18 @@ class Checkpoint:
             ),
             "dtype": self.dtype,
             **asdict(self.options),
+            **({"auxiliary": list(self.auxiliary.present())} if self.auxiliary.present() else {}),
         }
+
+
+def digest(networks: Iterable[MLPParams], about: str = "") -> str:
+    """SHA-256 of `about` and of every array of the networks: name, dtype, shape and bytes."""
+    total = hashlib.sha256(about.encode())
+    for network in networks:
+        for name, array in network.named():
+            total.update(f"{name} {array.dtype} {array.shape}".encode())
+            total.update(array.tobytes())
+    return total.hexdigest()
 
 
 def option_names() -> tuple[str, ...]:
@@ -234,6 +255,25 @@ def _check_ensemble(
             )
     if params.out_features != outputs:
         raise InputError(f"{source}: the {name} has {params.out_features} outputs, not {outputs}")
+
+
+def _check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) -> None:
+    widths = {"robust_q": (O + D + DIM, 1), "distill": (O + D + DIM, D)}
+    widths["cfgrl"] = (O + D + DIM + WIDTH, D)
+    for name, params in auxiliary.present().items():
+        takes, gives = widths[name]
+        if params.in_features != takes:
+            raise InputError(
+                f"{source}: the auxiliary network {name} takes {params.in_features} features; with "
+                f"observations of {O} and actions of {D} it must take {takes}"
+            )
+        _check_chain(name, params, source)
+        _check_ensemble(name, params, None, gives, source)
+    if auxiliary.cfgrl is not None and auxiliary.cfgrl.table.shape != (CONDITIONS, WIDTH):
+        raise InputError(
+            f"{source}: cfgrl's table has shape {auxiliary.cfgrl.table.shape}, expected "
+            f"{(CONDITIONS, WIDTH)}"
+        )
 
 
 def _check_chain(name: str, params: MLPParams, source: str) -> None:

@@ -113,7 +113,7 @@ def load_foreign(
         found = mapping_by_rules(file.tensors, rules, str(path))
     mapping = complete(found, target_critic_from, str(path))
     mapping.notes.extend(file.notes)
-    networks = assemble(file.tensors, mapping, str(path))
+    networks: dict[str, Any] = dict(assemble(file.tensors, mapping, str(path)))
     stored = json_object(file.options, f"{path}: the stored options") if file.options else {}
     flags = path.with_name("flags.json")
     beside = read_flags(flags) if flags.exists() else {}

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
+from qgf_ref.interop.auxiliary_file import with_auxiliary
 from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.foreign import is_ours, kind_of, load_foreign, refuse_orbax
 from qgf_ref.interop.name_mapping import NameMapping
@@ -41,6 +42,7 @@ def load(
              whose names tell the networks; or a directory that holds one of them
     rules    a rule file (`qgf_ref.interop.mapping_rules`) where those names do not tell
     target_critic_from  "critic" where such a file has no target critic
+             A run's directory may also hold auxiliary networks (`qgf-ref train-extra`)
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile: they override what is stored
 
@@ -48,7 +50,7 @@ def load(
     leave more than one reading.
     """
     checkpoint, _ = load_as_stored(path, options, rules, target_critic_from)
-    return checkpoint.astype(dtype)
+    return with_auxiliary(checkpoint).astype(dtype)
 
 
 CheckpointLike = Checkpoint | str | Path

@@ -62,5 +62,5 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         stored |= json_object(text, str(config))
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **chosen}, str(path))
-    networks = parameter_groups(tensors, NETWORKS, str(path))
+    networks: dict[str, Any] = dict(parameter_groups(tensors, NETWORKS, str(path)))
     return Checkpoint(options, **networks, source=str(path))

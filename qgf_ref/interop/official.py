@@ -63,7 +63,9 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
         for name in ("policy", "critic", "target_critic", "value")
     }
-    nets = {name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()}
+    nets: dict[str, Any] = {
+        name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()
+    }
     for name in ("critic", "target_critic"):
         if nets[name].ensemble is None:
             # num_qs = 1 is stored without the ensemble axis (official.md, D4)

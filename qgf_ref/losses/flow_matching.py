@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qgf_ref.arrays import Array
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.nets.velocity import LearnedField, MLPVelocity
 from qgf_ref.ops.learning import path_point, squared_error
 
 
@@ -22,7 +22,12 @@ def flow_matching(
 
 
 def velocity_regression(
-    field: MLPVelocity, obs: Array, point: Array, target: Array, t: Array, weight: Array | float = 1
+    field: LearnedField,
+    obs: Array,
+    point: Array,
+    target: Array,
+    t: Array,
+    weight: Array | float = 1,
 ) -> tuple[float, MLPParams]:
     """L = mean of weight·(v(s, point, t) − target)², and ∂L/∂θ: `flow_matching` before its choices.
 

@@ -37,7 +37,7 @@ from qgf_ref.training.state import LOSSES, RunState, save_state
 
 STATE, METRICS, CURVES = "state.safetensors", "metrics.csv", "losses.png"
 VALIDATION_ROWS = 2048
-_VALIDATION_SEED = 20_260_611
+VALIDATION_SEED = 20_260_611
 _POSTFIX_EVERY = 50
 
 
@@ -52,7 +52,7 @@ class ValidationSet:
     @classmethod
     def draw(cls, data: Transitions, config: TrainConfig) -> ValidationSet:
         """VALIDATION_ROWS windows, the same for every training seed."""
-        rng = np.random.default_rng(_VALIDATION_SEED)
+        rng = np.random.default_rng(VALIDATION_SEED)
         return cls(*training_batch(rng, data, replace(config, batch=VALIDATION_ROWS)))
 
 

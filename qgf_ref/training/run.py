@@ -128,6 +128,18 @@ def resume(directory: Path, updates: int | None = None, data: str | Path | None 
         return _run(config, state, feed, found, problem, directory, record)
 
 
+@contextmanager
+def open_data(config: TrainConfig) -> Iterator[tuple[Feed, Transitions | None]]:
+    """The training transitions of a configuration, and the validation ones if there are any."""
+    problem = task(config.task)
+    found = find_dataset(problem.dataset, config.data)
+    validation = None
+    if found.validation is not None:
+        validation = _load(found.validation, problem, config)
+    with _transitions(found, problem, config) as feed:
+        yield feed, validation
+
+
 def _run(
     config: TrainConfig,
     state: RunState,

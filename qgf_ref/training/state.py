@@ -104,9 +104,8 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     update = values["update"]
-    checkpoint = Checkpoint(
-        config.options(), **{name: groups[name] for name in NETWORKS}, source=str(path)
-    )
+    networks_of: dict[str, Any] = {name: groups[name] for name in NETWORKS}
+    checkpoint = Checkpoint(config.options(), **networks_of, source=str(path))
     hidden = tuple(int(layer.kernel.shape[-1]) for layer in groups["policy"].layers[:-1])
     if hidden != config.hidden or groups["critic"].ensemble != config.ensemble:
         raise InputError(
@@ -126,7 +125,8 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
     return RunState(update, train, values["rng"], values["sums"], values["metrics"])
 
 
-def _generator(state: Any) -> np.random.Generator:
+def generator(state: Any) -> np.random.Generator:
+    """The generator whose `bit_generator.state` was `state`."""
     generator = np.random.PCG64()
     generator.state = state
     return np.random.Generator(generator)
@@ -153,7 +153,7 @@ def _rows(value: Any) -> list[dict[str, float]]:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "update": _update,
-    "rng": _generator,
+    "rng": generator,
     "sums": _sums,
     "metrics": _rows,
 }

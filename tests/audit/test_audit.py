@@ -25,8 +25,11 @@ from qgf_ref import (
 from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
 from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
+from qgf_ref.audit.derivatives import checks_of
+from qgf_ref.audit.rules import Point
 from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.ops import activations, layer_norm
 from tests.conftest import small_checkpoint, states
 
 ESTIMATORS = [estimator(name) for name in ("none", "ood", "qgf", "qgf_jacobian", "bptt")]
@@ -46,6 +49,8 @@ def test_a_right_checkpoint_passes(passed: reports.AuditReport) -> None:
         "activation mish", "velocity in the parameters", "critic in the parameters",
         "value in the observation", "rollout adjoint", "flow matching loss", "critic loss",
         "value loss", "estimator qgf (definition)", "estimator bptt (potential)",
+        "layer_norm two_pass vjp jvp", "activation gelu vjp jvp",
+        "target critic vjp in the action jvp", "target critic gradient adjoint",
     ):  # fmt: skip
         assert part in names
     profile = passed.profile
@@ -154,19 +159,59 @@ PLANTED: dict[str, tuple[str, Any]] = {
 def test_planted_errors_fail_the_audit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, replacement = PLANTED[name]
     if replacement is None:
-        from qgf_ref.ops import activations
 
         def slope(x: Array, inner: Array) -> Array:
             half = 0.5 * (1 + inner)
             return half + 0.5 * x * (1 - inner * inner) * activations.SQRT_2_OVER_PI
 
-        rules = {**activations._RULES, "gelu": activations._Rule(activations._gelu, slope)}
+        rules = {**activations._RULES, "gelu": activations._RULES["gelu"]._replace(slope=slope)}
         monkeypatch.setattr(activations, "_RULES", rules)
     else:
         monkeypatch.setattr(target, replacement)
     ck = small_checkpoint()
     report = audit(ck, states(ck, 4)[0], ESTIMATORS, show_progress=False)
     assert not report.passed
+
+
+PLANTED_SECOND: dict[str, tuple[str, Any]] = {
+    "the critic's curvature without the activation's": (
+        "qgf_ref.ops.dense.activation_vjp_jvp",
+        lambda x_dot, y_bar, y_bar_dot, cache: activations.activation_vjp(y_bar_dot, cache),
+    ),
+    "the critic's curvature without LayerNorm's": (
+        "qgf_ref.ops.layer_norm.layer_norm_vjp_jvp",
+        lambda x_dot, y_bar, y_bar_dot, cache: layer_norm.layer_norm_vjp(y_bar_dot, cache),
+    ),
+    "the first member's curvature for the ensemble's": (
+        "qgf_ref.nets.critic.MLPCritic.hvp",
+        lambda critic, a_dot, q_bar, cache: critic._hvp(
+            np.zeros((len(a_dot), cache.widths[0])), a_dot, q_bar * [[1], [0]], cache
+        )[:, cache.widths[0] :],
+    ),
+    "a curvature off by one part in a thousand": (
+        "qgf_ref.guidance.queries.Curvature.product",
+        lambda curvature, x_dot: (
+            1.001 * curvature.flow.critic.hvp(x_dot, curvature.q_bar, curvature.cache)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_SECOND)
+def test_planted_errors_of_second_order_fail_the_audit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same jobs that the audit runs, without the rest."""
+    ck = small_checkpoint()
+    point = Point.of(ck, states(ck, 4)[0], np.random.default_rng(0))
+    jobs = {k: v for k, v in checks_of(point, []).items() if k.startswith("target critic")}
+
+    def failed() -> list[str]:
+        return [c.name for job in jobs.values() for c in job() if not c.passed]
+
+    assert not failed()
+    monkeypatch.setattr(*PLANTED_SECOND[name])
+    assert failed()
 
 
 def test_bad_observations() -> None:

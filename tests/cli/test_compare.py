@@ -15,7 +15,8 @@ from qgf_ref.cli.compare import FILES, PROBE
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.compare import compare
 from qgf_ref.crosscheck.mistakes.bank import Made, mistake
-from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import load
 from qgf_ref.interop.native import save_checkpoint
@@ -305,7 +306,9 @@ def test_arguments_that_are_missing(place: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", learned_estimator_names())
+@pytest.mark.parametrize(
+    "name", [n for n in learned_estimator_names() if estimator(n).auxiliary is None]
+)
 def test_every_estimators_own_trace_agrees(
     name: str, dtype: str, checkpoint: Checkpoint, unhidden: None
 ) -> None:
@@ -315,6 +318,14 @@ def test_every_estimators_own_trace_agrees(
     assert found.setting.time_precision == ("float32" if dtype == "float32" else "exact")
     assert max(float(j.excess.max()) for j in found.judged.values()) < 1
     assert found.rows_undecided <= 2, "nearly every row is compared"
+
+
+def test_estimators_with_an_auxiliary_network_are_not_compared(
+    checkpoint: Checkpoint, unhidden: None
+) -> None:
+    theirs = recorded_trace(ours(checkpoint), {"estimator": "robust_q", "weight": 0.3})
+    with pytest.raises(InputError, match="robust_q works with the auxiliary network robust_q"):
+        compare(checkpoint, theirs)
 
 
 def golden_traces(golden: Golden) -> Iterator[tuple[str, float, dict[str, Array]]]:

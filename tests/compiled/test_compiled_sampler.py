@@ -59,7 +59,10 @@ def test_every_estimator(checkpoint: Checkpoint, name: str, rows: int) -> None:
 
 def test_which_estimators_are_recorded() -> None:
     others = set(learned_estimator_names()) - set(RECORDED)
-    assert others == {"qgf_jacobian_ortho", "qgf_jacobian_smooth"}
+    layered = {"qgf_jacobian_ortho", "qgf_jacobian_smooth"}
+    layered |= {"qgf_covariance", "qgf_shifted", "qgf_shifted_taylor"}
+    auxiliary = {"robust_q", "qgf_distill", "qgf_jacobian_distill", "cfgrl"}
+    assert others == layered | auxiliary
 
 
 def without_layer_norm(params: MLPParams) -> MLPParams:

@@ -73,3 +73,10 @@ def test_identity_tells_gradient_steps_apart() -> None:
     three, five = (parse_method("gradstep", GradientSteps(n, 0.01)) for n in (3, 5))
     assert three.label == five.label
     assert three.identity != five.identity
+
+
+def test_identity_tells_numbers_of_denoising_steps_apart() -> None:
+    own, five = Method("qgf"), Method("qgf", denoise_steps=5)
+    assert own.label == five.label
+    assert (own.identity, five.identity) == ("qgf", "qgf T=5")
+    assert own != five

@@ -11,6 +11,7 @@ from qgf_ref.evaluation.statistics import (
     bootstrap_ratio,
     paired_difference,
     rank_correlation,
+    student_mean,
     wilson,
 )
 
@@ -97,3 +98,12 @@ def test_nothing_is_an_error() -> None:
         bootstrap_mean([])
     with pytest.raises(InputError, match="equal, positive lengths"):
         paired_difference([True], [True, False])
+
+
+def test_student_mean_is_the_tabulated_interval() -> None:
+    # t of 2 degrees of freedom at 97.5%: 4.3027; sd of 1, 2, 3: 1
+    half = 4.3027 / np.sqrt(3)
+    assert student_mean([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - half, 2 + half), abs=1e-4)
+    assert student_mean([0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(InputError, match="at least one value"):
+        student_mean([])

@@ -36,12 +36,13 @@ from tests.conftest import small_checkpoint, states
 from tests.flow.test_closed_form import TARGET, TRIMODAL, correlated, critic_of
 
 LEARNED = learned_estimator_names()
-GRADIENT_FIELDS = ("ood", "qgf_jacobian", "bptt")
+WEIGHT = 0.3
+GRADIENT_FIELDS = ("ood", "qgf_jacobian", "bptt", "robust_q", "qgf_jacobian_distill")
 
 
 def at(ck: Any, k: int, rows: int = 5, flow: GuidedFlow | None = None) -> DenoisingStep:
     obs, action = states(ck, rows)
-    return denoising_step(flow or ck.flow, obs, action, k)
+    return denoising_step(flow or ck.flow, obs, action, k, WEIGHT)
 
 
 def distance(x: Array, y: Array | None) -> float:
@@ -94,8 +95,8 @@ def test_stated_products_are_what_is_spent(name: str, k: int) -> None:
 
 def test_qgf_jacobian_costs_one_field_vjp_and_bptt_t_of_them() -> None:
     flow = small_checkpoint().flow
-    assert estimator("qgf_jacobian").products(flow, 0).astuple() == (0, 0, 1, 1, 0, 1)  # type: ignore[union-attr]
-    assert estimator("bptt").products(flow, 0).astuple() == (5, 0, 6, 1, 0, 1)  # type: ignore[union-attr]
+    assert estimator("qgf_jacobian").products(flow, 0).astuple() == (0, 0, 1, 1, 0, 1, 0)  # type: ignore[union-attr]
+    assert estimator("bptt").products(flow, 0).astuple() == (5, 0, 6, 1, 0, 1, 0)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -106,7 +107,7 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     whole = e(ck.flow, at(ck, 2, rows=9)).gradient
     for i in range(9):
         obs, action = states(ck, 9)
-        one = denoising_step(ck.flow, obs[i : i + 1], action[i : i + 1], 2)
+        one = denoising_step(ck.flow, obs[i : i + 1], action[i : i + 1], 2, WEIGHT)
         assert distance(e(ck.flow, one).gradient, whole[i : i + 1]) < 1e-12
 
 

@@ -80,6 +80,11 @@ class _Observing:
         s_bar, a_bar = self.critic.vjp_inputs(q_bar, cache[0])
         return np.concatenate([s_bar, a_bar], axis=1)[:, : cache[1]]
 
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        obs_dot = np.zeros((len(action_dot), cache[0].widths[0]), action_dot.dtype)
+        bars_dot = self.critic.hvp_inputs(obs_dot, action_dot, q_bar, cache[0])
+        return np.concatenate(bars_dot, axis=1)[:, : cache[1]]
+
 
 def _of_observation(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
     return base(replace(flow, critic=_Observing(flow.critic)), step)

@@ -25,8 +25,14 @@ from qgf_ref.ops.activations import (
     activation,
     activation_jvp,
     activation_vjp,
+    activation_vjp_jvp,
 )
-from qgf_ref.ops.layer_norm import layer_norm, layer_norm_jvp, layer_norm_vjp
+from qgf_ref.ops.layer_norm import (
+    layer_norm,
+    layer_norm_jvp,
+    layer_norm_vjp,
+    layer_norm_vjp_jvp,
+)
 from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp
 
 
@@ -58,6 +64,12 @@ class _ActivationFirst:
     def norm_vjp(self, y_bar: Array, cache: Any) -> Array:
         return activation_vjp(layer_norm_vjp(y_bar, cache[0]), cache[1])
 
+    def norm_vjp_jvp(self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: Any) -> Array:
+        inner_dot = activation_jvp(x_dot, cache[1])
+        inner_bar_dot = layer_norm_vjp_jvp(inner_dot, y_bar, y_bar_dot, cache[0])
+        inner_bar = layer_norm_vjp(y_bar, cache[0])
+        return activation_vjp_jvp(x_dot, inner_bar, inner_bar_dot, cache[1])
+
     def act(self, x: Array, name: str) -> Any:
         return (x, None) if x is self.done else activation(x, name)
 
@@ -67,6 +79,11 @@ class _ActivationFirst:
     def act_vjp(self, y_bar: Array, cache: ActivationCache | None) -> Array:
         return y_bar if cache is None else activation_vjp(y_bar, cache)
 
+    def act_vjp_jvp(
+        self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: ActivationCache | None
+    ) -> Array:
+        return y_bar_dot if cache is None else activation_vjp_jvp(x_dot, y_bar, y_bar_dot, cache)
+
 
 def _activation_first(net: Any) -> Any:
     order = _ActivationFirst(net.options.activation)
@@ -74,9 +91,11 @@ def _activation_first(net: Any) -> Any:
         layer_norm: order.norm,
         layer_norm_jvp: order.norm_jvp,
         layer_norm_vjp: order.norm_vjp,
+        layer_norm_vjp_jvp: order.norm_vjp_jvp,
         activation: order.act,
         activation_jvp: order.act_jvp,
         activation_vjp: order.act_vjp,
+        activation_vjp_jvp: order.act_vjp_jvp,
     }
     return replace(net, kernels=Substituted(net.kernels, by))
 

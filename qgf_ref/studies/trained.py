@@ -1,0 +1,159 @@
+"""What the studies of trained checkpoints share: observations, estimators, BC chains, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array, matrix
+from qgf_ref.audit.profile import STATE_WEIGHT
+from qgf_ref.data.datasets import DatasetFiles, find_dataset
+from qgf_ref.data.tasks import task as ogbench_task
+from qgf_ref.denoising import denoising_step
+from qgf_ref.errors import InputError
+from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, student_mean
+from qgf_ref.files import read_npz
+from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
+from qgf_ref.guidance.registry import estimator, learned_estimator_names
+from qgf_ref.interop.load import embedded_observations, is_embedded
+from qgf_ref.plotting import style
+from qgf_ref.sampling import trace
+from qgf_ref.studies.base import Rows, StudySettings
+from qgf_ref.training.record import RECORD, Record
+
+
+def dataset_files(settings: StudySettings, checkpoint_index: int) -> DatasetFiles:
+    """The data set of settings.task: at settings.data, else where the run of the checkpoint had it
+    (its train.json), else in OGBench's cache.
+
+    Raises InputError as `find_dataset`, and when the task is not known.
+    """
+    if settings.task is None:
+        raise InputError("the study needs the task, whose data set it compares with: give --task")
+    path = settings.data
+    directory = Path(settings.checkpoints[checkpoint_index].source).parent
+    if path is None and (directory / RECORD).exists():
+        path = Record.read(directory).config.data
+    return find_dataset(ogbench_task(settings.task).dataset, path)
+
+
+def observations(settings: StudySettings, checkpoint_index: int, rows: int) -> Array:
+    """Observations (rows, O), float32, on which checkpoint number `checkpoint_index` is studied.
+
+    Of the checkpoint inside the package, its own (at most 256), unless settings.data is given; of
+    any other, states of the data set's validation episodes (of its training episodes where it has
+    none), drawn without replacement, the same for every checkpoint.
+    Raises InputError as `dataset_files`, and on a data set of another width.
+    """
+    checkpoint = settings.checkpoints[checkpoint_index]
+    if is_embedded(checkpoint) and settings.data is None:
+        every = embedded_observations()
+        return every[: min(rows, len(every))]
+    files = dataset_files(settings, checkpoint_index)
+    path = files.validation or files.train[0]
+    name = "observations"
+    states = matrix(
+        read_npz(path, (name,), only=(name,))[name],
+        f"{path}: {name}",
+        columns=checkpoint.obs_dim,
+        dtype=np.float32,
+    )
+    chosen = np.random.default_rng((settings.seed, 11)).permutation(len(states))[:rows]
+    return states[np.sort(chosen)]
+
+
+def chain(flow: GuidedFlow, obs: Array, seed: int) -> list[DenoisingStep]:
+    """The T states of the denoising chain without guidance (BC) from obs (B, O).
+
+    Their weight is that at which estimators are asked whose G depends on it.
+    """
+    rng = np.random.default_rng((seed, 12))
+    noise = rng.standard_normal((len(obs), flow.field.action_dim))
+    run = trace(flow, obs, estimator="none", noise=noise)
+    return [denoising_step(flow, run.obs, a, k, STATE_WEIGHT) for k, a in enumerate(run.a)]
+
+
+def usable_estimators(
+    settings: StudySettings, names: Sequence[str] | None = None
+) -> tuple[list[Estimator], dict[str, str]]:
+    """The estimators to study, and for each that the checkpoints cannot run, why.
+
+    settings.estimators, all of which must run; else those of `names` (default: every learned one
+    of the registry but "none") that run on every checkpoint: some need a network of their own.
+    Raises InputError when one of settings.estimators does not run.
+    """
+    wanted = settings.estimators or names or learned_estimator_names()
+    found: list[Estimator] = []
+    without: dict[str, str] = {}
+    for spec in wanted:
+        e = estimator(spec)
+        if e.name == "none":
+            continue
+        try:
+            for checkpoint in settings.checkpoints:
+                flow = checkpoint.flow
+                still = np.zeros((1, flow.field.action_dim), checkpoint.dtype)
+                obs = np.zeros((1, checkpoint.obs_dim), checkpoint.dtype)
+                e(flow, denoising_step(flow, obs, still, 0, 0.1))
+        except InputError as error:
+            if settings.estimators is not None:
+                raise
+            without[e.label] = str(error)
+        else:
+            found.append(e)
+    if not found:
+        raise InputError("no estimator to study: give one that guides, e.g. --estimators qgf")
+    return found, without
+
+
+def over_time(x: Array) -> Array:
+    """The mean over t of the defined values: (…, T, B) → (…, B), NaN where none is defined."""
+    defined = ~np.isnan(x)
+    count = defined.sum(axis=-2)
+    total = np.where(defined, x, 0).sum(axis=-2)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def interval(values_by_checkpoint: Sequence[Array]) -> Estimate:
+    """A mean and its 95% interval. One array of values, one for each observation, a checkpoint.
+
+    Several checkpoints: the mean of their means, Student's t over checkpoints, since training
+    seeds differ by more than observations do. One: a bootstrap over its observations.
+    NaN values (undefined, such as the cosine of a zero gradient) are left out; NaN where none is
+    left.
+    """
+    arrays = [np.asarray(v, dtype=np.float64) for v in values_by_checkpoint]
+    kept = [v[~np.isnan(v)] for v in arrays]
+    kept = [v for v in kept if len(v)]
+    if not kept:
+        return Estimate(np.nan, np.nan, np.nan)
+    if len(values_by_checkpoint) > 1:
+        return student_mean([float(v.mean()) for v in kept])
+    return bootstrap_mean(kept[0])
+
+
+def interval_over(settings: StudySettings) -> str:
+    """What the intervals of `interval` are over, for a study's text."""
+    count = len(settings.checkpoints)
+    if count > 1:
+        return f"95% intervals over {count} checkpoints (Student's t)"
+    return "95% intervals over observations of one checkpoint (bootstrap), not over training seeds"
+
+
+def left_out(without: Mapping[str, str]) -> list[str]:
+    """A paragraph for each estimator that could not take part."""
+    return [
+        fill(f"Without {name}: {why}", 98, subsequent_indent="  ") for name, why in without.items()
+    ]
+
+
+def banded_line(axes: Any, estimator: str, x: Sequence[float], rows: Rows, **look: Any) -> None:
+    """An estimator's line with its 95% band. rows: one value, low and high for each x."""
+    chosen = {**style(estimator), "label": estimator, **look}
+    axes.plot(x, [r["value"] for r in rows], **chosen)
+    low, high = [r["low"] for r in rows], [r["high"] for r in rows]
+    axes.fill_between(x, low, high, color=chosen["color"], alpha=0.12, linewidth=0)
