@@ -45,6 +45,7 @@ DEFAULT = (
     "qgf_jacobian",
     "qgf_jacobian_scheduled",
     "qgf_covariance",
+    "qgf_shifted",
 )
 RIVALS = ("qgf_jacobian", "qgf_jacobian_scheduled", "qgf_covariance")
 """With the Jacobian: what `qgf` is compared with."""

@@ -100,6 +100,7 @@ def claims(
             ("qgf", "qgf_jacobian"),
             ("qgf", "qgf_chain"),
             ("qgf_covariance", "qgf"),
+            ("qgf_shifted", "qgf"),
         ):
             if near in others and far in others:
                 fails = [(c, w) for c, w in cells if not distance(near, c, w) < distance(far, c, w)]

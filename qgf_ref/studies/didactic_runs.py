@@ -30,6 +30,7 @@ ESTIMATORS = (
     "qgf_jacobian",
     "qgf_jacobian_scheduled",
     "qgf_covariance",
+    "qgf_shifted",
     "oracle",
 )
 ESCAPE = 10 * SD

@@ -43,7 +43,7 @@ from qgf_ref.studies.trained import (
 
 DRAWS = 64
 WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-ESTIMATORS = ("ood", "qgf", "qgf_chain", "bptt", "qgf_jacobian", "qgf_covariance", "robust_q")
+ESTIMATORS = ("ood", "qgf", "qgf_chain", "bptt", "qgf_jacobian", "qgf_shifted", "robust_q")
 MEASURES = ("oracle", "data", "local", "q")
 Found = Mapping[tuple[str, float | None], Sequence[Mapping[str, Array]]]
 """By estimator and weight, for each checkpoint, every measure (B,)."""

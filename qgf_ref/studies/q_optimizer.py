@@ -40,7 +40,7 @@ from qgf_ref.studies.q_optimizer_points import (
 )
 from qgf_ref.studies.trained import interval_over, left_out
 
-ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain", "qgf_jacobian_scheduled")
+ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain", "qgf_shifted")
 QUICK_ESTIMATORS = ("ood", "qgf", "bptt")
 REFERENCES = parse_methods(("bc", "bfn-16", "gradstep"))
 PLAN = Plan(selection=32, held_out=64)
