@@ -82,6 +82,11 @@ def denoise(
         if observe is not None:
             observe(step, guidance)
         if guidance.acceleration is not None:
+            if np.shape(guidance.acceleration) != action.shape:
+                raise InputError(
+                    f"the acceleration of estimator {estimator.label} must have a_t's shape, "
+                    f"{action.shape}"
+                )
             finite(guidance.acceleration, k, f"the acceleration of {estimator.label}")
         return drift_of(flow, step, guidance, scheme)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 class LineStyle(NamedTuple):
-    """Colour (Okabe and Ito's palette), dash pattern and marker of one estimator."""
+    """Colour (Okabe and Ito's palette, then Tol's), dash pattern and marker of one estimator."""
 
     color: str
     linestyle: str
@@ -32,7 +32,7 @@ ESTIMATOR_STYLES = {
     "qgf_jacobian_smooth": LineStyle("#000000", "-.", "h"),
     "qgf_covariance": LineStyle("#117733", "-", "X"),
     "robust_q": LineStyle("#999933", "-", "<"),
-    "cfgrl": LineStyle("#882255", "-", ">"),
+    "cfgrl": LineStyle("#AA4499", "-.", ">"),
     "qgf_distill": LineStyle("#009E73", "--", "d"),
     "qgf_jacobian_distill": LineStyle("#009E73", ":", "H"),
     "qgf_shifted": LineStyle("#882255", "-", "d"),

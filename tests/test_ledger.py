@@ -121,3 +121,12 @@ def test_out_of_range() -> None:
     ):
         with pytest.raises(InputError, match=message):
             explain(ck, obs, estimator=estimator("qgf"), noise=noise, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["qgf_covariance", "qgf_shifted", "cfgrl"])
+def test_without_weight_the_definition_agrees(name: str) -> None:
+    """Those that ask for w divide by it, and must not."""
+    ck = small_checkpoint()
+    obs, noise = states(ck, 3)
+    e = explain(ck, obs, estimator=estimator(name), row=1, index=2, weight=0.0, noise=noise)
+    assert e.error is not None and e.error < 1e-12

@@ -92,3 +92,46 @@ def test_which_runs_are_made(tmp_path: Path) -> None:
     recorded(replace(config, hidden=(8, 8)), 30_000)
     with pytest.raises(SystemExit, match="other settings"):
         success.command(config, run)
+
+
+def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
+    whole = success.pooled(list(evaluations()), "two tasks")
+    bc, qgf = whole.held_out[0], whole.held_out[2]
+    found = success.minus_qgf(whole, bc)
+    wins = [a.success - b.success for a, b in zip(bc.episodes, qgf.episodes, strict=True)]
+    assert found["minus_qgf"] == pytest.approx(sum(wins) / len(wins))
+    low, high = found["minus_qgf_low"], found["minus_qgf_high"]
+    assert low is not None
+    assert high is not None
+    assert -1 <= low < sum(wins) / len(wins) < high <= 1
+    assert success.minus_qgf(whole, qgf)["minus_qgf"] is None
+    without = replace(whole, held_out=whole.held_out[:2])
+    assert success.minus_qgf(without, bc)["minus_qgf"] is None
+    assert success.difference_text(
+        {"minus_qgf": -0.031, "minus_qgf_low": -0.1, "minus_qgf_high": 0.04}
+    ) == "−0.03 (−0.10 +0.04)"
+    assert success.difference_text({"minus_qgf": None}) == ""
+
+
+@pytest.mark.parametrize("name", ["corrections", "methods"])
+def test_suites_on_others_runs_name_methods_and_runs_that_exist(name: str) -> None:
+    suite = success.SUITES[name]
+    parse_methods(suite.methods)
+    assert "qgf" in suite.methods, "what the differences are to"
+    base = success.SUITES[suite.runs_of or ""]
+    assert set(suite.tasks) <= set(base.tasks)
+    assert (suite.updates, suite.seeds, suite.settings) == (base.updates, base.seeds, base.settings)
+
+
+def test_a_run_of_another_backend_is_the_same_run(tmp_path: Path) -> None:
+    config = TrainConfig(task="cube-single-play-singletask-task1-v0", updates=3)
+    run = tmp_path / "seed0"
+    run.mkdir()
+    trained = replace(config, backend="numpy", threads=1)
+    record = Record.create(run, trained, {"dataset": [], "transitions": 1, "networks": {}})
+    record.begin_session()
+    record.progress(0, 3, 1.0)
+    record.write()
+    assert success.command(config, run) is None
+    with pytest.raises(SystemExit, match="other settings"):
+        success.command(replace(config, batch=7), run)

@@ -195,6 +195,8 @@ def shifted_definition(
     times = flow.times[max(k, 1) :] or (0.5,)
     result = np.zeros_like(step.action)
     for row, w in enumerate(weights):
+        if w == 0:  # stated: no guidance
+            continue
         obs, a = step.obs[row : row + 1], step.action[row : row + 1]
 
         def denoised(x: Array, time: float, obs: Array = obs) -> Array:
@@ -202,20 +204,24 @@ def shifted_definition(
 
         mean = denoised(a, t)
         m = bounded(flow, mean).x
+        least = (times[0] / (1 - times[0])) ** 2
         g, mu = row_gradient(q_gradient, step, row, m), 0.0
         for n in range(passes):
-            wanted = max((t / (1 - t)) ** 2 + w * mu, (times[0] / (1 - times[0])) ** 2)
+            wanted = max((t / (1 - t)) ** 2 + w * mu, least)
             time = wanted**0.5 / (1 + wanted**0.5)
             if grid:
                 time = min(times, key=lambda u: abs(np.log((u / (1 - u)) ** 2 / wanted)))
             gained = (time / (1 - time)) ** 2 - (t / (1 - t)) ** 2
             eta = a * t / (1 - t) ** 2 + w * g + gained * m
             moved = denoised(eta * (1 - time) ** 2 / time, time)
-            if n + 1 < passes:
+            if n + 1 < passes:  # the last pass leaves μ as it used it
                 there = bounded(flow, moved).x
                 fall = np.vdot(row_gradient(q_gradient, step, row, there) - g, there - m)
                 # both may be clipped to the same point
                 mu = max(-fall, 0.0) / (np.vdot(there - m, there - m) or 1.0)
+        if t == 0:
+            still = denoised(times[0] * m, times[0])
+            mean = mean + max(1 - w * mu / least, 0) * (still - mean)
         result[row] = (moved - mean)[0] / (w * (1 - t))
     return result
 

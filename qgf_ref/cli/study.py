@@ -14,6 +14,7 @@ from qgf_ref.cli.arguments import (
     task_name,
 )
 from qgf_ref.errors import InputError
+from qgf_ref.interop.checkpoint import option_names
 from qgf_ref.interop.load import EMBEDDED
 
 EXAMPLE = """examples:
@@ -78,10 +79,15 @@ def run(args: argparse.Namespace) -> int:
             checkpoints=tuple(checkpoints),
             task=task_name(args.task, checkpoints),
         )
-    elif args.checkpoint != [EMBEDDED] or args.task or args.data:
+    elif (
+        args.checkpoint != [EMBEDDED]
+        or args.task
+        or args.data
+        or any(getattr(args, name) is not None for name in option_names())
+    ):
         raise InputError(
-            f"the study {args.name} is of closed-form flows: it takes no --checkpoint, --task or "
-            "--data"
+            f"the study {args.name} is of closed-form flows: it takes no --checkpoint nor options "
+            "of one, --task or --data"
         )
     directory = output_directory(args.out, ())
     files = run_study(args.name, chosen, settings, directory)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.nets.auxiliary import AUXILIARY
 from qgf_ref.training.interruption import signal_name
 
@@ -24,11 +25,6 @@ example:
 Ctrl-C saves; the same command continues, bit for bit on the same machine, and with more --updates
 goes on beyond what was planned.
 """
-_METHODS = {
-    "robust_q": "robust_q",
-    "cfgrl": "cfgrl",
-    "distill": "qgf_distill qgf_jacobian_distill",
-}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,8 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train-extra",
         help="train a network that an estimator needs beside those of a run",
         description="Train an auxiliary network against the networks of a finished run, which stay "
-        "as they are. Data and settings are the run's unless given here. It is written into the "
-        "run's directory, where every command that takes a checkpoint finds it.",
+        "as they are. Whatever has no flag here is the run's. It is written into the run's "
+        "directory, where every command that takes a checkpoint finds it.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,7 +47,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--learning-rate", type=float, default=3e-4, metavar="X", help="of Adam (default 0.0003)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="initial parameters, batches, noise")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of parameters, batches and noise (default 0)"
+    )
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="F", help="hidden layers (default: the run's)"
     )
@@ -85,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(trained: ExtraTrained, updates: int) -> int:
     where, name = trained.directory, trained.name
+    methods = " ".join(n for n in estimator_names() if estimator(n).auxiliary == name)
     if trained.signal is not None:
         print(
             f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
@@ -94,5 +93,5 @@ def _report(trained: ExtraTrained, updates: int) -> int:
     if trained.rows:
         print("  ".join(f"{key} {value:.5g}" for key, value in trained.rows[-1].items()))
     print(f"{name}.safetensors, {name}.csv and {name}.json are in {where}")
-    print(f"Next: qgf-ref evaluate --checkpoint {where} --methods bc qgf {_METHODS[name]}")
+    print(f"Next: qgf-ref evaluate --checkpoint {where} --methods bc qgf {methods}")
     return 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.registry import ALIASES, estimator, learned_estimator_names
 
 OFFICIAL_GRADIENT_STEPS = GradientSteps(steps=3, size=0.01)
@@ -46,7 +47,8 @@ class Method:
     best_of         N candidates, ranked by the target critic
     gradient_steps  GradStep after the flow
     denoise_steps   T, instead of the checkpoint's
-    Raises InputError on an estimator that is unknown or needs a closed-form flow, and on N < 1.
+    Raises InputError on an estimator that is unknown or needs a closed-form flow, on N < 1, and on
+    a T out of range.
     """
 
     estimator: str = _UNGUIDED
@@ -55,6 +57,8 @@ class Method:
     denoise_steps: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.denoise_steps is not None:
+            check_steps(self.denoise_steps)
         name = ALIASES.get(self.estimator, self.estimator)
         object.__setattr__(self, "estimator", name)
         if ":" not in name and name not in learned_estimator_names():

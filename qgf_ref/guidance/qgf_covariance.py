@@ -23,7 +23,7 @@ from qgf_ref.guidance.queries import (
     one_step_jvp,
     one_step_vjp,
 )
-from qgf_ref.ops.structure import axpy, scaled
+from qgf_ref.ops.structure import axpy, scaled, zeros
 
 Iterate = tuple[Array, Array, Array, Array, Array]
 """The conjugate gradients' state, every row its own: shift d, the solution so far; residual
@@ -94,8 +94,9 @@ class QGFCovariance(Estimator):
 
     (C⁻¹ + wM)d = w∇Q, G = d/(w(1−t)), is solved by `iterations` steps of conjugate gradients with
     C as the preconditioner, in which C⁻¹ appears only in products that are known. Where M is
-    indefinite: see `advance`. At w = 0 the limit. At t = 0 as `qgf_jacobian_scheduled`: C at the
-    first positive time of the grid. Linear in memory and in the number of products, whatever D.
+    indefinite: see `advance`. At w = 0 the limit. At t = 0, C is taken at the first positive time
+    t₁ of the grid (the scheduled estimator divides by 1 − t₁ there as well). Linear in memory and
+    in the number of products, whatever D.
 
     Products for n iterations: 1 critic forward, 1 critic vjp, n critic hvps, n field jvps and n
     field vjps; one field forward more at k = 0. Raises InputError unless iterations ≥ 1.
@@ -105,7 +106,7 @@ class QGFCovariance(Estimator):
     iterations: int = 2
 
     name = "qgf_covariance"
-    summary = "C(I + wMC)⁻¹∇Q(s, â₁)/(1−t), C = ((1−t)²/t)·J₀, M = −∇²Q"
+    summary = "C(I + wMC)⁻¹∇Q(s, â₁)/(1−t), C = ((1−t)²/t)·sym J₀, M = −∇²Q"
     analytic = False
 
     def __post_init__(self) -> None:
@@ -115,6 +116,8 @@ class QGFCovariance(Estimator):
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """∇Q at â₁, through the conditional covariance and the critic's curvature."""
         at_query, curvature = critic_curvature(flow, step.obs, one_step_estimate(flow, step).x)
+        if step.time >= 1:  # a port's grid may hold it; a_1 is known: C = 0
+            return replace(at_query, gradient=flow.kernels(zeros, step.action))
         outer, run, weight = step.time, flow.kernels, step.weight
         step = scheduled_step(flow, step)
 

@@ -94,6 +94,14 @@ def secant_curvature(gradient: Array, previous: Array, x: Array, x_previous: Arr
     return np.asarray(np.where(still, 0, np.maximum(falls, 0) / np.where(still, 1, length)))
 
 
+def without_tilt(
+    mean: Array, still: Array, curvature: Array, weight: float | Array, first: float
+) -> Array:
+    """m + (1 − wμ/λ₁)⁺(D(t₁m, t₁) − m), (B, D): of the least λ′, λ₁, Q's own part is wμ."""
+    borrowed = np.maximum(1 - np.asarray(weight) * curvature / level(first), 0)
+    return np.asarray((mean + borrowed * (still - mean)).astype(mean.dtype))
+
+
 def rate(moved: Array, mean: Array, weight: float | Array, time: float) -> Array:
     """(m′ − m)/(w(1 − t)), and 0 where w = 0, where it is multiplied by 0."""
     weight = np.asarray(weight, dtype=mean.dtype)
@@ -133,7 +141,10 @@ class QGFShifted(Estimator):
     second_order  return the acceleration as well, C′x̂₀/(1 − t)³ with C′ = ((1−t′)²/t′)·J₀(x′, t′)
                   and x̂₀ = a_t − t·u: that of a Gaussian conditional law
     Products for n passes: n critic forwards and vjps, n field forwards; second_order: one field
-    jvp. At t = 0 the least t′ is the first positive time of the grid.
+    jvp. At t = 0 the least t′ is the first positive time of the grid, t₁: where wμ < λ(t₁) the
+    law is tilted by a curvature that Q does not have. What that alone does to the mean,
+    D(t₁m, t₁) − m, is taken off in proportion (1 − wμ/λ(t₁)), so that w·G vanishes with w; one
+    field forward more at k = 0. At w = 0 itself G = 0 is returned.
     Raises InputError unless passes ≥ 1. Source: README, "Nearer to the tilted law".
     """
 
@@ -164,10 +175,22 @@ class QGFShifted(Estimator):
                 secant_curvature, there.gradient, at_query.gradient, reached.x, query.x
             )
             moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
-        mean = one_step_unclipped(flow, step)
+        mean = self._unmoved(flow, step, query.x, curvature)
         gradient = flow.kernels(rate, moved.mean, mean, step.weight, step.time)
         bent = self._acceleration(flow, step, moved) if self.second_order else None
         return replace(at_query, gradient=gradient, acceleration=bent)
+
+    def _unmoved(
+        self, flow: GuidedFlow, step: DenoisingStep, centre: Array, curvature: Array
+    ) -> Array:
+        """What D(x′, t′) is without g: D(a_t, t), but at t = 0, where t′ cannot be 0."""
+        mean = one_step_unclipped(flow, step)
+        first = usable_times(flow, step.index)[0]
+        if step.time >= first:
+            return mean
+        nothing = flow.kernels(zeros, centre)
+        still = self._denoise(flow, step, nothing, centre, flow.kernels(zeros, centre, 1))
+        return flow.kernels(without_tilt, mean, still.mean, curvature, step.weight, first)
 
     def _denoise(
         self,
@@ -192,9 +215,13 @@ class QGFShifted(Estimator):
         return flow.kernels(acceleration, noise, noise_dot, step.time, moved.time)
 
     def products(self, flow: GuidedFlow, index: int) -> Products:
-        """A critic gradient and a field forward for each pass; one field jvp for second order."""
+        """A critic gradient and a field forward for each pass; one field jvp for second order; one
+        field forward more at k = 0.
+        """
         passes = Products(critic_forward=1, critic_vjp=1, field_forward=1)
-        total = Products(field_jvp=1 if self.second_order else 0)
+        total = Products(
+            field_jvp=1 if self.second_order else 0, field_forward=1 if index == 0 else 0
+        )
         for _ in range(self.passes):
             total += passes
         return total

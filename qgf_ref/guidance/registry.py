@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
@@ -58,20 +59,25 @@ class FunctionEstimator(Estimator):
         """What the function returns, in the dtype of a_t.
 
         Raises InputError when the function raises, and unless it returns real numbers shaped like
-        a_t.
+        a_t, as gradient and as acceleration if there is one.
         """
         try:
             answer = self.function(flow, step)
         except Exception as error:
             raise InputError(f"estimator {self.title} raised {error_summary(error)}") from error
         guidance = answer if isinstance(answer, Guidance) else Guidance(answer)
-        gradient = np.asarray(guidance.gradient)
-        if gradient.dtype.kind not in "fiu" or gradient.shape != step.action.shape:
+        gradient, bent = self._like(step.action, guidance.gradient), guidance.acceleration
+        acceleration = None if bent is None else self._like(step.action, bent)
+        return replace(guidance, gradient=gradient, acceleration=acceleration)
+
+    def _like(self, action: Array, answer: Any) -> Array:
+        found = np.asarray(answer)
+        if found.dtype.kind not in "fiu" or found.shape != action.shape:
             raise InputError(
-                f"estimator {self.title} returned {gradient.dtype} of shape {gradient.shape}, "
-                f"expected real numbers of a_t's shape, {step.action.shape}"
+                f"estimator {self.title} returned {found.dtype} of shape {found.shape}, "
+                f"expected real numbers of a_t's shape, {action.shape}"
             )
-        return replace(guidance, gradient=gradient.astype(step.action.dtype, copy=False))
+        return found.astype(action.dtype, copy=False)
 
 
 _REGISTRY: dict[str, Callable[..., Estimator]] = {

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError
+from qgf_ref.arrays import Array, require_finite
+from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.checkpoint import Checkpoint, digest
 from qgf_ref.interop.native import MODEL
 from qgf_ref.interop.parameter_file import parameter_groups, read_tensors, serialise
@@ -58,7 +58,8 @@ def read_auxiliary(path: Path, name: str, base: Checkpoint) -> AuxiliaryFile:
     """
     tensors, metadata = read_tensors(path, FORMAT, VERSION)
     if metadata.get("network") != name:
-        raise InputError(f"{path} holds the network {metadata.get('network')}, not {name}")
+        found = listing([metadata.get("network", "of no name")])
+        raise InputError(f"{path} holds the network {found}, not {name}")
     if metadata.get("base") != base_digest(base):
         raise InputError(
             f"{path} was trained against other networks than those of {base.source} (the run was "
@@ -100,6 +101,8 @@ def _groups(
     groups: dict[str, MLPParams] = dict(parameter_groups(rest, names, source))
     for name, table in tables.items():
         if name not in groups or table.dtype.kind != "f":
-            raise InputError(f"{source}: unexpected tensor {name}{_TABLE} of {table.dtype}")
+            shown = listing([name + _TABLE])
+            raise InputError(f"{source}: unexpected tensor {shown} of {table.dtype}")
+        require_finite(table, f"{source}: {name}{_TABLE}", InputError)
         groups[name] = ConditionalParams(groups[name].layers, table)
     return groups

@@ -39,10 +39,10 @@ def load(
     path     "cube-single-play" (inside the package); an official `params_N.pkl`, read without JAX
              and without trusting the pickle, with its `flags.json` beside it; a `.safetensors`
              file of ours; a PyTorch `.pt`, flax `.msgpack`, `.npz` or other `.safetensors` file,
-             whose names tell the networks; or a directory that holds one of them
+             whose names tell the networks; or a directory that holds one of them. A run's
+             directory may also hold auxiliary networks (`qgf-ref train-extra`)
     rules    a rule file (`qgf_ref.interop.mapping_rules`) where those names do not tell
     target_critic_from  "critic" where such a file has no target critic
-             A run's directory may also hold auxiliary networks (`qgf-ref train-extra`)
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile: they override what is stored
 

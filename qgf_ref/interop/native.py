@@ -32,6 +32,7 @@ NETWORKS = ("policy", "critic", "target_critic", "value")
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write `checkpoint` to `path`: one file if it ends in .safetensors, else a directory.
 
+    Its auxiliary networks are not part of it (`qgf_ref.interop.auxiliary_file`).
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
     path = Path(path)

@@ -34,6 +34,7 @@ from qgf_ref.interop.auxiliary_file import (
 )
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import MODEL, load_native
+from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.losses.optimiser import AdamState, adam
 from qgf_ref.nets.auxiliary import AUXILIARY
 from qgf_ref.nets.mlp import MLPParams
@@ -44,7 +45,7 @@ from qgf_ref.training.interruption import StopRequest
 from qgf_ref.training.loop import VALIDATION_ROWS, VALIDATION_SEED
 from qgf_ref.training.record import Record
 from qgf_ref.training.run import open_data
-from qgf_ref.training.state import generator
+from qgf_ref.training.state import generator, metric_rows, update_count
 
 FREE = ("updates", "data", "backend", "threads")
 """Settings that a resumed training may change."""
@@ -77,14 +78,24 @@ def train_extra(name: str, directory: Path, changes: Mapping[str, Any]) -> Extra
 
     changes  settings of `TrainConfig` that differ from the run's: updates, batch, hidden, …
     Continued with the same settings on the same machine, the bits are those of a training that was
-    never stopped. Raises InputError on a name that is none, a directory without a run, settings
-    other than those it was begun with, and while another process trains the same network;
-    NonFiniteError naming the update when the loss is not finite (what was saved last stays).
+    never stopped. Raises InputError on a name that is none, a directory without a finished run,
+    another data set than the run's, settings other than those it was begun with, and while another
+    process trains the same network; NonFiniteError naming the update when the loss is not finite
+    (what was saved last stays).
     """
     if name not in AUXILIARY:
         raise unknown_name("auxiliary network", name, AUXILIARY)
-    config = replace(Record.read(directory).config, **changes).with_threads()
+    record = Record.read(directory)
+    if record.last_update < record.config.updates:
+        raise InputError(
+            f"the run in {directory} has made {record.last_update} of {record.config.updates} "
+            "updates, and what is trained against it now would not fit it later: finish it first, "
+            f"with qgf-ref train --resume {directory}"
+        )
     checkpoint = load_native(directory / MODEL, {})
+    # T is the sampler's, which people may edit in config.json; nothing is evaluated here
+    own = {"denoise_steps": checkpoint.options.denoise_steps, "evaluate_every": 0}
+    config = replace(record.config, **{**own, **changes}).with_threads()
     path = auxiliary_path(directory, name)
     files = path, directory / f"{name}.csv", directory / f"{name}.json"
     for file in files:
@@ -92,7 +103,7 @@ def train_extra(name: str, directory: Path, changes: Mapping[str, Any]) -> Extra
     with ExitStack() as stack:
         busy = f"another process is training {name} in {directory}"
         stack.enter_context(sole_use(directory / f".{name}.lock", busy))
-        feed, held_out = stack.enter_context(open_data(config))
+        feed, held_out = stack.enter_context(open_data(config, record))
         state = _begin(name, config, checkpoint, path)
         if state.update > config.updates:
             raise InputError(
@@ -171,10 +182,10 @@ def _begin(name: str, config: TrainConfig, checkpoint: Checkpoint, path: Path) -
         return _State(0, params, AdamState.zero(params), rng, 0.0, [])
     held = read_auxiliary(path, name, checkpoint)
     try:
-        found = json.loads(held.metadata["state"])
+        found = json_object(held.metadata["state"], "its state")
         settings = TrainConfig.from_json(found["config"], str(path))
-        update, rng = int(found["update"]), generator(found["rng"])
-        total, rows = float(found["total"]), list(found["rows"])
+        update, rng = update_count(found["update"]), generator(found["rng"])
+        total, rows = float(found["total"]), metric_rows(found["rows"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     same = replace(settings, **{f: getattr(config, f) for f in FREE})

@@ -107,12 +107,7 @@ def resume(directory: Path, updates: int | None = None, data: str | Path | None 
     record.config = config
     problem = task(config.task)
     found = find_dataset(problem.dataset, config.data)
-    if _fingerprints(found) != record.dataset:
-        names = ", ".join(str(p) for p in found.train)
-        raise InputError(
-            f"{names} is not the data set that the run in {directory} was started on (see dataset "
-            f"in {RECORD}): restore that one, or start a new run"
-        )
+    _require_same_data(found, record)
     with _alone(directory), _transitions(found, problem, config) as feed:
         _remove_temporary_files(directory)
         if (directory / loop.STATE).exists():
@@ -129,10 +124,14 @@ def resume(directory: Path, updates: int | None = None, data: str | Path | None 
 
 
 @contextmanager
-def open_data(config: TrainConfig) -> Iterator[tuple[Feed, Transitions | None]]:
-    """The training transitions of a configuration, and the validation ones if there are any."""
+def open_data(config: TrainConfig, record: Record) -> Iterator[tuple[Feed, Transitions | None]]:
+    """The training transitions of a configuration, and the validation ones if there are any.
+
+    Raises InputError when the data set is not the one that the recorded run was started on.
+    """
     problem = task(config.task)
     found = find_dataset(problem.dataset, config.data)
+    _require_same_data(found, record)
     validation = None
     if found.validation is not None:
         validation = _load(found.validation, problem, config)
@@ -190,6 +189,15 @@ def _transitions(found: DatasetFiles, problem: Task, config: TrainConfig) -> Ite
     else:
         with closing(SliceStream(found.train, load, config.slice_steps)) as stream:
             yield Feed(stream.at, lambda: stream.peak_bytes)
+
+
+def _require_same_data(found: DatasetFiles, record: Record) -> None:
+    if _fingerprints(found) != record.dataset:
+        names = ", ".join(str(p) for p in found.train)
+        raise InputError(
+            f"{names} is not the data set that the run in {record.path.parent} was started on (see "
+            f"dataset in {RECORD}): restore that one, or start a new run"
+        )
 
 
 def _fingerprints(found: DatasetFiles) -> list[dict[str, object]]:

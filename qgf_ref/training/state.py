@@ -132,7 +132,8 @@ def generator(state: Any) -> np.random.Generator:
     return np.random.Generator(generator)
 
 
-def _update(value: Any) -> int:
+def update_count(value: Any) -> int:
+    """A number of updates as JSON has it; raises ValueError unless it is an integer ≥ 0."""
     if type(value) is not int or value < 0:
         raise ValueError(f"update {value!r}")
     return value
@@ -145,15 +146,16 @@ def _sums(value: Any) -> Array:
     return sums
 
 
-def _rows(value: Any) -> list[dict[str, float]]:
+def metric_rows(value: Any) -> list[dict[str, float]]:
+    """Rows of metrics as JSON has them; raises ValueError unless it is a list of objects."""
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ValueError("metrics is no list of rows")
     return value
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "update": _update,
+    "update": update_count,
     "rng": generator,
     "sums": _sums,
-    "metrics": _rows,
+    "metrics": metric_rows,
 }

@@ -25,6 +25,10 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "unknown study 'didatic'; the valid ones are" in capsys.readouterr().err
     assert main(["study", "didactic", "--task", "x", *out]) == 2
     assert "closed-form flows: it takes no --checkpoint" in capsys.readouterr().err
+    assert main(["study", "didactic", "--denoise-steps", "3", *out]) == 2
+    assert "it takes no --checkpoint nor options of one" in capsys.readouterr().err
+    assert main(["study", "didactic", "--workers", "0", *out]) == 2
+    assert "workers must be ≥ 1, got 0" in capsys.readouterr().err
     assert not (tmp_path / "lab").exists(), "nothing is made for a refused command"
 
 

@@ -80,3 +80,9 @@ def test_identity_tells_numbers_of_denoising_steps_apart() -> None:
     assert own.label == five.label
     assert (own.identity, five.identity) == ("qgf", "qgf T=5")
     assert own != five
+
+
+def test_the_number_of_steps_is_checked_and_told_apart() -> None:
+    with pytest.raises(InputError, match="denoise_steps must be from 1"):
+        Method("qgf", denoise_steps=0)
+    assert Method("qgf", denoise_steps=5).identity == "qgf T=5"

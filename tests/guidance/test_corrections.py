@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.sampling import sample
+from tests.conftest import small_checkpoint, states
 
 WEIGHTS = (0.1, 1.0, 10.0)
 A = np.array([[1.0, 0.3, -0.2], [0.3, 0.6, 0.1], [-0.2, 0.1, 0.8]])
@@ -170,3 +172,61 @@ def test_taylor_lowers_the_integrators_error() -> None:
 def test_counts_below_one_are_refused(name: str, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="must be an integer ≥ 1"):
         estimator(name, **options)
+
+
+@pytest.mark.parametrize("name", ["qgf_covariance", "qgf_shifted"])
+def test_at_time_one_nothing_is_left_to_guide(name: str) -> None:
+    """A port's grid may hold t = 1 (`compare` simulates linspace(0, 1, T) and t = 1 − k/T)."""
+    mixture = GaussianMixture.isotropic([0.5, 0.5], [[1.0, 0.0], [-1.0, 1.0]], 0.4)
+    flow = flow_of(mixture, QuadraticCritic(np.ones(2), np.eye(2)))
+    step = denoising_step(flow, np.zeros((3, 0)), np.ones((3, 2)), 4, 0.3)
+    assert not estimator(name)(flow, replace(step, time=1.0)).gradient.any()
+
+
+@pytest.mark.parametrize("name", ["qgf_covariance", "qgf_shifted", "qgf_shifted_taylor"])
+def test_in_float32_everything_is_float32_and_each_row_has_its_weight(name: str) -> None:
+    """Measured ≤ 6e-7 (covariance) and 3.4e-5 (shifted: a small difference over w = 0.1)."""
+    wide, ck = small_checkpoint(), small_checkpoint().astype("float32")
+    tolerance = 3e-6 if name == "qgf_covariance" else 1.5e-4
+    obs, action = states(wide, 4)
+    weights = np.array([[0.0], [0.1], [1.0], [3.0]])
+    for k in (0, 3):
+        exact = estimator(name)(wide.flow, denoising_step(wide.flow, obs, action, k, weights))
+        state, a, w = (x.astype(np.float32) for x in (obs, action, weights))
+        found = estimator(name)(ck.flow, denoising_step(ck.flow, state, a, k, w))
+        bent = (found.acceleration, exact.acceleration)
+        for got, expected in ((found.gradient, exact.gradient), bent):
+            if got is None or expected is None:
+                continue
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * abs(expected).max())
+        alone = denoising_step(wide.flow, obs[1:2], action[1:2], k, 0.1)
+        one = estimator(name)(wide.flow, alone).gradient
+        np.testing.assert_allclose(exact.gradient[1:2], one, rtol=5e-14)  # measured 3e-15
+
+
+@pytest.mark.parametrize("name", ["qgf_covariance", "qgf_shifted", "qgf_shifted_taylor"])
+def test_compiled_kernels_agree(name: str) -> None:
+    pytest.importorskip("numba")
+    ck = small_checkpoint()
+    obs, noise = states(ck, 4)
+    weights = np.array([0.0, 0.1, 0.3, 1.0])
+    one, other = (
+        sample(ck.flow, obs, estimator=name, weight=weights, noise=noise, backend=backend)
+        for backend in ("numpy", "numba")
+    )
+    np.testing.assert_allclose(other, one, rtol=0, atol=1e-14)  # measured 1.3e-15
+
+
+def test_guidance_vanishes_with_the_weight_at_every_step() -> None:
+    """At t = 0 too, where the denoiser is asked at t₁: w·G halves when w does."""
+    mixture = GaussianMixture.isotropic([0.3, 0.7], [[1.0, 0.0], [-1.0, 1.0]], 0.2)
+    flow = flow_of(mixture, QuadraticCritic(np.array([1.0, 1.0]), np.diag([1.0, 3.0])))
+    for k in (0, 1, 5):
+        for grid in (True, False):
+            sizes = [
+                float(np.linalg.norm(w * gradients(flow, "qgf_shifted", k, w, grid=grid)))
+                for w in (2e-6, 1e-6)
+            ]
+            assert sizes[0] / sizes[1] == pytest.approx(2, rel=1e-3)
+            assert sizes[1] < 1e-3

@@ -168,3 +168,26 @@ def test_users_code_of_every_kind(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
         float32.flow, obs, noise=noise, weight=0.1, estimator=lambda f, s: np.ones(s.action.shape)
     )
     assert ones.dtype == np.float32
+
+
+class Bent(Undecorated):
+    """Its acceleration would broadcast."""
+
+    name = "bent"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        return Guidance(step.action, acceleration=step.action[:, :1])
+
+
+def test_an_acceleration_is_neither_broadcast_nor_of_a_wider_type() -> None:
+    ck = small_checkpoint(dtype="float32")
+    obs, noise = states(ck, 2)
+    with pytest.raises(InputError, match=r"acceleration of estimator bent must have .*\(2, 3\)"):
+        sample(ck.flow, obs, noise=noise, weight=0.1, estimator=Bent())
+
+    def wide(flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        return Guidance(step.action, acceleration=np.ones(step.action.shape))
+
+    assert sample(ck.flow, obs, noise=noise, weight=0.1, estimator=wide).dtype == np.float32
+    with pytest.raises(InputError, match="expected real numbers"):
+        estimator(partial(give, Guidance(noise, acceleration=noise[:1])))(ck.flow, at(ck, 1, 2))

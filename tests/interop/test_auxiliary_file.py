@@ -130,3 +130,22 @@ def test_a_checkpoint_refuses_networks_of_other_widths() -> None:
     narrow = replace(ck.auxiliary.cfgrl, table=ck.auxiliary.cfgrl.table[:1])
     with pytest.raises(InputError, match=r"cfgrl's table has shape \(1, 32\)"):
         replace(ck, auxiliary=AuxiliaryParams(cfgrl=narrow))
+
+
+def test_what_a_strangers_file_may_hold(place: Path) -> None:
+    """A table that is not finite, and a network's name that would break the message's line."""
+    ck = small_checkpoint(dtype="float32")
+    params = ck.auxiliary.cfgrl
+    assert params is not None
+    moments = AdamState.zero(params)
+    path = auxiliary_path(place, "cfgrl")
+    poisoned = replace(params, table=np.full_like(params.table, np.nan))
+    held = AuxiliaryFile(poisoned, moments.mean, moments.square, {})
+    path.write_bytes(auxiliary_bytes("cfgrl", ck, held))
+    with pytest.raises(InputError, match=r"cfgrl\.table must be finite"):
+        qgf_ref.load(place)
+    held = AuxiliaryFile(params, moments.mean, moments.square, {})
+    path.write_bytes(auxiliary_bytes("a\nb" * 99, ck, held))
+    with pytest.raises(InputError) as refused:
+        qgf_ref.load(place)
+    assert "\n" not in str(refused.value) and "not cfgrl" in str(refused.value)

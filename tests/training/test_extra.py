@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,56 @@ def test_a_loss_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(NonFiniteError, match="update 12: the loss of distill"):
         train_extra("distill", run, {**SMALL, "checkpoint_every": 5})
     assert qgf_ref.load(run).auxiliary.distill is not None
+
+
+def test_an_unfinished_run_is_refused(run: Path) -> None:
+    """Its networks would change, and every command then refuse what was trained against them."""
+    record = json.loads((run / "train.json").read_text())
+    record["config"]["updates"] = 30
+    (run / "train.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"has made 24 of 30 updates.*qgf-ref train --resume"):
+        train_extra("cfgrl", run, SMALL)
+
+
+def test_another_data_set_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    for file in data.parent.glob("*.npz"):
+        shutil.copy(file, tmp_path / file.name)
+    copy = tmp_path / data.name
+    train_extra("distill", run, {**SMALL, "data": str(copy)})
+    arrays = dict(np.load(copy))
+    np.savez(copy, **{**arrays, "actions": arrays["actions"] / 2})
+    with pytest.raises(InputError, match="is not the data set that the run in"):
+        train_extra("robust_q", run, {**SMALL, "data": str(copy)})
+
+
+def test_a_run_that_evaluated_itself_and_another_t(run: Path) -> None:
+    """log_every need not fit the run's evaluations; T is that of config.json, as the sampler's."""
+    record = json.loads((run / "train.json").read_text())
+    record["config"] |= {"evaluate_every": 100}
+    (run / "train.json").write_text(json.dumps(record))
+    options = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**options, "denoise_steps": 2}))
+    assert train_extra("distill", run, SMALL).updates == 24
+    about = json.loads((run / "distill.json").read_text())["config"]
+    assert (about["denoise_steps"], about["evaluate_every"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "spoiled", ["{", "[]", '{"update": -1}', '{"update": 1.5}', '{"rows": [3]}', '{"rng": {}}']
+)
+def test_a_damaged_state(run: Path, spoiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_extra("cfgrl", run, SMALL)
+    read = extra.read_auxiliary
+
+    def damaged(*args: Any) -> Any:
+        held = read(*args)
+        text = held.metadata["state"]
+        if spoiled.startswith("{") and spoiled != "{":
+            text = json.dumps(json.loads(text) | json.loads(spoiled))
+        else:
+            text = spoiled
+        return replace(held, metadata={**held.metadata, "state": text})
+
+    monkeypatch.setattr(extra, "read_auxiliary", damaged)
+    with pytest.raises(InputError, match=r"cfgrl.safetensors is damaged"):
+        train_extra("cfgrl", run, SMALL)
