@@ -52,6 +52,7 @@ from qgf_ref.training.record import RECORD, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+EXTRA_UPDATES = 10_000
 COMMAND = (sys.executable, "-m", "qgf_ref")
 
 
@@ -203,13 +204,20 @@ def train(configs: Sequence[TrainConfig], place: Path, workers: int) -> None:
 
 
 def train_extra(suite: Suite, runs: Sequence[Path], data: Path | None) -> None:
-    """Train the suite's auxiliary networks in every run that lacks them (the command resumes)."""
+    """Train the suite's auxiliary networks in every run that lacks them (the command resumes).
+
+    One that is finished is taken as it is: `load` refuses it if it is of other networks.
+    """
+    updates = ("--updates", str(EXTRA_UPDATES))
     given = [] if data is None else ["--data", str(data)]
     for run in tqdm(runs, unit="run", desc="auxiliary networks", disable=None):
         for name in suite.extra:
+            made = run / f"{name}.json"
+            if made.exists() and json.loads(made.read_text())["update"] >= EXTRA_UPDATES:
+                continue
             with run.with_suffix(".log").open("ab") as output:
                 code = subprocess.run(
-                    [*COMMAND, "train-extra", name, "--run", str(run), *given],
+                    [*COMMAND, "train-extra", name, "--run", str(run), *updates, *given],
                     stdout=output, stderr=output, check=False,
                 ).returncode  # fmt: skip
             if code != 0:
