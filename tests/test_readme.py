@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme
+from benchmarks.findings import findings
 
 TEXT = readme.README.read_text()
 
@@ -18,6 +19,9 @@ def test_generated_sections_are_current() -> None:
     assert readme.filled(TEXT, readme.sections()) == TEXT, "run: python benchmarks/readme.py"
     page = readme.CROSSCHECK.read_text()
     assert readme.filled(page, readme.crosscheck_sections()) == page
+    page = readme.LABORATORY.read_text()
+    assert readme.filled(page, readme.laboratory_sections()) == page
+    assert findings() == (readme.RESULTS / "findings.md").read_text()
 
 
 def test_python_blocks_run() -> None:
@@ -45,4 +49,5 @@ def test_every_result_says_where_it_came_from() -> None:
 
     for path in Path(readme.RESULTS).glob("*.json"):
         found = json.loads(path.read_text())
-        assert {"commit", "versions", "processor", "time"} <= set(found), path
+        origin = found.get("provenance", found)
+        assert {"commit", "versions", "processor", "time"} <= set(origin), path

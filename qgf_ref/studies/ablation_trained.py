@@ -22,7 +22,7 @@ from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.studies.ablation_factors import BOTH, FOUR, JACOBIAN, MASK, NEITHER, factor_rows
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.trained import chain, interval, observations, over_time
+from qgf_ref.studies.trained import chain, common_times, interval, observations, over_time
 
 SIGMA = 0.1
 COMPARED = ("change", "cosine", "norm ratio")
@@ -35,11 +35,10 @@ def gradients(
     qgf, and the cells and effects of the variance.
     """
     measured = []
-    times: tuple[float, ...] = ()
+    times = common_times(settings)
     for c, checkpoint in enumerate(settings.checkpoints):
         progress("gradients along the BC chain")
         flow = checkpoint.flow
-        times = flow.times
         states = chain(flow, observations(settings, c, rows), settings.seed)
         still = np.zeros((len(states), *states[0].action.shape), states[0].action.dtype)
         bound = np.inf if flow.action_bound is None else flow.action_bound

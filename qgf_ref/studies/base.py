@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from qgf_ref.errors import InputError
 from qgf_ref.files import csv_bytes, require_writable, write_atomically, write_json
+from qgf_ref.guidance.registry import ALIASES
 from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.plotting import pdf, png
 from qgf_ref.provenance import provenance
@@ -51,6 +53,11 @@ class StudySettings:
                 raise InputError(f"{name} must be ≥ {least}, got {getattr(self, name)}")
         if self.estimators is not None and not self.estimators:
             raise InputError("no estimator to study: give at least one, e.g. qgf")
+        # its numbers would count as those of another checkpoint, or of another draw
+        names = [ALIASES.get(name, name) for name in self.estimators or ()]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise InputError(f"the estimator {name} is given twice")
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
@@ -123,6 +130,11 @@ def run_study(name: str, study: Study, settings: StudySettings, directory: Path)
     }
     write_json(files[-1], content)
     return files
+
+
+def fill(text: str) -> str:
+    """Lines of at most 100 characters, for `Outcome.text`."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _name(source: str) -> str:

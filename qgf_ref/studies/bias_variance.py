@@ -23,7 +23,6 @@ from qgf_ref.studies.bias_variance_figures import (
 )
 from qgf_ref.studies.bias_variance_phase import PLANES, Map, field_errors, maps, phase_figure
 from qgf_ref.studies.bias_variance_phase import critic_errors as errors_of_critic
-from qgf_ref.studies.bias_variance_problem import EXACT, Problem
 from qgf_ref.studies.bias_variance_samples import Condition, sample_distances
 from qgf_ref.studies.bias_variance_sweeps import (
     QUICK,
@@ -36,6 +35,7 @@ from qgf_ref.studies.bias_variance_sweeps import (
     one_step,
 )
 from qgf_ref.studies.bias_variance_text import report
+from qgf_ref.studies.problems import EXACT, Problem
 
 DEFAULT = (
     "ood",
@@ -47,8 +47,6 @@ DEFAULT = (
     "qgf_covariance",
     "qgf_shifted",
 )
-RIVALS = ("qgf_jacobian", "qgf_jacobian_scheduled", "qgf_covariance")
-"""With the Jacobian: what `qgf` is compared with."""
 STRONG = 3.0
 """A weight at which the tilted law is almost one mode."""
 

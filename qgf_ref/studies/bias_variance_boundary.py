@@ -28,8 +28,8 @@ from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean
 from qgf_ref.guidance.base import DenoisingStep
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import one_step_estimate
-from qgf_ref.studies.bias_variance_problem import Errors, Problem
 from qgf_ref.studies.bias_variance_scores import Measured, best_scale, squared_errors
+from qgf_ref.studies.problems import Errors, Problem
 
 PREDICTED = ("qgf", "qgf_jacobian", "qgf_jacobian_scheduled")
 """The estimators of the form Fᵀ∇Q(â₁), of which the calculation speaks."""

@@ -18,8 +18,8 @@ from qgf_ref.studies.bias_variance_boundary import (
     linear_response,
     log2_ratio,
 )
-from qgf_ref.studies.bias_variance_problem import Errors, Problem
 from qgf_ref.studies.bias_variance_scores import measure
+from qgf_ref.studies.problems import Errors, Problem
 
 REFERENCE_LENGTH = 0.5
 """Length scale of the errors where it is not varied, in the unit of the actions."""
@@ -194,7 +194,7 @@ def phase_figure(drawn: Sequence[Map]) -> Figure:
     bar.set_label(f"log2 (error of qgf / error of {drawn[0].rival})")
     line = "line: predicted boundary; " if drawn[0].response is not None else ""
     figure.suptitle(
-        f"orange: dropping the Jacobian wins; violet: {drawn[0].rival} wins; "
+        f"orange: qgf nearer to g*; violet: {drawn[0].rival} nearer; "
         f"{line}dot: not distinguishable",
         fontsize=9,
     )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean
+from qgf_ref.evaluation.statistics import Estimate, student_mean
 from qgf_ref.flow.distances import energy_distance, sliced_wasserstein
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.sampling import sample
-from qgf_ref.studies.bias_variance_problem import Errors, Problem
+from qgf_ref.studies.problems import Errors, Problem
 
 MULTIPLIERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the weight w that defines the target: what tuning w may use."""
@@ -42,8 +42,8 @@ def sample_distances(
     """Distances of `rows` samples to as many of the tilted law, each draw with its own errors.
 
     "at_w": guided with the target's own weight. "tuned": with the multiplier that was best in the
-    other draws, so that none is chosen by the draw it is reported on. Intervals: bootstrap over the
-    draws; metric "below_qgf" is the energy distance of `qgf` less the estimator's, draw by draw.
+    other draws, so that none is chosen by the draw it is reported on. Intervals: Student's t over
+    the draws; metric "below_qgf" is the energy distance of `qgf` less the estimator's, by draw.
     Besides the estimators: `none`; `oracle` where v and Q are exact; and "exact samples", a second
     sample of the tilted law, the floor that finite samples leave.
     """
@@ -80,7 +80,7 @@ def sample_distances(
 
     def add(label: str, weight: str, values: Array) -> None:
         for i, metric in enumerate(("energy", "sliced_wasserstein")):
-            e: Estimate = bootstrap_mean(values[:, i])
+            e: Estimate = student_mean(values[:, i])
             numbers = {"value": e.value, "low": e.low, "high": e.high}
             table.append({**head, "estimator": label, "at": weight, "metric": metric, **numbers})
 
@@ -93,7 +93,7 @@ def sample_distances(
     for (label, at), distance in values.items():
         add(label, at, distance)
         if ("qgf", at) in values and label != "qgf":
-            below = bootstrap_mean(values["qgf", at][:, 0] - distance[:, 0])
+            below = student_mean(values["qgf", at][:, 0] - distance[:, 0])
             row = {**head, "estimator": label, "at": at, "metric": "below_qgf"}
             table.append({**row, "value": below.value, "low": below.low, "high": below.high})
     return table

@@ -12,7 +12,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.audit.profile import cosine
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_ratio
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.studies.bias_variance_problem import Errors, Problem
+from qgf_ref.studies.problems import Errors, Problem
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from qgf_ref.studies.bias_variance_boundary import (
     predicted_boundary,
 )
 from qgf_ref.studies.bias_variance_phase import both_errors, critic_errors, field_errors
-from qgf_ref.studies.bias_variance_problem import EXACT, Problem
 from qgf_ref.studies.bias_variance_scores import measure, score_rows
+from qgf_ref.studies.problems import EXACT, Problem
 
 Row = dict[str, Any]
 Progress = Callable[[], object]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from qgf_ref.studies.base import Rows
-from qgf_ref.studies.bias_variance_problem import SIDE, STEPS
+from qgf_ref.studies.base import Rows, fill
 from qgf_ref.studies.bias_variance_sweeps import Size
+from qgf_ref.studies.problems import SIDE, STEPS
 from qgf_ref.studies.scenes import SD
 
 
@@ -34,8 +33,9 @@ def report(size: Size, tables: Mapping[str, Rows]) -> tuple[str, dict[str, Any]]
         ),
         *(_errors(scores, n) for n in size.shown_dims),
         fill(
-            "3. The boundary: error from which qgf, the Jacobian dropped, is nearer to g* than a "
-            "rival with it. pred.: from the exact problem (bias_variance_boundary.py). 0: always; "
+            "3. The boundary: error from which qgf, which has no Jacobian, is nearer to g* than a "
+            "rival, by the scaled error of G; samples (4) need not agree. pred.: from the exact "
+            "problem (bias_variance_boundary.py). 0: always; "
             f"–: never (meas.: not up to a strain of {max(size.strains):g}, a slope of "
             f"{max(size.rhos):g})."
         ),
@@ -51,11 +51,6 @@ def report(size: Size, tables: Mapping[str, Rows]) -> tuple[str, dict[str, Any]]
         _curl(tables["curl"]),
     ]
     return "\n\n".join(blocks), quoted
-
-
-def fill(text: str) -> str:
-    """Lines of at most 100 characters."""
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -142,13 +137,13 @@ def _boundary_text(boundary: Rows) -> tuple[str, dict[str, Any]]:
         strains = [r for r in mine if r["kind"] == "strain"]
         exact = [2 ** r["log2_ratio_exact"] for r in strains]
         won = [x for x in exact if x < 1]
-        text = f"{rival}: with exact networks dropping the Jacobian wins in {len(won)} of "
+        text = f"{rival}: with exact networks qgf is nearer to g* in {len(won)} of "
         text += f"{len(exact)} problems; error of qgf/its own: {_range(exact)}."
         numbers: dict[str, Any] = {"exact_ratio": exact, "problems": len(exact), "won": len(won)}
         others = [r for r in strains if r["log2_ratio_exact"] >= 0]
         if others:
             reached = [r["measured"] for r in others if r["measured"] < float("inf")]
-            text += f" In {len(reached)} of the other {len(others)} it wins from a strain of v's "
+            text += f" In {len(reached)} of the other {len(others)} it is from a strain of v's "
             text += "error of "
             text += f"{_range(reached)}." if reached else "more than was tried."
             slopes = [r["measured"] for r in mine if r["kind"] == "rho" and r["measured"] > 0]

@@ -202,7 +202,8 @@ def _text(
         f"of {OFFICIAL_GRADIENT_STEPS.size:g}, as the official scripts have it.",
         f"The field was trained at the times of T = {trained}: with another T it is also asked at "
         "times that it was not trained for, unless T divides that one.",
-        f"Highest success: {top.label}, {top.cell.success.value:.2f}.",
+        f"Highest success: {top.label}, {top.cell.success.value:.2f}: of {len(points)} points, on "
+        "the episodes that it is reported on, hence optimistic.",
     ]
     for name, least in cheapest.items():
         if least is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,10 +12,9 @@ from qgf_ref.errors import NonFiniteError
 from qgf_ref.flow.closed_form_critics import AnalyticCritic
 from qgf_ref.flow.distances import quantile_noise, sliced_wasserstein, wasserstein_1
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
-from qgf_ref.flow.perturbed import PerturbedCritic, PerturbedField
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.sampling import sample
-from qgf_ref.studies.bias_variance_problem import Problem
+from qgf_ref.studies.problems import EXACT, Errors, Problem, with_errors
 from qgf_ref.studies.scenes import TRIMODAL, critics, exact_law
 
 TRUE_ROWS = 4000
@@ -23,26 +22,21 @@ DIRECTIONS = 64
 ANISOTROPY = 3.0
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """Standard deviations of the errors of v (each component) and Q, and their length scale."""
-
-    field: float = 0.0
-    critic: float = 0.0
-    length: float = 0.5
-
-    @property
-    def none(self) -> bool:
-        """Whether both are exact."""
-        return self.field == 0 and self.critic == 0
-
-
 CONDITIONS = {
-    "exact": Wrong(),
-    "wrong v": Wrong(field=0.2),
-    "wrong Q": Wrong(critic=0.3),
-    "both wrong": Wrong(field=0.2, critic=0.3),
+    "exact": EXACT,
+    "wrong v": Errors(field_amplitude=0.2),
+    "wrong Q": Errors(critic_amplitude=0.3),
+    "both wrong": Errors(field_amplitude=0.2, critic_amplitude=0.3),
 }
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An estimator under its label, with `refine` times the steps of the others."""
+
+    label: str
+    estimator: Estimator
+    refine: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,16 +47,10 @@ class Scene:
     mixture: GaussianMixture
     critic: AnalyticCritic
 
-    def flow(self, wrong: Wrong, steps: int, seed: int) -> GuidedFlow:
+    def flow(self, errors: Errors, steps: int, seed: int) -> GuidedFlow:
         """v and Q with one draw of their errors."""
         made = GuidedFlow(MixtureFlow(self.mixture), self.critic, steps, action_bound=None)
-        if wrong.critic:
-            critic = PerturbedCritic(self.critic, wrong.critic, wrong.length, seed)
-            made = replace(made, critic=critic)
-        if wrong.field:
-            field = PerturbedField(made.field, wrong.field, wrong.length, seed)
-            made = replace(made, field=field)
-        return made
+        return with_errors(made, errors, seed)
 
     def distance_to(self, weight: float, seed: int) -> Callable[[Array], float]:
         """The distance of actions (B, n) to π ∝ π̂·exp(w·Q), Q and π̂ without errors, in the

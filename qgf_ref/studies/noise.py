@@ -28,6 +28,7 @@ from qgf_ref.studies.base import Outcome, Rows, StudySettings
 from qgf_ref.studies.trained import (
     banded_line,
     chain,
+    common_times,
     interval,
     interval_over,
     left_out,
@@ -88,9 +89,9 @@ class Measured:
         return interval([_rows(getattr(m, measure), s, k) for m in self.by_estimator[name]])
 
     def lead(self, other: str, s: int, k: int | None = None) -> Estimate:
-        """The cosine of qgf minus that of `other`, observation by observation."""
+        """The cosine of qgf minus that of `other`, state by state, where both have one."""
         pairs = zip(self.by_estimator["qgf"], self.by_estimator[other], strict=True)
-        return interval([_rows(q.cosine, s, k) - _rows(o.cosine, s, k) for q, o in pairs])
+        return interval([_rows(q.cosine - o.cosine, s, k) for q, o in pairs])
 
 
 def _rows(x: Array, s: int, k: int | None) -> Array:
@@ -101,9 +102,9 @@ def study(settings: StudySettings) -> Outcome:
     """`qgf-ref study noise`. Raises InputError as `observations` and `usable_estimators`."""
     sigmas = NOISE_LEVELS if settings.quick else SIGMAS
     count = 48 if settings.quick else 256
+    times = common_times(settings)
     estimators, without = usable_estimators(settings)
     found: dict[str, list[Sensitivity]] = {e.label: [] for e in estimators}
-    times: tuple[float, ...] = ()
     rows = []
     total = len(settings.checkpoints) * len(estimators)
     with tqdm(total=total, disable=None, unit="estimator") as bar:
@@ -113,7 +114,6 @@ def study(settings: StudySettings) -> Outcome:
             rng = np.random.default_rng((settings.seed, 21))
             xi = rng.standard_normal((len(states), *states[0].action.shape))
             xi = xi.astype(states[0].action.dtype)
-            times = flow.times
             rows.append(len(states[0].action))
             for e in estimators:
                 bar.set_postfix_str(e.label, refresh=False)
@@ -192,11 +192,8 @@ def _cosine_table(measured: Measured, overall: Rows) -> list[str]:
     shown = [s for s in measured.sigmas if s in NOISE_LEVELS]
     lines = ["cosine, over all t" + " " * 8 + "".join(f"{f'σ={s:g}':>9}" for s in shown)]
     for name in measured.by_estimator:
-        values = {
-            r["sigma"]: r["value"]
-            for r in overall
-            if (r["estimator"], r["measure"]) == (name, "cosine")
-        }
+        mine = [r for r in overall if (r["estimator"], r["measure"]) == (name, "cosine")]
+        values = {r["sigma"]: r["value"] for r in mine}
         lines.append(f"{name:26}" + "".join(f"{values[s]:9.4f}" for s in shown))
     return lines
 
@@ -213,6 +210,9 @@ def _norm_table(measured: Measured, overall: Rows) -> list[str]:
         between = interval([over_time(m.between) for m in found]).value
         shown = f"{c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}]"
         lines.append(f"{name:26}{shown:>26}{change['value']:9.3f}{norm:9.3g}{between:22.3f}")
+        zero = float(np.mean([(m.norm == 0).mean() for m in found]))
+        if zero:
+            lines.append(f"{'':26} G = 0, without a cosine and left out: {zero:.2%} of the states")
     return lines
 
 

@@ -33,6 +33,7 @@ from qgf_ref.studies.base import Outcome, Rows, StudySettings
 from qgf_ref.studies.data_actions import NEAR_STATES, DataActions, whole_chunks
 from qgf_ref.studies.trained import (
     banded_line,
+    common_times,
     dataset_files,
     interval,
     interval_over,
@@ -55,13 +56,14 @@ def study(settings: StudySettings) -> Outcome:
     """`qgf-ref study ood-distance`. Raises InputError as `observations` and `usable_estimators`,
     and on a data set whose actions are not the checkpoint's.
     """
+    common_times(settings)
     names = ("ood", "qgf", "bptt") if settings.quick else ESTIMATORS
     estimators, without = usable_estimators(settings, names)
     weights = WEIGHTS[1::2] if settings.quick else WEIGHTS
     rows = 48 if settings.quick else 128
     found: dict[tuple[str, float | None], list[dict[str, Array]]] = {}
     total = len(settings.checkpoints) * (2 + len(estimators) * len(weights))
-    counts = []
+    counts, observed = [], []
     with tqdm(total=total, disable=None, unit="cell") as bar:
         for c, checkpoint in enumerate(settings.checkpoints):
             bar.set_postfix_str("reading the data", refresh=False)
@@ -70,6 +72,7 @@ def study(settings: StudySettings) -> Outcome:
             data = DataActions(*whole_chunks(files.train[0], task, checkpoint))
             counts.append(len(data.chunks))
             obs = observations(settings, c, rows)
+            observed.append(len(obs))
             measure = _Measure(checkpoint, obs, data, settings.seed)
             bar.update()
             cells: dict[tuple[str, float | None], Array] = {
@@ -96,7 +99,7 @@ def study(settings: StudySettings) -> Outcome:
             bar.update()
     table = _table(found)
     text = [
-        f"{settings.task}: {rows} observations, {counts[0]} chunks of data,",
+        f"{settings.task}: {observed[0]} observations, {counts[0]} chunks of data,",
         f"oracle: best of {DRAWS} BC samples;",
         f"{interval_over(settings)}.",
         *left_out(without),
@@ -114,7 +117,7 @@ def study(settings: StudySettings) -> Outcome:
         },
         details={
             "weights": list(weights),
-            "observations": rows,
+            "observations": observed,
             "chunks": counts,
             "intervals": interval_over(settings),
             "without": without,

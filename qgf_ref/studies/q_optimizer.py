@@ -9,6 +9,7 @@ lowest success. Source: method.md, section 7 (paper, Fig. 4 and 15).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -206,17 +207,34 @@ def _text(
     return f"{paragraphs(above)}\n\n{text_table(header, body)}\n\n{paragraphs(below)}"
 
 
+def _order(summary: Sequence[Mapping[str, Any]], column: str) -> str:
+    """The estimators from the highest value down: a > b = c."""
+    ranked = sorted(summary, key=lambda r: -float(r[column]))
+    text = str(ranked[0]["estimator"])
+    for before, r in pairwise(ranked):
+        text += f" {'=' if r[column] == before[column] else '>'} {r['estimator']}"
+    return text
+
+
 def _findings(summary: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> list[str]:
     """What the numbers say of the paper's claim."""
-    by_q = [r["estimator"] for r in sorted(summary, key=lambda r: -r["highest_q"])]
-    by_success = [r["estimator"] for r in sorted(summary, key=lambda r: -r["success"])]
     lines = [
-        f"By highest Q: {' > '.join(by_q)}",
-        f"By held-out success: {' > '.join(by_success)}",
+        f"By highest Q: {_order(summary, 'highest_q')}",
+        f"By held-out success: {_order(summary, 'success')}",
     ]
-    if "ood" in by_q and len(by_q) > 1:
-        does = "reaches" if by_q[0] == "ood" else "does not reach"
-        lines.append(f"The paper's claim that ood reaches the highest Q: here it {does} it.")
+    ood = next((r for r in summary if r["estimator"] == "ood"), None)
+    if ood is not None and len(summary) > 1:
+        top = max(summary, key=lambda r: float(r["highest_q"]))
+        does = "reaches" if top is ood else "does not reach"
+        rivals = [r for r in summary if r is not ood] if top is ood else [top]
+        near = [
+            r["estimator"]
+            for r in rivals
+            if r["gain_there_low"] <= ood["gain_there_high"]
+            and ood["gain_there_low"] <= r["gain_there_high"]
+        ]
+        but = f" (its interval overlaps that of {', '.join(near)})" if near else ""
+        lines.append(f"The paper's claim that ood reaches the highest Q: here it {does} it{but}.")
     every = compared["rank_of_q_and_success"]
     tops = compared["rank_of_highest_q_and_held_out_success"]
     if every is not None:

@@ -15,6 +15,7 @@ from qgf_ref.data.datasets import DatasetFiles, find_dataset
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
+from qgf_ref.evaluation.records import digest
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, student_mean
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
@@ -39,6 +40,23 @@ def dataset_files(settings: StudySettings, checkpoint_index: int) -> DatasetFile
     if path is None and (directory / RECORD).exists():
         path = Record.read(directory).config.data
     return find_dataset(ogbench_task(settings.task).dataset, path)
+
+
+def common_times(settings: StudySettings) -> tuple[float, ...]:
+    """The times t_k of every checkpoint's sampler, by which numbers are compared.
+
+    Raises InputError without checkpoints, when they differ in T, and when one is given twice: its
+    numbers would count as those of another training seed.
+    """
+    if not settings.checkpoints:
+        raise InputError("the study needs a trained checkpoint: give --checkpoint")
+    if len({digest(c) for c in settings.checkpoints}) < len(settings.checkpoints):
+        raise InputError("the same checkpoint is given twice; several are meant to be seeds")
+    found = {c.flow.times for c in settings.checkpoints}
+    if len(found) > 1:
+        steps = ", ".join(str(len(c.flow.times)) for c in settings.checkpoints)
+        raise InputError(f"the checkpoints differ in their denoising steps: T = {steps}")
+    return found.pop()
 
 
 def observations(settings: StudySettings, checkpoint_index: int, rows: int) -> Array:

@@ -124,6 +124,7 @@ def _summary(found: Evaluation, method: Method, curve: Curve) -> dict[str, Any]:
         "chosen_weight": held.weight,
         **success_columns(held),
         "optimistic": found.optimistic(method),
+        "own_grid": method.own_weights is not None,
         "plateau_low": low,
         "plateau_high": high,
         "width": high / low,
@@ -171,11 +172,13 @@ def _text(
             line.insert(4, row["seeds"])
         body.append(line)
     rate = max(row["success"] for row in summary)
-    width = max(row["width"] for row in summary)
-    first = min((row["collapse"] for row in summary if row["collapse"] is not None), default=None)
+    # a weight of another scale cannot be compared, nor a plateau of failures
+    alike = [row for row in summary if not row["own_grid"] and row["optimistic"] > 0]
+    width = max((row["width"] for row in alike), default=None)
+    first = min((row["collapse"] for row in alike if row["collapse"] is not None), default=None)
 
-    def named(column: str, value: Any) -> str:
-        return ", ".join(row["estimator"] for row in summary if row[column] == value)
+    def named(column: str, value: Any, among: list[dict[str, Any]]) -> str:
+        return ", ".join(row["estimator"] for row in among if row[column] == value)
 
     above = [
         "Success against the guidance weight w",
@@ -188,11 +191,16 @@ def _text(
         "selection episodes. plateau: weights around the best whose success on the selection "
         "episodes lies within the best one's 95% interval. half at: the "
         "first w above the best with at most half its success (–: none on the grid).",
-        f"Highest held-out success: {named('success', rate)}, {rate:.2f}. Widest plateau: "
-        f"{named('width', width)}, a factor of {width:.0f}.",
+        f"Highest held-out success: {named('success', rate, summary)}, {rate:.2f}."
+        + (
+            ""
+            if width is None
+            else f" Widest plateau (as far as the grid goes): {named('width', width, alike)}, a "
+            f"factor of {width:.0f}."
+        ),
         "No estimator falls to half its best success on this grid."
         if first is None
-        else f"First to fall to half its best success: {named('collapse', first)}, at "
+        else f"First to fall to half its best success: {named('collapse', first, alike)}, at "
         f"w = {first:g}.",
         *left_out(without),
     ]

@@ -70,3 +70,5 @@ def test_settings_out_of_range() -> None:
         replace(settings, workers=0)
     with pytest.raises(InputError, match="no estimator"):
         replace(settings, estimators=())
+    with pytest.raises(InputError, match="ood is given twice"):
+        replace(settings, estimators=("ood", "qgf", "qfql"))

@@ -23,9 +23,9 @@ from qgf_ref.studies.bias_variance_boundary import (
     predicted_boundary,
 )
 from qgf_ref.studies.bias_variance_phase import PLANES, critic_errors, field_errors
-from qgf_ref.studies.bias_variance_problem import EXACT, Errors, Problem
 from qgf_ref.studies.bias_variance_scores import Score, measure, score
 from qgf_ref.studies.bias_variance_sweeps import QUICK, noise_sweeps
+from qgf_ref.studies.problems import EXACT, Errors, Problem
 
 DIM = 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from qgf_ref.guidance.qgf_shifted import QGFShifted
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.studies import correction
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.correction import Size, comparison, measure, report
-from qgf_ref.studies.correction_scenes import CONDITIONS, scenes
+from qgf_ref.studies.correction import Size, comparison, contenders, measure
+from qgf_ref.studies.correction_report import FREE_TIME, MORE_STEPS, report
+from qgf_ref.studies.correction_scenes import CONDITIONS, Contender, scenes
 
 TINY = Size(weights=(0.5, 2.0), draws=2, rows_1d=300, rows=100, names=("1-D", "2-D"))
 
@@ -34,7 +36,9 @@ def ratios(found: Any, **where: Any) -> list[float | None]:
 
 
 def test_the_exact_ones_are_nearer_and_what_diverges_is_said() -> None:
-    chosen = [estimator("qgf"), QGFShifted(grid=False), _Explosive()]
+    chosen = [
+        Contender(e.label, e) for e in (estimator("qgf"), QGFShifted(grid=False), _Explosive())
+    ]
     rows = measure(TINY, chosen, seed=0)
     found = comparison(rows)
     exact = {"scene": "1-D", "condition": "exact", "T": 100}
@@ -46,9 +50,22 @@ def test_the_exact_ones_are_nearer_and_what_diverges_is_said() -> None:
     )
     assert all(r is not None and r < 0.1 for r in ratios(found, estimator="oracle", **exact))
     assert set(ratios(found, estimator="explosive")) == {None}
-    text = report(TINY, chosen, found, rows)
+    text = report(TINY.weights, TINY.draws, chosen, found)
     assert "explosive: nearer than qgf in 0 of" in text
     assert "diverged" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_table_of_the_default_estimators_fits() -> None:
+    chosen = contenders()
+    names = [*(c.label for c in chosen), "oracle"]
+    found = [
+        {"scene": "1-D distance", "condition": "both wrong", "T": 100, "weight": 1.0,
+         "estimator": name, "ratio": 10.5, "low": 10.0, "high": 11.0}
+        for name in names if name != "qgf"
+    ]  # fmt: skip
+    found += [{**r, "T": 10} for r in found]
+    text = report(Size().weights, 4, chosen, found)
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -86,8 +103,10 @@ def test_comparison_is_the_geometric_mean_over_draws() -> None:
     rows = [row("qgf", 0, 1.0), row("x", 0, 2.0), row("qgf", 1, 2.0), row("x", 1, 1.0)]
     (found,) = comparison(rows)
     assert found["ratio"] == pytest.approx(1.0)
-    assert math.isclose(found["low"], 0.5)
-    assert math.isclose(found["high"], 2.0)
+    # log ratios ±log 2 with one degree of freedom, of which t's 97.5% is tan(0.475π)
+    reach = math.tan(0.475 * math.pi) * math.log(2)
+    assert math.isclose(found["low"], math.exp(-reach), rel_tol=1e-9)
+    assert math.isclose(found["high"], math.exp(reach), rel_tol=1e-9)
 
 
 def test_the_study_runs_with_ones_own_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,5 +114,23 @@ def test_the_study_runs_with_ones_own_estimators(monkeypatch: pytest.MonkeyPatch
     found = correction.study(StudySettings(quick=True, estimators=("ood",)))
     assert {r["estimator"] for r in found.tables[""]} == {"qgf", "ood", "oracle"}
     assert set(found.figures) == {"distance"}
+    with pytest.raises(InputError, match="leave it out"):
+        correction.study(StudySettings(quick=True, estimators=("qgf", "oracle")))
     with pytest.raises(InputError, match="unknown estimator"):
         correction.study(StudySettings(quick=True, estimators=("odd",)))
+
+
+def test_qgf_with_three_times_the_steps_is_a_control() -> None:
+    rows = measure(replace(TINY, names=("1-D",), conditions=("exact",)), contenders(), seed=0)
+    found = comparison(rows)
+    scene = scenes()["1-D"]
+    flow = scene.flow(CONDITIONS["exact"], 30, 0)
+    actions = correction.reached(scene, flow, estimator("qgf"), 0.5, TINY.rows_1d, 0)
+    assert actions is not None
+    (mine,) = [
+        r["distance"]
+        for r in rows
+        if (r["estimator"], r["T"], r["weight"]) == (MORE_STEPS, 10, 0.5)
+    ]
+    assert mine == scene.distance_to(0.5, 0)(actions)
+    assert {r["estimator"] for r in found} >= {MORE_STEPS, FREE_TIME, "oracle"}

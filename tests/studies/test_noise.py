@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
@@ -96,6 +97,29 @@ def test_the_verdict_follows_the_planted_order(rival: float, verdict: str, count
     text = " ".join(noise._verdict(measured, noise._leads(measured)))
     assert verdict in text
     assert counts in text
+
+
+def test_a_lead_is_over_the_times_at_which_both_have_a_cosine() -> None:
+    measured = planted({"qgf": 0.9, "ood": 0.9})
+    rival = measured.by_estimator["ood"][0].cosine.copy()
+    own = measured.by_estimator["qgf"][0].cosine.copy()
+    own[0, 0], own[0, 1], rival[0, 0], rival[0, 1] = 0.5, 0.9, np.nan, 0.9
+    for name, cosine in (("qgf", own), ("ood", rival)):
+        measured.by_estimator[name][0] = replace(measured.by_estimator[name][0], cosine=cosine)
+    assert measured.lead("ood", 0).value == 0
+
+
+def test_checkpoints_that_cannot_be_compared() -> None:
+    one = small_checkpoint(0, dtype="float32")
+    other = small_checkpoint(1, dtype="float32")
+    longer = replace(other, options=replace(other.options, denoise_steps=7))
+    for checkpoints, message in (
+        ((), "give --checkpoint"),
+        ((one, one), "given twice"),
+        ((one, longer), "denoising steps"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study(StudySettings(True, 0, ("ood", "qgf"), checkpoints))
 
 
 def test_the_study(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.records import FILE
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
+from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.nets.auxiliary import AuxiliaryParams
 from qgf_ref.studies.episodes import QUICK_WEIGHTS, Plan, guided_methods, play, rows
@@ -89,6 +92,17 @@ def test_the_study(tmp_path: Path) -> None:
     assert rows(play(again, (Method(), *methods), QUICK_WEIGHTS, QUICK_PLAN).selection) == [
         r for r in found.tables[""] if r["split"] == SELECTION
     ]
+
+
+def backward(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    # to the left, where nothing is won, at every weight
+    return -1e3 * np.ones_like(step.action)
+
+
+def test_failures_have_no_widest_plateau() -> None:
+    found = study(line_settings("tests.studies.test_weights:backward"))
+    assert found.details["summary"][0]["optimistic"] == 0
+    assert "plateau (as far" not in found.text
 
 
 def test_records_of_other_checkpoints_say_what_to_do(tmp_path: Path) -> None:

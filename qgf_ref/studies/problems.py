@@ -1,4 +1,4 @@
-"""The closed-form problems of the bias-variance study, and the errors put into them."""
+"""Closed-form problems in n dimensions, and the errors that studies put into v and Q."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.denoising import denoising_step
-from qgf_ref.flow.closed_form_critics import QuadraticCritic
+from qgf_ref.flow.closed_form_critics import AnalyticCritic, QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.flow.perturbed import PerturbedCritic, PerturbedField
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
@@ -40,6 +40,18 @@ class Errors:
 
 
 EXACT = Errors()
+
+
+def with_errors(flow: GuidedFlow, errors: Errors, seed: int) -> GuidedFlow:
+    """A closed-form flow with one draw of the errors in its v and Q."""
+    if errors.critic_amplitude:
+        assert isinstance(flow.critic, AnalyticCritic)
+        critic = PerturbedCritic(flow.critic, errors.critic_amplitude, errors.critic_length, seed)
+        flow = replace(flow, critic=critic)
+    if errors.field_amplitude:
+        field = PerturbedField(flow.field, errors.field_amplitude, errors.field_length, seed)
+        flow = replace(flow, field=field)
+    return flow
 
 
 @dataclass(frozen=True)
@@ -96,16 +108,7 @@ class Problem:
 
     def flow_with(self, errors: Errors, seed: int) -> GuidedFlow:
         """v and Q with one draw of the errors."""
-        made = self.flow
-        if errors.critic_amplitude:
-            critic = PerturbedCritic(
-                self.critic, errors.critic_amplitude, errors.critic_length, seed
-            )
-            made = replace(made, critic=critic)
-        if errors.field_amplitude:
-            field = PerturbedField(made.field, errors.field_amplitude, errors.field_length, seed)
-            made = replace(made, field=field)
-        return made
+        return with_errors(self.flow, errors, seed)
 
     def points(self, rows: int, seed: int) -> Array:
         """States of the ideal sampler, (T, rows, n): at every time t_k draws of the tilted law's
