@@ -3,7 +3,8 @@
     python benchmarks/readme.py
 
 runs `qgf-ref audit` and `qgf-ref explain`, keeps their output in benchmarks/results/, and writes
-every section marked <!-- name --> of the README and of the cross-check's page.
+every section marked <!-- name --> of the README and of the pages of the cross-check and the
+laboratory. The README's findings are worked out from the studies' numbers (benchmarks/findings.py).
 tests/test_readme.py checks that pages and results agree.
 """
 
@@ -18,10 +19,13 @@ from qgf_ref.cli.main import main as qgf_ref_command
 from qgf_ref.crosscheck.mistakes.bank import BANK
 from qgf_ref.crosscheck.mistakes.base import AREAS
 from qgf_ref.files import write_atomically
+from qgf_ref.studies.base import file_name
+from qgf_ref.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 CROSSCHECK = ROOT / "qgf_ref" / "crosscheck" / "README.md"
+LABORATORY = ROOT / "qgf_ref" / "studies" / "README.md"
 COMMANDS = {
     "audit": ["audit"],
     "explain": ["explain", "--estimator", "qgf_jacobian", "--row", "3", "--step", "5", "--brief"],
@@ -33,6 +37,9 @@ TABLES = (
     "success_scene",
     "success_pointmaze",
     "success_embedded",
+    "success_corrections",
+    "success_methods",
+    "findings",
     "speed",
     "startup",
     "train_speed",
@@ -80,6 +87,15 @@ def crosscheck_sections() -> dict[str, str]:
     }
 
 
+def laboratory_sections() -> dict[str, str]:
+    """The text of every generated section of the laboratory's page: what each study printed."""
+    found = {}
+    for name in STUDIES:
+        path = RESULTS / file_name(name, "", "txt")
+        found[path.stem] = f"```text\n$ qgf-ref study {name}\n{path.read_text()}```\n"
+    return found
+
+
 def filled(text: str, found: dict[str, str]) -> str:
     """A page's `text` with its marked sections replaced."""
     for name, body in found.items():
@@ -95,7 +111,12 @@ def main() -> None:
     """Run the commands, keep their output, write the README."""
     for name in COMMANDS:
         write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
-    for page, found in ((README, sections()), (CROSSCHECK, crosscheck_sections())):
+    write_atomically(RESULTS / "findings.md", findings().encode())
+    for page, found in (
+        (README, sections()),
+        (CROSSCHECK, crosscheck_sections()),
+        (LABORATORY, laboratory_sections()),
+    ):
         write_atomically(page, filled(page.read_text(), found).encode())
         print(f"wrote {page}")
 

@@ -21,8 +21,8 @@ from qgf_ref.nets.mlp import (
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.lookup import LookupCache, lookup, lookup_vjp_params
-from qgf_ref.ops.structure import cast, concat, concat_jvp, concat_vjp, per_row, zeros
-from qgf_ref.ops.time_embedding import DIM, Precision, time_embedding
+from qgf_ref.ops.structure import concat, concat_jvp, concat_vjp, zeros
+from qgf_ref.ops.time_embedding import DIM, Precision, embedded_time
 
 CONDITIONS, WIDTH = 2, 32
 """Rows of the embedding's table, o = 0 and o = 1, and its width."""
@@ -103,9 +103,8 @@ class ConditionalVelocity:
         self, obs: Array, action: Array, time: float | Array
     ) -> tuple[Array, ConditionalCache]:
         """v (B, D). obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
-        t = self.kernels(per_row, time, action)
-        embedding, _ = self.kernels(time_embedding, t, DIM, self.embedding)
-        embedding = self.kernels(cast, embedding, self.params.layers[0].kernel)
+        kernel = self.params.layers[0].kernel
+        embedding, _ = embedded_time(self.kernels, time, action, self.embedding, kernel)
         label, saved = self.kernels(lookup, self.params.table, self.condition, action)
         x, widths = self.kernels(concat, obs, action, embedding, label)
         v, layers = mlp(self.params, x, self.options, self.kernels)

@@ -17,16 +17,14 @@ from qgf_ref.nets.mlp import (
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.structure import (
-    cast,
     concat,
     concat_jvp,
     concat_vjp,
-    per_row,
     squeeze_last,
     squeeze_last_vjp,
     zeros,
 )
-from qgf_ref.ops.time_embedding import DIM, Precision, time_embedding
+from qgf_ref.ops.time_embedding import Precision, embedded_time
 
 
 class NoisyActionCritic(Protocol):
@@ -68,9 +66,8 @@ class RobustCritic:
         self, obs: Array, action: Array, time: float | Array
     ) -> tuple[Array, RobustCriticCache]:
         """Q_rob (B,). obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
-        t = self.kernels(per_row, time, action)
-        embedding, _ = self.kernels(time_embedding, t, DIM, self.embedding)
-        embedding = self.kernels(cast, embedding, self.params.layers[0].kernel)
+        kernel = self.params.layers[0].kernel
+        embedding, _ = embedded_time(self.kernels, time, action, self.embedding, kernel)
         x, widths = self.kernels(concat, obs, action, embedding)
         y, layers = mlp(self.params, x, self.options, self.kernels)
         return self.kernels(squeeze_last, y), RobustCriticCache(widths, layers)

@@ -18,12 +18,12 @@ from qgf_ref.nets.mlp import (
     mlp_vjp_params,
 )
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.structure import cast, concat, concat_jvp, concat_vjp, per_row, zeros
+from qgf_ref.ops.structure import concat, concat_jvp, concat_vjp, zeros
 from qgf_ref.ops.time_embedding import (
     DIM,
     Precision,
     TimeEmbeddingCache,
-    time_embedding,
+    embedded_time,
     time_embedding_jvp,
 )
 
@@ -114,9 +114,8 @@ class MLPVelocity:
         self, obs: Array, action: Array, time: float | Array
     ) -> tuple[Array, VelocityCache]:
         """v (B, D). obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
-        t = self.kernels(per_row, time, action)
-        embedding, time_cache = self.kernels(time_embedding, t, DIM, self.embedding)
-        embedding = self.kernels(cast, embedding, self.params.layers[0].kernel)
+        kernel = self.params.layers[0].kernel
+        embedding, time_cache = embedded_time(self.kernels, time, action, self.embedding, kernel)
         x, widths = self.kernels(concat, obs, action, embedding)
         v, layers = mlp(self.params, x, self.options, self.kernels)
         return v, VelocityCache(time_cache, widths, layers)

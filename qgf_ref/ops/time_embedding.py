@@ -9,6 +9,8 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import unknown_name
+from qgf_ref.ops.kernels import Kernels
+from qgf_ref.ops.structure import cast, per_row
 
 Precision = Literal["exact", "float32"]
 
@@ -29,6 +31,17 @@ def require_precision(name: str) -> None:
     """Raise InputError, listing the valid names, unless `name` is a precision."""
     if name not in PRECISIONS:
         raise unknown_name("time embedding precision", name, PRECISIONS)
+
+
+def embedded_time(
+    kernels: Kernels, time: float | Array, action: Array, precision: Precision, like: Array
+) -> tuple[Array, TimeEmbeddingCache]:
+    """What a network is given of the time: emb(t) (B, DIM) for time () or (B,), a row each of
+    action (B, D), in the dtype of `like`.
+    """
+    t = kernels(per_row, time, action)
+    embedding, cache = kernels(time_embedding, t, DIM, precision)
+    return kernels(cast, embedding, like), cache
 
 
 def time_embedding(
