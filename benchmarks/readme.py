@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import tempfile
 from pathlib import Path
 
-from qgf_ref.cli.main import main as qgf_ref_command
-from qgf_ref.crosscheck.mistakes.bank import BANK
-from qgf_ref.crosscheck.mistakes.base import AREAS
-from qgf_ref.files import write_atomically
-from qgf_ref.studies.base import file_name
-from qgf_ref.studies.registry import STUDIES
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.findings import findings  # noqa: E402
+from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
+from qgf_ref.crosscheck.mistakes.bank import BANK  # noqa: E402
+from qgf_ref.crosscheck.mistakes.base import AREAS  # noqa: E402
+from qgf_ref.files import write_atomically  # noqa: E402
+from qgf_ref.studies.base import file_name  # noqa: E402
+from qgf_ref.studies.registry import STUDIES  # noqa: E402
+
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 CROSSCHECK = ROOT / "qgf_ref" / "crosscheck" / "README.md"
 LABORATORY = ROOT / "qgf_ref" / "studies" / "README.md"
