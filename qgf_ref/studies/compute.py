@@ -35,7 +35,7 @@ from qgf_ref.studies.episodes import (
 from qgf_ref.studies.trained import left_out
 
 ESTIMATORS = ("qgf",)
-PLAN = Plan(selection=24, held_out=80)
+PLAN = Plan(selection=18, held_out=60)
 QUICK_PLAN = Plan(selection=8, held_out=8)
 
 

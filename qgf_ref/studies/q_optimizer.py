@@ -44,7 +44,7 @@ from qgf_ref.studies.trained import interval_over, left_out
 ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain", "qgf_shifted")
 QUICK_ESTIMATORS = ("ood", "qgf", "bptt")
 REFERENCES = parse_methods(("bc", "bfn-16", "gradstep"))
-PLAN = Plan(selection=32, held_out=64)
+PLAN = Plan(selection=24, held_out=48)
 QUICK_PLAN = Plan(selection=8, held_out=8)
 _OOD, _QGF = Method("ood"), Method("qgf")
 

@@ -44,7 +44,7 @@ ESTIMATORS = (
     "qgf_jacobian_distill",
 )
 QUICK_ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt")
-PLAN = Plan(selection=32, held_out=96)
+PLAN = Plan(selection=24, held_out=60)
 QUICK_PLAN = Plan(selection=8, held_out=8)
 _REFERENCE = Method("qgf")
 
