@@ -143,9 +143,9 @@ class QGFShifted(Estimator):
     Products for n passes: n critic forwards and vjps, n field forwards; second_order: one field
     jvp. At t = 0 the least t′ is the first positive time of the grid, t₁: where wμ < λ(t₁) the
     law is tilted by a curvature that Q does not have. What that alone does to the mean,
-    D(t₁m, t₁) − m, is taken off in proportion (1 − wμ/λ(t₁)), so that w·G vanishes with w; one
-    field forward more at k = 0. At w = 0 itself G = 0 is returned.
-    Raises InputError unless passes ≥ 1. Source: README, "Nearer to the tilted law".
+    D(t₁m, t₁) − D(a_0, 0) with m = â₁, is taken off in proportion (1 − wμ/λ(t₁)), so that w·G
+    vanishes with w; one field forward more at k = 0. At w = 0 itself G = 0 is returned.
+    Raises InputError unless passes ≥ 1. Source: qgf_ref/studies/README.md, "correction".
     """
 
     passes: int = 2
