@@ -6,9 +6,18 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class Finding(NamedTuple):
+    """A claim, what our numbers say of it, the numbers, and the command that makes them."""
+
+    claim: str
+    verdict: str
+    evidence: str
+    command: str
 
 
 def study(name: str, results: Path = RESULTS) -> dict[str, Any]:
@@ -27,6 +36,15 @@ def suite(name: str, results: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """A success suite's rows by method."""
     found = json.loads((results / f"success_{name}.json").read_text())["rows"]
     return {row["method"]: row for row in found}
+
+
+def mean_curves(name: str, results: Path = RESULTS) -> dict[str, dict[float, float]]:
+    """Of a success suite: success on the selection episodes by method and weight, mean of tasks."""
+    tasks = json.loads((results / f"success_{name}.json").read_text())["tasks"]
+    found: dict[str, dict[float, list[float]]] = {}
+    for row in (r for t in tasks for r in t["selection"]):
+        found.setdefault(row["method"], {}).setdefault(row["weight"], []).append(row["success"])
+    return {m: {w: sum(x) / len(x) for w, x in sorted(c.items())} for m, c in found.items()}
 
 
 def verdict(holds: int, of: int) -> str:
