@@ -163,22 +163,25 @@ def conjugate_shift(
     weights = np.broadcast_to(np.asarray(weight, dtype=float).reshape(-1), len(gradient))
     shift = np.zeros_like(gradient)
     for row, (g, C, M, w) in enumerate(zip(gradient, covariance, curvature, weights, strict=True)):
-        if g @ C @ g <= 0:
-            continue
         inverse = np.linalg.inv(C)
         A = inverse + w * M
         basis: list[Array] = []
-        v = C @ g
+        left, v = g, C @ g
         for _ in range(min(directions, len(g))):
+            if left @ C @ left <= 0:  # a learned J₀ is no covariance along it
+                break
             p = v - sum((b * (b @ A @ v) / (b @ A @ b) for b in basis), np.zeros_like(v))
             if basis and np.linalg.norm(p) < 1e-9 * np.linalg.norm(v):
                 break
             convex = w * (p @ M @ p) < 0
-            shift[row] += p * (p @ g) / (p @ (inverse if convex else A) @ p)
+            stiffness = p @ (inverse if convex else A) @ p
+            if stiffness <= 0:
+                break
+            shift[row] += p * (p @ g) / stiffness
             if convex:
                 break
             basis.append(p)
-            v = C @ (A @ p)
+            left, v = g - A @ shift[row], C @ (A @ p)
     return shift
 
 
