@@ -107,9 +107,12 @@ def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
     assert success.minus_qgf(whole, qgf)["minus_qgf"] is None
     without = replace(whole, held_out=whole.held_out[:2])
     assert success.minus_qgf(without, bc)["minus_qgf"] is None
-    assert success.difference_text(
-        {"minus_qgf": -0.031, "minus_qgf_low": -0.1, "minus_qgf_high": 0.04}
-    ) == "−0.03 (−0.10 +0.04)"
+    assert (
+        success.difference_text(
+            {"minus_qgf": -0.031, "minus_qgf_low": -0.1, "minus_qgf_high": 0.04}
+        )
+        == "−0.03 (−0.10 +0.04)"
+    )
     assert success.difference_text({"minus_qgf": None}) == ""
 
 
