@@ -36,10 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peers import jax_mistakes, torch_mistakes
 from benchmarks.peers.jax_sampler import JaxSampler
 from benchmarks.peers.torch_sampler import TorchSampler
+from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main as qgf_ref_command
 from qgf_ref.files import write_atomically, write_json
-from qgf_ref.interop.checkpoint import Checkpoint, Options
 from qgf_ref.interop.load import embedded_observations, load
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.provenance import provenance
@@ -269,7 +269,7 @@ def example() -> None:
     checkpoint, obs = load(), embedded_observations()[:64]
     noise = np.random.default_rng(0).standard_normal((len(obs), checkpoint.flat_action_dim))
     port = torch_mistakes.broken(checkpoint, "layer-norm-eps-1e-5")
-    arrays = port.trace(obs, noise.astype(np.float32), 0.1)
+    arrays: dict[str, Any] = port.trace(obs, noise.astype(np.float32), 0.1)
     metadata = {"version": 1, "estimator": "qgf", "weight": 0.1, "denoise_steps": 10}
     with tempfile.TemporaryDirectory() as place:
         here, theirs = Path(place), Path(place, "theirs.npz")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.losses.update import Batch
+from qgf_ref.losses.batch import Batch
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 

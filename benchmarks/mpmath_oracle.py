@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from mpmath import MPContext
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 
 mp = MPContext()

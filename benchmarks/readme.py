@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
-from qgf_ref.crosscheck.mistakes.bank import BANK  # noqa: E402
-from qgf_ref.crosscheck.mistakes.base import AREAS  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.base import AREAS  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
 from qgf_ref.studies.base import file_name  # noqa: E402
 from qgf_ref.studies.registry import STUDIES  # noqa: E402

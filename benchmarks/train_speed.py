@@ -47,9 +47,9 @@ from benchmarks.peers.compare import (  # noqa: E402
     require_equal,
     samples,
 )
+from qgf_ref.backends.choice import MEMBERS  # noqa: E402
 from qgf_ref.bench.measure import settle, spread  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
-from qgf_ref.kernels.members import MEMBERS  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -7,6 +7,7 @@
 (4, 25)
 """
 
+from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.checks import Check, DerivativeMismatch, check_adjoint, check_jvp, check_vjp
 from qgf_ref.denoising import GradientSteps, denoising_step
 from qgf_ref.errors import InputError, NonFiniteError, QGFError
@@ -14,7 +15,6 @@ from qgf_ref.flow.closed_form_critics import BumpCritic, DistanceCritic, Quadrat
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow, Products
 from qgf_ref.guidance.registry import estimator, estimator_names, register
-from qgf_ref.interop.checkpoint import Checkpoint, Options
 from qgf_ref.interop.load import embedded_observations, load
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.sampling import Trace, sample, trace

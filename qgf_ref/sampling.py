@@ -15,8 +15,8 @@ from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
-from qgf_ref.kernels.threads import thread_count
 from qgf_ref.ops.kernels import reference_kernels
+from qgf_ref.threads import thread_count
 
 Backend = Literal["numpy", "numba"]
 
@@ -78,7 +78,7 @@ def sample(
     denoise_steps   T, instead of the flow's own
     scheme  how the pieces around the networks are made, for cross-checks
     backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
-              code (`qgf_ref.compiled`), equal to rounding. An estimator that cannot be recorded
+              code (`qgf_ref.backends`), equal to rounding. An estimator that cannot be recorded
               (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks are packed
               at their first use: arrays of parameters must not be changed in place afterwards
     threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
@@ -105,7 +105,7 @@ def sample(
     count = _backend(backend, threads, flow, scheme)
     if backend == "numba":
         # here, because it brings Numba, which the reference does without
-        from qgf_ref.accelerated import accelerated
+        from qgf_ref.backends.numba.route import accelerated
 
         action = accelerated(flow, obs, start, guide, weights, draws, gradient_steps, count)
     else:

@@ -17,19 +17,19 @@ from functools import partial
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.bench import Case, Setting
-from qgf_ref.crosscheck.calls import Sampler, array_of, called
-from qgf_ref.crosscheck.diagnosis import diagnose
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.probes import hidden, loud, probes
-from qgf_ref.crosscheck.sampler_report import SamplerReport, disagreement
-from qgf_ref.crosscheck.training import TrainingReport, check_losses
-from qgf_ref.crosscheck.training_inputs import EXPOSING, default_batch
+from qgf_ref.crosscheck.sampler.calls import Sampler, array_of, called
+from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
+from qgf_ref.crosscheck.sampler.case import Case, Setting
+from qgf_ref.crosscheck.sampler.diagnosis import diagnose
+from qgf_ref.crosscheck.sampler.probes import hidden, loud, probes
+from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
+from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import recorded_trace
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint, Options
 from qgf_ref.nets.auxiliary import AuxiliaryParams
 from qgf_ref.nets.initialisers import init_conditional, init_value, init_velocity
 from qgf_ref.ops.time_embedding import DIM

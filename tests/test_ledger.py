@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qgf_ref import DenoisingStep, Estimator, Guidance, GuidedFlow, InputError, estimator
-from qgf_ref.explain import explain
+from qgf_ref.audit.explain import explain
 from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.ledger import Leaf, Ledger, Output

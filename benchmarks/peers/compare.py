@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from benchmarks.peers import jax_update
+from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint, Options
-from qgf_ref.kernels.members import kernels_named
-from qgf_ref.losses.update import Batch, Hyperparameters, TrainState, update
+from qgf_ref.backends.choice import kernels_named
+from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.update import TrainState, update
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
 

@@ -20,8 +20,8 @@ from benchmarks.peers.jax_mistakes_sampler import (
     UPDATE,
 )
 from benchmarks.peers.jax_sampler import JaxSampler, Port
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
 
 MISTAKES: dict[str, Override] = {
     **NETWORK,

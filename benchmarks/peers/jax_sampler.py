@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.jax_networks import ACTIVATIONS, REDUCTIONS, NetworkPort, Shape, Tree
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
 
 ESTIMATORS = ("none", "ood", "qgf", "qgf_jacobian", "bptt")
 

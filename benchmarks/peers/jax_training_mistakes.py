@@ -1,7 +1,7 @@
 """Wrong training steps, planted in the JAX peer: what a porter could have written.
 
 Each replaces methods of `jax_update.Update` and leaves the gradient to JAX's autodiff; nothing is
-shared with the bank of `qgf_ref.crosscheck.training_mistakes` but the names. `HELD_OUT` ones are in
+shared with the bank of `qgf_ref.crosscheck.update.mistakes` but the names. `HELD_OUT` ones are in
 no bank; with each goes the first quantity that it changes.
 """
 
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.jax_update import LEARNED, NETWORKS, State, Update, initial_state, inputs
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.losses.update import Batch, Hyperparameters
+from qgf_ref.losses.batch import Batch, Hyperparameters
 
 tree = jax.tree_util.tree_map
 
@@ -25,7 +25,7 @@ tree = jax.tree_util.tree_map
 def training_step(
     checkpoint: Checkpoint, hyper: Hyperparameters, updates: int, peer: type[Update] = Update
 ) -> Callable[[Batch, Array, Array], dict[str, Any]]:
-    """The peer, as `qgf_ref.crosscheck.training.check_losses` calls it."""
+    """The peer, as `qgf_ref.crosscheck.update.check.check_losses` calls it."""
     update = peer(checkpoint, hyper)
 
     def named(network: str, layers: Any) -> dict[str, Array]:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.losses.update import Batch, Hyperparameters
+from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 
 LEARNED = ("policy", "critic", "value")

@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.peers.jax_networks import Tree
 from benchmarks.peers.jax_sampler import JaxSampler, Port, Step
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 
 
 class OfficialJacobian(Port):

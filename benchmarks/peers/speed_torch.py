@@ -23,9 +23,9 @@ import torch._dynamo
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 
 ESTIMATORS = ("none", "ood", "qgf", "qgf_jacobian", "bptt")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.torch_sampler import ESTIMATORS, TorchSampler
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
 
 GUIDED = ("ood", "qgf", "qgf_jacobian", "bptt")
 ONE_STEP = ("none", "qgf", "qgf_jacobian")

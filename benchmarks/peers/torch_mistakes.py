@@ -22,8 +22,8 @@ from benchmarks.peers.torch_mistake import Mistake, several_steps
 from benchmarks.peers.torch_mistakes_gradient import of_gradient
 from benchmarks.peers.torch_mistakes_sampler import advance, clip_to
 from benchmarks.peers.torch_sampler import ESTIMATORS, Step, TorchSampler
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
 
 
 def broken(

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import unknown_name
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
 ESTIMATORS = ("none", "ood", "qgf", "qgf_jacobian", "bptt")

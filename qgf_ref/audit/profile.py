@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.audit.definitions import at_action, departure_from_gradient_field
 from qgf_ref.denoising import denoising_step
@@ -15,7 +16,6 @@ from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import critic_value, one_step_estimate
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import sample, trace
 
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

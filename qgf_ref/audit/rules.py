@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.flow.euler import rollout, rollout_jvp, rollout_vjp
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops import activations, clip, ensemble, layer_norm, linear, structure, time_embedding
 from qgf_ref.ops.time_embedding import DIM

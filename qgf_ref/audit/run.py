@@ -10,6 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
@@ -18,7 +19,6 @@ from qgf_ref.audit.rules import Point
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import sample
 

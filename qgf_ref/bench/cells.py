@@ -15,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.bench.contenders import Declined, Factory, Sampler, backend, first_call, peer
 from qgf_ref.bench.control import GEMM_FLOPS, Machine
@@ -24,7 +25,6 @@ from qgf_ref.bench.settings import Cell, Settings
 from qgf_ref.bench.validation import Reference
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
-from qgf_ref.interop.checkpoint import Checkpoint
 
 GEMM, READ = "control: product", "control: read"
 _HEAVY = 1.0

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.bench.settings import Peer
 from qgf_ref.errors import InputError, QGFError
-from qgf_ref.imports import error_summary, import_named
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import Backend, sample
+from qgf_ref.user_code import error_summary, import_named
 
 Sampler = Callable[[Array, Array], Array]
 """(obs (B, O), noise (B, D)) → actions (B, D), in the dtype of the networks."""

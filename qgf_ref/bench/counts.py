@@ -20,10 +20,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.guidance.base import CRITIC_GRADIENT, Products
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 
 

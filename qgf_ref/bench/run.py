@@ -22,8 +22,8 @@ from tqdm import tqdm
 from qgf_ref.bench.memory import measured
 from qgf_ref.bench.settings import Settings
 from qgf_ref.errors import InputError, QGFError
-from qgf_ref.kernels.threads import VARIABLE, available_cores, thread_count
 from qgf_ref.provenance import provenance
+from qgf_ref.threads import VARIABLE, available_cores, thread_count
 
 
 def benchmark(settings: Settings) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import real_dtype
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.interop.checkpoint import Checkpoint, Options
 from qgf_ref.interop.load import load
-from qgf_ref.kernels.threads import available_cores
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.sampling import Backend
+from qgf_ref.threads import available_cores
 
 NETWORKS = ("3x256", "4x512", "4x1024")
 BATCHES = (1, 16, 64, 256, 1024)

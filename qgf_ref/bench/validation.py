@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.ops.time_embedding import PRECISIONS
 from qgf_ref.sampling import sample
 

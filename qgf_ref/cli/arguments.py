@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint, option_names
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, require_writable
-from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"

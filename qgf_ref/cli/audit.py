@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.audit.report import (
         ESTIMATOR_NOTE,
         estimator_rows,
-        text_table,
         verdict,
         write_report,
     )
     from qgf_ref.audit.run import audit
+    from qgf_ref.tables import text_table
 
     chosen = [estimator(name) for name in args.estimators or learned_estimator_names()]
     checkpoint = load_checkpoint(args)

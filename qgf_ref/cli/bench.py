@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.agents.checkpoint import option_names
 from qgf_ref.cli.arguments import add_option_arguments, natural, output_directory
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import option_names
 
 EXAMPLE = """examples:
   qgf-ref bench --smoke                             half a minute, to see what it prints

@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write; 1 when rounding does not explain the difference."""
     from qgf_ref.crosscheck.compare import as_dict, compare
-    from qgf_ref.crosscheck.report import heat_map, text
+    from qgf_ref.crosscheck.sampler.report import heat_map, text
 
     theirs = read_trace(args.trace)
     checkpoint = load_checkpoint(args)

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from qgf_ref.agents.checkpoint import Checkpoint, option_names
 from qgf_ref.cli.arguments import add_option_arguments, output_file
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.export import FORMATS, Written, export, format_of, names_in
 from qgf_ref.interop.load import load_as_stored
 from qgf_ref.interop.name_mapping import TARGET_CRITIC_SOURCES, NameMapping

@@ -20,9 +20,9 @@ from qgf_ref.cli.arguments import (
 from qgf_ref.errors import InputError
 
 if TYPE_CHECKING:
+    from qgf_ref.agents.checkpoint import Checkpoint
     from qgf_ref.evaluation.methods import Method
     from qgf_ref.evaluation.protocol import Evaluation
-    from qgf_ref.interop.checkpoint import Checkpoint
 
 EXAMPLE = """methods:
   bc, gradstep, an estimator of `qgf-ref estimators`, your.module:function; best of N with bfn-N
@@ -112,7 +112,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Play, print, write; 0."""
-    from qgf_ref.audit.report import text_table
     from qgf_ref.data.tasks import task
     from qgf_ref.denoising import GradientSteps
     from qgf_ref.evaluation.methods import parse_methods
@@ -126,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         write_report,
     )
     from qgf_ref.evaluation.settings import DEFAULT_WEIGHTS, Settings
+    from qgf_ref.tables import text_table
 
     climb = GradientSteps(args.gradient_steps, args.gradient_step_size)
     settings = Settings(

@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation; 1 if the ledger or the definition contradicts the gradient."""
-    from qgf_ref.explain import explain
+    from qgf_ref.audit.explain import explain
 
     chosen = estimator(args.estimator)
     checkpoint = load_checkpoint(args)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from qgf_ref.agents.checkpoint import option_names
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     load_checkpoints,
@@ -14,7 +15,6 @@ from qgf_ref.cli.arguments import (
     task_name,
 )
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import option_names
 from qgf_ref.interop.load import EMBEDDED
 
 EXAMPLE = """examples:

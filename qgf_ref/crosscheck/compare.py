@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.bench import Case, Judgement, Setting, causal_order
-from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
-from qgf_ref.crosscheck.probes import Probe, hidden, probes, separating
-from qgf_ref.crosscheck.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.case import Case, Judgement, Setting, causal_order
+from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
+from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.trace_file import LARGEST, RecordedTrace
 
 LARGEST_RUN = 10_000_000

@@ -8,7 +8,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.losses.update import Batch
+from qgf_ref.losses.batch import Batch
 
 ACTION_CLIP_EPS = 1e-5
 """Dataset actions are clipped to ±(1 − eps). Source: official.md, section 2."""

@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.checkpoint import digest as digest_of
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method, parse_method
@@ -27,8 +29,6 @@ from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
 from qgf_ref.evaluation.workers import Stage, workers
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.checkpoint import digest as digest_of
 from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import Backend

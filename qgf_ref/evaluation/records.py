@@ -17,12 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.checkpoint import digest as digest_of
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played
 from qgf_ref.files import lock, require_writable
-from qgf_ref.interop.checkpoint import Checkpoint
-from qgf_ref.interop.checkpoint import digest as digest_of
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import Backend
 

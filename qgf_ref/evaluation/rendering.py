@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import QGFError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy, TaskLike, play
 from qgf_ref.files import require_writable, write_atomically
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import Backend
 
 BACKENDS = ("egl", "osmesa")

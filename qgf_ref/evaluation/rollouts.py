@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.data.tasks import seeded_reset
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.queries import critic_value
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import Backend, sample
 
 

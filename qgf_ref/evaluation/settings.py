@@ -9,8 +9,8 @@ from typing import Any
 
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
-from qgf_ref.kernels.threads import VARIABLE, thread_count
 from qgf_ref.sampling import BACKENDS, Backend
+from qgf_ref.threads import VARIABLE, thread_count
 
 SELECTION = "selection"
 HELD_OUT = "held-out"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.records import Unit
 from qgf_ref.evaluation.rollouts import Played, Policy, Simulator, TaskLike
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.processes import Crew
 from qgf_ref.sampling import Backend
 

@@ -132,7 +132,7 @@ class Estimator(ABC):
     """Whether G accepts complex a_t, so that its own Jacobian can be taken by complex step."""
     recordable: ClassVar[bool] = False
     """Whether G does the same operations for every input, all of them through the flow's networks
-    and kernels, so that it can be run once and replayed as a program (`qgf_ref.compiled`)."""
+    and kernels, so that it can be run once and replayed as a program (`qgf_ref.backends`)."""
     auxiliary: ClassVar[str | None] = None
     """The auxiliary network that it needs: a name of `qgf_ref.nets.auxiliary.AUXILIARY`."""
     default_weights: ClassVar[tuple[float, ...] | None] = None

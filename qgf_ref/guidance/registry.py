@@ -29,7 +29,7 @@ from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
 from qgf_ref.guidance.qgf_masked import QGFMasked
 from qgf_ref.guidance.qgf_shifted import QGFShifted, QGFShiftedTaylor
 from qgf_ref.guidance.robust_q import RobustQ
-from qgf_ref.imports import error_summary, import_named
+from qgf_ref.user_code import error_summary, import_named
 
 GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], Any]
 """An estimator as a plain function: returns a `Guidance`, or just G (B, D)."""

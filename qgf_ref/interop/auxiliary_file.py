@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qgf_ref.agents.checkpoint import Checkpoint, digest
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.checkpoint import Checkpoint, digest
 from qgf_ref.interop.native import MODEL
 from qgf_ref.interop.parameter_file import parameter_groups, read_tensors, serialise
 from qgf_ref.nets.auxiliary import AUXILIARY, AuxiliaryParams

@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.files import write_atomically
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.flax_msgpack import msgpack_bytes
 from qgf_ref.interop.native import NETWORKS, save_checkpoint
 from qgf_ref.interop.torch_file import torch_bytes

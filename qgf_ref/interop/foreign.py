@@ -8,9 +8,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from qgf_ref.agents.checkpoint import Checkpoint, options_from
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.automatic_names import mapping_by_names
-from qgf_ref.interop.checkpoint import Checkpoint, options_from
 from qgf_ref.interop.flax_msgpack import read_msgpack
 from qgf_ref.interop.mapping_rules import mapping_by_rules
 from qgf_ref.interop.name_mapping import NameMapping, assemble, complete

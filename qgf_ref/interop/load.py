@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
+from qgf_ref.agents.checkpoint import Checkpoint, option_names
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.auxiliary_file import with_auxiliary
-from qgf_ref.interop.checkpoint import Checkpoint, option_names
 from qgf_ref.interop.foreign import is_ours, kind_of, load_foreign, refuse_orbax
 from qgf_ref.interop.name_mapping import NameMapping
 from qgf_ref.interop.native import MODEL, load_native

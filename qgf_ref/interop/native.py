@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.agents.checkpoint import Checkpoint, options_from
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
-from qgf_ref.interop.checkpoint import Checkpoint, options_from
 from qgf_ref.interop.parameter_file import (
     json_object,
     parameter_groups,

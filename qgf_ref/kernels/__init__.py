@@ -1,1 +1,1 @@
-"""Accelerated kernels. Numba is imported with the first module of this package that needs it."""
+"""Where compiled kernels were until 0.1: see `qgf_ref.backends.numba.kernels`."""

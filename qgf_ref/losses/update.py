@@ -11,11 +11,10 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
-from qgf_ref.kernels.threads import Once, in_parallel
+from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, dataset_q, value_regression
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
@@ -24,6 +23,7 @@ from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.threads import Once, in_parallel
 
 R = TypeVar("R")
 
@@ -31,38 +31,6 @@ LEARNED = ("policy", "critic", "value")
 """The networks that have a loss and an optimiser."""
 ROWS_TOGETHER = 8
 """What threads share is a multiple of this many rows: those of a tile."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One training batch, chunk windows already flattened.
-
-    obs (B, O); action (B, D); next_obs (B, O), the observation after the chunk; rewards (B,), the
-    discounted sum within the chunk; masks (B,), 0 where the task ended; valid (B,), 0 where the
-    window crosses the end of an episode.
-    """
-
-    obs: Array
-    action: Array
-    next_obs: Array
-    rewards: Array
-    masks: Array
-    valid: Array
-
-    def astype(self, dtype: DTypeLike) -> Batch:
-        """Every array in another dtype."""
-        return Batch(**{name: array.astype(dtype) for name, array in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What an update needs beside the networks. `horizon` is H of the bootstrap γᴴ."""
-
-    discount: float = 0.99
-    horizon: int = 1
-    expectile: float = 0.9
-    tau: float = 0.005
-    learning_rate: float = 3e-4
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import InputError
 from qgf_ref.files import csv_bytes, require_writable, write_atomically, write_json
 from qgf_ref.guidance.registry import ALIASES
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.plotting import pdf, png
 from qgf_ref.provenance import provenance
 

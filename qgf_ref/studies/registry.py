@@ -1,4 +1,4 @@
-"""The studies by name. A study's module is imported when it is run."""
+"""The studies by name. A study is imported when it is run."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ STUDIES: dict[str, Entry] = {
 
 
 def study(name: str) -> Study:
-    """The function of the module qgf_ref.studies.NAME. Raises InputError on an unknown name."""
+    """The function `study` of qgf_ref.studies.NAME.study. Raises InputError on an unknown name."""
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
-    module = importlib.import_module(f"qgf_ref.studies.{name.replace('-', '_')}")
+    module = importlib.import_module(f"qgf_ref.studies.{name.replace('-', '_')}.study")
     return cast(Study, module.study)

@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Options
+from qgf_ref.backends.choice import kernels_named
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.interop.checkpoint import Options
-from qgf_ref.kernels.members import kernels_named
-from qgf_ref.kernels.threads import VARIABLE, thread_count
-from qgf_ref.losses.update import Hyperparameters
+from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.ops.kernels import Kernels
+from qgf_ref.threads import VARIABLE, thread_count
 
 FlowTimes = Literal["grid", "uniform"]
 Backend = Literal["numba", "numpy"]

@@ -22,6 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import require_finite
 from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError, NonFiniteError, unknown_name
@@ -32,7 +33,6 @@ from qgf_ref.interop.auxiliary_file import (
     auxiliary_path,
     read_auxiliary,
 )
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import MODEL, load_native
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.losses.optimiser import AdamState, adam

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.data.windows import Transitions
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.losses.auxiliary import cfgrl_loss, distill_loss, robust_q_loss
-from qgf_ref.losses.update import Batch
+from qgf_ref.losses.batch import Batch
 from qgf_ref.nets.auxiliary import AuxiliaryParams
 from qgf_ref.nets.initialisers import init_conditional, init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams

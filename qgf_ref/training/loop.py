@@ -26,8 +26,9 @@ from qgf_ref.errors import NonFiniteError
 from qgf_ref.files import csv_bytes, write_atomically
 from qgf_ref.flow.path import sample_times
 from qgf_ref.interop.native import save_checkpoint
+from qgf_ref.losses.batch import Batch
 from qgf_ref.losses.optimiser import AdamState
-from qgf_ref.losses.update import Batch, TrainState, losses, update
+from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.curves import loss_curves

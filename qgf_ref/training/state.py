@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import NETWORKS
 from qgf_ref.interop.parameter_file import (
     parameter_groups,

@@ -30,6 +30,7 @@ from qgf_ref.audit.rules import Point
 from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.ops import activations, layer_norm
+from qgf_ref.tables import text_table
 from tests.conftest import small_checkpoint, states
 
 ESTIMATORS = [estimator(name) for name in ("none", "ood", "qgf", "qgf_jacobian", "bptt")]
@@ -89,7 +90,7 @@ def test_the_report_is_written_and_self_contained(
     assert found["settings"]["seed"] == 0
     assert found["versions"]["numpy"] == np.__version__
     assert {p.suffix for p in tmp_path.iterdir()} == {".png", ".json", ".html"}
-    table = reports.text_table(*reports.estimator_rows(passed))
+    table = text_table(*reports.estimator_rows(passed))
     assert max(map(len, table.splitlines())) <= 100
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.cli.compare import FILES, PROBE
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.compare import compare
-from qgf_ref.crosscheck.mistakes.bank import Made, mistake
+from qgf_ref.crosscheck.sampler.mistakes.bank import Made, mistake
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import load
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
@@ -191,7 +191,7 @@ def test_an_input_that_separates_what_is_ambiguous(
 def test_no_line_is_wider_than_100_columns(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qgf_ref.crosscheck.diagnosis.MAX_PAIRS", 5)
+    monkeypatch.setattr("qgf_ref.crosscheck.sampler.diagnosis.MAX_PAIRS", 5)
     ck = small_checkpoint(hidden=(4, 3), steps=2, dtype="float32")
     save_checkpoint(ck, place / "model.safetensors")
     arrays = ours(ck)

@@ -41,7 +41,7 @@ def test_a_trained_study_gets_checkpoints_and_task(
         seen.append(settings)
         return Outcome("done", {"": [{"a": 1}]}, {})
 
-    monkeypatch.setattr("qgf_ref.studies.noise.study", study)
+    monkeypatch.setattr("qgf_ref.studies.noise.study.study", study)
     arguments = ["study", "noise", "--quick", "--seed", "4", "--estimators", "qgf"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     (settings,) = seen

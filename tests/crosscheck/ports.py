@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.bench import Case, Setting
-from qgf_ref.crosscheck.mistakes.bank import Mistakes
-from qgf_ref.crosscheck.runs import Inputs, Predicted, free_running
+from qgf_ref.crosscheck.sampler.case import Case, Setting
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
+from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint

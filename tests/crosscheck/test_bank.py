@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from qgf_ref.crosscheck.bench import CAUSAL
-from qgf_ref.crosscheck.mistakes.bank import (
+from qgf_ref.crosscheck.sampler.case import CAUSAL
+from qgf_ref.crosscheck.sampler.mistakes.bank import (
     BANK,
     Made,
     candidates,
@@ -18,8 +18,8 @@ from qgf_ref.crosscheck.mistakes.bank import (
     order,
     with_mistakes,
 )
-from qgf_ref.crosscheck.mistakes.base import AREAS, offset_variant, offsets_of
-from qgf_ref.crosscheck.runs import Predicted, free_running, teacher_forced
+from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, offset_variant, offsets_of
+from qgf_ref.crosscheck.sampler.runs import Predicted, free_running, teacher_forced
 from qgf_ref.errors import InputError
 from qgf_ref.sampling import sample, trace
 from tests.conftest import SHARED

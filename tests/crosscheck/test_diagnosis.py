@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qgf_ref.crosscheck.bench import Case
 from qgf_ref.crosscheck.compare import as_dict, compare
-from qgf_ref.crosscheck.diagnosis import Diagnosis, diagnose
-from qgf_ref.crosscheck.mistakes.bank import Made, Mistakes, candidates
-from qgf_ref.crosscheck.mistakes.base import offset_variant
-from qgf_ref.crosscheck.report import heat_map, text
-from qgf_ref.crosscheck.runs import free_running
+from qgf_ref.crosscheck.sampler.case import Case
+from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
+from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant
+from qgf_ref.crosscheck.sampler.report import heat_map, text
+from qgf_ref.crosscheck.sampler.runs import free_running
 from qgf_ref.interop.trace_file import recorded_trace
 from tests.crosscheck.ports import case, inputs, lively, port_run, setting
 

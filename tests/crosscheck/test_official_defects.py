@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.mistakes.bank import mistake
-from qgf_ref.crosscheck.port import Substituted
-from qgf_ref.crosscheck.training_mistakes import MISTAKES as TRAINING_MISTAKES
+from qgf_ref.crosscheck.sampler.mistakes.bank import mistake
+from qgf_ref.crosscheck.sampler.port import Substituted
+from qgf_ref.crosscheck.update.mistakes import MISTAKES as TRAINING_MISTAKES
 from qgf_ref.data.datasets import MASKS
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import save_checkpoint
-from qgf_ref.losses.update import Batch
+from qgf_ref.losses.batch import Batch
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.linear import linear, linear_vjp

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.bench import PEAK_LIMIT, RMS_LIMIT, Case
-from qgf_ref.crosscheck.port import divided_times, divides_otherwise
-from qgf_ref.crosscheck.rounding import permuted, reordered
-from qgf_ref.crosscheck.runs import Inputs, free_running
+from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, Case
+from qgf_ref.crosscheck.sampler.port import divided_times, divides_otherwise
+from qgf_ref.crosscheck.sampler.rounding import permuted, reordered
+from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
 from qgf_ref.flow.path import time_grid
 from tests.crosscheck.ports import OTHER_ORDER, case, inputs, lively, port_run, setting
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.mistakes.bank import BANK, Made, Mistakes, candidates
-from qgf_ref.crosscheck.runs import Inputs, free_running
+from qgf_ref.crosscheck.sampler.mistakes.bank import BANK, Made, Mistakes, candidates
+from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.testing import (
     CrossCheckError,
     SamplerReport,

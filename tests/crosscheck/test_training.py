@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from benchmarks.golden import golden_batch, nested, official_times
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck import training
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.training import TrainingReport, TrainingStep, check_losses
-from qgf_ref.crosscheck.training_diagnosis import LIMIT
-from qgf_ref.crosscheck.training_inputs import EXPOSING, QUANTITIES, case_of, default_batch
-from qgf_ref.crosscheck.training_mistakes import MISTAKES
-from qgf_ref.crosscheck.training_recipe import (
+from qgf_ref.crosscheck.update import check as training
+from qgf_ref.crosscheck.update.check import TrainingReport, TrainingStep, check_losses
+from qgf_ref.crosscheck.update.diagnosis import LIMIT
+from qgf_ref.crosscheck.update.inputs import EXPOSING, QUANTITIES, case_of, default_batch
+from qgf_ref.crosscheck.update.mistakes import MISTAKES
+from qgf_ref.crosscheck.update.recipe import (
     LEARNED,
     NETWORKS,
     REFERENCE,
@@ -26,11 +27,11 @@ from qgf_ref.crosscheck.training_recipe import (
     combined,
     run,
 )
-from qgf_ref.crosscheck.training_rounding import exact, quantities, truth
+from qgf_ref.crosscheck.update.rounding import exact, quantities, truth
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.official import params_from_flax
-from qgf_ref.losses.update import Batch, Hyperparameters, TrainState, update
+from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.update import TrainState, update
 from qgf_ref.ops.ensemble import ensemble_reduce
 from tests.conftest import Golden, small_checkpoint
 

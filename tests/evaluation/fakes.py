@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Policy
-from qgf_ref.interop.checkpoint import Checkpoint
 from tests.conftest import small_checkpoint
 
 LIMIT = 12

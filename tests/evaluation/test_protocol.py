@@ -16,7 +16,7 @@ from qgf_ref.evaluation.records import FILE
 from qgf_ref.evaluation.rollouts import Episode, Simulator
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
-from qgf_ref.kernels.threads import VARIABLE, thread_count
+from qgf_ref.threads import VARIABLE, thread_count
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 QGF = Method("qgf")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgf_ref.audit.report import text_table
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, parse_methods
 from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
 from qgf_ref.evaluation.report import (
@@ -24,6 +23,7 @@ from qgf_ref.evaluation.report import (
     write_report,
 )
 from qgf_ref.evaluation.settings import Settings
+from qgf_ref.tables import text_table
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 

@@ -18,7 +18,7 @@ from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.sampling import sample
-from qgf_ref.studies.scenes import TRIMODAL, critics, exact_law
+from qgf_ref.studies.shared.scenes import TRIMODAL, critics, exact_law
 from tests.flow.test_closed_form import correlated, critic_of
 
 LEVEL = 1e-3

@@ -11,8 +11,8 @@ import pytest
 from qgf_ref import DenoisingStep, Estimator, Guidance, GuidedFlow, MixtureFlow, sample
 from qgf_ref.arrays import Array
 from qgf_ref.audit.definitions import critic_hessian
+from qgf_ref.audit.explain import explain
 from qgf_ref.checks import check_adjoint, check_jvp
-from qgf_ref.explain import explain
 from qgf_ref.flow.closed_form_critics import BumpCritic, DistanceCritic
 from qgf_ref.guidance.base import CRITIC_GRADIENT, Products
 from qgf_ref.guidance.counting import counted

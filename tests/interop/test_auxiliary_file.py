@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import InputError
 from qgf_ref.interop.auxiliary_file import (
     AuxiliaryFile,
@@ -17,7 +18,6 @@ from qgf_ref.interop.auxiliary_file import (
     auxiliary_path,
     read_auxiliary,
 )
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.native import MODEL, save_checkpoint
 from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.nets.auxiliary import AUXILIARY, NO_AUXILIARY_PARAMS, AuxiliaryParams

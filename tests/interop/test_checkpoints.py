@@ -16,7 +16,7 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import Golden, small_checkpoint
 

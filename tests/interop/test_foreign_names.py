@@ -13,9 +13,9 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.interop.automatic_names import mapping_by_names
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.load import load_as_stored
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
+from qgf_ref.backends.choice import kernels_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.flow.euler import rollout
-from qgf_ref.kernels.members import kernels_named
 from qgf_ref.losses.auxiliary import cfgrl_loss, distill_loss, endpoints, robust_q_loss
 from tests.conftest import small_checkpoint, states
 

@@ -11,15 +11,16 @@ import pytest
 from benchmarks.golden import golden_batch, nested
 from benchmarks.verify import training_steps
 from qgf_ref.arrays import Array
+from qgf_ref.backends.choice import kernels_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
-from qgf_ref.kernels.members import kernels_named
 from qgf_ref.losses import update as update_module
+from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
-from qgf_ref.losses.update import Batch, Hyperparameters, TrainState, losses, update
+from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from tests.conftest import Golden, small_checkpoint, states
 

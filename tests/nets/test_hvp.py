@@ -10,8 +10,8 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp
-from qgf_ref.crosscheck.mistakes.gradient import _Observing
-from qgf_ref.crosscheck.mistakes.networks import _activation_first
+from qgf_ref.crosscheck.sampler.mistakes.gradient import _Observing
+from qgf_ref.crosscheck.sampler.mistakes.networks import _activation_first
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.initialisers import init_value
 from qgf_ref.nets.mlp import MLPOptions, mlp, mlp_vjp, mlp_vjp_jvp

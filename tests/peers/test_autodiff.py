@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.losses.update import losses
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint, states

@@ -11,8 +11,8 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.interop.export import export, names_in
 from qgf_ref.interop.load import load_as_stored
 from qgf_ref.interop.torch_file import read_torch

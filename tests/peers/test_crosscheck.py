@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.testing import (
     CrossCheckError,
     SamplerReport,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint
 

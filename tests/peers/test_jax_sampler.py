@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.sampling import sample, trace
 from tests.conftest import Golden, small_checkpoint
 

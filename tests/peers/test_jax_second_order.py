@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import DenoisingStep
 from qgf_ref.guidance.qgf_covariance import QGFCovariance
 from qgf_ref.guidance.qgf_shifted import QGFShifted
 from qgf_ref.guidance.queries import critic_curvature
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.losses import auxiliary
 from qgf_ref.nets.conditional_velocity import ConditionalParams
 from qgf_ref.nets.mlp import MLPParams

@@ -14,7 +14,8 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.losses.update import Batch, TrainState, losses
+from qgf_ref.losses.batch import Batch
+from qgf_ref.losses.update import TrainState, losses
 from qgf_ref.ops.linear import linear, linear_vjp, linear_vjp_params
 from tests.conftest import small_checkpoint, states
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import qgf_ref
-from qgf_ref.interop.checkpoint import Checkpoint
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.nets.mlp import MLPOptions
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]

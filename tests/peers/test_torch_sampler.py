@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
-from qgf_ref.interop.checkpoint import Checkpoint
 from tests.conftest import GOLDEN_CASES, golden_case, small_checkpoint
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("one_thread")]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.training import TrainingReport, check_losses
-from qgf_ref.crosscheck.training_diagnosis import LIMIT
-from qgf_ref.crosscheck.training_inputs import EXPOSING
-from qgf_ref.crosscheck.training_mistakes import MISTAKES
+from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
+from qgf_ref.crosscheck.update.diagnosis import LIMIT
+from qgf_ref.crosscheck.update.inputs import EXPOSING
+from qgf_ref.crosscheck.update.mistakes import MISTAKES
 from tests.conftest import small_checkpoint
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]

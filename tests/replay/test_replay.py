@@ -24,7 +24,7 @@ OLD = "4b0d2025b5f47174beed1a3dda6e04e65d768ec5"
 ROOT = Path(__file__).resolve().parents[2]
 
 RECORDED_SINCE: dict[str, float] = {}
-"""Estimator → the most by which `sample(backend="numba")` may differ from the old commit, in which it
+"""Estimator → the most by which `sample(backend="numba")` may differ from the old commit, where it
 was run layer by layer: it is a recorded program now, equal to rounding."""
 
 

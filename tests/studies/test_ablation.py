@@ -11,10 +11,10 @@ import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import student_mean
-from qgf_ref.studies import ablation, ablation_trained
-from qgf_ref.studies.ablation import study
-from qgf_ref.studies.ablation_closed_form import Scene
-from qgf_ref.studies.ablation_factors import (
+from qgf_ref.studies.ablation import study as ablation
+from qgf_ref.studies.ablation import trained_networks as ablation_trained
+from qgf_ref.studies.ablation.closed_form import Scene
+from qgf_ref.studies.ablation.factors import (
     BOTH,
     FOUR,
     JACOBIAN,
@@ -24,7 +24,8 @@ from qgf_ref.studies.ablation_factors import (
     effects,
     factor_rows,
 )
-from qgf_ref.studies.ablation_trained import relative_variance
+from qgf_ref.studies.ablation.study import study
+from qgf_ref.studies.ablation.trained_networks import relative_variance
 from tests.studies.lines import line_settings
 
 

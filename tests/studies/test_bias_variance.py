@@ -14,18 +14,18 @@ from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.registry import FunctionEstimator, estimator, estimator_names
-from qgf_ref.studies import bias_variance
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.bias_variance_boundary import (
+from qgf_ref.studies.bias_variance import study as bias_variance
+from qgf_ref.studies.bias_variance.boundary import (
     PREDICTED,
     linear_response,
     measured_boundary,
     predicted_boundary,
 )
-from qgf_ref.studies.bias_variance_phase import PLANES, critic_errors, field_errors
-from qgf_ref.studies.bias_variance_scores import Score, measure, score
-from qgf_ref.studies.bias_variance_sweeps import QUICK, noise_sweeps
-from qgf_ref.studies.problems import EXACT, Errors, Problem
+from qgf_ref.studies.bias_variance.phase import PLANES, critic_errors, field_errors
+from qgf_ref.studies.bias_variance.scores import Score, measure, score
+from qgf_ref.studies.bias_variance.sweeps import QUICK, noise_sweeps
+from qgf_ref.studies.shared.problems import EXACT, Errors, Problem
 
 DIM = 3
 

@@ -11,9 +11,9 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy
 from qgf_ref.evaluation.settings import HELD_OUT
 from qgf_ref.sampling import sample
-from qgf_ref.studies import compute
-from qgf_ref.studies.compute import Sweep, methods, study
-from qgf_ref.studies.compute_points import COSTS, Point, cheapest_of_the_best, frontier
+from qgf_ref.studies.compute import study as compute
+from qgf_ref.studies.compute.points import COSTS, Point, cheapest_of_the_best, frontier
+from qgf_ref.studies.compute.study import Sweep, methods, study
 from tests.evaluation.fakes import line_checkpoint
 from tests.studies.lines import FORWARD, cell, line_settings
 

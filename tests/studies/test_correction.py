@@ -14,11 +14,11 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.qgf_shifted import QGFShifted
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.studies import correction
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.correction import Size, comparison, contenders, measure
-from qgf_ref.studies.correction_report import FREE_TIME, MORE_STEPS, report
-from qgf_ref.studies.correction_scenes import CONDITIONS, Contender, scenes
+from qgf_ref.studies.correction import study as correction
+from qgf_ref.studies.correction.scenes import CONDITIONS, Contender, scenes
+from qgf_ref.studies.correction.study import Size, comparison, contenders, measure
+from qgf_ref.studies.correction.words import FREE_TIME, MORE_STEPS, report
 
 TINY = Size(weights=(0.5, 2.0), draws=2, rows_1d=300, rows=100, names=("1-D", "2-D"))
 

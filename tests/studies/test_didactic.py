@@ -15,10 +15,10 @@ from qgf_ref.guidance.registry import estimator_names
 from qgf_ref.plotting import png
 from qgf_ref.sampling import sample
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.didactic import Grid, study_on
-from qgf_ref.studies.didactic_divergence import limit, product
-from qgf_ref.studies.didactic_report import claims
-from qgf_ref.studies.didactic_runs import Case, Laboratory, default_estimators, escaped, target
+from qgf_ref.studies.didactic.divergence import limit, product
+from qgf_ref.studies.didactic.runs import Case, Laboratory, default_estimators, escaped, target
+from qgf_ref.studies.didactic.study import Grid, study_on
+from qgf_ref.studies.didactic.words import claims
 
 TINY = Grid(
     points=200,

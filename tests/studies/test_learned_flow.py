@@ -7,8 +7,8 @@ import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
-from qgf_ref.studies.learned_flow import learned_flow
-from qgf_ref.studies.scenes import TRIMODAL
+from qgf_ref.studies.didactic.learned_flow import learned_flow
+from qgf_ref.studies.shared.scenes import TRIMODAL
 
 
 def test_same_seed_same_bits() -> None:

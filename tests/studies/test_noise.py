@@ -13,10 +13,10 @@ from qgf_ref.flow.closed_form_critics import QuadraticCritic
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.studies import noise
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.noise import Measured, Sensitivity, sensitivity, study
-from qgf_ref.studies.trained import chain
+from qgf_ref.studies.noise import study as noise
+from qgf_ref.studies.noise.study import Measured, Sensitivity, sensitivity, study
+from qgf_ref.studies.shared.trained import chain
 from tests.conftest import small_checkpoint
 
 ROWS = 7

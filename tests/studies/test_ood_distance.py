@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import Estimate
-from qgf_ref.interop.checkpoint import Checkpoint
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.data_actions import DataActions, whole_chunks
-from qgf_ref.studies.ood_distance import BC, Found, _ood_claim, distance_at, study
-from qgf_ref.studies.trained import interval, observations
+from qgf_ref.studies.ood_distance.data_actions import DataActions, whole_chunks
+from qgf_ref.studies.ood_distance.study import BC, Found, _ood_claim, distance_at, study
+from qgf_ref.studies.shared.trained import interval, observations
 from tests.conftest import small_checkpoint
 from tests.data.synthetic import TASK, write_dataset
 

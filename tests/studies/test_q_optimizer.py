@@ -13,9 +13,9 @@ from qgf_ref.evaluation.methods import Method, parse_method
 from qgf_ref.evaluation.statistics import Estimate
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.sampling import sample
-from qgf_ref.studies import q_optimizer_points
-from qgf_ref.studies.q_optimizer import study
-from qgf_ref.studies.q_optimizer_points import Point, at_equal_q, fixed_observations, optimised
+from qgf_ref.studies.q_optimizer import points as q_optimizer_points
+from qgf_ref.studies.q_optimizer.points import Point, at_equal_q, fixed_observations, optimised
+from qgf_ref.studies.q_optimizer.study import study
 from tests.studies.lines import FORWARD, cell, line_settings
 
 OOD, QGF = Method("ood"), Method("qgf")

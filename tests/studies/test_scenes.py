@@ -7,7 +7,7 @@ import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
-from qgf_ref.studies.scenes import FORMULAS, TRIMODAL, critics, exact_law, trimodal
+from qgf_ref.studies.shared.scenes import FORMULAS, TRIMODAL, critics, exact_law, trimodal
 
 
 def test_critics_are_their_formulas() -> None:

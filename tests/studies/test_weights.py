@@ -16,8 +16,8 @@ from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.nets.auxiliary import AuxiliaryParams
-from qgf_ref.studies.episodes import QUICK_WEIGHTS, Plan, guided_methods, play, rows
-from qgf_ref.studies.weights import QUICK_PLAN, Curve, study
+from qgf_ref.studies.shared.episodes import QUICK_WEIGHTS, Plan, guided_methods, play, rows
+from qgf_ref.studies.weights.study import QUICK_PLAN, Curve, study
 from tests.evaluation.fakes import line_checkpoint
 from tests.studies.lines import FORWARD, cell, line_settings
 

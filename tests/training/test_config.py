@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qgf_ref import InputError
-from qgf_ref.kernels.threads import available_cores
+from qgf_ref.threads import available_cores
 from qgf_ref.training.config import TrainConfig, preset
 
 

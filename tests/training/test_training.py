@@ -13,11 +13,12 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError, NonFiniteError
+from qgf_ref.backends.choice import kernels_named
 from qgf_ref.data.datasets import load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.data.windows import windows
-from qgf_ref.kernels.members import kernels_named
-from qgf_ref.losses.update import Hyperparameters, TrainState, losses, update
+from qgf_ref.losses.batch import Hyperparameters
+from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import start
 from qgf_ref.training.state import initial_state

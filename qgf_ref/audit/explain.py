@@ -1,0 +1,243 @@
+"""`explain`: how one gradient of one row at one step came about, operation by operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import fill
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array, matrix
+from qgf_ref.audit.definitions import defined_gradient
+from qgf_ref.denoising import denoising_step
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.base import Estimator, Products
+from qgf_ref.guidance.counting import counted
+from qgf_ref.ledger import Constant, Entry, Leaf, Ledger, Output
+from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.sampling import trace
+
+CONTRADICTION = 1e-10
+"""Relative difference from the definition that rounding does not explain (measured ≤ 1e-14)."""
+MARK = {"forward": "", "jvp": "jvp", "vjp": "vjp", "vjp_jvp": "vjp's jvp"}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A gradient and its record.
+
+    gradient (D,); rederived (D,): replayed from the ledger; defined (D,) or None: from the
+    estimator's definition by complex step.
+    """
+
+    estimator: Estimator
+    row: int
+    index: int
+    time: float
+    ledger: Ledger
+    products: Products
+    gradient: Array
+    rederived: Array
+    defined: Array | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every operation is on the record and the replay ends in the same bits."""
+        return not self.ledger.undeclared and np.array_equal(self.gradient, self.rederived)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the gradient is a recorded operation's outcome; users' code often is not."""
+        return bool(np.isfinite(self.rederived).all())
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the replay or the definition says otherwise than the estimator."""
+        replayed = self.recorded and not np.array_equal(self.gradient, self.rederived)
+        return replayed or (self.error is not None and self.error > CONTRADICTION)
+
+    @property
+    def error(self) -> float | None:
+        """‖gradient − defined‖/‖defined‖, or None without a definition."""
+        if self.defined is None:
+            return None
+        norm = float(np.linalg.norm(self.defined))
+        distance = float(np.linalg.norm(self.gradient - self.defined))
+        return distance / norm if norm else distance
+
+    def text(self, brief: bool = False) -> str:
+        """The whole story, at most 100 columns wide. brief: one line for each network pass."""
+        entries = self.ledger.entries
+        lines = [
+            f"estimator {self.estimator.label}: G = {self.estimator.summary}",
+            fill(
+                f"row {self.row}, denoising step {self.index} (t = {self.time:g}), "
+                f"{len(entries)} operations, products: {self.products}",
+                98,
+            ),
+            "",
+            f"{'#':>4}  {'operation':<20} {'layer':<9} {'from':<12} {'in → out':<21} "
+            f"{'‖in‖':>8} {'‖out‖':>8} {'gain':>8}",
+        ]
+        groups = _passes(entries) if brief else [[entry] for entry in entries]
+        lines += [_line(group) for group in groups]
+        lines += ["", "from: #n the result of operation n, @n linearised where operation n ran"]
+        lines += ["", *_vector("G", self.gradient)]
+        if self.complete:
+            lines.append("re-derived from the ledger alone: the same bits")
+        elif not self.recorded:
+            lines.append(
+                "not re-derived: the gradient itself was not made by flow.kernels(…), so the "
+                "ledger holds only part of it"
+            )
+        else:
+            difference = float(np.abs(self.gradient - self.rederived).max(initial=0))
+            lines.append(
+                f"re-derived from the ledger: differs by {difference:.1e}; "
+                f"{len(self.ledger.undeclared)} of the arrays used were made outside the ledger"
+            )
+        if self.error is not None:
+            lines.append(
+                f"from the definition, by complex step: relative difference {self.error:.1e}"
+            )
+        return "\n".join(lines)
+
+
+def explain(
+    checkpoint: Checkpoint,
+    obs: Array,
+    *,
+    estimator: Estimator,
+    row: int = 0,
+    index: int = 0,
+    weight: float = 0.0,
+    noise: Array | None = None,
+    seed: int = 0,
+    embedding: Precision = "exact",
+) -> Explanation:
+    """Follow the guided chain of obs[row] (obs (B, O)) to step `index` and record G there.
+
+    noise (B, D), or drawn from `seed` for the whole batch, so that `row` means the same in both.
+    Raises InputError when row or index is out of range.
+    """
+    flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
+    obs = matrix(obs, "obs", columns=checkpoint.obs_dim)
+    for name, value, size in (("row", row, len(obs)), ("step", index, flow.denoise_steps)):
+        if not 0 <= value < size:
+            raise InputError(f"{name} must be one of the {size}, 0 to {size - 1}, got {value}")
+    if noise is None:
+        shape = (len(obs), checkpoint.flat_action_dim)
+        noise = np.random.default_rng(seed).standard_normal(shape)
+    noise = matrix(noise, "noise", columns=checkpoint.flat_action_dim)
+    if len(noise) != len(obs):
+        raise InputError(f"noise must have a row for each of the {len(obs)}, got {len(noise)}")
+    one = slice(row, row + 1)
+    chain = trace(flow, obs[one], estimator=estimator, weight=weight, noise=noise[one])
+
+    ledger = Ledger()
+    ledger.declare_params("policy", checkpoint.policy)
+    ledger.declare_params("critic", checkpoint.target_critic)
+    for name, params in checkpoint.auxiliary.present().items():
+        ledger.declare_params(name, params)
+    action, state = chain.a[index], chain.obs
+    ledger.declare("s", state)
+    ledger.declare("a_t", action)
+    recording = checkpoint.guided_flow(embedding=embedding, kernels=ledger)
+    counting, counter = counted(recording)
+    counting = estimator.on(counting)
+    step = denoising_step(counting, state, action, index, weight)
+    gradient = estimator(counting, step).gradient
+    products = counter.take()
+    return Explanation(
+        estimator=estimator,
+        row=row,
+        index=index,
+        time=step.time,
+        ledger=ledger,
+        products=products,
+        gradient=gradient[0],
+        rederived=_replay(ledger, gradient)[0],
+        defined=_first(
+            defined_gradient(estimator, flow, denoising_step(flow, state, action, index, weight))
+        ),
+    )
+
+
+def _replay(ledger: Ledger, gradient: Array) -> Array:
+    try:
+        return ledger.replay(gradient)
+    except KeyError:
+        return np.full_like(gradient, np.nan)
+
+
+def _first(rows: Array | None) -> Array | None:
+    return None if rows is None else rows[0]
+
+
+def _passes(entries: list[Entry]) -> list[list[Entry]]:
+    """Consecutive entries of the same network and kind of product, together."""
+    groups: list[list[Entry]] = []
+    for entry in entries:
+        network = entry.where.split(" ")[0]
+        last = groups[-1][-1] if groups else None
+        if (
+            last
+            and network
+            and (last.where.split(" ")[0], _sweep(last)) == (network, _sweep(entry))
+        ):
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
+    return groups
+
+
+def _sweep(entry: Entry) -> str:
+    # a sweep that carries a cotangent and its tangent has the plain vjps of both in it
+    return "vjp" if entry.product == "vjp_jvp" else entry.product
+
+
+def _line(group: list[Entry]) -> str:
+    first, last = group[0], group[-1]
+    name = f"{first.operation} {MARK[first.product]}".rstrip()
+    where = first.where
+    if len(group) > 1:
+        network = where.split(" ")[0]
+        product = next((e.product for e in group if e.product == "vjp_jvp"), first.product)
+        name, where = f"{network} {MARK[product] or 'forward'}", f"{len(group)} ops"
+    operand, result = first.operand, last.result
+    shapes = " → ".join("–" if x is None else _shape(x) for x in (operand, result))
+    norms = [None if x is None else float(np.linalg.norm(x)) for x in (operand, result)]
+    shown = [f"{'–':>8}" if n is None else f"{n:>8.3g}" for n in norms]
+    gain = f"{norms[1] / norms[0]:>8.3g}" if norms[0] and norms[1] is not None else f"{'–':>8}"
+    return (
+        f"{first.index:>4}  {name:<20} {where:<9} {_sources(first):<12} {shapes:<21} "
+        f"{shown[0]} {shown[1]} {gain}"
+    )
+
+
+def _sources(entry: Entry) -> str:
+    names = []
+    for reference in entry.inputs:
+        match reference:
+            case Output(index, part):
+                names.append(f"{'@' if part == 1 and entry.product != 'forward' else '#'}{index}")
+            case Leaf(name) if ".layers." not in name:
+                names.append(name)
+            case Constant(float(value)) if entry.operation in ("axpy", "scaled", "per_row"):
+                names.append(f"{value:.3g}")
+    text = " ".join(dict.fromkeys(names))  # several results of one operation have one number
+    return text if len(text) <= 12 else text[:11] + "…"
+
+
+def _shape(x: Array) -> str:
+    return "×".join(map(str, x.shape)) or "scalar"
+
+
+def _vector(name: str, x: Array) -> list[str]:
+    per_line = 8
+    lines = []
+    for start in range(0, len(x), per_line):
+        label = f"{name} =" if start == 0 else " " * (len(name) + 2)
+        lines.append(f"{label} " + " ".join(f"{v:>10.3e}" for v in x[start : start + per_line]))
+    return lines

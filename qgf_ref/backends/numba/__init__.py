@@ -1,0 +1,1 @@
+"""Compiled for the processor: kernels for the primitives, an interpreter for the program."""

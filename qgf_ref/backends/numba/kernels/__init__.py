@@ -1,0 +1,1 @@
+"""Compiled primitives: matrix product, dense block, activations, losses, Adam."""

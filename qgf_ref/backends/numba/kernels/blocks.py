@@ -1,0 +1,253 @@
+"""The dense block in compiled code, on whole arrays: forward, jvp, vjp, parameters' cotangents.
+
+Rows go through a block at a time: a matrix product into a buffer that stays in the core's cache,
+and from there, row by row, bias, LayerNorm and activation. Weights are packed at each call, which
+costs as much as one to three rows of the batch for every hundred. Arrays are passed flat (1-D),
+with their shapes beside them; the last axis of every buffer is padded.
+"""
+
+from __future__ import annotations
+
+from qgf_ref.backends.numba.kernels.cache import inner, kernel
+from qgf_ref.backends.numba.kernels.gemm import dot, multiply
+from qgf_ref.backends.numba.kernels.packing import (
+    BLOCK_BYTES,
+    CHUNK,
+    PAGE,
+    block_rows,
+    copy_rows,
+    pack,
+    pack_strips,
+    pack_transposed,
+    padded,
+    panel_width_of,
+)
+from qgf_ref.backends.numba.kernels.rows import activate, normalise, normalised_jacobian
+from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, like, view
+
+NO_ACTIVATION = -1
+
+
+@inner
+def pack_wide(w, K, F, packed):
+    """`pack`, but not of a single column, which `rows_times_panels` takes as it is."""
+    if F > 1:
+        pack(w, K, F, F, packed)
+
+
+@inner
+def rows_times_panels(a, a_at, rows, K, w, b, F, a_work, c_work):
+    """c_work = A·W for some rows of a dense A (·, K) from a[a_at]; W (K, F), and packed as b."""
+    width = panel_width_of(a.itemsize)
+    count = -(-F // width)
+    if F == 1:  # a panel would be padding but for one column: of a value, of a critic
+        stride = padded(F, a.itemsize)
+        for m in range(rows):
+            c_work[m * stride] = dot(view(a, a_at + m * K, K), view(w, 0, K))
+    elif K * a.itemsize % PAGE:
+        multiply(a, a_at, K, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
+    else:
+        stride = padded(K, a.itemsize)
+        copy_rows(a, a_at, rows, K, K, a_work, stride)
+        multiply(a_work, 0, stride, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
+
+
+@kernel
+def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
+            y, x_hat, rstd, slope, packed, a_work, c_work):  # fmt: skip
+    """y (B, F), and what the products need: x̂, rstd if `normed`, f′ if there is an activation."""
+    pack_wide(w, K, F, packed)
+    itemsize = x.itemsize
+    stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
+    h = view(c_work, block * stride, F)
+    one = view(c_work, (block + 1) * stride, F)
+    for j in range(F):
+        one[j] = like(1, one[j])
+    for begin in range(0, B, block):
+        rows = min(block, B - begin)
+        rows_times_panels(x, begin * K, rows, K, w, packed, F, a_work, c_work)
+        for m in range(rows):
+            at = (begin + m) * F
+            z, y_row = view(c_work, m * stride, F), view(y, at, F)
+            for j in range(F):
+                z[j] += bias[j]
+            result = z
+            if normed:
+                result = h
+                rstd[begin + m] = normalise(z, scale, offset, eps, fast, view(x_hat, at, F), h)
+            if code == NO_ACTIVATION:
+                for j in range(F):
+                    y_row[j] = result[j]
+            else:
+                activate(result, one, code, y_row, view(slope, at, F))
+
+
+@inner
+def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h, u, z_bar):
+    """z_bar = (∂y/∂z)ᵀ y_bar of one row, z the linear layer's output; on the way h_bar and γ·h_bar.
+
+    All rows are distinct: over memory that overlaps, LLVM's loops run one number at a time.
+    """
+    source = view(y_bar, at, F)
+    if sloped:
+        bend = view(slope, at, F)
+        for j in range(F):
+            h[j] = source[j] * bend[j]
+    else:
+        for j in range(F):
+            h[j] = source[j]
+    if normed:
+        for j in range(F):
+            u[j] = h[j] * scale[j]
+        normalised_jacobian(u, view(x_hat, at, F), rstd[row], z_bar)
+    else:
+        for j in range(F):
+            z_bar[j] = h[j]
+
+
+@inner
+def back_through_linear(a, a_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work):
+    """x_bar = z_bar·Wᵀ for some rows, or added to it; z_bar from a[a_at], rows `stride` apart."""
+    width = panel_width_of(a.itemsize)
+    c_row = padded(K, a.itemsize)
+    multiply(a, a_at, stride, 1, rows, packed, 0, F, 0, -(-K // width), c_work, 0, c_row)
+    for m in range(rows):
+        product, goal = view(c_work, m * c_row, K), view(x_bar, x_at + m * K, K)
+        if add:
+            for j in range(K):
+                goal[j] += product[j]
+        else:
+            for j in range(K):
+                goal[j] = product[j]
+
+
+@inner
+def add_scaled(total, number, row):
+    """total += number·row, rows (F,)."""
+    for j in range(total.size):
+        total[j] += number * row[j]
+
+
+@kernel
+def vjp(y_bar, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, add,
+        x_bar, packed, a_work, c_work):  # fmt: skip
+    """x_bar (B, K) = (∂y/∂x)ᵀ y_bar; added to what x_bar holds if `add`."""
+    pack_transposed(w, K, F, packed)
+    itemsize = y_bar.itemsize
+    stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
+    h, u = view(a_work, block * stride, F), view(a_work, (block + 1) * stride, F)
+    for begin in range(0, B, block):
+        rows = min(block, B - begin)
+        for m in range(rows):
+            row, z_bar = begin + m, view(a_work, m * stride, F)
+            pulled_back(
+                y_bar, scale, x_hat, rstd, slope, row * F, row, F, normed, sloped, h, u, z_bar
+            )
+        back_through_linear(a_work, 0, stride, rows, K, F, packed, x_bar, begin * K, add, c_work)
+
+
+@kernel
+def jvp(x_dot, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped,
+        y_dot, packed, a_work, c_work):  # fmt: skip
+    """y_dot (B, F) = (∂y/∂x) x_dot."""
+    pack_wide(w, K, F, packed)
+    itemsize = x_dot.itemsize
+    stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
+    for begin in range(0, B, block):
+        rows = min(block, B - begin)
+        rows_times_panels(x_dot, begin * K, rows, K, w, packed, F, a_work, c_work)
+        for m in range(rows):
+            at = (begin + m) * F
+            z_dot, goal = view(c_work, m * stride, F), view(y_dot, at, F)
+            if normed:
+                normalised_jacobian(z_dot, view(x_hat, at, F), rstd[begin + m], goal)
+                for j in range(F):
+                    goal[j] *= scale[j]
+            else:
+                for j in range(F):
+                    goal[j] = z_dot[j]
+            if sloped:
+                bend = view(slope, at, F)
+                for j in range(F):
+                    goal[j] *= bend[j]
+
+
+@inner
+def add_row(total, row):
+    """total += row, rows (F,)."""
+    for j in range(total.size):
+        total[j] += row[j]
+
+
+@inner
+def add_outer_products(strips, panels, rows, K, F, w_bar, fresh, c_work):
+    """w_bar (K, F) = xᵀ·z_bar over `rows` rows, or added to it unless `fresh`."""
+    itemsize = w_bar.itemsize
+    width = panel_width_of(itemsize)
+    c_row = padded(F, itemsize)
+    per_block = max(1, BLOCK_BYTES // (TILE_ROWS * rows * itemsize))
+    strip_count = -(-K // TILE_ROWS)
+    for begin in range(0, strip_count, per_block):
+        end = min(strip_count, begin + per_block)
+        for panel in range(-(-F // width)):  # outside, so that a panel is used while it is near
+            for s in range(begin, end):
+                multiply(
+                    strips, s * rows * TILE_ROWS, 1, TILE_ROWS, TILE_ROWS, panels, 0, rows,
+                    panel, panel + 1, c_work, (s - begin) * TILE_ROWS * c_row, c_row,
+                )  # fmt: skip
+        for k in range(begin * TILE_ROWS, min(K, end * TILE_ROWS)):
+            product = view(c_work, (k - begin * TILE_ROWS) * c_row, F)
+            goal = view(w_bar, k * F, F)
+            if fresh:
+                for j in range(F):
+                    goal[j] = product[j]
+            else:
+                add_row(goal, product)
+
+
+@kernel
+def vjp_params(y_bar, x, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, wanted, add,
+               x_bar, w_bar, bias_bar, scale_bar, offset_bar,
+               packed, a_work, c_work, strips, panels):  # fmt: skip
+    """Cotangents of kernel, bias, γ, β (summed over rows), and of x if `wanted`, as in `vjp`."""
+    if wanted:
+        pack_transposed(w, K, F, packed)
+    itemsize = y_bar.itemsize
+    stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
+    h = view(a_work, min(B, CHUNK) * stride, F)
+    u = view(a_work, (min(B, CHUNK) + 1) * stride, F)
+    for j in range(F):
+        bias_bar[j] = scale_bar[j] = offset_bar[j] = like(0, h[0])
+    for chunk in range(0, B, CHUNK):
+        chunk_rows = min(CHUNK, B - chunk)
+        for begin in range(0, chunk_rows, block):
+            rows = min(block, chunk_rows - begin)
+            for m in range(begin, begin + rows):
+                row = chunk + m
+                at = row * F
+                z_bar = view(a_work, m * stride, F)
+                pulled_back(
+                    y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h, u, z_bar
+                )
+                add_row(bias_bar, z_bar)
+                if normed:
+                    add_row(offset_bar, h)
+                    x_hat_row = view(x_hat, at, F)
+                    for j in range(F):
+                        scale_bar[j] += h[j] * x_hat_row[j]
+            if wanted:
+                x_at = (chunk + begin) * K
+                z_at = begin * stride
+                back_through_linear(
+                    a_work, z_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work
+                )
+        if F == 1:
+            if chunk == 0:
+                for k in range(K):
+                    w_bar[k] = like(0, h[0])
+            for m in range(chunk_rows):
+                add_scaled(w_bar, a_work[m * stride], view(x, (chunk + m) * K, K))
+        else:
+            pack(a_work, chunk_rows, F, stride, panels)
+            pack_strips(x, chunk * K, chunk_rows, K, strips)
+            add_outer_products(strips, panels, chunk_rows, K, F, w_bar, chunk == 0, c_work)

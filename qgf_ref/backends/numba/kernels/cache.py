@@ -1,0 +1,160 @@
+"""Compilation: Numba functions, and machine code kept on disk between runs.
+
+The cache's key is the text of every module with compiled code and Numba's version, so that no stale
+code can be loaded (Numba's own cache looks at one file's date, not at what that file imports). It
+lies in `QGF_REF_CACHE_DIR`, else in `$XDG_CACHE_HOME/qgf_ref`, else in `~/.cache/qgf_ref`; where
+that cannot be written, every process compiles anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    _CacheLocator,
+)
+
+PACKAGE = Path(__file__).parents[3]
+COMPILED = ("backends/program", "backends/numba")
+"""Folders with compiled functions and their constants."""
+CONSTANTS = ("ops/activations.py",)
+"""Other files whose constants are compiled in."""
+FLAGS = {"nogil": True, "error_model": "numpy"}
+"""Compiled code lets other Python threads run, and divides without asking for zero."""
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled code calls. Products and sums may become fused."""
+    return numba.njit(fastmath={"contract"}, **FLAGS)(function)
+
+
+def summing(function: Callable[..., Any]) -> Any:
+    """`inner` for sums along a row, whose order LLVM may choose."""
+    return numba.njit(fastmath={"contract", "reassoc", "nsz"}, **FLAGS)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls; its machine code is kept on disk."""
+    compiled = inner(function)
+    if directory() is not None:
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+@cache
+def directory() -> Path | None:
+    """Where this version's machine code is kept, or None if nothing can be written there."""
+    base = os.environ.get("QGF_REF_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        parent = Path(base) if base else Path(home or Path.home() / ".cache") / "qgf_ref"
+        path = parent / _version()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return None
+    return path if os.access(path, os.W_OK) else None
+
+
+_ready: set[str] = set()
+
+
+@contextmanager
+def compiling(what: str) -> Iterator[bool]:
+    """Around a use of kernels: says on stderr that `what` is being compiled, if the disk lacks it.
+
+    A file beside the machine code remembers that it was. Gives whether this is the process's first
+    use of them.
+    """
+    if what in _ready:
+        yield False
+        return
+    place = directory()
+    mark = None if place is None else place / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    if mark is None or not mark.exists():
+        kept = f"once: kept in {place}" if place else "kept nowhere, for want of a cache directory"
+        print(f"qgf_ref: compiling {what}, some seconds ({kept})", file=sys.stderr, flush=True)
+    yield True
+    _ready.add(what)
+    if mark is not None:
+        with suppress(OSError):  # the machine code is worth more than the mark
+            mark.touch()
+
+
+def sources() -> list[Path]:
+    """Every file whose text goes into machine code."""
+    own = sorted(path for name in COMPILED for path in (PACKAGE / name).rglob("*.py"))
+    return [*own, *(PACKAGE / name for name in CONSTANTS)]
+
+
+@cache
+def _version() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for source in sources():
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Locator(_CacheLocator):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(directory())
+
+    def get_source_stamp(self) -> str:
+        return _version()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func)
+
+
+class _Storage(CompileResultCacheImpl):
+    _locator_classes = (_Locator,)
+
+
+class _Cache(FunctionCache):
+    """One index for each signature: processes that compile for different dtypes at the same time
+    would number their files alike. A damaged file counts as none.
+    """
+
+    _impl_class = _Storage
+
+    def _choose(self, signature: Any) -> None:
+        name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=f"{self._impl.filename_base}-{name}",
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        self._choose(sig)
+        try:
+            return super().load_overload(sig, target_context)
+        except (EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        self._choose(sig)
+        try:
+            super().save_overload(sig, data)
+        except (EOFError, pickle.UnpicklingError):
+            self._cache_file.flush()
+            super().save_overload(sig, data)

@@ -1,0 +1,270 @@
+"""The Numba member of the kernels: dense blocks and learning primitives in compiled code.
+
+Single-threaded, and without Python's lock while it runs: a caller may run several at once. What it
+does not bring, it leaves to the primitives in NumPy: complex numbers (a complex step), arrays of
+no rows or columns, dtypes other than float32 and float64, and shapes that broadcast in another way
+than documented. Arrays of two real dtypes are converted to the wider one, as NumPy does; arrays
+that are not contiguous are copied.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.backends.numba.kernels import blocks
+from qgf_ref.backends.numba.kernels.cache import compiling
+from qgf_ref.backends.numba.kernels.learning import DTYPES, LEARNING
+from qgf_ref.backends.numba.kernels.memory import empty
+from qgf_ref.backends.numba.kernels.packing import buffer_sizes
+from qgf_ref.backends.numba.kernels.rows import CODES
+from qgf_ref.ops import learning
+from qgf_ref.ops.activations import activation, require_activation
+from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule, DenseTangents
+from qgf_ref.ops.kernels import reference_kernels
+from qgf_ref.ops.layer_norm import LayerNormCache
+from qgf_ref.ops.linear import LinearCache, linear
+
+
+class CompiledCache(NamedTuple):
+    """What the compiled block's forward saved; arrays of no elements where it has no such part.
+
+    x (B, I) or (E, B, I), kernel, scale as given; x_hat and slope (E, B, F), rstd (E, B). E is 1
+    without an ensemble. The rule is what second derivatives need besides.
+    """
+
+    x: Array
+    parts: DenseParts
+    x_hat: Array
+    rstd: Array
+    slope: Array
+    rule: DenseRule
+
+
+_reference = Composed(reference_kernels)
+
+
+class NumbaKernels:
+    """Kernels with compiled dense blocks. Use the one instance, `numba_kernels`."""
+
+    def __call__(self, primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The compiled equal of a primitive of `qgf_ref.ops.learning`, else the primitive."""
+        own = LEARNING.get(primitive)
+        if own is None or kwargs:
+            return primitive(*args, **kwargs)
+        result = own(*args)
+        return primitive(*args) if result is None else result
+
+    def dense(self, x: Array, parts: DenseParts, rule: DenseRule) -> tuple[Array, Any]:
+        """As `qgf_ref.ops.dense.Composed.dense`."""
+        dtype = x.dtype
+        if any(a is not None and a.dtype != dtype for a in parts):
+            dtype = np.result_type(*(a for a in (x, *parts) if a is not None))
+        if dtype not in DTYPES or not _fits(x, parts, rule):
+            return _reference.dense(x, parts, rule)
+        if rule.activation is not None:
+            require_activation(rule.activation)
+        x = np.ascontiguousarray(x, dtype)
+        parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
+        E, B, K, F = _sizes(x, parts)
+        normed, sloped = parts.scale is not None, rule.activation is not None
+        y = empty((E, B, F), dtype)
+        x_hat = empty((E, B, F if normed else 0), dtype)
+        rstd = np.empty((E, B if normed else 0), dtype)
+        slope = empty((E, B, F if sloped else 0), dtype)
+        code = blocks.NO_ACTIVATION if rule.activation is None else CODES[rule.activation]
+        buffers = _buffers(B, K, F, dtype)
+        for e in range(E):
+            blocks.forward(
+                _member(x, e, 2), _member(parts.kernel, e, 2), _member(parts.bias, e, 1),
+                _member(parts.scale, e, 1, parts.bias), _member(parts.offset, e, 1, parts.bias),
+                B, K, F, normed, code, rule.layer_norm_eps, rule.variance == "fast",
+                y[e].ravel(), x_hat[e].ravel(), rstd[e], slope[e].ravel(),
+                buffers["packed"], buffers["a_work"], buffers["c_work"],
+            )  # fmt: skip
+        cache = CompiledCache(x, parts, x_hat, rstd, slope, rule)
+        return (y if parts.kernel.ndim == 3 else y[0]), cache
+
+    def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
+        """As `qgf_ref.ops.dense.Composed.dense_jvp`."""
+        if isinstance(cache, DenseCache):
+            return _reference.dense_jvp(x_dot, cache)
+        if np.iscomplexobj(x_dot):  # linear in x_dot
+            real, imaginary = (self.dense_jvp(part, cache) for part in (x_dot.real, x_dot.imag))
+            return real + 1j * imaginary
+        x, parts, x_hat, rstd, slope, _ = cache
+        x_dot = np.ascontiguousarray(x_dot, x.dtype)
+        E, B, K, F = _sizes(x, parts)
+        y_dot = empty((E, B, F), x.dtype)
+        buffers = _buffers(B, K, F, x.dtype)
+        for e in range(E):
+            blocks.jvp(
+                _member(x_dot, e, 2), _member(parts.kernel, e, 2),
+                _member(parts.scale, e, 1, parts.bias),
+                x_hat[e].ravel(), rstd[e], slope[e].ravel(),
+                B, K, F, rstd.size > 0, slope.size > 0, y_dot[e].ravel(),
+                buffers["packed"], buffers["a_work"], buffers["c_work"],
+            )  # fmt: skip
+        return y_dot if parts.kernel.ndim == 3 else y_dot[0]
+
+    def dense_vjp(self, y_bar: Array, cache: Any) -> Array:
+        """As `qgf_ref.ops.dense.Composed.dense_vjp`."""
+        if isinstance(cache, DenseCache):
+            return _reference.dense_vjp(y_bar, cache)
+        if np.iscomplexobj(y_bar):
+            real, imaginary = (self.dense_vjp(part, cache) for part in (y_bar.real, y_bar.imag))
+            return real + 1j * imaginary
+        x, parts, x_hat, rstd, slope, _ = cache
+        y_bar = np.ascontiguousarray(y_bar, x.dtype)
+        E, B, K, F = _sizes(x, parts)
+        x_bar = empty(x.shape, x.dtype)
+        buffers = _buffers(B, K, F, x.dtype)
+        for e in range(E):
+            blocks.vjp(
+                _member(y_bar, e, 2), _member(parts.kernel, e, 2),
+                _member(parts.scale, e, 1, parts.bias),
+                x_hat[e].ravel(), rstd[e], slope[e].ravel(),
+                B, K, F, rstd.size > 0, slope.size > 0, e > 0 and x.ndim == 2,
+                _member(x_bar, e, 2), buffers["packed"], buffers["a_work"], buffers["c_work"],
+            )  # fmt: skip
+        return x_bar
+
+    def dense_vjp_params(
+        self, y_bar: Array, cache: Any, input_bar: bool = True
+    ) -> tuple[Array | None, DenseParts]:
+        """As `qgf_ref.ops.dense.Composed.dense_vjp_params`."""
+        if isinstance(cache, DenseCache):
+            return _reference.dense_vjp_params(y_bar, cache, input_bar)
+        if np.iscomplexobj(y_bar):
+            (x_re, re), (x_im, im) = (
+                self.dense_vjp_params(part, cache, input_bar) for part in (y_bar.real, y_bar.imag)
+            )
+            x_bar = None if x_re is None or x_im is None else x_re + 1j * x_im
+            both = zip(re, im, strict=True)
+            return x_bar, DenseParts(
+                *(None if a is None or b is None else a + 1j * b for a, b in both)  # type: ignore[arg-type]
+            )
+        x, parts, x_hat, rstd, slope, _ = cache
+        y_bar = np.ascontiguousarray(y_bar, x.dtype)
+        E, B, K, F = _sizes(x, parts)
+        x_bar = empty(x.shape, x.dtype) if input_bar else None
+        bars = [empty(parts.kernel.shape, x.dtype)]
+        bars += [np.empty_like(parts.bias) for _ in range(3)]
+        buffers = _buffers(B, K, F, x.dtype)
+        for e in range(E):
+            blocks.vjp_params(
+                _member(y_bar, e, 2), _member(x, e, 2), _member(parts.kernel, e, 2),
+                _member(parts.scale, e, 1, parts.bias),
+                x_hat[e].ravel(), rstd[e], slope[e].ravel(),
+                B, K, F, rstd.size > 0, slope.size > 0, input_bar, e > 0 and x.ndim == 2,
+                _member(x_bar, e, 2, x), _member(bars[0], e, 2),
+                *(_member(bar, e, 1) for bar in bars[1:]), *buffers.values(),
+            )  # fmt: skip
+        if parts.scale is None:
+            bars[2:] = []
+        return x_bar, DenseParts(*bars)
+
+    def dense_tangents(
+        self, x_dot: Array, cache: Any
+    ) -> tuple[Array, tuple[DenseCache, DenseTangents]]:
+        """As `qgf_ref.ops.dense.Composed.dense_tangents`, in NumPy."""
+        composed = cache if isinstance(cache, DenseCache) else _composed(cache)
+        y_dot, tangents = _reference.dense_tangents(x_dot, composed)
+        return y_dot, (composed, tangents)
+
+    def dense_vjp_jvp(
+        self, y_bar: Array, y_bar_dot: Array, cache: Any, tangents: Any, input_bar: bool = True
+    ) -> tuple[Array | None, Array]:
+        """As `qgf_ref.ops.dense.Composed.dense_vjp_jvp`, in NumPy."""
+        composed, inside = tangents
+        return _reference.dense_vjp_jvp(y_bar, y_bar_dot, composed, inside, input_bar)
+
+
+numba_kernels = NumbaKernels()
+"""The one instance."""
+
+
+def prepare(dtype: np.dtype[Any]) -> None:
+    """Compile everything for `dtype`, or read it from the disk, by running it once."""
+    one = np.ones((1, 1), dtype)
+    with compiling(f"the kernels of training, {dtype.name}"):
+        _, cache = numba_kernels.dense(
+            one, DenseParts(one, one[0], one[0], one[0]), DenseRule("gelu")
+        )
+        numba_kernels.dense_jvp(one, cache)
+        numba_kernels.dense_vjp(one, cache)
+        numba_kernels.dense_vjp_params(one, cache)
+        for primitive, arguments in (
+            (learning.path_point, (one, one, one[0])),
+            (learning.squared_error, (one, one)),
+            (learning.expectile_error, (one[0], one[0], one[0], 0.5)),
+            (learning.adam_step, (one, one, one, one, 1, 0.1)),
+            (learning.moving_average, (one, one, 0.5)),
+            (learning.guided_step, (one, one, one, 1.0, 1)),
+        ):
+            numba_kernels(primitive, *arguments)
+
+
+_local = threading.local()
+
+
+def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """This thread's scratch memory, kept between calls: fresh pages cost more than small blocks."""
+    if not hasattr(_local, "sets"):
+        _local.sets, _local.held = {}, {}
+    sets: dict[Any, dict[str, Array]] = _local.sets
+    held: dict[Any, Array] = _local.held
+    if (B, K, F, dtype) not in sets:
+        found = {}
+        for name, size in buffer_sizes(B, K, F, dtype).items():
+            if (name, dtype) not in held or held[name, dtype].size < size:
+                held[name, dtype] = np.empty(size, dtype)
+                sets.clear()  # else they would keep what was too small
+            found[name] = held[name, dtype]
+        sets[B, K, F, dtype] = found
+    return sets[B, K, F, dtype]
+
+
+def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
+    """Whether shapes are those that the compiled block knows."""
+    kernel = parts.kernel
+    if kernel.ndim not in (2, 3) or x.ndim not in (2, kernel.ndim) or not kernel.size or not x.size:
+        return False
+    if (parts.scale is None) != (parts.offset is None) or x.shape[-1] != kernel.shape[-2]:
+        return False
+    if x.ndim == 3 and len(x) != len(kernel):
+        return False
+    row = kernel.shape[:-2] + kernel.shape[-1:]
+    vectors = (parts.bias,) if parts.scale is None else parts[1:]
+    return rule.variance in ("fast", "two_pass") and all(a.shape == row for a in vectors)  # type: ignore[union-attr]
+
+
+def _composed(cache: CompiledCache) -> DenseCache:
+    """What the composition would have saved. Without LayerNorm, a matrix product more."""
+    x, parts, x_hat, rstd, _, rule = cache
+    y, norm = None, None
+    if parts.scale is not None and parts.offset is not None:
+        x_hat, rstd = (a if parts.kernel.ndim == 3 else a[0] for a in (x_hat, rstd))
+        norm = LayerNormCache(x_hat, rstd[..., None], parts.scale)
+        y = x_hat * parts.scale[..., None, :] + parts.offset[..., None, :]
+    elif rule.activation is not None:
+        y = linear(x, parts.kernel, parts.bias)[0]
+    saved = None if y is None or rule.activation is None else activation(y, rule.activation)[1]
+    return DenseCache(LinearCache(x, parts.kernel), norm, saved)
+
+
+def _sizes(x: Array, parts: DenseParts) -> tuple[int, int, int, int]:
+    """E, B, I, F."""
+    *members, K, F = parts.kernel.shape
+    return (members[0] if members else 1), x.shape[-2], K, F
+
+
+def _member(array: Array | None, e: int, ndim: int, absent: Array | None = None) -> Array:
+    """Member e of an array, if it has the ensemble axis, flat; of `absent` if there is no array."""
+    array = absent if array is None else array
+    assert array is not None
+    return (array[e] if array.ndim > ndim else array).reshape(-1)

@@ -1,0 +1,114 @@
+"""The compiled equals of the primitives of `qgf_ref.ops.learning`, on arrays of any shape.
+
+Each returns None where NumPy shall do it: complex numbers, several dtypes, shapes that broadcast in
+another way than the primitive documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import REAL_DTYPES, Array
+from qgf_ref.backends.numba.kernels import updates as elementwise
+from qgf_ref.backends.numba.kernels.memory import empty
+from qgf_ref.ops import learning
+
+DTYPES = tuple(np.dtype(name) for name in REAL_DTYPES)
+"""What compiled code takes."""
+
+
+def _real(*arrays: Any) -> list[Array] | None:
+    """Flat contiguous arrays of one real dtype, or None if NumPy shall have them."""
+    dtype = arrays[0].dtype
+    if dtype not in DTYPES or any(a.dtype != dtype or not a.size for a in arrays):
+        return None
+    return [np.ascontiguousarray(a).reshape(-1) for a in arrays]
+
+
+def _path_point(x0: Array, x1: Array, t: Array) -> tuple[Array, Array] | None:
+    flat = _real(x0, x1, t)
+    if flat is None or x0.ndim != 2 or x0.shape != x1.shape or t.shape != x0.shape[:1]:
+        return None
+    point, target = np.empty_like(flat[0]), np.empty_like(flat[0])
+    elementwise.path_point(*flat, *x0.shape, point, target)
+    return point.reshape(x0.shape), target.reshape(x0.shape)
+
+
+def _squared_error(
+    y: Array, target: Array, weight: Array | float = 1
+) -> tuple[float, Array] | None:
+    if not isinstance(weight, np.ndarray):
+        weight = np.full(target.shape, weight, target.dtype)
+    flat = _real(y, target, weight)
+    fits = weight.shape == target.shape and y.shape[y.ndim - target.ndim :] == target.shape
+    if flat is None or not fits:
+        return None
+    y_bar = np.empty_like(flat[0])
+    loss = elementwise.squared_error(*flat, y.size // target.size, y_bar)
+    return loss, y_bar.reshape(y.shape)
+
+
+def _expectile_error(
+    q: Array, v: Array, valid: Array, expectile: float
+) -> tuple[float, Array] | None:
+    flat = _real(q, v, valid)
+    if flat is None or not q.shape == v.shape == valid.shape:
+        return None
+    v_bar = np.empty_like(flat[0])
+    return elementwise.expectile_error(*flat, expectile, v_bar), v_bar.reshape(v.shape)
+
+
+def _adam_step(
+    theta: Array,
+    theta_bar: Array,
+    mean: Array,
+    square: Array,
+    count: int,
+    learning_rate: float,
+    eps: float = learning.EPS,
+    eps_root: float = 0.0,
+) -> tuple[Array, Array, Array] | None:
+    flat = _real(theta, theta_bar, mean, square)
+    if flat is None or not theta.shape == theta_bar.shape == mean.shape == square.shape:
+        return None
+    b1, b2 = learning.BETA1, learning.BETA2
+    new = [empty(flat[0].shape, theta.dtype) for _ in range(3)]
+    elementwise.adam_step(
+        *flat, b1, b2, 1 / (1 - b1**count), 1 / (1 - b2**count), learning_rate, eps, eps_root, *new
+    )
+    theta, mean, square = (a.reshape(theta.shape) for a in new)
+    return theta, mean, square
+
+
+def _moving_average(target: Array, online: Array, tau: float) -> Array | None:
+    flat = _real(target, online)
+    if flat is None or target.shape != online.shape:
+        return None
+    out = empty(flat[0].shape, target.dtype)
+    elementwise.moving_average(*flat, tau, out)
+    return out.reshape(target.shape)
+
+
+def _guided_step(
+    action: Array, velocity: Array, gradient: Array, weight: float, denoise_steps: int
+) -> Array | None:
+    flat = _real(action, velocity, gradient)
+    if flat is None or not action.shape == velocity.shape == gradient.shape:
+        return None
+    out = np.empty_like(flat[0])
+    elementwise.guided_step(*flat, weight, 1 / denoise_steps, out)
+    return out.reshape(action.shape)
+
+
+LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
+    learning.path_point: _path_point,
+    learning.squared_error: _squared_error,
+    learning.expectile_error: _expectile_error,
+    learning.adam_step: _adam_step,
+    learning.moving_average: _moving_average,
+    learning.guided_step: _guided_step,
+}
+"""Primitive → its compiled equal."""

@@ -1,0 +1,82 @@
+"""What a check of a sampler, or of one of its functions, found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.crosscheck.compare import Element, located
+from qgf_ref.crosscheck.sampler.case import Case, Setting, causal_order
+from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
+from qgf_ref.crosscheck.sampler.probes import Probe, probes, separating
+from qgf_ref.crosscheck.sampler.report import diagnosis_lines, place, wrapped
+
+
+@dataclass(frozen=True)
+class SamplerReport:
+    """What a check found.
+
+    diagnosis  on the networks `on`, by the calls named
+    first      (call, step, quantity) of the first disagreement in the call that shows most; worst,
+               the element of it that is furthest off
+    hidden     mistakes of the bank that none of the calls would have shown
+    """
+
+    diagnosis: Diagnosis
+    on: str
+    calls: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    separate: Probe | None = None
+    title: str = "sampler"
+    first: tuple[str, int, str] | None = None
+    worst: Element | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains everything."""
+        return self.diagnosis.agrees
+
+    def __str__(self) -> str:
+        verdict = "agrees" if self.agrees else "DISAGREES"
+        lines = wrapped(
+            f"{self.title} {verdict} with qgf_ref on {self.on} ({', '.join(self.calls)})", ""
+        )
+        if self.first is not None:
+            call, step, quantity = self.first
+            lines += wrapped(f"first: {place(step, quantity)}, in the call '{call}'", "  ")
+        if self.worst is not None:
+            lines += wrapped(f"worst element {self.worst}", "  ")
+        lines += diagnosis_lines(self.diagnosis)
+        if self.separate is not None:
+            lines += wrapped(f"To tell them apart, run it with {self.separate.why}.", "")
+        if self.hidden:
+            lines += wrapped(f"Not shown by these inputs: {', '.join(self.hidden)}.", "")
+        return "\n".join(lines)
+
+
+def disagreement(
+    setting: Setting,
+    diagnosis: Diagnosis,
+    on: str,
+    calls: tuple[str, ...],
+    networks: Checkpoint | None,
+    cases: Sequence[Case],
+    title: str = "sampler",
+) -> SamplerReport:
+    """The report of a disagreement. networks: to look for separating inputs on, if a sampler's."""
+    separate = None
+    if diagnosis.ambiguous and networks is not None:
+        several = [e.mistakes for e in diagnosis.explanations[:4]]
+        separate = separating(setting, several, probes(networks, seed=1))
+    found = [(case, located(setting, case)) for case in cases]
+    wrong = [(case, where.first, where.worst) for case, where in found if where.first is not None]
+    # a call with its steps says more than final actions, and earlier quantities more than later
+    wrong.sort(key=lambda x: (not x[0].forced, causal_order(*x[1])))
+    first = worst = None
+    if wrong:
+        case, (step, quantity), worst = wrong[0]
+        first = (case.label, step, quantity)
+    return SamplerReport(
+        diagnosis, on, calls, separate=separate, title=title, first=first, worst=worst
+    )

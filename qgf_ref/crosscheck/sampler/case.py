@@ -1,0 +1,211 @@
+"""A recorded run beside the simulations of it: what agrees, by how many times the rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order, with_mistakes
+from qgf_ref.crosscheck.sampler.port import Port, divided_times, reference_port, retimed
+from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
+from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running, teacher_forced
+from qgf_ref.guidance.base import Estimator
+from qgf_ref.interop.trace_file import RecordedTrace
+from qgf_ref.ops.time_embedding import Precision
+
+RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
+"""Float32 runs in other summation orders: more where a case has few rows to measure rounding on."""
+RMS_LIMIT = 8.0
+"""Largest ratio of root mean squares that is called rounding, times the spread of our own runs.
+Correct JAX and PyTorch ports reach about half of both limits (benchmarks/results/crosscheck.md).
+"""
+PEAK_LIMIT = 16.0
+"""The same for the largest error of any element."""
+CAUSAL = ("v", "a1_hat", "q", "g", "a", "action")
+"""What is compared, in the order in which it arises; `a` is the state after the update."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a port is meant to be: checkpoint, estimator, T, and how the times are rounded.
+
+    time_precision  of times and embedding: "float32" as the official code, or "exact"
+    divided         fl(k)/fl(T) rather than XLA's fl(k)·fl(1/T): see `divided_times`
+    """
+
+    checkpoint: Checkpoint
+    estimator: Estimator
+    denoise_steps: int
+    time_precision: Precision = "float32"
+    divided: bool = False
+
+    def port(self, made: Mistakes = (), dtype: str = "float64", seed: int | None = None) -> Port:
+        """The port with these mistakes, in this precision, summing in the order of this seed."""
+        port = with_mistakes(_reference(self, dtype), made)
+        if seed is None:
+            return port
+        if self.time_precision == "exact" and dtype == "float32":
+            # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
+            rng = np.random.default_rng(seed)
+            off = 1 + UNIT[np.dtype("float32")] * rng.choice((-1, 1), len(port.flow.times))
+            grid = tuple(float(t) for t in np.array(port.flow.times) * off)
+            port = replace(port, flow=retimed(port.flow, grid))
+        return reordered(port, seed)
+
+
+def _reference(setting: Setting, dtype: str) -> Port:
+    T = setting.denoise_steps
+    checkpoint = setting.checkpoint.astype(dtype)
+    port = reference_port(checkpoint, setting.estimator, setting.time_precision, T)
+    if setting.divided:
+        port = replace(port, flow=retimed(port.flow, divided_times(T)))
+    return port
+
+
+class Judgement(NamedTuple):
+    """One quantity of a recorded run against one simulation, each (T,) (action: (1,)).
+
+    ratio    ‖theirs − truth‖/‖ours − truth‖, root mean squares over rows (ours: over all runs)
+    spread   largest over typical ‖ours − truth‖: what other summation orders do
+    peak     their largest error over the largest of ours
+    """
+
+    ratio: Array
+    spread: Array
+    peak: Array
+
+    @property
+    def excess(self) -> Array:
+        """How many times over the limit, (T,); at most 1 is rounding."""
+        return np.maximum(self.ratio / (RMS_LIMIT * self.spread), self.peak / PEAK_LIMIT)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains every step."""
+        return bool((self.excess <= 1).all())
+
+
+class Case:
+    """One recorded run of a port.
+
+    trace, weight () or (B·n,), and a label for messages. `theirs`: quantity → array as recorded,
+    float64. compared: the quantities that count, if not all that are recorded.
+    """
+
+    def __init__(
+        self,
+        trace: RecordedTrace,
+        weight: float | Array,
+        label: str = "",
+        compared: tuple[str, ...] = CAUSAL,
+    ) -> None:
+        self.trace, self.label = trace, label
+        self.best_of = trace.best_of
+        self.single = trace.single_precision
+        self.unit = UNIT[np.dtype("float32" if self.single else "float64")]
+        kind = np.float32 if self.single else np.float64
+        obs, noise = (x.astype(kind).astype(np.float64) for x in (trace.obs, trace.noise))
+        given = np.asarray(weight, kind).astype(np.float64)
+        self.weight: float | Array = float(given) if given.ndim == 0 else given.reshape(-1, 1)
+        self.inputs = Inputs(obs, noise, self.weight, self.best_of)
+        self.theirs = {name: x.astype(np.float64) for name, x in trace.stepwise.items()}
+        self.theirs["action"] = trace.action.astype(np.float64)
+        self.states = self.theirs.get("a")
+        self.theirs = {name: x for name, x in self.theirs.items() if name in compared}
+
+    @property
+    def forced(self) -> bool:
+        """Whether their states are known, so that each step can be recomputed from them."""
+        return self.states is not None
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The recorded quantities in causal order."""
+        return tuple(name for name in CAUSAL if name in self.theirs)
+
+    def simulate(
+        self,
+        port: Port,
+        rows: Array | None = None,
+        upto: str = "action",
+        given: Mapping[str, Array] | None = None,
+    ) -> Predicted:
+        """What `port` does on this case (on some observations of it), as it was recorded."""
+        inputs, states = self.inputs, self.states
+        if rows is not None:
+            many = candidates_of(rows, self.best_of)
+            weight = inputs.weight if isinstance(inputs.weight, float) else inputs.weight[many]
+            inputs = Inputs(inputs.obs[rows], inputs.noise[many], weight, self.best_of)
+            states = None if states is None else states[:, many]
+        dtype = port.field.dtype
+        cast = Inputs(
+            inputs.obs.astype(dtype),
+            inputs.noise.astype(dtype),
+            inputs.weight if isinstance(inputs.weight, float) else inputs.weight.astype(dtype),
+            inputs.best_of,
+        )
+        if states is None:
+            return free_running(port, cast)
+        return teacher_forced(port, cast, states.astype(dtype), given, upto)
+
+    def free(self, port: Port) -> Predicted:
+        """What `port` does from the noise alone."""
+        dtype = port.field.dtype
+        weight = self.weight if isinstance(self.weight, float) else self.weight.astype(dtype)
+        obs, noise = self.inputs.obs.astype(dtype), self.inputs.noise.astype(dtype)
+        return free_running(port, Inputs(obs, noise, weight, self.best_of))
+
+    def scatter(
+        self,
+        setting: Setting,
+        made: Mistakes = (),
+        given: Mapping[str, Array] | None = None,
+        free: bool = False,
+    ) -> Scatter:
+        """The truth under these mistakes and how far our own runs are from it."""
+
+        def run(port: Port) -> Predicted:
+            return self.free(port) if free else self.simulate(port, given=given)
+
+        exact = setting.port(made)
+        runs = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
+        ours = [setting.port(made, "float32", seed) for seed in range(runs)]
+        # a float64 port that embeds float32 times is no more exact than its embedding
+        coarsest = UNIT[np.dtype("float32")] if setting.time_precision == "float32" else 0.0
+        return scatter(
+            lambda change: run(change(exact)),
+            [lambda port=port: run(port) for port in ours],  # type: ignore[misc]
+            max(self.unit, coarsest),
+            self.best_of,
+        )
+
+    def judge(self, quantity: str, against: Scatter) -> Judgement:
+        """Their `quantity` against a simulation."""
+        theirs, truth = self.theirs[quantity], against.truth[quantity]
+        if theirs.shape != truth.shape:
+            steps = len(by_step(quantity, truth))
+            return Judgement(*(np.full(steps, x) for x in (np.inf, 1.0, np.inf)))
+        error = by_step(quantity, theirs - truth)
+        rms, peak = norms(error, against.rows(quantity))
+        typical = np.maximum(against.typical(quantity), np.finfo(float).tiny)
+        worst = np.maximum(against.peak[quantity].max(axis=0), typical)
+        with np.errstate(invalid="ignore", over="ignore"):
+            ratio, high = rms / typical, peak / worst
+        broken = ~np.isfinite(ratio) | ~np.isfinite(typical)
+        ratio[broken] = high[broken] = np.inf
+        return Judgement(ratio, against.spread(quantity), high)
+
+
+def candidates_of(rows: Array, best_of: int) -> Array:
+    """Rows of the noise that belong to these observations."""
+    return (rows[:, None] * best_of + np.arange(best_of)).ravel()
+
+
+def causal_order(step: int, quantity: str) -> tuple[int, int]:
+    """For sorting: a[k] arises at the end of step k − 1."""
+    return (step - 1, order("a")) if quantity == "a" else (step, order(quantity))

@@ -1,0 +1,257 @@
+"""Diagnosis by simulation: which mistakes reproduce a recorded run to rounding.
+
+The recorded quantities are gone through in causal order. While a hypothesis (at first: no mistake)
+reproduces a quantity in every case, it stays. When none does, every mistake of the bank that can
+arise up to there is added to each hypothesis and simulated; then pairs; then the quantity is
+reported as unknown with the nearest simulations. Smaller hypotheses win. Nothing is named that
+does not reproduce *every* recorded number to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from qgf_ref.crosscheck.sampler.case import CAUSAL, Case, Setting
+from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
+from qgf_ref.crosscheck.sampler.port import divides_otherwise
+from qgf_ref.crosscheck.sampler.screen import Screen
+from qgf_ref.crosscheck.sampler.simulations import Simulations
+
+MAX_PAIRS = 400
+"""Pairs simulated for one quantity, the most promising first. Where rows depend on each other, all
+rows have to be simulated, and a pair counts for several.
+"""
+MORE_PAIRS = 50
+"""Pairs simulated after one that fits, in case another does, too."""
+NEAREST = 0.5
+"""Share of the squared error that a simulation must explain to be worth showing."""
+MAX_MISTAKES = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Mistakes that together reproduce everything recorded, and how closely.
+
+    excess   largest times over the limit of any quantity and step, ≤ 1
+    variants what else fits under the same names (a place, a rounding)
+    """
+
+    mistakes: Mistakes
+    excess: float
+    variants: tuple[Mistakes, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The mistakes' names."""
+        return tuple(made.name for made in self.mistakes)
+
+
+@dataclass(frozen=True)
+class Near:
+    """A simulation that does not reproduce the record, and the share of the error it explains."""
+
+    made: Made
+    explained: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The outcome of a search.
+
+    explanations  all of the smallest size that reproduce everything; empty if none does
+    unknown       the first quantity that nothing in the bank explains
+    so_far        what explains the quantities before it
+    nearest       the closest simulations of `unknown`
+    singles, pairs, possible_pairs  how many were simulated, of how many pairs
+    """
+
+    explanations: tuple[Explanation, ...]
+    unknown: str | None = None
+    so_far: tuple[Mistakes, ...] = ()
+    nearest: tuple[Near, ...] = ()
+    singles: int = 0
+    pairs: int = 0
+    possible_pairs: int = 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no mistake at all, or nothing but harmless rounding, explains everything."""
+        return any(all(made.harmless for made in e.mistakes) for e in self.explanations)
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether several different mistakes explain everything equally well."""
+        return len(self.explanations) > 1
+
+
+class Search(Simulations):
+    """The search under one setting, and how many simulations it took."""
+
+    def __init__(self, setting: Setting, cases: list[Case]) -> None:
+        super().__init__(setting, cases)
+        self.singles = self.pairs = self.possible = 0
+        self._screens: dict[tuple[Mistakes, str], Screen] = {}
+
+    def screen(self, base: Mistakes, quantity: str) -> Screen:
+        """`Screen`, made once, with the effects that it has simulated."""
+        key = (base, quantity)
+        if key not in self._screens:
+            self._screens[key] = Screen(self, base, quantity)
+        return self._screens[key]
+
+    def diagnose(self, progress: bool = False) -> Diagnosis:
+        """Go through the quantities; see the module."""
+        alive: list[Mistakes] = [()]
+        observed = [n for n in CAUSAL if any(n in case.theirs for case in self.cases)]
+        for quantity in observed:
+            kept = [h for h in alive if self.excess(h, quantity) <= 1]
+            if kept:
+                alive = kept
+                continue
+            larger = self._expand(alive, quantity, progress)
+            if not larger:
+                near = self._nearest(alive[0], quantity)
+                return Diagnosis(
+                    (), quantity, tuple(alive), near, self.singles, self.pairs, self.possible
+                )
+            alive = larger
+        return Diagnosis(
+            self._explanations(alive, observed),
+            singles=self.singles, pairs=self.pairs, possible_pairs=self.possible,
+        )  # fmt: skip
+
+    def _expand(self, alive: list[Mistakes], quantity: str, progress: bool) -> list[Mistakes]:
+        for base in alive:
+            if len(base) >= MAX_MISTAKES:
+                return []
+        found: list[Mistakes] = []
+        screens = [self.screen(base, quantity) for base in alive]
+        for screen in screens:
+            named = {made.name for made in screen.base}
+            for made in _shown(screen.additions(named), "mistakes", progress):
+                self.singles += 1
+                if screen.passes((made,)) and self.agrees((*screen.base, made), quantity):
+                    found.append((*screen.base, made))
+                elif made.mistake.family is not None:
+                    fitted = screen.fitted(made)
+                    if fitted is not None and self.agrees((*screen.base, fitted), quantity):
+                        found.append((*screen.base, fitted))
+        if found:
+            return found
+        for screen in screens[:2]:
+            if len(screen.base) + 2 > MAX_MISTAKES:
+                continue
+            left = float(MAX_PAIRS)
+            for pair in _shown(self._pairs(screen), "pairs of mistakes", progress):
+                if left <= 0:
+                    break
+                left -= screen.cost(pair)
+                self.pairs += 1
+                if screen.passes(pair) and self.agrees((*screen.base, *pair), quantity):
+                    found.append((*screen.base, *pair))
+                    left = min(left, float(MORE_PAIRS))
+        return found
+
+    def _pairs(self, screen: Screen) -> list[Mistakes]:
+        """Pairs by how much of the error a combination of their single effects explains.
+
+        Together two mistakes do not simply add up (one may scale the other): least squares.
+        """
+        changed = [
+            m
+            for m, d in screen.effects.items()
+            if np.isfinite(d).all()
+            and d.any()
+            and m in screen.compatible
+            # in a pair, a coarse mistake's room would hide what the other one leaves
+            and not m.mistake.coarse
+        ]
+        pairs = list(combinations(range(len(changed)), 2))
+        pairs = [(i, j) for i, j in pairs if changed[i].name != changed[j].name]
+        self.possible += len(pairs)
+        if not pairs:
+            return []
+        effects = np.stack([screen.effects[m].ravel() for m in changed])
+        effects = effects / np.linalg.norm(effects, axis=1, keepdims=True)
+        gram, along = effects @ effects.T, effects @ screen.missing.ravel()
+        i, j = np.array(pairs).T
+        # squared length of the projection onto two unit vectors
+        cosine = gram[i, j]
+        sine = np.maximum(1 - cosine**2, 1e-6)
+        explained = (along[i] ** 2 + along[j] ** 2 - 2 * cosine * along[i] * along[j]) / sine
+        ranked = np.argsort(-explained, kind="stable")
+        return [(changed[i[k]], changed[j[k]]) for k in ranked]
+
+    def _nearest(self, base: Mistakes, quantity: str) -> tuple[Near, ...]:
+        screen = self.screen(base, quantity)
+        total = float((screen.missing**2).sum())
+        near = []
+        for made in screen.additions({made.name for made in base}):
+            effect = screen.effects.get(made)
+            if effect is None or not np.isfinite(effect).all() or not total:
+                continue
+            near.append(Near(made, 1 - float(((screen.missing - effect) ** 2).sum()) / total))
+        near.sort(key=lambda n: -n.explained)
+        return tuple(n for n in near if n.explained > NEAREST)[:3]
+
+    def _explanations(self, alive: list[Mistakes], observed: list[str]) -> tuple[Explanation, ...]:
+        groups: dict[tuple[str, ...], list[tuple[float, Mistakes]]] = {}
+        for made in alive:
+            excess = max(self.excess(made, name) for name in observed)
+            groups.setdefault(tuple(sorted(m.name for m in made)), []).append((excess, made))
+        ranked = []
+        for fits in groups.values():
+            # the usual variant speaks for its name; the others are listed beside it
+            excess, made = fits[0]
+            ranked.append(Explanation(made, excess, tuple(other for _, other in fits[1:])))
+        return tuple(sorted(ranked, key=lambda e: (len(e.mistakes), e.excess)))
+
+
+def _shown(items: Iterable[T], what: str, progress: bool) -> Iterable[T]:
+    return tqdm(items, desc=f"simulating {what}", leave=False, disable=None if progress else True)
+
+
+def settings_for(setting: Setting, case: Case) -> list[Setting]:
+    """The settings under which a correct port may have run, the likeliest first.
+
+    A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
+    rounds them as the official code does.
+    """
+    single = [replace(setting, time_precision="float32", divided=False)]
+    if divides_otherwise(setting.denoise_steps):
+        single.append(replace(setting, time_precision="float32", divided=True))
+    if case.single:
+        return single
+    return [replace(setting, time_precision="exact", divided=False), *single]
+
+
+def diagnose(
+    setting: Setting, cases: list[Case], progress: bool = False
+) -> tuple[Setting, Search, Diagnosis]:
+    """The diagnosis under the first setting that explains everything, else under the first.
+
+    All cases must be of one precision.
+    """
+    tried: list[tuple[Setting, Search, Diagnosis]] = []
+    choices = settings_for(setting, cases[0])
+    observed = [n for n in CAUSAL if any(n in case.theirs for case in cases)]
+    for choice in choices:
+        search = Search(choice, cases)
+        excess = max(search.excess((), name) for name in observed)
+        if excess <= 1:
+            return choice, search, Diagnosis((Explanation((), excess),))
+    for choice in choices:
+        search = Search(choice, cases)
+        found = search.diagnose(progress)
+        tried.append((choice, search, found))
+        if found.explanations:
+            return tried[-1]
+    return max(tried, key=lambda t: order(t[2].unknown or "action"))

@@ -1,0 +1,1 @@
+"""The bank of named mistakes of a sampler."""

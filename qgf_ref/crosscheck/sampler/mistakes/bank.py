@@ -1,0 +1,100 @@
+"""All mistakes, in the order in which they are made: parameters first, then what runs them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from qgf_ref.crosscheck.sampler.mistakes.base import Mistake, offset_variant, offsets_of
+from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, GRADIENT
+from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
+from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
+from qgf_ref.crosscheck.sampler.mistakes.query import QUERY
+from qgf_ref.crosscheck.sampler.mistakes.time import TIME
+from qgf_ref.crosscheck.sampler.mistakes.update import SELECTION, UPDATE
+from qgf_ref.crosscheck.sampler.port import Port
+from qgf_ref.errors import unknown_name
+from qgf_ref.ops.time_embedding import DIM
+
+BANK: tuple[Mistake, ...] = (
+    *PARAMETERS,
+    *NETWORKS,
+    *TIME,
+    *QUERY,
+    *AGGREGATION,
+    *GRADIENT,
+    *UPDATE,
+    *SELECTION,
+)
+NO_OFFSET = offset_variant((0,) * (DIM // 2))
+_BY_NAME = {m.name: m for m in BANK}
+_POSITION = {m.name: i for i, m in enumerate(BANK)}
+
+
+class Made(NamedTuple):
+    """A mistake as a port makes it: its name, and which variant."""
+
+    name: str
+    variant: str
+
+    @property
+    def mistake(self) -> Mistake:
+        """The entry of the bank."""
+        return mistake(self.name)
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it is another library's rounding rather than a mistake."""
+        m = self.mistake
+        return m.harmless > 0 and max(map(abs, offsets_of(self.variant))) <= m.harmless
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
+
+Mistakes = tuple[Made, ...]
+"""What a hypothesis says of a port: nothing, one mistake, or several."""
+
+
+def mistake(name: str) -> Mistake:
+    """The mistake of this name. Raises InputError, listing the names, on another."""
+    if name not in _BY_NAME:
+        raise unknown_name("mistake", name, _BY_NAME)
+    return _BY_NAME[name]
+
+
+def mistake_names() -> tuple[str, ...]:
+    """The names of the bank, in its order."""
+    return tuple(_BY_NAME)
+
+
+def with_mistakes(port: Port, made: Mistakes) -> Port:
+    """`port` with these mistakes, made in the order of the bank whatever order they come in."""
+    for item in sorted(made, key=lambda item: _POSITION[item.name]):
+        port = item.mistake.made_in(item.variant, port)
+    return port
+
+
+def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
+    """Every mistake that the port's options leave room for, in every variant."""
+    return tuple(
+        Made(m.name, variant)
+        for m in BANK
+        if m.applies(port) and (best_of > 1 or not m.selects)
+        for variant in (tuple(m.variants) or (NO_OFFSET,))
+    )
+
+
+def first_quantity(made: Made) -> int:
+    """Position in `QUANTITIES` of the first quantity that this variant can change.
+
+    The state `a` counts as after `g`: an update's mistake shows in the state that follows.
+    """
+    m = made.mistake
+    if made.variant == "in the critic only":
+        return order("q")
+    return order(m.first)
+
+
+def order(quantity: str) -> int:
+    """Causal position within a step: v, a1_hat, q, g, then the state that follows, the action."""
+    return ("v", "a1_hat", "q", "g", "a", "action").index(quantity)

@@ -1,0 +1,218 @@
+"""Mistakes in what the networks compute: activation, LayerNorm, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.mistakes.base import (
+    Mistake,
+    changing_options,
+    in_networks,
+    one,
+    substituting_everywhere,
+)
+from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members, has_norms, with_member_0
+from qgf_ref.crosscheck.sampler.port import Port, Squashed, Substituted
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.scheme import target_value
+from qgf_ref.ops.activations import (
+    ActivationCache,
+    activation,
+    activation_jvp,
+    activation_vjp,
+    activation_vjp_jvp,
+)
+from qgf_ref.ops.layer_norm import (
+    layer_norm,
+    layer_norm_jvp,
+    layer_norm_vjp,
+    layer_norm_vjp_jvp,
+)
+from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp
+
+
+def _activation_is(name: str) -> Callable[[Port], bool]:
+    return lambda port: port.field.options.activation == name
+
+
+def _unbiased(x: Array, scale: Array, offset: Array, eps: float, variance: Any) -> Any:
+    # c/√(s/(F−1) + ε) = √((F−1)/F)·c/√(s/F + ε(F−1)/F)
+    share = (x.shape[-1] - 1) / x.shape[-1]
+    return layer_norm(x, scale * np.sqrt(share).astype(scale.dtype), offset, eps * share, variance)
+
+
+class _ActivationFirst:
+    """linear → activation → LayerNorm, where the reference has linear → LayerNorm → activation."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done: Array | None = None
+
+    def norm(self, x: Array, *args: Any) -> Any:
+        y, inner = activation(x, self.name)
+        self.done, cache = layer_norm(y, *args)
+        return self.done, (cache, inner)
+
+    def norm_jvp(self, x_dot: Array, cache: Any) -> Array:
+        return layer_norm_jvp(activation_jvp(x_dot, cache[1]), cache[0])
+
+    def norm_vjp(self, y_bar: Array, cache: Any) -> Array:
+        return activation_vjp(layer_norm_vjp(y_bar, cache[0]), cache[1])
+
+    def norm_vjp_jvp(self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: Any) -> Array:
+        inner_dot = activation_jvp(x_dot, cache[1])
+        inner_bar_dot = layer_norm_vjp_jvp(inner_dot, y_bar, y_bar_dot, cache[0])
+        inner_bar = layer_norm_vjp(y_bar, cache[0])
+        return activation_vjp_jvp(x_dot, inner_bar, inner_bar_dot, cache[1])
+
+    def act(self, x: Array, name: str) -> Any:
+        return (x, None) if x is self.done else activation(x, name)
+
+    def act_jvp(self, x_dot: Array, cache: ActivationCache | None) -> Array:
+        return x_dot if cache is None else activation_jvp(x_dot, cache)
+
+    def act_vjp(self, y_bar: Array, cache: ActivationCache | None) -> Array:
+        return y_bar if cache is None else activation_vjp(y_bar, cache)
+
+    def act_vjp_jvp(
+        self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: ActivationCache | None
+    ) -> Array:
+        return y_bar_dot if cache is None else activation_vjp_jvp(x_dot, y_bar, y_bar_dot, cache)
+
+
+def _activation_first(net: Any) -> Any:
+    order = _ActivationFirst(net.options.activation)
+    by: dict[Any, Any] = {
+        layer_norm: order.norm,
+        layer_norm_jvp: order.norm_jvp,
+        layer_norm_vjp: order.norm_vjp,
+        layer_norm_vjp_jvp: order.norm_vjp_jvp,
+        activation: order.act,
+        activation_jvp: order.act_jvp,
+        activation_vjp: order.act_vjp,
+        activation_vjp_jvp: order.act_vjp_jvp,
+    }
+    return replace(net, kernels=Substituted(net.kernels, by))
+
+
+def _rounded(x: Array, bits: int) -> Array:
+    """x with `bits` explicit mantissa bits of float32, to nearest even."""
+    drop = np.uint32(23 - bits)
+    word = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    half = (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1)
+    odd = (word >> drop) & np.uint32(1)
+    with np.errstate(over="ignore"):
+        word = ((word + half + odd) >> drop) << drop
+    return word.view(np.float32).astype(x.dtype)
+
+
+def _matmul_with(bits: int) -> dict[Any, Any]:
+    def product(x: Array, kernel: Array, bias: Array) -> Any:
+        return linear(_rounded(x, bits), _rounded(kernel, bits), bias)
+
+    def product_jvp(x_dot: Array, cache: LinearCache) -> Array:
+        return linear_jvp(_rounded(x_dot, bits), cache)
+
+    def product_vjp(y_bar: Array, cache: LinearCache) -> Array:
+        return linear_vjp(_rounded(y_bar, bits), cache)
+
+    return {linear: product, linear_jvp: product_jvp, linear_vjp: product_vjp}
+
+
+def _forward_only_member_0(port: Port) -> Port:
+    def rule(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        guidance = base(flow, step)
+        if guidance.query is None or len(step.action) < 2:
+            return guidance
+        q, _ = with_member_0(flow.critic).forward(step.obs, guidance.query)
+        return replace(guidance, q=q)
+
+    def rank(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> Array:
+        wrong = replace(flow, critic=with_member_0(flow.critic))
+        return target_value(wrong if len(action) > 1 else flow, obs, unclipped, action)
+
+    return port.with_rule(rule).with_scheme(rank=rank)
+
+
+GELU = _activation_is("gelu")
+FLAX_EPS = "the official code's flax LayerNorm has 1e-6 inside the square root"
+
+NETWORKS: tuple[Mistake, ...] = (
+    Mistake(
+        "layer-norm-member-0-forward", "network", "q",
+        "forward-only critic values use member 0's LayerNorm for all members, gradients do not: "
+        "what jaxlib 0.4.30 does on CPU under jit (official.md, D1); set "
+        "XLA_FLAGS=--xla_disable_hlo_passes=onednn-ops-rewriter",
+        one(_forward_only_member_0), lambda port: has_members(port) and has_norms(port),
+    ),
+    Mistake(
+        "gelu-erf", "network", "v",
+        "GELU with the error function: the official code uses the tanh approximation (flax's "
+        "nn.gelu; torch.nn.GELU needs approximate='tanh')",
+        changing_options(activation="gelu_erf"), GELU,
+    ),
+    Mistake(
+        "gelu-quick", "network", "v",
+        "GELU as x·sigmoid(1.702x): the official code uses the tanh approximation",
+        changing_options(activation="gelu_quick"), GELU,
+    ),
+    Mistake(
+        "activation-relu", "network", "v", "ReLU for GELU",
+        changing_options(activation="relu"), GELU,
+    ),
+    Mistake(
+        "activation-silu", "network", "v", "SiLU for GELU",
+        changing_options(activation="silu"), GELU,
+    ),
+    Mistake(
+        "activation-gelu", "network", "v",
+        "GELU where the checkpoint's options say another activation: the official get_activation "
+        "silently takes gelu for a name that it does not know (official.md, D16)",
+        changing_options(activation="gelu"), lambda port: not GELU(port),
+    ),
+    Mistake(
+        "layer-norm-eps-1e-5", "network", "v",
+        f"LayerNorm epsilon is 1e-5 (PyTorch's default): {FLAX_EPS}",
+        changing_options(layer_norm_eps=1e-5), has_norms,
+    ),
+    Mistake(
+        "layer-norm-eps-1e-3", "network", "v",
+        f"LayerNorm epsilon is 1e-3 (Keras's default): {FLAX_EPS}",
+        changing_options(layer_norm_eps=1e-3), has_norms,
+    ),
+    Mistake(
+        "layer-norm-unbiased", "network", "v",
+        "LayerNorm divides the variance by F − 1 (torch.var's default): it must divide by F",
+        substituting_everywhere({layer_norm: _unbiased}), has_norms,
+    ),
+    Mistake(
+        "activation-before-norm", "network", "v",
+        "activation before LayerNorm: the official order is Dense, LayerNorm, activation",
+        in_networks(
+            lambda port: port.with_policy(_activation_first),
+            lambda port: port.with_critics(_activation_first),
+        ),
+        has_norms,
+    ),
+    Mistake(
+        "policy-output-tanh", "network", "v",
+        "tanh on the policy's output: a velocity is not bounded",
+        one(lambda port: replace(port, flow=replace(port.flow, field=Squashed(port.field)))),
+    ),
+    Mistake(
+        "matmul-tf32", "network", "v",
+        "matrix products in TF32 (10 bits of mantissa), the default of recent NVIDIA GPUs: set "
+        "jax_default_matmul_precision='highest' or torch.backends.cuda.matmul.allow_tf32=False",
+        substituting_everywhere(_matmul_with(10)), coarse=True,
+    ),
+    Mistake(
+        "matmul-bf16", "network", "v",
+        "matrix products in bfloat16 (7 bits of mantissa): autocast, or the default of TPUs",
+        substituting_everywhere(_matmul_with(7)), coarse=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,198 @@
+"""A sampler taken apart into the pieces in which ports go wrong.
+
+A `Port` is the reference until a mistake (`qgf_ref.crosscheck.mistakes`) replaces one of its
+pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+from qgf_ref.flow.path import time_grid
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.ops.kernels import Kernels
+from qgf_ref.ops.time_embedding import Precision
+
+
+@dataclass(frozen=True)
+class RetimedFlow(GuidedFlow):
+    """A flow whose times are not k/T. grid (T,)."""
+
+    grid: tuple[float, ...] = ()
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times t_0 … t_{T−1} of the denoising steps."""
+        return self.grid
+
+
+def retimed(flow: GuidedFlow, grid: tuple[float, ...]) -> RetimedFlow:
+    """`flow` with other times, (T,)."""
+    return RetimedFlow(**{f.name: getattr(flow, f.name) for f in fields(GuidedFlow)}, grid=grid)
+
+
+@dataclass(frozen=True)
+class Substituted:
+    """Kernels that run another function in the place of some primitives."""
+
+    kernels: Kernels
+    by: Mapping[Callable[..., Any], Callable[..., Any]]
+
+    def __call__(self, primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the primitive, or its substitute, returns."""
+        return self.kernels(self.by.get(primitive, primitive), *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Squashed:
+    """The velocity field tanh(v)."""
+
+    inner: MLPVelocity
+
+    @property
+    def action_dim(self) -> int:
+        """D."""
+        return self.inner.action_dim
+
+    @property
+    def obs_dim(self) -> int:
+        """O."""
+        return self.inner.obs_dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The parameters' dtype."""
+        return self.inner.dtype
+
+    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
+        """tanh(v) (B, D)."""
+        v, cache = self.inner.forward(obs, action, time)
+        squashed = np.tanh(v)
+        return squashed, (cache, 1 - squashed * squashed)
+
+    def jvp(self, action_dot: Array, cache: Any) -> Array:
+        """(1 − tanh²v)·(∂v/∂a) action_dot."""
+        return cache[1] * self.inner.jvp(action_dot, cache[0])
+
+    def vjp(self, velocity_bar: Array, cache: Any) -> Array:
+        """(∂v/∂a)ᵀ((1 − tanh²v)·velocity_bar)."""
+        return self.inner.vjp(cache[1] * velocity_bar, cache[0])
+
+
+Rule = Callable[[Estimator, GuidedFlow, DenoisingStep], Guidance]
+
+
+@dataclass(frozen=True)
+class Altered(Estimator):
+    """An estimator with something done to it: rule(base, flow, step)."""
+
+    base: Estimator
+    rule: Rule
+
+    name: ClassVar[str] = "altered"
+    summary: ClassVar[str] = "a mistake"
+
+    @property
+    def label(self) -> str:
+        """The base's."""
+        return self.base.label
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        """What the rule makes of it."""
+        return self.rule(self.base, flow, step)
+
+
+@dataclass(frozen=True)
+class Port:
+    """flow, estimator and scheme of a sampler; and what mistakes need to know beside.
+
+    flow      field, and the critic that guides and ranks (the target critic)
+    stated    the estimator that the port means to be
+    online    the online critic
+    horizon   H if the policy outputs chunks, else 1; action_dim A
+    """
+
+    flow: GuidedFlow
+    estimator: Estimator
+    stated: str
+    online: MLPCritic
+    horizon: int
+    action_dim: int
+    scheme: Scheme = ALGORITHM_1
+
+    @property
+    def field(self) -> MLPVelocity:
+        """The policy's network, also inside a `Squashed`."""
+        field = self.flow.field
+        field = field.inner if isinstance(field, Squashed) else field
+        assert isinstance(field, MLPVelocity)
+        return field
+
+    @property
+    def critic(self) -> MLPCritic:
+        """The target critic's network."""
+        assert isinstance(self.flow.critic, MLPCritic)
+        return self.flow.critic
+
+    def with_policy(self, change: Callable[[MLPVelocity], MLPVelocity]) -> Port:
+        """The same port with its policy changed."""
+        changed: Any = change(self.field)
+        if isinstance(self.flow.field, Squashed):
+            changed = Squashed(changed)
+        return replace(self, flow=replace(self.flow, field=changed))
+
+    def with_critics(self, change: Callable[[MLPCritic], MLPCritic]) -> Port:
+        """The same port with both its critics changed."""
+        flow = replace(self.flow, critic=change(self.critic))
+        return replace(self, flow=flow, online=change(self.online))
+
+    def with_rule(self, rule: Rule) -> Port:
+        """The same port with something done to its estimator."""
+        return replace(self, estimator=Altered(self.estimator, rule))
+
+    def with_scheme(self, **pieces: Any) -> Port:
+        """The same port with pieces of its scheme replaced."""
+        return replace(self, scheme=replace(self.scheme, **pieces))
+
+
+def reference_port(
+    checkpoint: Checkpoint, estimator: Estimator, embedding: Precision, denoise_steps: int
+) -> Port:
+    """The reference itself, in the checkpoint's dtype.
+
+    Raises InputError on an estimator with an auxiliary network: what rounding does to that one is
+    not simulated, so that no difference could be judged.
+    """
+    if estimator.auxiliary is not None:
+        raise InputError(
+            f"{estimator.label} works with the auxiliary network {estimator.auxiliary}; only "
+            "estimators on a checkpoint's own policy and critic can be compared"
+        )
+    nets = checkpoint.networks(embedding=embedding)
+    flow = replace(checkpoint.guided_flow(embedding=embedding), denoise_steps=denoise_steps)
+    horizon = checkpoint.options.horizon_length if checkpoint.options.action_chunking else 1
+    return Port(flow, estimator, estimator.name, nets.critic, horizon, checkpoint.action_dim)
+
+
+def divided_times(denoise_steps: int) -> tuple[float, ...]:
+    """fl(k)/fl(T), (T,): what float32 code computes that is not compiled by XLA.
+
+    `time_grid(T, "float32")` is XLA's product fl(k)·fl(1/T). The two differ by one unit in the last
+    place for some k, and the embedding's angle by up to 1e-3 rad.
+    """
+    return tuple(float(np.float32(k) / np.float32(denoise_steps)) for k in range(denoise_steps))
+
+
+def divides_otherwise(denoise_steps: int) -> bool:
+    """Whether the two roundings of k/T differ for this T."""
+    return divided_times(denoise_steps) != time_grid(denoise_steps, "float32")

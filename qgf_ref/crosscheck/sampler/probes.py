@@ -1,0 +1,210 @@
+"""Inputs that tell mistakes apart, and the checkpoints on which quiet ones speak up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.case import CAUSAL, Case, Setting
+from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
+from qgf_ref.crosscheck.sampler.rounding import by_step, norms
+from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams
+
+COVERAGE_ROWS = 16
+VISIBLE = 20.0
+"""A mistake counts as visible when it moves a recorded quantity by this many times the rounding."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One call of a sampler: obs (B, O), noise (B·n, D), both float32, and the weight.
+
+    why  what it is for, as the end of "run it with …"
+    """
+
+    name: str
+    obs: Array
+    noise: Array
+    weight: float
+    why: str
+
+    @property
+    def inputs(self) -> Inputs:
+        """As a simulation takes them, float64."""
+        n = len(self.noise) // len(self.obs)
+        weight = float(np.float32(self.weight))
+        return Inputs(self.obs.astype(np.float64), self.noise.astype(np.float64), weight, n)
+
+
+def probes(
+    checkpoint: Checkpoint, *, rows: int = 32, weight: float = 0.3, best_of: int = 4, seed: int = 0
+) -> tuple[Probe, ...]:
+    """The calls of `check_sampler`: B = 1 and B > 1, inside and outside the clip, w = 0 and w > 1,
+    ties, small inputs, several candidates.
+    """
+    rng = np.random.default_rng(seed)
+    O, D = checkpoint.obs_dim, checkpoint.flat_action_dim
+
+    def normal(count: int, width: int, scale: float = 1.0) -> Array:
+        return (scale * rng.standard_normal((count, width))).astype(np.float32)
+
+    # one shape for most calls, because frameworks compile for each
+    mixed, noise = normal(rows, O), normal(rows, D)
+    found = [
+        Probe("mixed", mixed, noise, weight, f"{rows} rows of normal noise"),
+        Probe("one row", mixed[:1], noise[:1], weight, "a batch of one row"),
+        Probe("unguided", mixed, noise, 0.0, "weight 0"),
+        Probe("strong", mixed, noise, 1.5, "weight 1.5"),
+        Probe("outside", mixed, normal(rows, D, 3.0), weight, "noise of three times the size"),
+        Probe("inside", mixed, normal(rows, D, 0.1), weight, "noise of a tenth of the size"),
+        Probe("corners", np.zeros_like(mixed), _corners(rows, D), 1.5,
+              "observations of 0, noise of ±1.01 and weight 1.5"),
+    ]  # fmt: skip
+    if best_of > 1:
+        many = normal(rows * best_of, D)
+        # the other way round, so that no fixed choice is right in both
+        back = many.reshape(rows, best_of, D)[:, ::-1].reshape(many.shape)
+        why = f"best-of-{best_of} (B·n rows of noise)"
+        found += [
+            Probe("candidates", mixed, many, weight, why),
+            Probe("candidates reversed", mixed, np.ascontiguousarray(back), weight, why),
+        ]
+    return tuple(found)
+
+
+def _corners(rows: int, D: int) -> Array:
+    signs = np.where((np.arange(rows)[:, None] >> (np.arange(D) % 2)) & 1, -1.0, 1.0)
+    return (1.01 * signs).astype(np.float32)
+
+
+def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
+    """Checkpoints of the same shape on which quiet mistakes show.
+
+    trained   every parameter moved, each member and the online critic on its own: an untrained
+              LayerNorm (1 and 0), zero biases or an exact target copy hide mistakes
+    quiet     first kernels scaled down, so that LayerNorm sees a variance near its epsilon
+    tied      members that agree at corner actions and differ in their gradients; no velocity, and
+              one step, after which rounding would decide
+    flat      a target critic that values every action alike, so that all candidates tie
+    """
+    rng = np.random.default_rng(seed)
+
+    def moved(a: Array) -> Array:
+        return (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32).astype(a.dtype)
+
+    def each(source: Checkpoint, change: Callable[[MLPParams], MLPParams]) -> Checkpoint:
+        return replace(
+            source,
+            policy=change(source.policy),
+            critic=change(source.critic),
+            target_critic=change(source.target_critic),
+        )
+
+    trained = each(checkpoint, lambda params: params.map(moved))
+    quiet = each(trained, _quieter)
+    once = replace(trained.options, denoise_steps=1)
+    tied = replace(
+        trained, target_critic=_tied(trained), policy=_still(trained.policy), options=once
+    )
+    flat = replace(trained, target_critic=_still(trained.target_critic))
+    return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}
+
+
+def _quieter(params: MLPParams) -> MLPParams:
+    first, *rest = params.layers
+    small = replace(first, kernel=first.kernel * 2.0**-9, bias=first.bias * 2.0**-9)
+    return MLPParams((small, *rest))
+
+
+def _still(params: MLPParams) -> MLPParams:
+    """Outputs that are 0."""
+    *rest, last = params.layers
+    return MLPParams((*rest, replace(last, kernel=0 * last.kernel, bias=0 * last.bias)))
+
+
+def _tied(checkpoint: Checkpoint) -> MLPParams:
+    """Member 1 is member 0 with the first two action dimensions exchanged, the others unused."""
+    params, O, D = checkpoint.target_critic, checkpoint.obs_dim, checkpoint.flat_action_dim
+    if (params.ensemble or 1) < 2 or D < 2:
+        return params
+    first, *rest = params.layers
+    kernel = first.kernel.copy()
+    kernel[:, O + 2 :] = 0
+    kernel[1:] = kernel[:1]
+    kernel[1:, [O, O + 1]] = kernel[1:, [O + 1, O]]
+
+    def shared(layer: LayerParams) -> LayerParams:
+        parts = [None if p is None else np.repeat(p[:1], len(p), axis=0) for p in layer.parts()]
+        return LayerParams(*parts)  # type: ignore[arg-type]
+
+    *middle, last = (shared(layer) for layer in rest)
+    # falling towards the corner, by so much that guidance moves the action off the clip's edge but
+    # not across: the result shows who got the gradient
+    tied = MLPParams((replace(shared(first), kernel=kernel), *middle, last))
+    critic = MLPCritic(tied, MLPOptions(checkpoint.options.activation))
+    q, cache = critic.forward(np.zeros((1, O)), np.ones((1, D)))
+    g = critic.vjp(np.arange(len(q))[:, None] == 0 * q, cache)
+    size = float(np.abs(g).max())
+    slope = -0.25 / size if g.sum() > 0 else 0.25 / size if size else 1.0
+    return MLPParams((*tied.layers[:-1], replace(last, kernel=slope * last.kernel)))
+
+
+def hidden(setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
+    """Mistakes of the bank that would not show in any of these cases."""
+    unseen: dict[str, None] = {}
+    port = setting.port()
+    most = max(case.best_of for case in cases)
+    for made in _first_variants(candidates(port, most)):
+        if made.mistake.variants and not any(_visible(setting, case, made) for case in cases):
+            unseen[made.name] = None
+    return tuple(unseen)
+
+
+def _visible(setting: Setting, case: Case, made: Made) -> bool:
+    if made.mistake.selects and case.best_of == 1:
+        return False
+    total = len(case.inputs.obs)
+    rows = None if made.mistake.coupled or total <= COVERAGE_ROWS else np.arange(COVERAGE_ROWS)
+    right = case.simulate(setting.port(), rows)
+    return _differs(right, case.simulate(setting.port((made,)), rows), case.observed, case.unit)
+
+
+def _differs(one: Predicted, two: Predicted, names: Sequence[str], unit: float) -> bool:
+    for name in names:
+        a, b = one[name], two[name]
+        if a.shape != b.shape:
+            return True
+        error = by_step(name, a - b)
+        every = np.ones(error.shape[1], bool)
+        size = norms(by_step(name, a), every)[0]
+        # a network's rounding is a few units of its output's size
+        if not (norms(error, every)[1] <= VISIBLE * 4 * unit * size).all():
+            return True
+    return False
+
+
+def _first_variants(found: tuple[Made, ...]) -> tuple[Made, ...]:
+    return tuple({made.name: made for made in reversed(found)}.values())[::-1]
+
+
+def separating(
+    setting: Setting, hypotheses: Sequence[Mistakes], tried: Sequence[Probe]
+) -> Probe | None:
+    """The first of these probes whose actions differ between all hypotheses; None if none does."""
+    best, apart = None, 0
+    for probe in tried:
+        runs = [free_running(setting.port(made), probe.inputs) for made in hypotheses]
+        pairs = [
+            _differs(one, two, (CAUSAL[-1],), 2.0**-20)
+            for i, one in enumerate(runs)
+            for two in runs[:i]
+        ]
+        if sum(pairs) > apart:
+            best, apart = probe, sum(pairs)
+    return best

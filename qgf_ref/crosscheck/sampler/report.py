@@ -1,0 +1,207 @@
+"""A comparison as text of at most 100 columns, and as a heat map."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.colors import ListedColormap, LogNorm
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.compare import Comparison
+from qgf_ref.crosscheck.sampler.case import CAUSAL, PEAK_LIMIT, RMS_LIMIT, Judgement
+from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, Explanation
+from qgf_ref.plotting import new_figure, png
+
+WIDTH = 98
+COLUMNS = 10
+MANY = 4
+"""More explanations than this mean that there is too little to explain."""
+PLACES = {
+    "v": "the velocity",
+    "a1_hat": "the point at which the critic is asked",
+    "q": "the critic's members",
+    "g": "the gradient",
+    "a": "the state a_t",
+    "action": "the final action",
+}
+
+
+def text(result: Comparison) -> str:
+    """Verdict, where, how much, why, and what to do next."""
+    case = result.case
+    n = f", best of {case.best_of}" if case.best_of > 1 else ""
+    precision = "float32" if case.single else "float64"
+    lines = [
+        f"{'AGREES' if result.agrees else 'DISAGREES'}: {case.label}",
+        f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, estimator "
+        f"{result.setting.estimator.label}, weight {case.weight:g}, {precision}",
+        f"checkpoint {result.setting.checkpoint.source}",
+    ]
+    if result.first is not None:
+        lines += ["", f"first disagreement: {place(*result.first)}"]
+    if result.worst is not None:
+        lines += wrapped(f"worst element {result.worst}", "  ")
+    if result.forced:
+        lines += ["", "teacher-forced (every quantity from *their* inputs of it): error / rounding"]
+        lines += _table(result.forced)
+        action = result.free["action"]
+        lines.append(f"free-running from their noise: action {_shown(float(action.ratio[0]))}")
+    else:
+        lines += ["", "free-running from their noise: error / rounding"]
+        lines += _table(result.free)
+    lines += wrapped(
+        f"1 = what {precision} rounding explains (our own float32 runs, summed in several orders); "
+        f"! = beyond {RMS_LIMIT:g} × their spread, or an element beyond {PEAK_LIMIT:g}",
+        "  ",
+    )
+    if result.rows_undecided:
+        lines.append(
+            f"  {result.rows_undecided} rows not compared: rounding decides a branch there"
+        )
+    lines += [f"  note: {note}" for note in result.notes]
+    lines += ["", *diagnosis_lines(result.diagnosis)]
+    if result.separate is not None:
+        lines += wrapped(f"To tell them apart, run your sampler with {result.separate.why}.", "  ")
+    elif result.diagnosis.ambiguous:
+        lines.append("  No input that we know of separates them on this checkpoint.")
+    if result.hidden:
+        names = ", ".join(result.hidden)
+        lines += wrapped(f"This trace would not show: {names}.", "  ")
+    return "\n".join(lines)
+
+
+def place(step: int, quantity: str) -> str:
+    """A quantity and a step in words."""
+    where = "" if quantity == "action" else f" at step {step}"
+    return f"{quantity}{where}, {PLACES[quantity]}"
+
+
+def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
+    """The mistakes by name, or what is known of an unknown one."""
+    if diagnosis.agrees:
+        return ["DIAGNOSIS: nothing to explain; every recorded number is within rounding."]
+    if diagnosis.unknown is not None:
+        return _unknown(diagnosis)
+    lines = ["DIAGNOSIS"]
+    if diagnosis.ambiguous:
+        count = len(diagnosis.explanations)
+        lines = [f"DIAGNOSIS: ambiguous, {count} explanations reproduce everything to rounding"]
+    for rank, explanation in enumerate(diagnosis.explanations[:8], 1):
+        lines += _explained(rank, explanation)
+    if len(diagnosis.explanations) > 8:
+        rest = [" + ".join(e.names) for e in diagnosis.explanations[8:]]
+        lines += wrapped(f"and {len(rest)} more: {'; '.join(rest)}", "  ")
+    if len(diagnosis.explanations) > MANY:
+        lines += wrapped(
+            "The record says little: write down more rows, or the quantities of each step.", "  "
+        )
+    return lines
+
+
+def _explained(rank: int, explanation: Explanation) -> list[str]:
+    lines = []
+    for i, made in enumerate(explanation.mistakes):
+        mark = f"{rank}. " if i == 0 else "   and "
+        lines.append(f"{mark}{made}, enters at {made.mistake.first}")
+        lines += wrapped(made.mistake.says, "   ")
+    others = sorted({str(made) for also in explanation.variants for made in also}
+                    - {str(made) for made in explanation.mistakes})  # fmt: skip
+    if others:
+        lines += wrapped(f"as well as: {', '.join(others)}", "   ")
+    lines.append(
+        f"   reproduces every recorded number; largest error {explanation.excess:.2g} of the limit"
+    )
+    return lines
+
+
+def _unknown(diagnosis: Diagnosis) -> list[str]:
+    name = str(diagnosis.unknown)
+    lines = wrapped(
+        f"DIAGNOSIS: unknown. No mistake of the bank ({diagnosis.singles} variants, "
+        f"{diagnosis.pairs} of {diagnosis.possible_pairs} pairs simulated) reproduces {name}, "
+        f"{PLACES[name]}.",
+        "",
+    )
+    before = [" + ".join(map(str, made)) for made in diagnosis.so_far if made]
+    if before:
+        lines += wrapped(f"What comes before it is explained by: {' or '.join(before)}.", "  ")
+    for near in diagnosis.nearest:
+        lines.append(f"  nearest: {near.made}, {100 * near.explained:.1f} % of the squared error")
+    lines += wrapped(
+        f"Look at how your code computes {name}; `qgf-ref explain` lists the reference's "
+        "operations.",
+        "  ",
+    )
+    return lines
+
+
+def _table(judged: dict[str, Judgement]) -> list[str]:
+    steps = max(len(j.ratio) for j in judged.values())
+    shown = np.unique(np.linspace(0, steps - 1, min(steps, COLUMNS)).round().astype(int))
+    head = "".join(f"{f'k={k}':>8}" for k in shown)
+    lines = [f"  {'':<8}{head}"]
+    for name in (n for n in CAUSAL if n in judged):
+        j = judged[name]
+        if name == "action":
+            lines.append(f"  {name:<8}{_cell(j, 0):>8}")
+            continue
+        lines.append(f"  {name:<8}" + "".join(f"{_cell(j, int(k)):>8}" for k in shown))
+    return lines
+
+
+def _cell(judged: Judgement, k: int) -> str:
+    value = float(max(judged.ratio[k], judged.peak[k]) if judged.excess[k] > 1 else judged.ratio[k])
+    return _shown(value) + ("!" if judged.excess[k] > 1 else "")
+
+
+def _shown(value: float) -> str:
+    if not np.isfinite(value):
+        return "inf"
+    return f"{value:.1f}" if value < 100 else f"{value:.0e}".replace("e+0", "e")
+
+
+def wrapped(words: str, indent: str) -> list[str]:
+    """The words in lines of at most WIDTH columns."""
+    return textwrap.wrap(words, WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def heat_map(result: Comparison) -> bytes:
+    """A PNG: how many times over the limit, by quantity and step. Blue is rounding."""
+    names = [name for name in CAUSAL if name in result.judged]
+    steps = max(len(result.judged[name].ratio) for name in names)
+    excess: Array = np.full((len(names), steps), np.nan)
+    for i, name in enumerate(names):
+        values = result.judged[name].excess
+        where = slice(steps - 1, steps) if name == "action" else slice(0, len(values))
+        excess[i, where] = np.where(np.isfinite(values), values, 1e8)
+    figure = new_figure(max(5.0, 1.9 + 0.52 * min(steps, 20)), 1.4 + 0.42 * len(names))
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        np.clip(excess, 1e-2, 1e6), norm=LogNorm(1e-2, 1e6), cmap=_colours(), aspect="auto"
+    )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(0, steps, max(1, steps // 10)))
+    axes.set_xlabel("denoising step k (action: after the last)")
+    kind = "teacher-forced" if result.forced else "free-running"
+    verdict = "agrees" if result.agrees else "disagrees"
+    axes.set_title(f"{verdict} ({kind}): error / limit of rounding", fontsize=10, loc="left")
+    if steps <= 20:
+        for i, k in np.argwhere(np.isfinite(excess)):
+            value = excess[i, k]
+            label = f"{value:.1f}" if value < 10 else f"{value:.0e}".replace("e+0", "e")
+            dark = value > 1e3 or value < 0.1
+            axes.text(k, i, label, ha="center", va="center", fontsize=6.5,
+                      color="white" if dark else "black")  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, ticks=[1e-2, 1, 1e2, 1e4, 1e6])
+    bar.ax.set_yticklabels(["0.01", "1 = limit", "100", "1e4", "≥ 1e6"], fontsize=7)
+    return png(figure)
+
+
+def _colours() -> ListedColormap:
+    """Blue up to the limit, from pale to dark red beyond it (LogNorm 1e-2 … 1e6: a quarter)."""
+    from matplotlib import colormaps
+
+    calm = colormaps["Blues_r"](np.linspace(0.35, 0.9, 64))
+    loud = colormaps["OrRd"](np.linspace(0.25, 1.0, 192))
+    return ListedColormap(np.concatenate([calm, loud]))

@@ -1,0 +1,161 @@
+"""The two runs of a port: from its own states, and from another's.
+
+Both go through the one denoising loop and the one set of networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.port import Port
+from qgf_ref.denoising import conclude, denoise, denoising_step, drift_of
+from qgf_ref.errors import NonFiniteError
+from qgf_ref.flow.euler import integrate
+from qgf_ref.guidance.base import DenoisingStep, Guidance
+from qgf_ref.guidance.queries import one_step_estimate
+
+
+class Inputs(NamedTuple):
+    """What a run starts from: obs (B, O), noise (B·n, D), weight () or (B·n, 1), and n."""
+
+    obs: Array
+    noise: Array
+    weight: float | Array
+    best_of: int
+
+
+Predicted = dict[str, Array]
+"""Quantity → a, v, a1_hat, g (T, B·n, D), q (T, E, B·n); action (B, D)."""
+
+
+def free_running(port: Port, inputs: Inputs) -> Predicted:
+    """The port's own run from the noise. What is not finite is NaN from there on."""
+    n = inputs.best_of
+    obs = port.scheme.spread(inputs.obs, n)
+    rows, T = inputs.noise.shape, port.flow.denoise_steps
+    members = port.critic.params.ensemble
+    found = {name: np.full((T, *rows), np.nan) for name in ("a", "v", "a1_hat", "g")}
+    found["q"] = np.full((T, members or 1, rows[0]), np.nan)
+
+    def record(step: DenoisingStep, guidance: Guidance) -> None:
+        _store(found, step.index, step, guidance, port, obs)
+
+    try:
+        with np.errstate(all="ignore"):
+            last = denoise(
+                port.flow, obs, inputs.noise, port.estimator, inputs.weight, record, port.scheme
+            )
+            found["action"] = conclude(port.flow, obs, last, n, scheme=port.scheme)
+    except NonFiniteError:
+        found["action"] = np.full((len(inputs.obs), rows[1]), np.nan)
+    return found
+
+
+def teacher_forced(
+    port: Port,
+    inputs: Inputs,
+    states: Array,
+    given: Mapping[str, Array] | None = None,
+    upto: str = "action",
+) -> Predicted:
+    """Every step recomputed from `states` (T, B·n, D), *their* a_t, so that no error accumulates.
+
+    a[k] is what the update makes of their a[k−1]; action what follows their last state.
+    given   their v and a1_hat, which then replace the port's own as inputs of what comes after
+    upto    the last quantity wanted: "v" leaves the critic alone
+    """
+    n, given = inputs.best_of, given or {}
+    obs = port.scheme.spread(inputs.obs, n)
+    T, flow = len(states), port.flow
+    members = port.critic.params.ensemble
+    found = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat", "g")}
+    found["q"] = np.full((T, members or 1, states.shape[1]), np.nan)
+    found["a"][0] = port.scheme.start(inputs.noise)
+    last = states[-1]
+    with np.errstate(all="ignore"):
+        for k, state in enumerate(states):
+            step = denoising_step(flow, obs, state, k, inputs.weight)
+            found["v"][k] = step.velocity
+            if upto == "v":
+                continue
+            if "v" in given:
+                step = replace(step, velocity=given["v"][k].astype(state.dtype))
+            seen = flow
+            if "a1_hat" in given:
+                seen = replace(flow, critic=Asked(flow.critic, given["a1_hat"][k]))
+            guidance = port.estimator(seen, step)
+            _store(found, k, step, guidance, port, obs, own_velocity=False)
+            if "g" in given:
+                guidance = replace(guidance, gradient=given["g"][k].astype(state.dtype))
+            following = _euler(port, step, guidance)
+            if k + 1 < T:
+                found["a"][k + 1] = following
+            else:
+                last = following
+        if upto == "v":
+            return {"v": found["v"], "a": found["a"]}
+        try:
+            found["action"] = conclude(flow, obs, last, n, scheme=port.scheme)
+        except NonFiniteError:
+            found["action"] = np.full((len(inputs.obs), states.shape[2]), np.nan)
+    return found
+
+
+class Asked:
+    """A critic that is asked at x, whatever point it is first asked at."""
+
+    def __init__(self, critic: Any, x: Array) -> None:
+        self.critic, self.x, self.first = critic, x, True
+        self.aggregation: str = critic.aggregation
+
+    def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:
+        """Q at x the first time, then wherever it is asked."""
+        at = self.x.astype(action.dtype) if self.first else action
+        self.first = False
+        return self.critic.forward(obs, at)
+
+    def jvp(self, action_dot: Array, cache: Any) -> Array:
+        """The critic's."""
+        return self.critic.jvp(action_dot, cache)
+
+    def vjp(self, q_bar: Array, cache: Any) -> Array:
+        """The critic's."""
+        return self.critic.vjp(q_bar, cache)
+
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        """The critic's."""
+        return self.critic.hvp(action_dot, q_bar, cache)
+
+
+def _euler(port: Port, step: DenoisingStep, guidance: Guidance) -> Array:
+    flow = port.flow
+
+    def drift(k: int, time: float, action: Array) -> Array:
+        return drift_of(flow, step, guidance, port.scheme)
+
+    steps = integrate(drift, step.action, flow.times, start=step.index, kernels=flow.kernels)
+    return next(steps)
+
+
+def _store(
+    found: Predicted,
+    k: int,
+    step: DenoisingStep,
+    guidance: Guidance,
+    port: Port,
+    obs: Array,
+    own_velocity: bool = True,
+) -> None:
+    if own_velocity:
+        found["a"][k], found["v"][k] = step.action, step.velocity
+    query, q = guidance.query, guidance.q
+    if query is None:
+        query = one_step_estimate(port.flow, step).x
+    if q is None:
+        q, _ = port.flow.critic.forward(obs, query)
+    found["a1_hat"][k], found["q"][k], found["g"][k] = query, q, guidance.gradient

@@ -1,0 +1,104 @@
+"""Simulations of one setting against recorded cases, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qgf_ref.crosscheck.sampler.case import CAUSAL, RMS_LIMIT, Case, Judgement, Setting
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
+from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+
+COARSE, COARSE_NUMBERS = 0.4, 24
+"""Two runs of a coarse mistake may differ by this share of its effect, which fewer numbers could
+meet by chance.
+"""
+
+
+def without_coarse(made: Mistakes) -> Mistakes:
+    """Those of the mistakes that do not round."""
+    return tuple(item for item in made if not item.mistake.coarse)
+
+
+class Simulations:
+    """Simulations of one setting against some cases, remembered."""
+
+    def __init__(self, setting: Setting, cases: list[Case]) -> None:
+        self.setting, self.cases = setting, cases
+        self._scatters: dict[tuple[int, Mistakes], Scatter] = {}
+        self._forced: dict[int, Scatter] = {}
+
+    def scatter(self, index: int, made: Mistakes) -> Scatter:
+        """`Case.scatter`, computed once."""
+        key = (index, made)
+        if key not in self._scatters:
+            found = self.cases[index].scatter(self.setting, made)
+            if without_coarse(made) != made:
+                other = self.scatter(index, without_coarse(made)).truth
+                found = found.widened(other, COARSE / RMS_LIMIT)
+            self._scatters[key] = found
+        return self._scatters[key]
+
+    def forced(self, index: int) -> Scatter:
+        """The reference with every quantity from *their* inputs of it, computed once."""
+        if index not in self._forced:
+            case = self.cases[index]
+            self._forced[index] = case.scatter(self.setting, given=case.theirs)
+        return self._forced[index]
+
+    def judgements(self, made: Mistakes, quantity: str) -> Iterator[tuple[int, Judgement]]:
+        """The quantity of every case that has it, against these mistakes."""
+        for index, case in enumerate(self.cases):
+            if quantity in case.theirs:
+                yield index, case.judge(quantity, self.scatter(index, made))
+
+    def excess(self, made: Mistakes, quantity: str) -> float:
+        """The largest excess over all cases; stops at the first that disagrees."""
+        worst = 0.0
+        for index, judged in self.judgements(made, quantity):
+            excess = float(judged.excess.max())
+            if excess > 1 and not made and self.cases[index].forced:
+                # what is right given their inputs of it is right, however their rounding adds up
+                forced = self.cases[index].judge(quantity, self.forced(index))
+                excess = min(excess, float(forced.excess.max()))
+            worst = max(worst, excess)
+            if worst > 1:
+                return worst
+        if without_coarse(made) != made:
+            worst = max(worst, self._unexplained(made, quantity) / COARSE)
+        return worst
+
+    def _unexplained(self, made: Mistakes, quantity: str) -> float:
+        """The share of the error without the coarse mistakes that is left with them, in all cases.
+
+        A coarse mistake is given room in proportion to its own effect, which is large beside a
+        smaller mistake's: it must also explain what it is held to be the reason of.
+        """
+        left = whole = 0.0
+        numbers = 0
+        for index, judged in self.judgements(without_coarse(made), quantity):
+            if (judged.excess <= 1).all():
+                continue
+            without, with_them = (
+                self.scatter(index, without_coarse(made)),
+                self.scatter(index, made),
+            )
+            theirs, rows = self.cases[index].theirs[quantity], with_them.rows(quantity)
+            for_both = (by_step(quantity, theirs - x.truth[quantity]) for x in (with_them, without))
+            mine, bare = (float((error[:, rows] ** 2).sum()) for error in for_both)
+            left, whole = left + mine, whole + bare
+            numbers += by_step(quantity, theirs)[:, rows].size
+        if 0 < numbers < COARSE_NUMBERS:
+            return np.inf
+        return float(np.sqrt(left / whole)) if whole else 0.0
+
+    def agrees(self, made: Mistakes, upto: str) -> bool:
+        """Whether everything recorded up to this quantity is reproduced."""
+        names = CAUSAL[: order(upto) + 1]
+        return all(self.excess(made, name) <= 1 for name in reversed(names))
+
+    def worst_case(self, made: Mistakes, quantity: str) -> int:
+        """The case that contradicts these mistakes most."""
+        found = {i: float(j.excess.max()) for i, j in self.judgements(made, quantity)}
+        return max(found, key=lambda i: found[i])

@@ -1,0 +1,1 @@
+"""A training update against the reference: which loss, gradient or parameter differs."""

@@ -1,0 +1,216 @@
+"""Is a training step right? Losses, gradients and updated parameters against the reference.
+
+    def step(batch, x0, t):                     # yours, on the checkpoint's parameters
+        loss, gradient = critic_loss_and_gradient(batch)
+        return {"critic": loss, "grad/critic": {"layers.0.kernel": gradient["Dense_0"], …}}
+
+    check_losses(step, checkpoint)              # raises CrossCheckError, naming the mistake
+
+Which mistakes have names, and which a given batch cannot show: `training_mistakes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.update.diagnosis import LIMIT, Diagnosis, diagnose, unseen, wrapped
+from qgf_ref.crosscheck.update.inputs import case_of, precision_of, result_of
+from qgf_ref.crosscheck.update.recipe import REFERENCE
+from qgf_ref.crosscheck.update.rounding import Case, Truth, size, truth
+from qgf_ref.interop.load import CheckpointLike, checkpoint_of
+from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.ops.time_embedding import Precision
+
+COARSE = 0.01
+"""Relative errors that bfloat16 explains: its rounding is 0.004."""
+
+TrainingStep = Callable[[Batch, Array, Array], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity: error ‖theirs − truth‖/‖truth‖; ratio, the same error in units of rounding's;
+    worst, the array with the largest error ("" for a loss); factor, if a gradient is a multiple of
+    the reference's to rounding, which.
+    """
+
+    quantity: str
+    error: float
+    ratio: float
+    worst: str
+    factor: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether rounding explains the error."""
+        return self.ratio <= LIMIT
+
+    def __str__(self) -> str:
+        if self.passed:
+            verdict = "ok"
+        elif self.factor is not None:
+            verdict = f"WRONG, {self.factor:.6g} times the reference"
+        else:
+            verdict = f"WRONG{f', most in {self.worst}' if self.worst else ''}"
+        return f"  {self.quantity:<21}{self.error:>15.1e}{self.ratio:>16.3g}   {verdict}"
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What `check_losses` found. `str` of it is the report.
+
+    unseen     if all agrees: the mistakes of the bank that this check could not have seen
+    diagnosis  if something disagrees
+    precision  in which the implementation computes, as its numbers tell; embedding, how the truth
+               computes the time embedding ("float32" is the official way)
+    """
+
+    comparisons: tuple[Comparison, ...]
+    settings: str
+    precision: str
+    embedding: Precision
+    diagnosis: Diagnosis | None = None
+    unseen: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every quantity agrees to rounding."""
+        return all(c.passed for c in self.comparisons)
+
+    @property
+    def first(self) -> str | None:
+        """The first quantity that disagrees: losses, then gradients, then parameters. Among the
+        parameters, which infect each other from the second update on, the one that does most.
+        """
+        wrong = [c for c in self.comparisons if not c.passed]
+        if wrong and wrong[0].quantity.startswith("params/"):
+            return max(wrong, key=lambda c: c.ratio).quantity
+        return wrong[0].quantity if wrong else None
+
+    def __str__(self) -> str:
+        state = "agrees to rounding" if self.passed else f"WRONG, first in {self.first}"
+        lines = [
+            f"training step: {state}",
+            f"  {self.settings}",
+            f"  judged as {self.precision}; time embedding {self.embedding}",
+            "",
+            f"  {'quantity':<21}{'relative error':>15}{'times rounding':>16}   (limit {LIMIT:g})",
+        ]
+        lines += map(str, self.comparisons)
+        if self.note:
+            lines += ["", self.note]
+        if self.diagnosis:
+            lines += ["", str(self.diagnosis)]
+            wrong = [c for c in self.comparisons if not c.passed]
+            coarse = all(c.error < COARSE and c.factor is None for c in wrong)
+            if coarse and not self.diagnosis.fits:
+                lines += wrapped(
+                    "No error is larger than that of reduced precision (TF32, bfloat16): look for "
+                    "a cast before looking for a wrong formula."
+                )
+        if self.unseen:
+            lines += ["", *wrapped("this check cannot see: " + ", ".join(self.unseen))]
+        return "\n".join(lines)
+
+
+def check_losses(
+    fn: TrainingStep,
+    checkpoint: CheckpointLike,
+    *,
+    batch: Batch | None = None,
+    x0: Array | None = None,
+    t: Array | None = None,
+    hyper: Hyperparameters | None = None,
+    updates: int = 0,
+    seed: int = 0,
+) -> TrainingReport:
+    """Compare a training step with the reference; where it disagrees, name the mistake.
+
+    fn       fn(batch, x0, t) → what it computes from the checkpoint's parameters, any subset of
+             "policy", "critic", "value"          the losses
+             "grad/policy", …/critic, …/value     their gradients
+             "params/policy", …/critic, …/value, …/target_critic   after the updates
+             Gradients and parameters as MLPParams or {"layers.0.kernel": array, …}.
+             updates = 0: x0 (B, D), t (B,). updates = n: x0 (n, B, D), t (n, B), one for each
+             update of the same batch from fresh optimisers; losses and gradients are then those of
+             the first update, as it computes them.
+    checkpoint  the networks before the step, or the path of their file
+    batch    default `default_batch`: rows of every kind of valid, mask and advantage
+    x0, t    noise and times as fn takes them; drawn if absent, t with 0 and 1 but without 0.5
+    hyper    what fn computes with, default `checkpoint.hyperparameters()`; EXPOSING shows every
+             mistake of the bank
+
+    What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
+    A float64 implementation is held to float64's rounding, and its time embedding may be exact.
+    Raises CrossCheckError, whose message is the report, if a quantity disagrees, and InputError on
+    arguments and results that cannot be compared.
+    """
+    case = case_of(checkpoint_of(checkpoint), batch, x0, t, hyper, updates, seed)
+    given = result_of(fn, case)
+    report = _judged(case, given, precision_of(given))
+    if not report.passed:
+        raise CrossCheckError(report)
+    return report
+
+
+def _judged(case: Case, given: Mapping[str, Any], precision: str) -> TrainingReport:
+    embeddings: tuple[Precision, ...] = (
+        ("float32",) if precision == "float32" else ("exact", "float32")
+    )
+    truths = {name: truth(REFERENCE, case, precision, name) for name in embeddings}
+
+    def total(name: Precision) -> float:
+        ratios = (truths[name].ratio(quantity, value) for quantity, value in given.items())
+        return sum(min(ratio, 1e300) for ratio in ratios)
+
+    reports = []
+    for embedding in sorted(embeddings, key=total):
+        reference = truths[embedding]
+        comparisons = tuple(_comparison(reference, name, value) for name, value in given.items())
+        about = (comparisons, _settings(case), precision, embedding)
+        if all(c.passed for c in comparisons):
+            hidden = unseen(case, given, reference, precision, embedding)
+            return TrainingReport(*about, unseen=hidden)
+        found = diagnose(case, given, reference, precision, embedding)
+        reports.append(TrainingReport(*about, diagnosis=found))
+        if found.fits:
+            return reports[-1]
+    if precision == "float64":
+        coarse = _judged(case, given, "float32")
+        if coarse.passed:
+            note = "The numbers are float64, but something in them was computed in float32."
+            return replace(coarse, note=note)
+    return reports[0]
+
+
+def _comparison(reference: Truth, quantity: str, theirs: Any) -> Comparison:
+    value = reference.values[quantity]
+    scale, error = size(value), reference.error(quantity, theirs)
+    differences = reference.differences(quantity, theirs)
+    worst = max(differences, key=lambda name: float(np.linalg.norm(differences[name])))
+    relative = error / scale if scale else (0.0 if error == 0 else float("inf"))
+    factor = None
+    if quantity.startswith("grad/") and np.isfinite(error) and scale:
+        a, b = (np.concatenate([part.ravel() for part in x.arrays()]) for x in (value, theirs))
+        multiple = float(np.vdot(a, b.astype(a.dtype))) / scale**2
+        rest = float(np.linalg.norm(b - multiple * a))
+        if rest <= LIMIT * reference.rounding[quantity] * max(1.0, abs(multiple)):
+            factor = multiple
+    return Comparison(quantity, relative, reference.ratio(quantity, theirs), worst, factor)
+
+
+def _settings(case: Case) -> str:
+    ck, hyper = case.checkpoint, case.hyper
+    return (
+        f"{len(case.batch.obs)} rows, O = {ck.obs_dim}, D = {ck.flat_action_dim}, "
+        f"E = {ck.critic.ensemble}; {case.updates} updates\n"
+        f"  discount {hyper.discount:g}, horizon {hyper.horizon}, expectile {hyper.expectile:g}, "
+        f"tau {hyper.tau:g}, learning rate {hyper.learning_rate:g}"
+    )

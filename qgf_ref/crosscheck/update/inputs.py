@@ -1,0 +1,209 @@
+"""What a training cross-check starts from, and what an implementation gives back, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array, matrix, require_finite
+from qgf_ref.crosscheck.update.recipe import LEARNED, NETWORKS
+from qgf_ref.crosscheck.update.rounding import Case
+from qgf_ref.errors import InputError, listing, unknown_name
+from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.ops.ensemble import ensemble_reduce
+
+QUANTITIES = (
+    *LEARNED,
+    *(f"grad/{name}" for name in LEARNED),
+    *(f"params/{name}" for name in NETWORKS),
+)
+"""What can be compared: losses, their gradients, parameters after the updates."""
+
+EXPOSING = Hyperparameters(discount=0.9, horizon=3, expectile=0.8, tau=0.1, learning_rate=0.003)
+"""With these, two updates show every mistake of the bank, in float32, too: γ ≠ γᴴ, τ ≠ ½, and
+steps long enough that the order of the updates and Adam's ε stand out from rounding. (An ε of 1e-7
+is the hardest to see; a report that passes names what it could not see.)"""
+
+ROWS = 24
+
+
+def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> Batch:
+    """A batch on which mistakes show, float32.
+
+    A quarter of the rows is invalid, a third is masked, some are both; as far as the networks
+    allow, the target critic is above the value in half of the rows and below in the others.
+    """
+    rng = np.random.default_rng(seed)
+    many = 16 * rows
+    obs = rng.standard_normal((many, checkpoint.obs_dim))
+    action = rng.uniform(-1, 1, (many, checkpoint.flat_action_dim))
+    nets = checkpoint.astype("float64").networks()
+    q, _ = ensemble_reduce(
+        nets.target_critic.forward(obs, action)[0], checkpoint.options.q_aggregation
+    )
+    above = q > nets.value.forward(obs)[0]
+    half = rows // 2
+    # half of them above if there are as many, then whichever come first
+    order = np.concatenate([np.flatnonzero(above)[:half], np.flatnonzero(~above)])
+    order = np.concatenate([order[:rows], np.flatnonzero(above)[half:]])[:rows]
+    chosen = rng.permutation(order)
+    index = np.arange(rows)
+    return Batch(
+        obs[chosen],
+        action[chosen],
+        rng.standard_normal((rows, checkpoint.obs_dim)),
+        rng.standard_normal(rows),
+        (index % 3 != 2).astype(float),
+        (index % 4 != 3).astype(float),
+    ).astype("float32")
+
+
+def default_times(rng: np.random.Generator, updates: int, rows: int, denoise_steps: int) -> Array:
+    """Times (updates, rows) on the grid k/T, 0 and 1 among them, without ½, float32.
+
+    At t = ½ an interpolation that runs backwards is right.
+    """
+    grid = [k for k in range(denoise_steps + 1) if 2 * k != denoise_steps]
+    grid = [grid[0], grid[-1], *grid[1:-1]]
+    rounds = [rng.permutation(np.resize(grid, rows)) for _ in range(updates)]
+    return np.stack(rounds).astype(np.float32) / np.float32(denoise_steps)
+
+
+def case_of(
+    checkpoint: Checkpoint,
+    batch: Batch | None,
+    x0: Array | None,
+    t: Array | None,
+    hyper: Hyperparameters | None,
+    updates: int,
+    seed: int,
+) -> Case:
+    """The arguments of `check_losses` with their defaults, or InputError."""
+    if isinstance(updates, bool) or not isinstance(updates, int | np.integer) or updates < 0:
+        raise InputError(f"updates must be an integer ≥ 0, got {updates!r}")
+    batch = default_batch(checkpoint, seed) if batch is None else _batch(batch, checkpoint)
+    rows, rng, n = len(batch.obs), np.random.default_rng([seed, 1]), max(int(updates), 1)
+    D = checkpoint.flat_action_dim
+    noise = rng.standard_normal((n, rows, D)).astype(np.float32)
+    if x0 is not None:
+        noise = _shaped(x0, "x0", (n, rows, D), bool(updates))
+    times = default_times(rng, n, rows, checkpoint.options.denoise_steps)
+    if t is not None:
+        times = _shaped(t, "t", (n, rows), bool(updates))
+        if times.min() < 0 or times.max() > 1:
+            raise InputError(f"t must lie in [0, 1], got {times.min():g} … {times.max():g}")
+    hyper = checkpoint.hyperparameters() if hyper is None else hyper
+    return Case(checkpoint, batch, noise, times, hyper, int(updates))
+
+
+def result_of(fn: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """What `fn` returns for the case, in the order of QUANTITIES, or InputError."""
+    batch = Batch(**{name: array.copy() for name, array in vars(case.batch).items()})
+    x0, t = (a.copy() if case.updates else a[0].copy() for a in (case.x0, case.t))
+    result = fn(batch, x0, t)
+    if not isinstance(result, Mapping) or not result:
+        raise InputError(
+            f"the training step must return a mapping with any of {', '.join(QUANTITIES)}; "
+            f"it returned {'nothing' if not result else type(result).__name__}"
+        )
+    for name in result:
+        if name not in QUANTITIES:
+            raise unknown_name("quantity", name, QUANTITIES)
+        if name.startswith("params/") and not case.updates:
+            raise InputError(
+                f"{name} was returned, but there are no updates: give updates=1 or more"
+            )
+    return {
+        name: _params(result[name], name, getattr(case.checkpoint, name.split("/")[1]))
+        if "/" in name
+        else _loss(result[name], name)
+        for name in QUANTITIES
+        if name in result
+    }
+
+
+def precision_of(given: Mapping[str, Any]) -> str:
+    """The precision in which the quantities were computed, told from their digits.
+
+    "float64" if some have digits that float32 does not hold and none has only those that it does.
+    """
+    single: set[bool] = set()
+    for value in given.values():
+        parts = value.arrays() if isinstance(value, MLPParams) else [np.asarray(value)]
+        finite = [p[np.isfinite(p)] for p in parts]
+        if any(p.any() for p in finite):
+            with np.errstate(over="ignore", under="ignore"):
+                single.add(all(bool((p == p.astype(np.float32)).all()) for p in finite))
+    return "float64" if single == {False} else "float32"
+
+
+def _batch(batch: Batch, checkpoint: Checkpoint) -> Batch:
+    widths = {
+        "obs": checkpoint.obs_dim,
+        "action": checkpoint.flat_action_dim,
+        "next_obs": checkpoint.obs_dim,
+    }
+    found = {}
+    for part in fields(Batch):
+        array = getattr(batch, part.name)
+        if part.name in widths:
+            found[part.name] = matrix(array, f"batch.{part.name}", columns=widths[part.name])
+        else:
+            found[part.name] = _numbers(array, f"batch.{part.name}")
+    rows = len(found["obs"])
+    for name, array in found.items():
+        if len(array) != rows or not rows or (name not in widths and array.ndim != 1):
+            raise InputError(f"batch.{name} has shape {array.shape}; batch.obs has {rows} rows")
+    return Batch(**found)
+
+
+def _shaped(array: Any, name: str, shape: tuple[int, ...], several: bool) -> Array:
+    wanted = shape if several else shape[1:]
+    values = _numbers(array, name)
+    if values.shape != wanted:
+        raise InputError(f"{name} must have shape {wanted}, got {values.shape}")
+    return values.reshape(shape)
+
+
+def _numbers(array: Any, name: str, finite: bool = True) -> Array:
+    values = np.asarray(array)
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{name} must be an array of real numbers, got dtype {values.dtype}")
+    if finite:
+        require_finite(values, name, InputError)
+    return values if values.dtype.name in ("float32", "float64") else values.astype(np.float64)
+
+
+def _loss(value: Any, name: str) -> float:
+    number = _numbers(value, f"the loss {name}", finite=False)
+    if number.size != 1:
+        raise InputError(f"the loss {name} must be one number, got shape {number.shape}")
+    return float(number.reshape(()))
+
+
+def _params(value: Any, name: str, like: MLPParams) -> MLPParams:
+    wanted = dict(like.named())
+    given = dict(value.named()) if isinstance(value, MLPParams) else value
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name} must be MLPParams or a mapping, got {type(given).__name__}")
+    if given.keys() != wanted.keys():
+        raise InputError(
+            f"{name} must have exactly the arrays {', '.join(wanted)}; "
+            f"missing: {listing(wanted.keys() - given.keys())}; "
+            f"unknown: {listing(given.keys() - wanted.keys())}"
+        )
+    arrays = []
+    for part, expected in wanted.items():
+        array = _numbers(given[part], f"{name}: {part}", finite=False)
+        if array.shape != expected.shape:
+            raise InputError(
+                f"{name}: {part} has shape {array.shape}, expected {expected.shape} (kernels are "
+                "(in, out), an ensemble has its members first)"
+            )
+        arrays.append(array)
+    return like.replace(tuple(arrays))

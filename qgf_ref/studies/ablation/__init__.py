@@ -1,0 +1,1 @@
+"""The Jacobian and the clip's mask, apart and together."""

@@ -1,0 +1,1 @@
+"""Bias and variance of each estimator against the exact guidance."""

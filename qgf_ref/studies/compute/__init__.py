@@ -1,0 +1,1 @@
+"""Success against compute."""

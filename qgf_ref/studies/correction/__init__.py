@@ -1,0 +1,1 @@
+"""Estimators that correct qgf, against the exact tilted law."""

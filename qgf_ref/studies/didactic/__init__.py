@@ -1,0 +1,1 @@
+"""The paper's one- and two-dimensional pictures, in closed form."""

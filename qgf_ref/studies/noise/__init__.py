@@ -1,0 +1,1 @@
+"""Noise of each estimator under small changes of its query."""

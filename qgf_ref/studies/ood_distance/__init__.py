@@ -1,0 +1,1 @@
+"""How far the guided actions are from the data."""

@@ -1,0 +1,1 @@
+"""Guidance as an optimiser of Q."""
