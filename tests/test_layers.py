@@ -11,10 +11,10 @@ import qgf_ref
 
 ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
-    "errors", "arrays", "tables", "user_code", "threads", "files", "plotting", "provenance",
-    "processes", "checks", "ops", "backends.numba.kernels", "backends.choice", "nets", "ledger",
-    "flow", "losses", "guidance", "denoising", "backends.program", "backends.numba", "backends",
-    "sampling", "agents", "interop", "data", "bench", "audit", "evaluation", "crosscheck",
+    "errors", "arrays", "contracts", "tables", "user_code", "threads", "files", "plotting",
+    "provenance", "processes", "checks", "ops", "backends.numba.kernels", "backends.choice",
+    "nets", "ledger", "flow", "losses", "guidance", "denoising", "backends.program",
+    "backends.numba", "backends", "sampling", "agents", "interop", "data", "bench", "audit", "evaluation", "crosscheck",
     "training", "testing", "studies", "kernels", "cli", "__main__", "__init__",
 )  # fmt: skip
 """From the ground up: a room imports from itself and from rooms before it."""
