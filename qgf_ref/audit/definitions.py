@@ -1,22 +1,30 @@
-"""Every estimator once more, from its definition and the complex step: no vjp is used here.
+"""Every estimator once more, from its definition and the complex step: one function for each.
 
-Jacobians and gradients come column by column from forwards at complex arguments, so that an error
-in a hand-written product, or in how an estimator composes products, cannot hide. The critic's
-Hessian alone is taken through its vjp, which is checked by values. Two helpers are shared with the
+See `qgf_ref.audit.by_oracle` for what they are written in. Two helpers are shared with the
 estimators and have tests of their own: the polar factor of a given matrix, and the smoothing draws
-of a given seed.
+of a given seed. A new estimator's definition is one more function here; a user's is registered
+in the same way, or is the gradient of the potential that the estimator declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.checks import central_difference, complex_step
-from qgf_ref.flow.euler import rollout
+from qgf_ref.audit.by_oracle import (
+    OracleStep,
+    at_action,
+    critic_hessian,
+    departure_from_gradient_field,
+    gradient,
+    jacobian,
+    potential_gradient,
+    pulled,
+)
+from qgf_ref.checks import complex_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.cfgrl import CFGRL
@@ -33,123 +41,174 @@ from qgf_ref.guidance.qgf_jacobian_scheduled import QGFJacobianScheduled
 from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth, shared_noise
 from qgf_ref.guidance.qgf_masked import QGFMasked
 from qgf_ref.guidance.qgf_shifted import QGFShifted
-from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
+from qgf_ref.guidance.queries import bounded
 from qgf_ref.guidance.robust_q import RobustQ
-from qgf_ref.ops.structure import unit
 
-DirectionalDerivative = Callable[[Callable[[Array], Array], Array, Array], Any]
+__all__ = [
+    "OracleStep",
+    "at_action",
+    "critic_hessian",
+    "defined_gradient",
+    "defines",
+    "departure_from_gradient_field",
+    "gradient",
+    "has_definition",
+    "jacobian",
+    "potential_gradient",
+    "pulled",
+]
+
+Definition = Callable[[Any, OracleStep], Array]
+"""(estimator, step) → G (B, D), by forwards and the complex step alone."""
+D = TypeVar("D", bound=Definition)
+_DEFINITIONS: dict[type[Estimator], Definition] = {}
 
 
-def jacobian(
-    f: Callable[[Array], Array], x: Array, by: DirectionalDerivative = complex_step
-) -> Array:
-    """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,).
+def defines(kind: type[Estimator]) -> Callable[[D], D]:
+    """Register the function below as the definition of `kind` and of its subclasses.
 
-    by  `complex_step`, or `central_difference` for an f that takes no complex arguments
+        @defines(MyEstimator)
+        def _(estimator, at):
+            return gradient(lambda x: at.q(at.one_step(x)), at.step.action)
+
+    It must not use what it is to check: no vjp, no method of the estimator.
     """
-    columns = []
-    for i in range(x.shape[1]):
-        column = np.asarray(by(f, x, unit(x, i)))
-        columns.append(column[:, None] if column.ndim == 1 else column)
-    return np.stack(columns, axis=-1)
+
+    def register(definition: D) -> D:
+        _DEFINITIONS[kind] = definition
+        return definition
+
+    return register
 
 
-def gradient(f: Callable[[Array], Array], x: Array) -> Array:
-    """∇f (B, D) of a rowwise scalar f: (B, D) → (B,)."""
-    return jacobian(f, x)[:, 0]
+def _definition(estimator: Estimator) -> Definition | None:
+    kinds = (_DEFINITIONS.get(kind) for kind in type(estimator).__mro__)
+    return next((definition for definition in kinds if definition is not None), None)
 
 
-def critic_hessian(flow: GuidedFlow, obs: Array, x: Array) -> Array:
-    """∇²Q(s, x) (B, D, D) of the aggregated critic: its gradient's Jacobian by complex step.
+def has_definition(estimator: Estimator) -> bool:
+    """Whether the estimator's G is defined here, not only by a potential of its own."""
+    return _definition(estimator) is not None
 
-    Here the critic's vjp is used, checked as it is by values alone; its jvp (the hvp) is not.
+
+def defined_gradient(
+    estimator: Estimator, flow: GuidedFlow, step: DenoisingStep, at: OracleStep | None = None
+) -> Array | None:
+    """G (B, D) of the estimator from its definition, or None for an estimator without one.
+
+    Without a definition, a declared potential's gradient. at: the same flow and step, with what
+    earlier definitions have computed there.
     """
-    return jacobian(lambda y: critic_gradient(flow, obs, y).gradient, x)
+    definition = _definition(estimator)
+    if definition is None:
+        return potential_gradient(estimator, flow, step)
+    return definition(estimator, at or OracleStep(flow, step))
 
 
-def defined_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
-    """G (B, D) of the estimator from its definition, or None for an estimator without one here.
+@defines(NoGuidance)
+def _none(_: NoGuidance, at: OracleStep) -> Array:
+    return np.zeros_like(at.step.action)
 
-    A user's estimator that declares a potential is its gradient.
-    """
-    obs, a, t = step.obs, step.action, step.time
 
-    def unclipped(x: Array, time: float) -> Array:
-        return x + (1 - time) * flow.field.forward(obs, x, time)[0]
+@defines(OOD)
+def _ood(_: OOD, at: OracleStep) -> Array:
+    return gradient(at.q, at.step.action)
 
-    def one_step(x: Array) -> Array:
-        return bounded(flow, unclipped(x, t)).x
 
-    def endpoint(x: Array) -> Array:
-        return bounded(flow, rollout(flow.field, obs, x, flow.times, start=step.index)[0]).x
+@defines(QGF)
+def _qgf(_: QGF, at: OracleStep) -> Array:
+    return at.estimate_gradient()
 
-    def q_gradient(x: Array) -> Array:
-        return gradient(lambda y: critic_value(flow, obs, y), x)
 
-    def pulled(j: Array, x_bar: Array) -> Array:
-        return np.asarray(np.einsum("bij,bi->bj", j, x_bar))
+@defines(QGFMasked)
+def _qgf_masked(_: QGFMasked, at: OracleStep) -> Array:
+    pre = at.unclipped(at.step.action)
+    mask = complex_step(lambda x: bounded(at.flow, x).x, pre, np.ones_like(pre))
+    return np.asarray(mask) * at.estimate_gradient()
 
-    def predicted(x: Array) -> Array:
-        network = estimator.network(flow.auxiliary.distill)
-        return bounded(flow, network.forward(obs, x, t)[0]).x
 
-    match estimator:
-        case NoGuidance():
-            return np.zeros_like(a)
-        case OOD():
-            return q_gradient(a)
-        case QGF():
-            return q_gradient(one_step(a))
-        case QGFMasked():
-            pre = unclipped(a, t)
-            mask = complex_step(lambda x: bounded(flow, x).x, pre, np.ones_like(pre))
-            return np.asarray(mask) * q_gradient(one_step(a))
-        case QGFJacobian():
-            return gradient(lambda x: critic_value(flow, obs, one_step(x)), a)
-        case QGFJacobianUnmasked():
-            return pulled(jacobian(lambda x: unclipped(x, t), a), q_gradient(one_step(a)))
-        case QGFJacobianScheduled():
-            limit = flow.times[1] if flow.denoise_steps > 1 else 0.5
-            time = t if step.index else limit
-            j = jacobian(lambda x: unclipped(x, time), a)
-            return (1 - time) / time * pulled(j, q_gradient(one_step(a)))
-        case QGFCovariance(iterations=iterations):
-            limit = flow.times[1] if flow.denoise_steps > 1 else 0.5
-            time = t if step.index else limit
-            j = jacobian(lambda x: unclipped(x, time), a)
-            C = (1 - time) ** 2 / time * (j + np.swapaxes(j, 1, 2)) / 2
-            x = one_step(a)
-            shift = conjugate_shift(
-                q_gradient(x), C, -critic_hessian(flow, obs, x), step.weight, iterations
-            )
-            return shift / (1 - t)
-        case QGFShifted(passes=passes, grid=grid):
-            return shifted_definition(flow, step, q_gradient, passes, grid)
-        case QGFJacobianRegularized(lam=lam):
-            x_bar = q_gradient(one_step(a))
-            return (1 - lam) * x_bar + lam * pulled(jacobian(one_step, a), x_bar)
-        case QGFJacobianOrtho():
-            return polar_vjp(q_gradient(one_step(a)), jacobian(one_step, a))
-        case QGFJacobianSmooth(draws=draws, sigma=sigma, seed=seed):
-            near = [a + sigma * shared_noise(a, (seed, step.index, i)) for i in range(draws)]
-            mean = sum(jacobian(one_step, x) for x in near) / draws
-            return pulled(np.asarray(mean), q_gradient(one_step(a)))
-        case BPTT():
-            return gradient(lambda x: critic_value(flow, obs, endpoint(x)), a)
-        case QGFChain():
-            return q_gradient(endpoint(a))
-        case QGFDistill():
-            return q_gradient(predicted(a))
-        case QGFJacobianDistill():
-            return gradient(lambda x: critic_value(flow, obs, predicted(x)), a)
-        case RobustQ():
-            noisy = estimator.network(flow.auxiliary.robust_q)
-            return gradient(lambda x: noisy.forward(obs, x, t)[0], a)
-        case CFGRL():
-            v0, v1 = estimator.network(flow.auxiliary.cfgrl)
-            return v1.forward(obs, a, t)[0] - v0.forward(obs, a, t)[0]
-        case _:
-            return potential_gradient(estimator, flow, step)
+@defines(QGFJacobian)
+def _qgf_jacobian(_: QGFJacobian, at: OracleStep) -> Array:
+    return gradient(lambda x: at.q(at.one_step(x)), at.step.action)
+
+
+@defines(QGFJacobianUnmasked)
+def _qgf_jacobian_unmasked(_: QGFJacobianUnmasked, at: OracleStep) -> Array:
+    return pulled(at.unclipped_jacobian(), at.estimate_gradient())
+
+
+@defines(QGFJacobianScheduled)
+def _qgf_jacobian_scheduled(_: QGFJacobianScheduled, at: OracleStep) -> Array:
+    time = at.scheduled_time
+    return (1 - time) / time * pulled(at.unclipped_jacobian(time), at.estimate_gradient())
+
+
+@defines(QGFJacobianRegularized)
+def _qgf_jacobian_regularized(e: QGFJacobianRegularized, at: OracleStep) -> Array:
+    x_bar = at.estimate_gradient()
+    return (1 - e.lam) * x_bar + e.lam * pulled(at.jacobian(), x_bar)
+
+
+@defines(QGFJacobianOrtho)
+def _qgf_jacobian_ortho(_: QGFJacobianOrtho, at: OracleStep) -> Array:
+    return polar_vjp(at.estimate_gradient(), at.jacobian())
+
+
+@defines(QGFJacobianSmooth)
+def _qgf_jacobian_smooth(e: QGFJacobianSmooth, at: OracleStep) -> Array:
+    a, k = at.step.action, at.step.index
+    near = [a + e.sigma * shared_noise(a, (e.seed, k, i)) for i in range(e.draws)]
+    mean = sum(jacobian(at.one_step, x) for x in near) / e.draws
+    return pulled(np.asarray(mean), at.estimate_gradient())
+
+
+@defines(BPTT)
+def _bptt(_: BPTT, at: OracleStep) -> Array:
+    return gradient(lambda x: at.q(at.endpoint(x)), at.step.action)
+
+
+@defines(QGFChain)
+def _qgf_chain(_: QGFChain, at: OracleStep) -> Array:
+    return gradient(at.q, at.endpoint(at.step.action))
+
+
+def _predicted(e: QGFDistill | QGFJacobianDistill, at: OracleStep, x: Array) -> Array:
+    network = e.network(at.flow.auxiliary.distill)
+    return bounded(at.flow, network.forward(at.step.obs, x, at.step.time)[0]).x
+
+
+@defines(QGFDistill)
+def _qgf_distill(e: QGFDistill, at: OracleStep) -> Array:
+    return gradient(at.q, _predicted(e, at, at.step.action))
+
+
+@defines(QGFJacobianDistill)
+def _qgf_jacobian_distill(e: QGFJacobianDistill, at: OracleStep) -> Array:
+    return gradient(lambda x: at.q(_predicted(e, at, x)), at.step.action)
+
+
+@defines(RobustQ)
+def _robust_q(e: RobustQ, at: OracleStep) -> Array:
+    noisy, step = e.network(at.flow.auxiliary.robust_q), at.step
+    return gradient(lambda x: noisy.forward(step.obs, x, step.time)[0], step.action)
+
+
+@defines(CFGRL)
+def _cfgrl(e: CFGRL, at: OracleStep) -> Array:
+    step = at.step
+    v0, v1 = (
+        v.forward(step.obs, step.action, step.time)[0] for v in e.network(at.flow.auxiliary.cfgrl)
+    )
+    return v1 - v0
+
+
+@defines(QGFCovariance)
+def _qgf_covariance(e: QGFCovariance, at: OracleStep) -> Array:
+    time, weight = at.scheduled_time, at.step.weight
+    j = at.unclipped_jacobian(time)
+    C = (1 - time) ** 2 / time * (j + np.swapaxes(j, 1, 2)) / 2
+    shift = conjugate_shift(at.estimate_gradient(), C, -at.estimate_hessian(), weight, e.iterations)
+    return shift / (1 - at.step.time)
 
 
 def conjugate_shift(
@@ -185,14 +244,16 @@ def conjugate_shift(
     return shift
 
 
-def shifted_definition(
-    flow: GuidedFlow,
-    step: DenoisingStep,
-    q_gradient: Callable[[Array], Array],
-    passes: int,
-    grid: bool,
-) -> Array:
+@defines(QGFShifted)
+def _qgf_shifted(e: QGFShifted, at: OracleStep) -> Array:
+    """The same for `qgf_shifted_taylor`, whose acceleration is not part of G."""
+    name = ("shifted", e.passes, e.grid)
+    return at.once(name, lambda: shifted_definition(at, e.passes, e.grid))
+
+
+def shifted_definition(at: OracleStep, passes: int, grid: bool) -> Array:
     """G (B, D) of `qgf_shifted`, row by row in the natural parameters η = λx/t and λ."""
+    flow, step = at.flow, at.step
     k, t = step.index, step.time
     weights = np.broadcast_to(np.asarray(step.weight, dtype=float).reshape(-1), len(step.action))
     times = flow.times[max(k, 1) :] or (0.5,)
@@ -208,7 +269,7 @@ def shifted_definition(
         mean = denoised(a, t)
         m = bounded(flow, mean).x
         least = (times[0] / (1 - times[0])) ** 2
-        g, mu = row_gradient(q_gradient, step, row, m), 0.0
+        g, mu = at.row_gradient(row, m), 0.0
         for n in range(passes):
             wanted = max((t / (1 - t)) ** 2 + w * mu, least)
             time = wanted**0.5 / (1 + wanted**0.5)
@@ -219,7 +280,7 @@ def shifted_definition(
             moved = denoised(eta * (1 - time) ** 2 / time, time)
             if n + 1 < passes:  # the last pass leaves μ as it used it
                 there = bounded(flow, moved).x
-                fall = np.vdot(row_gradient(q_gradient, step, row, there) - g, there - m)
+                fall = np.vdot(at.row_gradient(row, there) - g, there - m)
                 # both may be clipped to the same point
                 mu = max(-fall, 0.0) / (np.vdot(there - m, there - m) or 1.0)
         if t == 0:
@@ -227,57 +288,3 @@ def shifted_definition(
             mean = mean + max(1 - w * mu / least, 0) * (still - mean)
         result[row] = (moved - mean)[0] / (w * (1 - t))
     return result
-
-
-def row_gradient(
-    q_gradient: Callable[[Array], Array], step: DenoisingStep, row: int, x: Array
-) -> Array:
-    """∇Q (1, D) at x (1, D) for the observation of one row."""
-    everywhere = np.repeat(x, len(step.action), axis=0)
-    return q_gradient(everywhere)[row : row + 1]
-
-
-def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> DenoisingStep:
-    """The same step at another action, its velocity recomputed."""
-    velocity, cache = flow.field.forward(step.obs, action, step.time)
-    return DenoisingStep(step.obs, action, step.index, step.time, velocity, cache, step.weight)
-
-
-def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
-    """∇Φ (B, D) of the estimator's declared potential, or None when it declares none.
-
-    By complex step, or by central differences (h = 1e-6) for an estimator that is not analytic.
-    """
-    if estimator.potential(flow, step) is None:
-        return None
-
-    def phi(x: Array) -> Array:
-        value = estimator.potential(flow, at_action(flow, step, x))
-        assert value is not None
-        return value
-
-    return jacobian(phi, step.action, _derivative(estimator))[:, 0]
-
-
-def _derivative(estimator: Estimator) -> DirectionalDerivative:
-    return complex_step if estimator.analytic else central_difference
-
-
-def departure_from_gradient_field(
-    estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
-) -> Array:
-    """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t.
-
-    0 for a gradient field (and where A is zero), 1 for a triangular A, infinite for a rotation.
-    A by complex step, or by central differences for an estimator that is not analytic.
-    """
-
-    def g(x: Array) -> Array:
-        return estimator(flow, at_action(flow, step, x)).gradient
-
-    A = jacobian(g, step.action, _derivative(estimator))
-    AT = np.swapaxes(A, 1, 2)
-    skew = np.linalg.norm(A - AT, axis=(1, 2))
-    symmetric = np.linalg.norm(A + AT, axis=(1, 2))
-    without = np.where(skew > 0, np.inf, 0.0)
-    return np.divide(skew, symmetric, out=without, where=symmetric > 0)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.definitions import defined_gradient, potential_gradient
+from qgf_ref.audit.definitions import (
+    OracleStep,
+    defined_gradient,
+    has_definition,
+    potential_gradient,
+)
 from qgf_ref.audit.rules import Point, Rule, networks, primitives
 from qgf_ref.audit.second_order import second_order
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
@@ -30,9 +35,16 @@ def checks_of(point: Point, estimators: list[Estimator]) -> dict[str, Callable[[
         name: partial(_rule_checks, name, rule) for name, rule in rules.items()
     }
     jobs["losses"] = lambda: list(losses(point))
+    steps = cache(partial(oracle_steps, point))  # shared: estimators ask for the same derivatives
     for estimator in estimators:
-        jobs[f"estimator {estimator.label}"] = partial(_estimator_checks, point, estimator)
+        jobs[f"estimator {estimator.label}"] = partial(_checks_of_estimator, estimator, steps)
     return jobs
+
+
+def _checks_of_estimator(
+    estimator: Estimator, steps: Callable[[], list[OracleStep]]
+) -> list[Check]:
+    return estimator_checks(estimator, steps())
 
 
 def _rule_checks(name: str, rule: Rule) -> list[Check]:
@@ -96,37 +108,38 @@ ESTIMATOR_TOLERANCE = 1e-12
 whose Jacobians are worse conditioned."""
 
 
-def _estimator_checks(point: Point, estimator: Estimator) -> list[Check]:
-    """G against its definition by complex step, at the first, middle and last step.
-
-    An estimator that declares a potential is also checked to be that potential's gradient.
-    """
+def oracle_steps(point: Point) -> list[OracleStep]:
+    """The first, middle and last step of the chain, where estimators are checked."""
     flow, T = point.checkpoint.flow, len(point.a)
-    worst: dict[str, float] = {}
-    steps = sorted({0, T // 2, T - 1})
-    for k in steps:
-        step = denoising_step(flow, point.obs, point.a[k], k, CHECKED_WEIGHT)
-        actual = estimator(flow, step).gradient
-        for what, expected in (
-            ("definition", defined_gradient(estimator, flow, step)),
-            ("potential", potential_gradient(estimator, flow, step)),
-        ):
+    return [
+        OracleStep(flow, denoising_step(flow, point.obs, point.a[k], k, CHECKED_WEIGHT))
+        for k in sorted({0, T // 2, T - 1})
+    ]
+
+
+def estimator_checks(estimator: Estimator, steps: list[OracleStep]) -> list[Check]:
+    """G against its definition by complex step, and against its potential's gradient.
+
+    Of each the worst over the steps; none at all of an estimator that has neither.
+    """
+    defined, worst = has_definition(estimator), dict[str, float]()
+    for at in steps:
+        actual = estimator(at.flow, at.step).gradient
+        slope = potential_gradient(estimator, at.flow, at.step)
+        definition = defined_gradient(estimator, at.flow, at.step, at) if defined else slope
+        for what, expected in (("definition", definition), ("potential", slope)):
             if expected is not None:
                 norm = float(np.linalg.norm(expected))
                 error = float(np.linalg.norm(actual - expected)) / (norm or 1.0)
                 worst[what] = max(worst.get(what, 0.0), error)
-    oracle = "complex_step" if estimator.analytic else "central_difference"
+    numeric = "complex_step" if estimator.analytic else "central_difference"
     return [
         Check(
             f"estimator {estimator.label} ({what})",
-            "complex_step" if what == "definition" and _known(estimator) else oracle,
+            "complex_step" if what == "definition" and defined else numeric,
             error,
-            ESTIMATOR_TOLERANCE if estimator.analytic or _known(estimator) else 1e-6,
+            ESTIMATOR_TOLERANCE if estimator.analytic or defined else 1e-6,
             len(steps),
         )
         for what, error in worst.items()
     ]
-
-
-def _known(estimator: Estimator) -> bool:
-    return type(estimator).__module__.startswith("qgf_ref.")
