@@ -37,10 +37,11 @@ from qgf_ref import (  # noqa: E402
     sample,
     trace,
 )
+from qgf_ref.agents.iql import RECIPE  # noqa: E402
+from qgf_ref.agents.step import Losses, TrainState, losses, update  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.flow.quadrature import TiltedLaw  # noqa: E402
 from qgf_ref.interop.official import params_from_flax  # noqa: E402
-from qgf_ref.losses.update import Losses, TrainState, losses, update  # noqa: E402
 from qgf_ref.nets.initialisers import init_value, init_velocity  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 
@@ -104,22 +105,24 @@ def training_steps(case: str, dtype: str = "float32") -> dict[str, float]:
         z = dict(file)
     ck = load(GOLDEN / case / "params_0.pkl", dtype=dtype)
     hyper, batch = ck.hyperparameters(), golden_batch(z, ck, dtype)
-    state = TrainState.create(ck.networks(embedding="float32"))
+    state = TrainState.create(RECIPE, ck.networks(embedding="float32"))
     measured: dict[str, float] = {}
 
     def loss_error(result: Losses) -> float:
         official = {"policy": "bc", "critic": "critic", "value": "value"}
         return max(
-            abs(float(getattr(result, name) / z[f"official/info/{key}_loss"]) - 1)
+            abs(float(result.values[name] / z[f"official/info/{key}_loss"]) - 1)
             for name, key in official.items()
         )
 
-    stored = losses(state.networks, batch, z["x0"].astype(dtype), z["t"].astype(dtype), hyper)
+    drawn = {name: z[name].astype(dtype) for name in ("x0", "t")}
+    stored = losses(RECIPE, state.networks, batch, drawn, hyper)
     measured["loss_with_stored_times"] = loss_error(stored)
     noise, times = [z["x0"], *z["more/x0"]], [z["t"], *z["more/t"]]
     for n, (x0, t) in enumerate(zip(noise, times, strict=True), start=1):
         t = official_times(t, ck.options.denoise_steps, dtype)
-        state, result = update(state, batch, x0.astype(dtype), t, hyper)
+        drawn = {"x0": x0.astype(dtype), "t": t}
+        state, result = update(RECIPE, state, batch, drawn, hyper)
         if n == 1:
             measured["loss"] = loss_error(result)
         if n in (1, 5):

@@ -9,10 +9,11 @@ import numpy as np
 
 from benchmarks.peers import jax_update
 from qgf_ref.agents.checkpoint import Checkpoint, Options
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import TrainState, update
 from qgf_ref.arrays import Array
 from qgf_ref.backends.choice import kernels_named
 from qgf_ref.losses.batch import Batch, Hyperparameters
-from qgf_ref.losses.update import TrainState, update
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
 
@@ -40,7 +41,7 @@ class Contender(Protocol):
 
 
 class Ours:
-    """qgf_ref.losses.update with the kernels of `backend`; `threads` is for numba's.
+    """qgf_ref.agents.step with the kernels of `backend`; `threads` is for numba's.
 
     NumPy's BLAS takes as many threads as the process gives it.
     """
@@ -53,14 +54,17 @@ class Ours:
         threads: int = 1,
     ) -> None:
         kernels = kernels_named(backend, checkpoint.dtype)
-        self.state = TrainState.create(checkpoint.networks(embedding="float32", kernels=kernels))
+        nets = checkpoint.networks(embedding="float32", kernels=kernels)
+        self.state = TrainState.create(RECIPE, nets)
         self.hyper = hyper
         self.threads = threads if backend == "numba" else 1
 
     def step(self, sample: Sample) -> dict[str, Any]:
         """One update."""
-        self.state, losses = update(self.state, *sample, self.hyper, self.threads)
-        return {name: getattr(losses, name) for name in jax_update.LEARNED}
+        batch, x0, t = sample
+        drawn = {"x0": x0, "t": t}
+        self.state, losses = update(RECIPE, self.state, batch, drawn, self.hyper, self.threads)
+        return {name: losses.values[name] for name in jax_update.LEARNED}
 
     def finish(self) -> None:
         """Nothing is ever outstanding."""

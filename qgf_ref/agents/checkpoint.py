@@ -16,8 +16,8 @@ from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
+from qgf_ref.nets.conditional_velocity import CONDITIONS, WIDTH
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.nets.value import MLPValue
@@ -174,10 +174,10 @@ class Checkpoint:
         options = MLPOptions(self.options.activation)
         aggregation = self.options.q_aggregation
         return Networks(
-            MLPVelocity(self.policy, options, embedding, kernels),
-            MLPCritic(self.critic, options, aggregation, kernels),
-            MLPCritic(self.target_critic, options, aggregation, kernels),
-            MLPValue(self.value, options, kernels),
+            policy=MLPVelocity(self.policy, options, embedding, kernels),
+            critic=MLPCritic(self.critic, options, aggregation, kernels),
+            target_critic=MLPCritic(self.target_critic, options, aggregation, kernels),
+            value=MLPValue(self.value, options, kernels),
         )
 
     def guided_flow(
@@ -259,7 +259,7 @@ def _check_ensemble(
 
 def _check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) -> None:
     widths = {"robust_q": (O + D + DIM, 1), "distill": (O + D + DIM, D)}
-    widths["cfgrl"] = (O + D + DIM + LABEL_COLUMNS, D)
+    widths["cfgrl"] = (O + D + DIM + WIDTH, D)
     for name, params in auxiliary.present().items():
         takes, gives = widths[name]
         if params.in_features != takes:
@@ -269,13 +269,11 @@ def _check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) ->
             )
         _check_chain(name, params, source)
         _check_ensemble(name, params, None, gives, source)
-    if auxiliary.cfgrl is not None:
-        table = auxiliary.cfgrl.table
-        shape = () if table is None else table.shape
-        if shape != (LABELS, LABEL_COLUMNS):
-            raise InputError(
-                f"{source}: cfgrl's table has shape {shape}, expected {(LABELS, LABEL_COLUMNS)}"
-            )
+    if auxiliary.cfgrl is not None and auxiliary.cfgrl.table.shape != (CONDITIONS, WIDTH):
+        raise InputError(
+            f"{source}: cfgrl's table has shape {auxiliary.cfgrl.table.shape}, expected "
+            f"{(CONDITIONS, WIDTH)}"
+        )
 
 
 def _check_chain(name: str, params: MLPParams, source: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from qgf_ref.files import page
 from qgf_ref.guidance.registry import estimator, estimator_names
 
 EXAMPLE = """example:
@@ -29,6 +28,5 @@ def run(args: argparse.Namespace) -> int:
     del args
     for name in estimator_names():
         print(f"{name:26} {estimator(name).summary}")
-    print("your.module:function       your own: (flow, step) → G; how, and what each costs:")
-    print(f"{'':26} {page('guidance')}")
+    print("your.module:function       your own: (flow, step) → G; see the README")
     return 0

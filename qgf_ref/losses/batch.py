@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array
+
+FlowTimes = Literal["grid", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,22 @@ class Batch:
         """Every array in another dtype."""
         return Batch(**{name: array.astype(dtype) for name, array in vars(self).items()})
 
+    def rows(self, rows: slice | Array) -> Batch:
+        """Some of the rows, or all in another order."""
+        return Batch(**{name: array[rows] for name, array in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What an update needs beside the networks. `horizon` is H of the bootstrap γᴴ."""
+    """What an update needs beside the networks. `horizon` is H of the bootstrap γᴴ.
+
+    denoise_steps, flow_times: T of the sampler, and whether training times lie on its grid.
+    """
 
     discount: float = 0.99
     horizon: int = 1
     expectile: float = 0.9
     tau: float = 0.005
     learning_rate: float = 3e-4
+    denoise_steps: int = 10
+    flow_times: FlowTimes = "grid"

@@ -18,6 +18,13 @@ def critic_target(
     rewards (B,): R = Σ_{i<H} γⁱ r_{k+i}, already discounted. Source: method.md, section 1.
     """
     bootstrap, _ = value.forward(next_obs)
+    return bootstrapped(bootstrap, rewards, masks, discount, horizon)
+
+
+def bootstrapped(
+    bootstrap: Array, rewards: Array, masks: Array, discount: float, horizon: int
+) -> Array:
+    """y = R + γᴴ·mask·bootstrap, (B,), or (E, B) as the bootstrap. rewards, masks (B,)."""
     return rewards + discount**horizon * masks * bootstrap
 
 

@@ -14,11 +14,10 @@ from qgf_ref.agents.checkpoint import Options
 from qgf_ref.backends.choice import kernels_named
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.losses.batch import Hyperparameters
+from qgf_ref.losses.batch import FlowTimes, Hyperparameters
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.threads import VARIABLE, thread_count
 
-FlowTimes = Literal["grid", "uniform"]
 Backend = Literal["numba", "numpy"]
 
 
@@ -133,6 +132,8 @@ class TrainConfig:
             expectile=self.expectile,
             tau=self.tau,
             learning_rate=self.learning_rate,
+            denoise_steps=self.denoise_steps,
+            flow_times=self.flow_times,
         )
 
     def to_json(self) -> dict[str, Any]:

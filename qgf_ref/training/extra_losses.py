@@ -67,7 +67,8 @@ def draw(
     at the sampler's steps 0 … T − 1, where its network will be asked.
     """
     times = "uniform" if name == "robust_q" else config.flow_times
-    batch, x0, t = training_batch(rng, data, replace(config, flow_times=times))
+    batch, drawn = training_batch(rng, data, replace(config, flow_times=times))
+    x0, t = drawn["x0"], drawn["t"]
     if name == "distill":
         t = rng.integers(0, config.denoise_steps, size=config.batch)
     return batch, x0, t

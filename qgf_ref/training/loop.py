@@ -20,15 +20,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.files import csv_bytes, write_atomically
-from qgf_ref.flow.path import sample_times
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.losses.batch import Batch
-from qgf_ref.losses.optimiser import AdamState
-from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.curves import loss_curves
@@ -47,8 +46,7 @@ class ValidationSet:
     """A fixed batch of held-out windows with fixed noise and times."""
 
     batch: Batch
-    x0: Array
-    t: Array
+    drawn: dict[str, Array]
 
     @classmethod
     def draw(cls, data: Transitions, config: TrainConfig) -> ValidationSet:
@@ -59,16 +57,11 @@ class ValidationSet:
 
 def training_batch(
     rng: np.random.Generator, data: Transitions, config: TrainConfig
-) -> tuple[Batch, Array, Array]:
-    """One batch of windows, its noise x0 (B, D) and flow times t (B,), all float32."""
+) -> tuple[Batch, dict[str, Array]]:
+    """One batch of windows and the update's random numbers, float32."""
     starts = sample_starts(rng, data, config.batch, config.horizon_length)
     batch = windows(data, starts, config.horizon_length, config.discount).astype(np.float32)
-    x0 = rng.standard_normal(batch.action.shape).astype(np.float32)
-    if config.flow_times == "grid":
-        t = sample_times(rng, config.batch, config.denoise_steps)
-    else:
-        t = rng.uniform(size=config.batch)
-    return batch, x0, t.astype(np.float32)
+    return batch, RECIPE.draw(rng, batch, config.hyperparameters())
 
 
 def run(
@@ -120,21 +113,21 @@ def run(
 
         while state.update < config.updates and not stop:
             n = state.update + 1
-            batch, x0, t = training_batch(state.rng, data_at(n), config)
+            batch, drawn = training_batch(state.rng, data_at(n), config)
             try:
                 # what overflows is reported below, with update and network
                 with np.errstate(over="ignore", invalid="ignore"):
-                    state.train, result = update(state.train, batch, x0, t, hyper, at_once)
+                    state.train, result = update(RECIPE, state.train, batch, drawn, hyper, at_once)
             except NonFiniteError as error:
                 raise diverged(n, error) from error
             state.update = n
-            state.sums += (result.policy, result.critic, result.value)
+            state.sums += tuple(result.values.values())
             bar.update()
             if n % _POSTFIX_EVERY == 0:
                 bar.set_postfix(
-                    policy=f"{result.policy:.3f}",
-                    critic=f"{result.critic:.3f}",
-                    value=f"{result.value:.4f}",
+                    policy=f"{result.values['policy']:.3f}",
+                    critic=f"{result.values['critic']:.3f}",
+                    value=f"{result.values['value']:.4f}",
                     refresh=False,
                 )
             if n % config.log_every == 0:
@@ -160,8 +153,9 @@ def metrics_row(
     row |= {name: float(s) / updates for name, s in zip(LOSSES, state.sums, strict=True)}
     if held_out is not None:
         nets = state.train.networks
-        found = losses(nets, held_out.batch, held_out.x0, held_out.t, config.hyperparameters())
-        row |= {f"validation_{name}": float(getattr(found, name)) for name in LOSSES}
+        hyper = config.hyperparameters()
+        held = losses(RECIPE, nets, held_out.batch, held_out.drawn, hyper)
+        row |= {f"validation_{name}": float(value) for name, value in held.values.items()}
         members, _ = nets.target_critic.forward(held_out.batch.obs, held_out.batch.action)
         row["validation_q"] = float(ensemble_reduce(members, config.q_aggregation)[0].mean())
     return row
@@ -179,9 +173,8 @@ def save_run(config: TrainConfig, state: RunState, directory: Path, record: Reco
 
 def require_finite_parameters(train: TrainState) -> None:
     """Raise NonFiniteError naming the network whose parameters or moments are not finite."""
-    for name in LOSSES:
-        adam: AdamState = getattr(train, f"{name}_adam")
-        parts = {"": getattr(train.networks, name).params, "'s moments": adam.square}
+    for name, adam in train.moments.items():
+        parts = {"": train.networks[name].params, "'s moments": adam.square}
         for part, params in parts.items():
             for layer, array in params.named():
                 require_finite(array, f"the {name}{part} ({layer})")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import TrainState
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
@@ -21,7 +23,6 @@ from qgf_ref.interop.parameter_file import (
     serialise,
 )
 from qgf_ref.losses.optimiser import AdamState
-from qgf_ref.losses.update import TrainState
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.training.config import TrainConfig
@@ -71,7 +72,7 @@ def initial_state(config: TrainConfig, obs_dim: int, action_dim: int) -> RunStat
         value=init_value(rng, obs_dim, config.hidden),
     )
     networks = checkpoint.networks(embedding="float32", kernels=config.kernels())
-    train = TrainState.create(networks)
+    train = TrainState.create(RECIPE, networks)
     return RunState(0, train, rng, np.zeros(len(LOSSES)), [])
 
 
@@ -79,8 +80,7 @@ def save_state(state: RunState, path: Path) -> None:
     """Write `state` to a temporary name, then rename."""
     nets = state.train.networks
     groups = {name: getattr(nets, name).params for name in NETWORKS}
-    for name in LOSSES:
-        adam: AdamState = getattr(state.train, f"{name}_adam")
+    for name, adam in state.train.moments.items():
         groups |= {f"{name}_mean": adam.mean, f"{name}_square": adam.square}
     metadata = {
         "format": FORMAT,
@@ -113,15 +113,15 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
             f"configuration says {config.hidden} with {config.ensemble}"
         )
     networks = checkpoint.networks(embedding="float32", kernels=config.kernels())
-    train = TrainState.create(networks)
+    train = TrainState.create(RECIPE, networks)
     for name in LOSSES:
         like: MLPParams = getattr(checkpoint, name)
         moments = [groups[f"{name}_{moment}"] for moment in ("mean", "square")]
         for params in moments:
             if [a.shape for a in params.arrays()] != [a.shape for a in like.arrays()]:
                 raise InputError(f"{path}: the moments of the {name} have other shapes than it")
-        adam: dict[str, Any] = {f"{name}_adam": AdamState(moments[0], moments[1], count=update)}
-        train = replace(train, **adam)
+        adam = {name: AdamState(moments[0], moments[1], count=update)}
+        train = replace(train, moments={**train.moments, **adam})
     return RunState(update, train, values["rng"], values["sums"], values["metrics"])
 
 

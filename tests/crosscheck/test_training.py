@@ -11,37 +11,37 @@ import pytest
 
 from benchmarks.golden import golden_batch, nested, official_times
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.recipe import Recipe
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.update import check as training
+from qgf_ref.crosscheck.update import inputs
 from qgf_ref.crosscheck.update.check import TrainingReport, TrainingStep, check_losses
 from qgf_ref.crosscheck.update.diagnosis import LIMIT
-from qgf_ref.crosscheck.update.inputs import EXPOSING, QUANTITIES, case_of, default_batch
-from qgf_ref.crosscheck.update.mistakes import MISTAKES
-from qgf_ref.crosscheck.update.recipe import (
-    LEARNED,
-    NETWORKS,
-    REFERENCE,
-    Mistake,
-    Recipe,
-    combined,
-    run,
-)
-from qgf_ref.crosscheck.update.rounding import exact, quantities, truth
+from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
+from qgf_ref.crosscheck.update.mistake import TrainingMistake, combined
+from qgf_ref.crosscheck.update.mistakes import IQL_BANK, MISTAKES
+from qgf_ref.crosscheck.update.rounding import exact, truth
+from qgf_ref.crosscheck.update.runs import TrainingCase, run
 from qgf_ref.errors import InputError
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.losses.batch import Batch, Hyperparameters
-from qgf_ref.losses.update import TrainState, update
 from qgf_ref.ops.ensemble import ensemble_reduce
 from tests.conftest import Golden, small_checkpoint
 
 BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
 SMALL = small_checkpoint(hidden=(20, 16), members=3)
+LEARNED, NETWORKS, QUANTITIES = RECIPE.trained, IQL_BANK.parts, IQL_BANK.quantities
+
+
+def case_of(hyper: Hyperparameters | None, updates: int) -> TrainingCase:
+    return inputs.case_of(IQL_BANK, SMALL, None, {}, hyper, updates, 0)
 
 
 def port(
     ck: Checkpoint,
-    recipe: Recipe = REFERENCE,
+    recipe: Recipe = RECIPE,
     *,
     hyper: Hyperparameters = EXPOSING,
     dtype: str = "float32",
@@ -54,10 +54,9 @@ def port(
         updates = len(x0) if x0.ndim == 3 else 0
         x0, t = (a if updates else a[None] for a in (x0, t))
         nets = ck.astype(dtype).networks(embedding=embedding)
-        found = run(
-            recipe, nets, batch.astype(dtype), x0.astype(dtype), t.astype(dtype), hyper, updates
-        )
-        return {name: value for name, value in quantities(found).items() if name in only}
+        drawn = {"x0": x0.astype(dtype), "t": t.astype(dtype)}
+        outcome = run(recipe, nets, batch.astype(dtype), drawn, hyper, updates)
+        return {name: value for name, value in outcome.quantities().items() if name in only}
 
     return step
 
@@ -77,27 +76,8 @@ def names(report: TrainingReport) -> list[str]:
     return [fit.name for fit in report.diagnosis.fits]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_recipe_is_the_reference_bit_by_bit(dtype: str) -> None:
-    ck = SMALL.astype(dtype)
-    case = case_of(ck, None, None, None, EXPOSING, 2, 0).astype(dtype)
-    found = case.run(REFERENCE, "float32")
-    state = TrainState.create(ck.networks(embedding="float32"))
-    state, losses = update(state, case.batch, case.x0[0], case.t[0], EXPOSING)
-    state, _ = update(state, case.batch, case.x0[1], case.t[1], EXPOSING)
-    for name in LEARNED:
-        assert found.losses[name] == getattr(losses, name)
-        expected = getattr(losses, f"{name}_bar").arrays()
-        assert all((a == b).all() for a, b in zip(found.gradients[name].arrays(), expected))
-    for name in NETWORKS:
-        expected = getattr(state.networks, name).params.arrays()
-        for a, b in zip(found.params[name].arrays(), expected, strict=True):
-            assert a.dtype == dtype
-            np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
-def test_a_planted_mistake_is_named(mistake: Mistake) -> None:
+def test_a_planted_mistake_is_named(mistake: TrainingMistake) -> None:
     # Adam undoes a constant factor in its first update
     updates = 2 if mistake.name == "gradient-clipped" else 1
     report = refused(port(SMALL, mistake.recipe), SMALL, hyper=EXPOSING, updates=updates)
@@ -135,7 +115,7 @@ def test_an_ambiguous_diagnosis_says_what_would_settle_it() -> None:
 
 
 def test_an_unknown_mistake_is_said_to_be_unknown() -> None:
-    wrong = replace(REFERENCE, critic_scale=lambda given: 1.01)
+    wrong = replace(RECIPE, critic_scale=lambda given: 1.01)
     report = refused(port(SMALL, wrong), SMALL, hyper=EXPOSING)
     assert names(report) == [] and report.first == "critic"
     assert "unknown" in str(report) and "1.01 times the reference" in str(report)
@@ -144,7 +124,7 @@ def test_an_unknown_mistake_is_said_to_be_unknown() -> None:
 
 def test_the_nearest_mistake_is_told_if_none_fits() -> None:
     """Swapped expectiles reproduce the value; the unknown rest is the policy's."""
-    wrong = replace(BY_NAME["expectile-swapped"].recipe, policy_scale=lambda given: 1.1)
+    wrong = replace(RECIPE, **BY_NAME["expectile-swapped"].changes, policy_scale=lambda given: 1.1)
     report = refused(port(SMALL, wrong), SMALL, hyper=EXPOSING)
     assert report.diagnosis is not None and report.diagnosis.nearest is not None
     mistake, reproduced = report.diagnosis.nearest
@@ -262,23 +242,24 @@ def test_what_the_check_cannot_see_is_said() -> None:
 
 
 def test_the_default_batch_has_rows_of_every_kind() -> None:
-    case = case_of(SMALL, None, None, None, None, 3, 0)
+    case = case_of(None, 3)
     batch, nets = case.batch.astype("float64"), SMALL.networks()
     kinds = {(m, v) for m, v in zip(batch.masks, batch.valid, strict=True)}
     assert kinds == {(0, 0), (0, 1), (1, 0), (1, 1)}
     q, _ = ensemble_reduce(nets.target_critic.forward(batch.obs, batch.action)[0], "min")
     assert 0.25 <= (q > nets.value.forward(batch.obs)[0]).mean() <= 0.75
-    assert case.x0.shape[0] == 3 and not np.array_equal(case.x0[0], case.x0[1])
-    for t in case.t:
+    x0 = case.drawn["x0"]
+    assert len(x0) == 3 and not np.array_equal(x0[0], x0[1])
+    for t in case.drawn["t"]:
         assert {0.0, 1.0} <= set(t.tolist()) and 0.5 not in t
 
 
 def test_rounding_is_measured_and_of_the_size_that_it_must_be() -> None:
     """Reordered runs differ, and map back: their errors are rounding's, in every memory layout."""
     for updates in (0, 1, 2):
-        case = case_of(SMALL, None, None, None, EXPOSING, updates, 0)
+        case = case_of(EXPOSING, updates)
         for precision in ("float32", "float64"):
-            at, eps = truth(REFERENCE, case, precision, "float32"), np.finfo(precision).eps
+            at, eps = truth(RECIPE, case, precision, "float32"), np.finfo(precision).eps
             for name, unit in at.rounding.items():
                 scale = training.size(at.values[name])
                 most = 1e4 if name.endswith("policy") else 1e2
@@ -286,8 +267,8 @@ def test_rounding_is_measured_and_of_the_size_that_it_must_be() -> None:
 
 
 def test_every_mistake_changes_first_what_it_says() -> None:
-    case = case_of(SMALL, None, None, None, EXPOSING, 1, 0)
-    right = exact(REFERENCE, case, "float64", "exact")
+    case = case_of(EXPOSING, 1)
+    right = exact(RECIPE, case, "float64", "exact")
     for mistake in MISTAKES:
         values = exact(mistake.recipe, case, "float64", "exact")
         changed = [n for n in QUANTITIES if training.size(_minus(values[n], right[n])) > 1e-12]

@@ -10,36 +10,42 @@ import pytest
 
 from benchmarks.golden import golden_batch, nested
 from benchmarks.verify import training_steps
+from qgf_ref.agents import schedule
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array
 from qgf_ref.backends.choice import kernels_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
-from qgf_ref.losses import update as update_module
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
-from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from tests.conftest import Golden, small_checkpoint, states
 
 
-def batch_of(ck: Any, rows: int = 12) -> tuple[Batch, Array, Array]:
+def batch_of(ck: Any, rows: int = 12) -> tuple[Batch, dict[str, Array]]:
     rng = np.random.default_rng(3)
     obs, action = states(ck, rows)
     next_obs, _ = states(ck, rows, seed=5)
     masks = (np.arange(rows) % 5 != 0).astype(float)
     valid = (np.arange(rows) % 4 != 0).astype(float)
     batch = Batch(obs, action, next_obs, rng.standard_normal(rows), masks, valid)
-    return batch, rng.standard_normal(action.shape), (np.arange(rows) % 7) / 6
+    return batch, {"x0": rng.standard_normal(action.shape), "t": (np.arange(rows) % 7) / 6}
+
+
+def cast(drawn: dict[str, Array], dtype: str) -> dict[str, Array]:
+    return {name: array.astype(dtype) for name, array in drawn.items()}
 
 
 @pytest.mark.parametrize("aggregation", ["min", "mean"])
 def test_gradients(aggregation: str) -> None:
     ck = small_checkpoint(aggregation=aggregation, members=3)
     nets = ck.networks()
-    b, x0, t = batch_of(ck)
+    b, drawn = batch_of(ck)
+    x0, t = drawn.values()
     y = critic_target(nets.value, b.next_obs, b.rewards, b.masks, 0.9, 3)
     cases: dict[str, tuple[Any, Any]] = {
         "flow": (nets.policy, lambda n: flow_matching(n, b.obs, x0, b.action, t)),
@@ -66,8 +72,9 @@ def test_losses_are_literally_the_formulas() -> None:
     """Row by row with Python floats, from the definitions of method.md section 1."""
     ck = small_checkpoint()
     nets, hyper = ck.networks(), Hyperparameters(0.9, 3, 0.8)
-    b, x0, t = batch_of(ck)
-    result = losses(nets, b, x0, t, hyper)
+    b, drawn = batch_of(ck)
+    x0, t = drawn.values()
+    result = losses(RECIPE, nets, b, drawn, hyper)
     policy = critic = value = 0.0
     for i in range(len(t)):
         row = slice(i, i + 1)
@@ -80,9 +87,7 @@ def test_losses_are_literally_the_formulas() -> None:
         d = nets.target_critic.forward(b.obs[row], b.action[row])[0].min()
         d -= nets.value.forward(b.obs[row])[0][0]
         value += b.valid[i] * (0.8 if d > 0 else 0.2) * d**2 / len(t)
-    np.testing.assert_allclose(
-        (result.policy, result.critic, result.value), (policy, critic, value)
-    )
+    np.testing.assert_allclose(list(result.values.values()), (policy, critic, value))
 
 
 def test_adam_by_hand() -> None:
@@ -100,9 +105,9 @@ def test_adam_by_hand() -> None:
 
 def test_target_update_moves_towards_the_critic_from_before_the_step() -> None:
     ck = small_checkpoint()
-    state = TrainState.create(ck.networks())
-    b, x0, t = batch_of(ck)
-    after, _ = update(state, b, x0, t, Hyperparameters(tau=0.25))
+    state = TrainState.create(RECIPE, ck.networks())
+    b, drawn = batch_of(ck)
+    after, _ = update(RECIPE, state, b, drawn, Hyperparameters(tau=0.25))
     expected = target_update(ck.target_critic, ck.critic, 0.25)
     for a, e in zip(after.networks.target_critic.params.arrays(), expected.arrays(), strict=True):
         np.testing.assert_array_equal(a, e)
@@ -113,10 +118,10 @@ def test_target_update_moves_towards_the_critic_from_before_the_step() -> None:
 
 def test_a_loss_that_is_not_finite_names_the_network() -> None:
     ck = small_checkpoint()
-    b, x0, t = batch_of(ck)
+    b, drawn = batch_of(ck)
     bad = replace(b, rewards=np.full_like(b.rewards, np.nan))
     with pytest.raises(NonFiniteError, match="critic loss"):
-        update(TrainState.create(ck.networks()), bad, x0, t, Hyperparameters())
+        update(RECIPE, TrainState.create(RECIPE, ck.networks()), bad, drawn, Hyperparameters())
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -139,28 +144,23 @@ def test_golden_gradients_in_float64(golden: Golden) -> None:
     """
     z, expected = golden.npz("train_step_float32"), golden.npz("train_step_float64")
     ck = golden.load()
-    result = losses(
-        ck.networks(),
-        golden_batch(z, ck, "float64", rounded=False),
-        z["x0"].astype(float),
-        z["t"].astype(float),
-        ck.hyperparameters(),
-    )
+    batch = golden_batch(z, ck, "float64", rounded=False)
+    drawn = {"x0": z["x0"].astype(float), "t": z["t"].astype(float)}
+    result = losses(RECIPE, ck.networks(), batch, drawn, ck.hyperparameters())
     for name in ("policy", "critic", "value"):
-        assert abs(getattr(result, name) / expected[f"loss/{name}"] - 1) < 2e-14
+        assert abs(result.values[name] / expected[f"loss/{name}"] - 1) < 2e-14
         gradient = params_from_flax(nested(expected, f"grad/{name}/"), name)
-        for a, e in zip(getattr(result, f"{name}_bar").arrays(), gradient.arrays(), strict=True):
+        for a, e in zip(result.gradients[name].arrays(), gradient.arrays(), strict=True):
             assert np.linalg.norm(a - e) <= 5e-13 * np.linalg.norm(e)
 
 
 def test_every_network_learns_at_the_given_rate() -> None:
     """Adam's first step moves every parameter with a gradient by the learning rate."""
     ck = small_checkpoint()
-    b, x0, t = batch_of(ck)
+    b, drawn = batch_of(ck)
     for rate in (1e-3, 1e-2):
-        after, _ = update(
-            TrainState.create(ck.networks()), b, x0, t, Hyperparameters(learning_rate=rate)
-        )
+        before = TrainState.create(RECIPE, ck.networks())
+        after, _ = update(RECIPE, before, b, drawn, Hyperparameters(learning_rate=rate))
         for name in ("policy", "critic", "value"):
             moved = (
                 getattr(after.networks, name).params.layers[-1].bias
@@ -171,9 +171,9 @@ def test_every_network_learns_at_the_given_rate() -> None:
 
 def test_an_empty_batch_is_refused() -> None:
     ck = small_checkpoint()
-    b, x0, t = batch_of(ck, rows=0)
+    b, drawn = batch_of(ck, rows=0)
     with pytest.raises(InputError, match="at least one row"):
-        losses(ck.networks(), b, x0, t, Hyperparameters())
+        losses(RECIPE, ck.networks(), b, drawn, Hyperparameters())
 
 
 def test_golden_losses_with_the_stored_times(golden: Golden) -> None:
@@ -182,7 +182,8 @@ def test_golden_losses_with_the_stored_times(golden: Golden) -> None:
     """
     z, ck = golden.npz("train_step_float32"), golden.load("float32")
     nets, batch = ck.networks(embedding="float32"), golden_batch(z, ck, "float32")
-    policy = losses(nets, batch, z["x0"], z["t"], ck.hyperparameters()).policy
+    drawn = {"x0": z["x0"], "t": z["t"]}
+    policy = losses(RECIPE, nets, batch, drawn, ck.hyperparameters()).values["policy"]
     tolerance = 1e-5 if golden.name == "relu_mean" else 1e-6
     assert abs(policy / z["official/info/bc_loss"] - 1) < tolerance
 
@@ -190,12 +191,13 @@ def test_golden_losses_with_the_stored_times(golden: Golden) -> None:
 def test_the_same_seed_trains_the_same_bits() -> None:
     def run() -> bytes:
         ck = small_checkpoint(dtype="float32")
-        state = TrainState.create(ck.networks(embedding="float32"))
-        batch, _, t = batch_of(ck)
+        state = TrainState.create(RECIPE, ck.networks(embedding="float32"))
+        batch, drawn = batch_of(ck)
         rng = np.random.default_rng(3)
         for _ in range(5):
             x0 = rng.standard_normal(batch.action.shape).astype(np.float32)
-            state, _ = update(state, batch.astype(np.float32), x0, t, Hyperparameters())
+            drawn["x0"] = x0
+            state, _ = update(RECIPE, state, batch.astype(np.float32), drawn, Hyperparameters())
         nets = state.networks
         return b"".join(a.tobytes() for n in vars(nets).values() for a in n.params.arrays())
 
@@ -210,23 +212,23 @@ def test_an_update_on_compiled_kernels(aggregation: str, dtype: str) -> None:
     Measured, in eps: losses 2, gradients 47 (a bias of the value, whose rows cancel).
     """
     ck = small_checkpoint(aggregation=aggregation, members=3, dtype=dtype)
-    batch, x0, t = batch_of(ck)
-    given = batch.astype(dtype), x0.astype(dtype), t.astype(dtype)
+    batch, drawn = batch_of(ck)
+    given = batch.astype(dtype), cast(drawn, dtype)
     before, compiled = (
-        TrainState.create(ck.networks(embedding="float32", kernels=kernels_named(name)))
+        TrainState.create(RECIPE, ck.networks(embedding="float32", kernels=kernels_named(name)))
         for name in ("numpy", "numba")
     )
-    _, expected = update(before, *given, Hyperparameters())
-    after, found = update(compiled, *given, Hyperparameters())
+    _, expected = update(RECIPE, before, *given, Hyperparameters())
+    after, found = update(RECIPE, compiled, *given, Hyperparameters())
     eps = np.finfo(dtype).eps
     for name in ("policy", "critic", "value"):
-        assert abs(getattr(found, name) / getattr(expected, name) - 1) < 10 * eps
-        bars = [getattr(r, f"{name}_bar").arrays() for r in (found, expected)]
+        assert abs(found.values[name] / expected.values[name] - 1) < 10 * eps
+        bars = [r.gradients[name].arrays() for r in (found, expected)]
         for ours, theirs in zip(*bars, strict=True):
             assert ours.dtype == theirs.dtype
             assert np.abs(ours - theirs).max() < 100 * eps * np.abs(theirs).max()
     for threads in (2, 3, 9):
-        again, _ = update(compiled, *given, Hyperparameters(), threads)
+        again, _ = update(RECIPE, compiled, *given, Hyperparameters(), threads)
         nets = zip(vars(after.networks).values(), vars(again.networks).values(), strict=True)
         for net, other in nets:
             for a, b in zip(net.params.arrays(), other.params.arrays(), strict=True):
@@ -237,26 +239,30 @@ def test_an_update_on_compiled_kernels(aggregation: str, dtype: str) -> None:
 def test_rows_of_the_target_critic_that_another_thread_does(threads: int) -> None:
     """Whatever their number: the same bits, also of the rows at the seam."""
     ck = small_checkpoint(members=2, dtype="float32")
-    batch, x0, t = batch_of(ck, 40)
-    given = batch.astype("float32"), x0.astype("float32"), t.astype("float32")
+    batch, drawn = batch_of(ck, 40)
+    given = batch.astype("float32"), cast(drawn, "float32")
     nets = ck.networks(embedding="float32", kernels=kernels_named("numba"))
+    plan = schedule.schedule(RECIPE.stages, nets, 40, threads)
     if threads == 2:
-        assert 0 < update_module._plan(nets, 40, threads).helped_rows < 40
-    expected = update_module.losses(nets, *given, Hyperparameters())
+        assert plan.helped == "value" and 0 < plan.helped_rows < 40
+    expected = losses(RECIPE, nets, *given, Hyperparameters())
     for helped in (8, 32, 40, 48):
-        plan = update_module._plan(nets, 40, threads)._replace(helped_rows=helped)
+        other = plan._replace(helped_rows=helped)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(update_module, "_plan", lambda *_, plan=plan: plan)
-            found = update_module.losses(nets, *given, Hyperparameters(), threads)
-        assert found.value == expected.value
-        for a, b in zip(found.value_bar.arrays(), expected.value_bar.arrays(), strict=True):
+            patch.setattr(schedule, "schedule", lambda *_, plan=other: plan)
+            found = losses(RECIPE, nets, *given, Hyperparameters(), threads)
+        assert found.values["value"] == expected.values["value"]
+        bars = (result.gradients["value"].arrays() for result in (found, expected))
+        for a, b in zip(*bars, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_with_threads_too_the_first_network_that_is_not_finite_is_named(threads: int) -> None:
     ck = small_checkpoint()
-    b, x0, t = batch_of(ck)
+    b, drawn = batch_of(ck)
     bad = replace(b, rewards=np.full_like(b.rewards, np.nan), obs=np.full_like(b.obs, np.nan))
     with pytest.raises(NonFiniteError, match="policy loss"):
-        update(TrainState.create(ck.networks()), bad, x0, t, Hyperparameters(), threads)
+        update(
+            RECIPE, TrainState.create(RECIPE, ck.networks()), bad, drawn, Hyperparameters(), threads
+        )

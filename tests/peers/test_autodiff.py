@@ -15,8 +15,9 @@ import pytest
 
 import qgf_ref
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import losses
 from qgf_ref.arrays import Array
-from qgf_ref.losses.update import losses
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint, states
 from tests.interop.test_checkpoints import OPTIONS, official_tree, same, write
@@ -153,9 +154,10 @@ def test_losses_in_torch() -> None:
     """Gradients of the three losses in every parameter, by autograd. Measured ≤ 2e-15."""
     torch = pytest.importorskip("torch")
     ck = small_checkpoint()
-    batch, x0, t = batch_of(ck)
-    nets, hyper = ck.networks(), ck.hyperparameters()
-    ours = losses(nets, batch, x0, t, hyper)
+    batch, drawn = batch_of(ck)
+    x0, t = drawn.values()
+    hyper = ck.hyperparameters()
+    ours = losses(RECIPE, ck.networks(), batch, drawn, hyper)
 
     def tensor(a: Array) -> Any:
         return torch.tensor(a, requires_grad=True)
@@ -199,9 +201,8 @@ def test_losses_in_torch() -> None:
         ("critic", critic_loss, stacked),
         ("value", value_loss, gradients(value_loss, value)),
     ):
-        assert abs(getattr(ours, name) / float(loss.detach()) - 1) < 1e-13
-        bar: MLPParams = getattr(ours, f"{name}_bar")
-        for mine, theirs in zip(bar.arrays(), expected_bar, strict=True):
+        assert abs(ours.values[name] / float(loss.detach()) - 1) < 1e-13
+        for mine, theirs in zip(ours.gradients[name].arrays(), expected_bar, strict=True):
             assert np.linalg.norm(mine - theirs) <= 1e-12 * np.linalg.norm(theirs)
 
 

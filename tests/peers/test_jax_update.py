@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import losses
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.losses.batch import Batch
-from qgf_ref.losses.update import TrainState, losses
 from qgf_ref.ops.linear import linear, linear_vjp, linear_vjp_params
 from tests.conftest import small_checkpoint, states
 
@@ -126,6 +127,6 @@ def test_counted_operations_are_the_matrix_products_made() -> None:
                 unneeded[0] += 2 * len(batch.obs) * kernel.size
         return primitive(*args, **kwargs)
 
-    state = TrainState.create(ck.networks(kernels=counting))
-    losses(state.networks, batch, x0, t, ck.hyperparameters())
+    drawn = {"x0": x0, "t": t}
+    losses(RECIPE, ck.networks(kernels=counting), batch, drawn, ck.hyperparameters())
     assert compare.gemm_flops(ck, len(batch.obs)) == made[0] - unneeded[0]

@@ -13,6 +13,7 @@ import pytest
 
 from qgf_ref import InputError, NonFiniteError
 from qgf_ref.files import sole_use
+from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import resume, start
@@ -113,14 +114,8 @@ def test_a_state_that_forgets_something_is_noticed(
         (
             lambda s: setattr(s, "rng", np.random.default_rng(0)),
             lambda s: s.sums.__imul__(0),
-            lambda s: setattr(
-                s,
-                "train",
-                replace(s.train, value_adam=type(s.train.value_adam).zero(s.train.value_adam.mean)),
-            ),
-            lambda s: setattr(
-                s, "train", replace(s.train, policy_adam=replace(s.train.policy_adam, count=0))
-            ),
+            lambda s: s.train.moments.update(value=AdamState.zero(s.train.networks.value.params)),
+            lambda s: s.train.moments.update(policy=replace(s.train.moments["policy"], count=0)),
         )
     ):
         place = tmp_path / str(number)

@@ -13,12 +13,13 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError, NonFiniteError
+from qgf_ref.agents.iql import RECIPE
+from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.backends.choice import kernels_named
 from qgf_ref.data.datasets import load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.data.windows import windows
 from qgf_ref.losses.batch import Hyperparameters
-from qgf_ref.losses.update import TrainState, losses, update
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import start
 from qgf_ref.training.state import initial_state
@@ -38,15 +39,16 @@ def test_against_a_plain_loop(config: TrainConfig, tmp_path: Path, backend: Any)
     rng = initial_state(config, 2, 2).rng
     checkpoint = initial_state(config, 2, 2).checkpoint(config)
     nets = checkpoint.networks(embedding="float32", kernels=kernels_named(backend))
-    state = TrainState.create(nets)
+    state = TrainState.create(RECIPE, nets)
     history = []
     for _ in range(config.updates):
         starts = rng.integers(0, len(data) - 2, size=7)
         batch = windows(data, starts, 3, 0.99).astype(np.float32)
         x0 = rng.standard_normal((7, 6)).astype(np.float32)
         t = (rng.integers(0, 5, size=7) / 4).astype(np.float32)
-        state, found = update(state, batch, x0, t, config.hyperparameters())
-        history.append((found.policy, found.critic, found.value))
+        drawn = {"x0": x0, "t": t}
+        state, found = update(RECIPE, state, batch, drawn, config.hyperparameters())
+        history.append(list(found.values.values()))
     trained = qgf_ref.load(tmp_path / "run", dtype="float32")
     for name in ("policy", "critic", "target_critic", "value"):
         expected = getattr(state.networks, name).params.arrays()
@@ -70,11 +72,9 @@ def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
     finished = start(config, tmp_path)
     fixed = ValidationSet.draw(held, config)
     nets = finished.state.train.networks
-    found = losses(nets, fixed.batch, fixed.x0, fixed.t, config.hyperparameters())
+    found = losses(RECIPE, nets, fixed.batch, fixed.drawn, config.hyperparameters())
     row = finished.state.metrics[-1]
-    assert row["validation_critic"] == found.critic
-    assert row["validation_policy"] == found.policy
-    assert row["validation_value"] == found.value
+    assert {name: row[f"validation_{name}"] for name in found.values} == found.values
     q, _ = nets.target_critic.forward(fixed.batch.obs, fixed.batch.action)
     assert row["validation_q"] == float(q.min(axis=0).mean())
 
@@ -118,9 +118,10 @@ def test_uniform_flow_times(data: Path, tmp_path: Path) -> None:
 
     config = tiny_config(data, batch=4000, flow_times="uniform")
     loaded = load_transitions(data, task(TASK))
-    _, _, t = training_batch(np.random.default_rng(0), loaded, config)
+    t = training_batch(np.random.default_rng(0), loaded, config)[1]["t"]
     assert t.dtype == np.float32 and len(np.unique(t)) > 3900
-    _, _, t = training_batch(np.random.default_rng(0), loaded, replace(config, flow_times="grid"))
+    grid = replace(config, flow_times="grid")
+    t = training_batch(np.random.default_rng(0), loaded, grid)[1]["t"]
     np.testing.assert_allclose(np.unique(t), [0, 0.25, 0.5, 0.75, 1])
 
 
@@ -135,10 +136,10 @@ def test_without_a_validation_file(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_update_and_network(
     config: TrainConfig, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qgf_ref.losses import update as module
+    from qgf_ref.agents import iql as module
 
     calls = 0
-    names = {"policy": "flow_matching", "critic": "critic_loss", "value": "value_regression"}
+    names = {"policy": "velocity_regression", "critic": "critic_loss", "value": "value_regression"}
     name = names[network]
     whole = getattr(module, name)
 
@@ -171,9 +172,9 @@ def test_slices_serve_in_turn(tmp_path: Path) -> None:
     from qgf_ref.training.loop import training_batch
 
     for n in range(1, 15):
-        batch, x0, t = training_batch(state.rng, slices[n // 5], config)
-        state.train, found = update(state.train, batch, x0, t, config.hyperparameters())
-        assert finished.state.metrics[n - 1]["critic"] == found.critic
+        batch, drawn = training_batch(state.rng, slices[n // 5], config)
+        state.train, found = update(RECIPE, state.train, batch, drawn, config.hyperparameters())
+        assert finished.state.metrics[n - 1]["critic"] == found.values["critic"]
 
 
 def test_bad_data_loses_nothing(config: TrainConfig, tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.update.diagnosis import LIMIT, Diagnosis, diagnose, unseen, wrapped
+from qgf_ref.crosscheck.update.diagnosis import LIMIT, TrainingDiagnosis, diagnose, unseen, wrapped
 from qgf_ref.crosscheck.update.inputs import case_of, precision_of, result_of
-from qgf_ref.crosscheck.update.recipe import REFERENCE
-from qgf_ref.crosscheck.update.rounding import Case, Truth, size, truth
+from qgf_ref.crosscheck.update.mistake import TrainingBank
+from qgf_ref.crosscheck.update.mistakes import IQL_BANK
+from qgf_ref.crosscheck.update.rounding import Truth, size, truth
+from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
@@ -30,11 +32,12 @@ from qgf_ref.ops.time_embedding import Precision
 COARSE = 0.01
 """Relative errors that bfloat16 explains: its rounding is 0.004."""
 
-TrainingStep = Callable[[Batch, Array, Array], Mapping[str, Any]]
+TrainingStep = Callable[..., Mapping[str, Any]]
+"""(batch, x0, t), or whatever the agent's recipe draws, → losses, gradients, parameters."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class QuantityComparison:
     """One quantity: error ‖theirs − truth‖/‖truth‖; ratio, the same error in units of rounding's;
     worst, the array with the largest error ("" for a loss); factor, if a gradient is a multiple of
     the reference's to rounding, which.
@@ -71,11 +74,11 @@ class TrainingReport:
                computes the time embedding ("float32" is the official way)
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[QuantityComparison, ...]
     settings: str
     precision: str
     embedding: Precision
-    diagnosis: Diagnosis | None = None
+    diagnosis: TrainingDiagnosis | None = None
     unseen: tuple[str, ...] = ()
     note: str = ""
 
@@ -130,6 +133,7 @@ def check_losses(
     hyper: Hyperparameters | None = None,
     updates: int = 0,
     seed: int = 0,
+    bank: TrainingBank = IQL_BANK,
 ) -> TrainingReport:
     """Compare a training step with the reference; where it disagrees, name the mistake.
 
@@ -146,51 +150,54 @@ def check_losses(
     x0, t    noise and times as fn takes them; drawn if absent, t with 0 and 1 but without 0.5
     hyper    what fn computes with, default `checkpoint.hyperparameters()`; EXPOSING shows every
              mistake of the bank
+    bank     the recipe that is right, and the mistakes that are looked for; fn takes the recipe's
+             draws and returns its losses, gradients and parameters
 
     What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
     A float64 implementation is held to float64's rounding, and its time embedding may be exact.
     Raises CrossCheckError, whose message is the report, if a quantity disagrees, and InputError on
     arguments and results that cannot be compared.
     """
-    case = case_of(checkpoint_of(checkpoint), batch, x0, t, hyper, updates, seed)
-    given = result_of(fn, case)
-    report = _judged(case, given, precision_of(given))
+    drawn = {"x0": x0, "t": t}
+    case = case_of(bank, checkpoint_of(checkpoint), batch, drawn, hyper, updates, seed)
+    theirs = result_of(fn, case)
+    report = _judged(case, theirs, precision_of(theirs))
     if not report.passed:
         raise CrossCheckError(report)
     return report
 
 
-def _judged(case: Case, given: Mapping[str, Any], precision: str) -> TrainingReport:
+def _judged(case: TrainingCase, theirs: Mapping[str, Any], precision: str) -> TrainingReport:
     embeddings: tuple[Precision, ...] = (
         ("float32",) if precision == "float32" else ("exact", "float32")
     )
-    truths = {name: truth(REFERENCE, case, precision, name) for name in embeddings}
+    truths = {name: truth(case.bank.reference, case, precision, name) for name in embeddings}
 
     def total(name: Precision) -> float:
-        ratios = (truths[name].ratio(quantity, value) for quantity, value in given.items())
+        ratios = (truths[name].ratio(quantity, value) for quantity, value in theirs.items())
         return sum(min(ratio, 1e300) for ratio in ratios)
 
     reports = []
     for embedding in sorted(embeddings, key=total):
         reference = truths[embedding]
-        comparisons = tuple(_comparison(reference, name, value) for name, value in given.items())
+        comparisons = tuple(_comparison(reference, name, value) for name, value in theirs.items())
         about = (comparisons, _settings(case), precision, embedding)
         if all(c.passed for c in comparisons):
-            hidden = unseen(case, given, reference, precision, embedding)
+            hidden = unseen(case, theirs, reference, precision, embedding)
             return TrainingReport(*about, unseen=hidden)
-        found = diagnose(case, given, reference, precision, embedding)
-        reports.append(TrainingReport(*about, diagnosis=found))
-        if found.fits:
+        diagnosis = diagnose(case, theirs, reference, precision, embedding)
+        reports.append(TrainingReport(*about, diagnosis=diagnosis))
+        if diagnosis.fits:
             return reports[-1]
     if precision == "float64":
-        coarse = _judged(case, given, "float32")
+        coarse = _judged(case, theirs, "float32")
         if coarse.passed:
             note = "The numbers are float64, but something in them was computed in float32."
             return replace(coarse, note=note)
     return reports[0]
 
 
-def _comparison(reference: Truth, quantity: str, theirs: Any) -> Comparison:
+def _comparison(reference: Truth, quantity: str, theirs: Any) -> QuantityComparison:
     value = reference.values[quantity]
     scale, error = size(value), reference.error(quantity, theirs)
     differences = reference.differences(quantity, theirs)
@@ -203,10 +210,10 @@ def _comparison(reference: Truth, quantity: str, theirs: Any) -> Comparison:
         rest = float(np.linalg.norm(b - multiple * a))
         if rest <= LIMIT * reference.rounding[quantity] * max(1.0, abs(multiple)):
             factor = multiple
-    return Comparison(quantity, relative, reference.ratio(quantity, theirs), worst, factor)
+    return QuantityComparison(quantity, relative, reference.ratio(quantity, theirs), worst, factor)
 
 
-def _settings(case: Case) -> str:
+def _settings(case: TrainingCase) -> str:
     ck, hyper = case.checkpoint, case.hyper
     return (
         f"{len(case.batch.obs)} rows, O = {ck.obs_dim}, D = {ck.flat_action_dim}, "

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.crosscheck.update.mistakes import MISTAKES
-from qgf_ref.crosscheck.update.recipe import REFERENCE, Mistake, Recipe, combined
-from qgf_ref.crosscheck.update.rounding import Case, Truth, exact, size, truth
+from qgf_ref.agents.recipe import Recipe
+from qgf_ref.crosscheck.update.mistake import TrainingMistake, combined
+from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
+from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.ops.time_embedding import Precision
 
 LIMIT = 5.0
@@ -30,14 +31,14 @@ PAIRS = 300
 """At most this many pairs are simulated."""
 
 
-Candidate = tuple[tuple[Mistake, ...], Recipe]
+Candidate = tuple[tuple[TrainingMistake, ...], Recipe]
 
 
 @dataclass(frozen=True)
 class Fit:
     """A mistake, or a pair, and its largest error in units of rounding."""
 
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[TrainingMistake, ...]
     ratio: float
 
     @property
@@ -47,7 +48,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class TrainingDiagnosis:
     """What explains a disagreement.
 
     fits       every mistake that reproduces all given quantities, best first; pairs if no single
@@ -60,7 +61,7 @@ class Diagnosis:
 
     fits: tuple[Fit, ...]
     separators: tuple[str, ...]
-    nearest: tuple[Mistake, tuple[str, ...]] | None
+    nearest: tuple[TrainingMistake, tuple[str, ...]] | None
     given: int
 
     def __str__(self) -> str:
@@ -100,48 +101,52 @@ class Diagnosis:
 
 
 def diagnose(
-    case: Case, theirs: Mapping[str, Any], reference: Truth, precision: str, embedding: Precision
-) -> Diagnosis:
+    case: TrainingCase,
+    theirs: Mapping[str, Any],
+    reference: Truth,
+    precision: str,
+    embedding: Precision,
+) -> TrainingDiagnosis:
     """The mistakes that explain `theirs`, which disagrees with the `reference`."""
-    singles = [((m,), m.recipe) for m in MISTAKES]
+    singles = [((m,), m.recipe) for m in case.bank.mistakes]
     fits = _fits(singles, case, theirs, reference, precision, embedding)
     nearest = None
     if not fits and all(np.isfinite(size(value)) for value in theirs.values()):
-        simulated = {m: exact(m.recipe, case, precision, embedding) for m in MISTAKES}
+        simulated = {m: exact(m.recipe, case, precision, embedding) for m in case.bank.mistakes}
         pairs = _pairs(theirs, reference, simulated)
         fits = _fits(pairs, case, theirs, reference, precision, embedding)
         nearest = None if fits else _nearest(theirs, reference, simulated)
     separators = _separators(fits, case, theirs, precision, embedding) if len(fits) > 1 else ()
-    return Diagnosis(fits, separators, nearest, len(theirs))
+    return TrainingDiagnosis(fits, separators, nearest, len(theirs))
 
 
 def unseen(
-    case: Case, given: Iterable[str], reference: Truth, precision: str, embedding: Precision
+    case: TrainingCase, given: Iterable[str], reference: Truth, precision: str, embedding: Precision
 ) -> tuple[str, ...]:
     """The mistakes that the given quantities would not show on this case."""
     names = tuple(given)
 
-    def shown(mistake: Mistake) -> bool:
+    def shown(mistake: TrainingMistake) -> bool:
         simulated = exact(mistake.recipe, case, precision, embedding)
         return any(reference.ratio(name, simulated[name]) > SEEN for name in names)
 
-    return tuple(mistake.name for mistake in MISTAKES if not shown(mistake))
+    return tuple(mistake.name for mistake in case.bank.mistakes if not shown(mistake))
 
 
 def _fits(
     candidates: Iterable[Candidate],
-    case: Case,
+    case: TrainingCase,
     theirs: Mapping[str, Any],
     reference: Truth,
     precision: str,
     embedding: Precision,
 ) -> tuple[Fit, ...]:
-    found = []
+    fits = []
     # losses and gradients, which most mistakes show, need no updates to be simulated
     first = replace(case, updates=0)
     early = [name for name in theirs if not name.startswith("params/")]
     for mistakes, recipe in candidates:
-        start = case if recipe.sequential else first
+        start = case if recipe.in_turn else first
         simulated = exact(recipe, start, precision, embedding) if early else {}
         near = all(
             _ratio(reference, name, theirs[name], simulated[name]) <= SCREEN * LIMIT
@@ -152,8 +157,8 @@ def _fits(
         at = truth(recipe, case, precision, embedding)
         worst = max(at.ratio(name, value) for name, value in theirs.items())
         if worst <= LIMIT:
-            found.append(Fit(mistakes, worst))
-    return tuple(sorted(found, key=lambda fit: fit.ratio))
+            fits.append(Fit(mistakes, worst))
+    return tuple(sorted(fits, key=lambda fit: fit.ratio))
 
 
 def _ratio(reference: Truth, name: str, theirs: Any, simulated: Any) -> float:
@@ -166,7 +171,9 @@ def _ratio(reference: Truth, name: str, theirs: Any, simulated: Any) -> float:
 
 
 def _pairs(
-    theirs: Mapping[str, Any], reference: Truth, simulated: Mapping[Mistake, Mapping[str, Any]]
+    theirs: Mapping[str, Any],
+    reference: Truth,
+    simulated: Mapping[TrainingMistake, Mapping[str, Any]],
 ) -> list[Candidate]:
     """Pairs that may explain all: what only one of the two changes, it must reproduce alone."""
     touched, matched = {}, {}
@@ -176,7 +183,7 @@ def _pairs(
             n for n in theirs if _ratio(reference, n, theirs[n], values[n]) <= SCREEN * LIMIT
         }
     wrong = {n for n in theirs if reference.ratio(n, theirs[n]) > LIMIT}
-    found: list[Candidate] = []
+    pairs: list[Candidate] = []
     for a, b in combinations(simulated, 2):
         alone = {n: m for m, o in ((a, b), (b, a)) for n in touched[m] - touched[o]}
         possible = wrong <= touched[a] | touched[b] and all(
@@ -184,22 +191,22 @@ def _pairs(
         )
         recipe = combined((a, b)) if possible and touched[a] and touched[b] else None
         if recipe is not None:
-            found.append(((a, b), recipe))
-    return found[:PAIRS]
+            pairs.append(((a, b), recipe))
+    return pairs[:PAIRS]
 
 
 def _separators(
     fits: tuple[Fit, ...],
-    case: Case,
+    case: TrainingCase,
     theirs: Mapping[str, Any],
     precision: str,
     embedding: Precision,
 ) -> tuple[str, ...]:
     """What was not given and differs between any two of the fits; after updates if need be."""
     if not case.updates:
-        x0, t = (np.repeat(a, 2, axis=0) for a in (case.x0, case.t))
-        case = replace(case, updates=2, x0=x0, t=t)
-    at = truth(REFERENCE, case, precision, embedding)
+        twice = {name: np.repeat(a, 2, axis=0) for name, a in case.drawn.items()}
+        case = replace(case, updates=2, drawn=twice)
+    at = truth(case.bank.reference, case, precision, embedding)
     recipes = [combined(fit.mistakes) for fit in fits]
     values = [exact(recipe, case, precision, embedding) for recipe in recipes if recipe]
     return tuple(
@@ -213,14 +220,16 @@ def _separators(
 
 
 def _nearest(
-    theirs: Mapping[str, Any], reference: Truth, simulated: Mapping[Mistake, Mapping[str, Any]]
-) -> tuple[Mistake, tuple[str, ...]] | None:
+    theirs: Mapping[str, Any],
+    reference: Truth,
+    simulated: Mapping[TrainingMistake, Mapping[str, Any]],
+) -> tuple[TrainingMistake, tuple[str, ...]] | None:
     def reproduced(values: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(n for n in theirs if _ratio(reference, n, theirs[n], values[n]) <= LIMIT)
 
     best = max(simulated, key=lambda m: len(reproduced(simulated[m])))
-    found = reproduced(simulated[best])
-    return (best, found) if len(found) > len(reproduced(reference.values)) else None
+    most = reproduced(simulated[best])
+    return (best, most) if len(most) > len(reproduced(reference.values)) else None
 
 
 def wrapped(text: str) -> list[str]:

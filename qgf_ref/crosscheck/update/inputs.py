@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.stage import FLOW_TIMES
 from qgf_ref.arrays import Array, matrix, require_finite
-from qgf_ref.crosscheck.update.recipe import LEARNED, NETWORKS
-from qgf_ref.crosscheck.update.rounding import Case
+from qgf_ref.crosscheck.update.mistake import TrainingBank
+from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.ensemble import ensemble_reduce
-
-QUANTITIES = (
-    *LEARNED,
-    *(f"grad/{name}" for name in LEARNED),
-    *(f"params/{name}" for name in NETWORKS),
-)
-"""What can be compared: losses, their gradients, parameters after the updates."""
 
 EXPOSING = Hyperparameters(discount=0.9, horizon=3, expectile=0.8, tau=0.1, learning_rate=0.003)
 """With these, two updates show every mistake of the bank, in float32, too: γ ≠ γᴴ, τ ≠ ½, and
@@ -75,45 +69,51 @@ def default_times(rng: np.random.Generator, updates: int, rows: int, denoise_ste
 
 
 def case_of(
+    bank: TrainingBank,
     checkpoint: Checkpoint,
     batch: Batch | None,
-    x0: Array | None,
-    t: Array | None,
+    drawn: Mapping[str, Array | None],
     hyper: Hyperparameters | None,
     updates: int,
     seed: int,
-) -> Case:
+) -> TrainingCase:
     """The arguments of `check_losses` with their defaults, or InputError."""
     if isinstance(updates, bool) or not isinstance(updates, int | np.integer) or updates < 0:
         raise InputError(f"updates must be an integer ≥ 0, got {updates!r}")
     batch = default_batch(checkpoint, seed) if batch is None else _batch(batch, checkpoint)
-    rows, rng, n = len(batch.obs), np.random.default_rng([seed, 1]), max(int(updates), 1)
-    D = checkpoint.flat_action_dim
-    noise = rng.standard_normal((n, rows, D)).astype(np.float32)
-    if x0 is not None:
-        noise = _shaped(x0, "x0", (n, rows, D), bool(updates))
-    times = default_times(rng, n, rows, checkpoint.options.denoise_steps)
-    if t is not None:
-        times = _shaped(t, "t", (n, rows), bool(updates))
-        if times.min() < 0 or times.max() > 1:
-            raise InputError(f"t must lie in [0, 1], got {times.min():g} … {times.max():g}")
     hyper = checkpoint.hyperparameters() if hyper is None else hyper
-    return Case(checkpoint, batch, noise, times, hyper, int(updates))
+    rng, n = np.random.default_rng([seed, 1]), max(int(updates), 1)
+    arrays: dict[str, Array] = {}
+    for draw in bank.reference.draws:
+        if draw is FLOW_TIMES:
+            T = checkpoint.options.denoise_steps
+            array = default_times(rng, n, len(batch.obs), T)
+        else:
+            array = np.stack([draw.sample(rng, batch, hyper) for _ in range(n)])
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        theirs = drawn.get(draw.name)
+        if theirs is not None:
+            array = _shaped(theirs, draw.name, array.shape, bool(updates))
+        if draw.name == FLOW_TIMES.name and (array.min() < 0 or array.max() > 1):
+            raise InputError(f"t must lie in [0, 1], got {array.min():g} … {array.max():g}")
+        arrays[draw.name] = array
+    return TrainingCase(bank, checkpoint, batch, arrays, hyper, int(updates))
 
 
-def result_of(fn: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What `fn` returns for the case, in the order of QUANTITIES, or InputError."""
+def result_of(fn: Callable[..., Any], case: TrainingCase) -> dict[str, Any]:
+    """What `fn` returns for the case, in the order of the bank's quantities, or InputError."""
     batch = Batch(**{name: array.copy() for name, array in vars(case.batch).items()})
-    x0, t = (a.copy() if case.updates else a[0].copy() for a in (case.x0, case.t))
-    result = fn(batch, x0, t)
+    quantities = case.bank.quantities
+    result = fn(batch, *((a if case.updates else a[0]).copy() for a in case.drawn.values()))
     if not isinstance(result, Mapping) or not result:
         raise InputError(
-            f"the training step must return a mapping with any of {', '.join(QUANTITIES)}; "
+            f"the training step must return a mapping with any of {', '.join(quantities)}; "
             f"it returned {'nothing' if not result else type(result).__name__}"
         )
     for name in result:
-        if name not in QUANTITIES:
-            raise unknown_name("quantity", name, QUANTITIES)
+        if name not in quantities:
+            raise unknown_name("quantity", name, quantities)
         if name.startswith("params/") and not case.updates:
             raise InputError(
                 f"{name} was returned, but there are no updates: give updates=1 or more"
@@ -122,7 +122,7 @@ def result_of(fn: Callable[..., Any], case: Case) -> dict[str, Any]:
         name: _params(result[name], name, getattr(case.checkpoint, name.split("/")[1]))
         if "/" in name
         else _loss(result[name], name)
-        for name in QUANTITIES
+        for name in quantities
         if name in result
     }
 
@@ -148,18 +148,18 @@ def _batch(batch: Batch, checkpoint: Checkpoint) -> Batch:
         "action": checkpoint.flat_action_dim,
         "next_obs": checkpoint.obs_dim,
     }
-    found = {}
+    arrays = {}
     for part in fields(Batch):
         array = getattr(batch, part.name)
         if part.name in widths:
-            found[part.name] = matrix(array, f"batch.{part.name}", columns=widths[part.name])
+            arrays[part.name] = matrix(array, f"batch.{part.name}", columns=widths[part.name])
         else:
-            found[part.name] = _numbers(array, f"batch.{part.name}")
-    rows = len(found["obs"])
-    for name, array in found.items():
+            arrays[part.name] = _numbers(array, f"batch.{part.name}")
+    rows = len(arrays["obs"])
+    for name, array in arrays.items():
         if len(array) != rows or not rows or (name not in widths and array.ndim != 1):
             raise InputError(f"batch.{name} has shape {array.shape}; batch.obs has {rows} rows")
-    return Batch(**found)
+    return Batch(**arrays)
 
 
 def _shaped(array: Any, name: str, shape: tuple[int, ...], several: bool) -> Array:

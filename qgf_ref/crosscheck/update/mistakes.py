@@ -1,4 +1,4 @@
-"""The bank of training mistakes that a step on a given batch, noise and times can show.
+"""The bank of training mistakes that a step on a inputs batch, noise and times can show.
 
 Each is the reference's recipe with one ingredient replaced (mutants.md, section E). Out of reach,
 because batch, noise, times and initial parameters are given, not made:
@@ -17,207 +17,240 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qgf_ref.agents.iql import RECIPE, IQLRecipe
+from qgf_ref.agents.stage import StageInputs
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.update.mistake import TrainingBank, TrainingMistake
 from qgf_ref.crosscheck.update.mistakes_update import UPDATE_MISTAKES
-from qgf_ref.crosscheck.update.recipe import Given, Mistake
-from qgf_ref.flow.path import interpolate
-from qgf_ref.ops.ensemble import ensemble_reduce
+from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp
+from qgf_ref.ops.kernels import Kernels
+from qgf_ref.ops.learning import path_point
 
 
-def _over_valid_rows(given: Given) -> Array:
-    valid = given.batch.valid
+def _over_valid_rows(inputs: StageInputs) -> Array:
+    valid = inputs.batch.valid
     return valid * (len(valid) / np.maximum(valid.sum(), 1))
 
 
-def _all_rows(given: Given) -> Array:
-    return np.ones_like(given.batch.valid)
+def _all_rows(inputs: StageInputs) -> Array:
+    return np.ones_like(inputs.batch.valid)
 
 
-def _smallest_member(given: Given) -> Array:
-    nets, batch = given.nets, given.batch
+def _smallest_member(inputs: StageInputs) -> Array:
+    nets, batch = inputs.nets, inputs.batch
     q, _ = nets.critic.forward(batch.obs, batch.action)
     return len(q) * ensemble_reduce(q, "min")[1].weight
 
 
-def _next_q(critic: str, members: bool = False) -> Callable[[Given], Array]:
-    def bootstrap(given: Given) -> Array:
-        net = getattr(given.nets, critic)
-        q, _ = net.forward(given.batch.next_obs, given.batch.action)
+def _next_q(critic: str, members: bool = False) -> Callable[[StageInputs], Array]:
+    def bootstrap(inputs: StageInputs) -> Array:
+        net = getattr(inputs.nets, critic)
+        q, _ = net.forward(inputs.batch.next_obs, inputs.batch.action)
         return q if members else ensemble_reduce(q, net.aggregation)[0]
 
     return bootstrap
 
 
+def _reversed_path(kernels: Kernels, x0: Array, x1: Array, t: Array) -> tuple[Array, Array]:
+    return kernels(path_point, x1, x0, t)[0], kernels(path_point, x0, x1, t)[1]
+
+
+def _critic_to_value(recipe: IQLRecipe, inputs: StageInputs) -> MLPParams:
+    """The critic loss's gradient in ψ, if V(s') is not held fixed."""
+    nets, batch, hyper = inputs.nets, inputs.batch, inputs.hyper
+    error = nets.critic.forward(batch.obs, batch.action)[0] - recipe.regression_target(inputs)
+    weight = recipe.critic_weight(inputs) * recipe.critic_members(inputs)
+    y_bar = (weight * error * (-2 / error.size)).sum(axis=0) * recipe.critic_scale(inputs)
+    scale = hyper.discount ** recipe.exponent(hyper.horizon)
+    _, cache = nets.value.forward(batch.next_obs)
+    return nets.value.vjp_params(scale * recipe.masks(batch) * y_bar, cache)
+
+
+def _value_to_critic(recipe: IQLRecipe, inputs: StageInputs) -> MLPParams:
+    """The value loss's gradient in φ, if it reads the online critic and does not hold it fixed."""
+    nets, batch = inputs.nets, inputs.batch
+    members, cache = nets.critic.forward(batch.obs, batch.action)
+    name = recipe.value_aggregation(nets.critic.aggregation)
+    q, reduced = ensemble_reduce(members, name)
+    advantage = q - nets.value.forward(batch.obs)[0]
+    expectile = recipe.expectile(inputs.hyper.expectile)
+    weight = recipe.value_weight(inputs) * np.where(advantage > 0, expectile, 1 - expectile)
+    scale = 2 / advantage.size * recipe.value_scale(inputs)
+    q_bar = (weight * advantage * scale).astype(q.dtype)
+    return nets.critic.vjp_params(ensemble_reduce_vjp(q_bar, reduced), cache)
+
+
 _HALF = "has a factor ½; the official one has none."
 _ROWS = "is averaged over the valid rows; the official mean counts invalid rows as well."
 
-LOSS_MISTAKES: tuple[Mistake, ...] = (
-    Mistake(
+LOSS_MISTAKES: tuple[TrainingMistake, ...] = (
+    TrainingMistake(
         "velocity-sign",
         "The velocity is regressed on x0 − x1; the official target is x1 − x0, towards the action.",
         "policy",
-        {"velocity_target": lambda x0, x1: x0 - x1},
+        {"velocity_target": lambda velocity, x0, x1: -velocity},
     ),
-    Mistake(
+    TrainingMistake(
         "velocity-target-is-action",
         "The policy is regressed on the action x1; the official target is the velocity x1 − x0.",
         "policy",
-        {"velocity_target": lambda x0, x1: x1},
+        {"velocity_target": lambda velocity, x0, x1: x1},
     ),
-    Mistake(
+    TrainingMistake(
         "interpolation-reversed",
         "The path runs from action to noise; official: x_t = (1 − t)·noise + t·action.",
         "policy",
-        {"point": lambda x0, x1, t: interpolate(x1, x0, t)},
+        {"path": _reversed_path},
     ),
-    Mistake(
+    TrainingMistake(
         "policy-sum-over-action",
         "The policy loss sums over action dimensions; the official one is their mean.",
         "policy",
-        {"policy_scale": lambda given: given.batch.action.shape[1]},
+        {"policy_scale": lambda inputs: inputs.batch.action.shape[1]},
     ),
-    Mistake(
+    TrainingMistake(
         "policy-half-loss",
         f"The policy loss {_HALF}",
         "policy",
-        {"policy_scale": lambda given: 0.5},
+        {"policy_scale": lambda inputs: 0.5},
     ),
-    Mistake(
+    TrainingMistake(
         "valid-in-policy-loss",
         "The policy loss is weighted with valid; the official one trains on invalid rows (D6).",
         "policy",
-        {"policy_weight": lambda given: given.batch.valid[:, None]},
+        {"policy_weight": lambda inputs: inputs.batch.valid[:, None]},
     ),
-    Mistake(
+    TrainingMistake(
         "policy-mean-over-valid-rows",
         "The policy loss averages the valid rows; the official one takes every row (D6).",
         "policy",
-        {"policy_weight": lambda given: _over_valid_rows(given)[:, None]},
+        {"policy_weight": lambda inputs: _over_valid_rows(inputs)[:, None]},
     ),
-    Mistake(
+    TrainingMistake(
         "valid-ignored-in-critic-loss",
         "The critic loss counts invalid rows; official: valid·(Q − y)².",
         "critic",
         {"critic_weight": _all_rows},
     ),
-    Mistake(
+    TrainingMistake(
         "critic-mean-over-valid-rows",
         f"The critic loss {_ROWS}",
         "critic",
         {"critic_weight": _over_valid_rows},
     ),
-    Mistake(
+    TrainingMistake(
         "critic-sum-over-ensemble",
         "The critic loss is summed over the ensemble; official: the mean over members and batch.",
         "critic",
-        {"critic_scale": lambda given: given.nets.critic.params.ensemble},
+        {"critic_scale": lambda inputs: inputs.nets.critic.params.ensemble},
     ),
-    Mistake(
+    TrainingMistake(
         "critic-half-loss",
         f"The critic loss {_HALF}",
         "critic",
-        {"critic_scale": lambda given: 0.5},
+        {"critic_scale": lambda inputs: 0.5},
     ),
-    Mistake(
+    TrainingMistake(
         "critic-min-over-ensemble",
         "Only the smallest member is regressed; official: every member, on the same target.",
         "critic",
         {"critic_members": _smallest_member},
     ),
-    Mistake(
+    TrainingMistake(
         "mask-ignored",
         "The target bootstraps past the end of the task; official: y = R + γᴴ·mask·V(s').",
         "critic",
         {"masks": lambda batch: np.ones_like(batch.masks)},
     ),
-    Mistake(
+    TrainingMistake(
         "mask-inverted",
         "masks are read as done flags, 1 − mask; the official mask is 0 where the task ended.",
         "critic",
         {"masks": lambda batch: 1 - batch.masks},
     ),
-    Mistake(
+    TrainingMistake(
         "discount-without-horizon",
         "The bootstrap is discounted with γ; official: γᴴ, because s' is H steps ahead.",
         "critic",
         {"exponent": lambda horizon: 1},
     ),
-    Mistake(
+    TrainingMistake(
         "bootstrap-target-q",
         "The target bootstraps from the target critic at (s', a); official: the value V(s').",
         "critic",
         {"bootstrap": _next_q("target_critic")},
     ),
-    Mistake(
+    TrainingMistake(
         "bootstrap-online-q",
         "The target bootstraps from the online critic at (s', a); official: the value V(s').",
         "critic",
         {"bootstrap": _next_q("critic")},
     ),
-    Mistake(
+    TrainingMistake(
         "bootstrap-target-q-by-member",
         "Each member has a target of its own, from its target Q; official: one target, from V(s').",
         "critic",
         {"bootstrap": _next_q("target_critic", members=True)},
     ),
-    Mistake(
+    TrainingMistake(
         "bootstrap-current-state",
         "The target bootstraps from V(s); official: V(s'), the observation after the chunk.",
         "critic",
-        {"bootstrap": lambda given: given.nets.value.forward(given.batch.obs)[0]},
+        {"bootstrap": lambda inputs: inputs.nets.value.forward(inputs.batch.obs)[0]},
     ),
-    Mistake(
+    TrainingMistake(
         "critic-gradient-into-value",
         "The critic loss's gradient flows into V through the target; official: V is held fixed.",
         "grad/value",
-        {"gradient_into_value": True},
+        {"into_value": _critic_to_value},
     ),
-    Mistake(
+    TrainingMistake(
         "expectile-swapped",
         "Rows with Q > V weigh 1 − τ; official: they weigh τ, the others 1 − τ.",
         "value",
         {"expectile": lambda expectile: 1 - expectile},
     ),
-    Mistake(
+    TrainingMistake(
         "expectile-ignored",
         "The value loss is a plain mean square; official: rows weigh τ or 1 − τ.",
         "value",
-        {"expectile": lambda expectile: 0.5, "value_scale": lambda given: 2.0},
+        {"expectile": lambda expectile: 0.5, "value_scale": lambda inputs: 2.0},
     ),
-    Mistake(
+    TrainingMistake(
         "value-from-online-critic",
         "The value is regressed on the online critic; official: on the target critic.",
         "value",
         {"value_critic": lambda nets: nets.critic},
     ),
-    Mistake(
+    TrainingMistake(
         "value-gradient-into-critic",
         "The value loss reads the online critic and trains it; official: the target critic, fixed.",
         "value",
-        {"value_critic": lambda nets: nets.critic, "gradient_into_critic": True},
+        {"value_critic": lambda nets: nets.critic, "into_critic": _value_to_critic},
     ),
-    Mistake(
+    TrainingMistake(
         "value-other-aggregation",
         "The value's members are reduced by the other of min and mean than the checkpoint says.",
         "value",
         {"value_aggregation": lambda name: "mean" if name == "min" else "min"},
     ),
-    Mistake(
+    TrainingMistake(
         "valid-ignored-in-value-loss",
         "The value loss counts invalid rows; official: valid·weight·(q − V)².",
         "value",
         {"value_weight": _all_rows},
     ),
-    Mistake(
+    TrainingMistake(
         "value-mean-over-valid-rows",
         f"The value loss {_ROWS}",
         "value",
         {"value_weight": _over_valid_rows},
     ),
-    Mistake(
-        "value-half-loss", f"The value loss {_HALF}", "value", {"value_scale": lambda given: 0.5}
+    TrainingMistake(
+        "value-half-loss", f"The value loss {_HALF}", "value", {"value_scale": lambda inputs: 0.5}
     ),
 )
 
 MISTAKES = LOSS_MISTAKES + UPDATE_MISTAKES
-"""In the order of the quantities that they change first."""
+IQL_BANK = TrainingBank(RECIPE, MISTAKES)

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.recipe import Recipe
+from qgf_ref.agents.stage import FLOW_TIMES
+from qgf_ref.agents.step import Losses
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.rounding import permuted
-from qgf_ref.crosscheck.update.recipe import NETWORKS, Outcome, Recipe, run
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.crosscheck.update.runs import TrainingCase, TrainingOutcome
 from qgf_ref.losses.optimiser import BETA1, BETA2, AdamState
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.time_embedding import Precision
@@ -31,39 +32,12 @@ error, the update is rounding's. Such elements of the parameters are not compare
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a training step starts from. x0 (n, B, D), t (n, B), n = max(updates, 1)."""
-
-    checkpoint: Checkpoint
-    batch: Batch
-    x0: Array
-    t: Array
-    hyper: Hyperparameters
-    updates: int
-
-    def astype(self, dtype: str) -> Case:
-        """Every array in another dtype."""
-        return replace(
-            self,
-            checkpoint=self.checkpoint.astype(dtype),
-            batch=self.batch.astype(dtype),
-            x0=self.x0.astype(dtype),
-            t=self.t.astype(dtype),
-        )
-
-    def run(self, recipe: Recipe, embedding: Precision) -> Outcome:
-        """The recipe on this case, in its dtype."""
-        nets = self.checkpoint.networks(embedding=embedding)
-        return run(recipe, nets, self.batch, self.x0, self.t, self.hyper, self.updates)
-
-
-@dataclass(frozen=True)
 class Truth:
     """What a recipe gives without rounding, by quantity, and the size of rounding's error.
 
     values[quantity]    float (a loss) or MLPParams
     rounding[quantity]  the largest error ‖run − truth‖ among runs in the precision
-    counted[network]    for each array, which elements of updated parameters are compared
+    counted[part]       for each array, which elements of updated parameters are compared
     """
 
     values: dict[str, Any]
@@ -86,17 +60,21 @@ class Truth:
         return error / unit if unit else (0.0 if error == 0 else float("inf"))
 
 
-def exact(recipe: Recipe, case: Case, precision: str, embedding: Precision) -> dict[str, Any]:
+def exact(
+    recipe: Recipe, case: TrainingCase, precision: str, embedding: Precision
+) -> dict[str, Any]:
     """The recipe in float64 on the case as `precision` holds it, by quantity."""
-    return quantities(case.astype(precision).astype("float64").run(recipe, embedding))
+    return case.astype(precision).astype("float64").run(recipe, embedding).quantities()
 
 
-def truth(recipe: Recipe, case: Case, precision: str, embedding: Precision, seed: int = 0) -> Truth:
+def truth(
+    recipe: Recipe, case: TrainingCase, precision: str, embedding: Precision, seed: int = 0
+) -> Truth:
     """`exact` with the rounding of `precision` around it, measured by RUNS runs."""
     values = exact(recipe, case, precision, embedding)
     held, rng = case.astype(precision), np.random.default_rng(seed)
     runs = [_reordered_run(recipe, held, embedding, rng) for _ in range(RUNS)]
-    counted = _counted(values, runs)
+    counted = _counted(recipe, values, runs)
     eps = float(np.finfo(precision).eps)
     rounding = {
         name: max(
@@ -109,15 +87,6 @@ def truth(recipe: Recipe, case: Case, precision: str, embedding: Precision, seed
     return Truth(values, rounding, counted)
 
 
-def quantities(outcome: Outcome) -> dict[str, Any]:
-    """An outcome by quantity: "policy", "grad/policy", "params/policy", …"""
-    return {
-        **outcome.losses,
-        **{f"grad/{name}": bar for name, bar in outcome.gradients.items()},
-        **{f"params/{name}": params for name, params in outcome.params.items()},
-    }
-
-
 def _loss(quantity: str) -> bool:
     return "/" not in quantity
 
@@ -128,11 +97,11 @@ def _differences(
     if _loss(quantity):
         return {"": np.asarray(float(a) - float(b))}
     named = zip(a.named(), b.arrays(), strict=True)
-    found = {name: x.astype(np.float64) - y for (name, x), y in named}
-    kind, network = quantity.split("/")
+    by_name = {name: x.astype(np.float64) - y for (name, x), y in named}
+    kind, part = quantity.split("/")
     if kind == "params":
-        found = {n: d * c for (n, d), c in zip(found.items(), counted[network], strict=True)}
-    return found
+        by_name = {n: d * c for (n, d), c in zip(by_name.items(), counted[part], strict=True)}
+    return by_name
 
 
 def size(value: Any) -> float:
@@ -145,67 +114,74 @@ def _norm(parts: Any) -> float:
         return float(np.sqrt(sum(float(np.vdot(p, p)) for p in parts)))
 
 
-def _counted(values: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, tuple[Array, ...]]:
-    found: dict[str, tuple[Array, ...]] = {}
-    for network in NETWORKS:
-        name = "grad/critic" if network == "target_critic" else f"grad/{network}"
+def _counted(
+    recipe: Recipe, values: dict[str, Any], runs: list[dict[str, Any]]
+) -> dict[str, tuple[Array, ...]]:
+    counted: dict[str, tuple[Array, ...]] = {}
+    for part, online in {**{p: p for p in recipe.trained}, **recipe.targets}.items():
+        name = f"grad/{online}"
         errors = [_differences(name, one[name], values[name], {}) for one in runs]
-        found[network] = tuple(
+        counted[part] = tuple(
             abs(gradient)
-            >= WELL_DETERMINED * np.sqrt(np.mean([np.mean(e[part] ** 2) for e in errors]))
-            for part, gradient in values[name].named()
+            >= WELL_DETERMINED * np.sqrt(np.mean([np.mean(e[array] ** 2) for e in errors]))
+            for array, gradient in values[name].named()
         )
-    return found
+    return counted
 
 
 def _reordered_run(
-    recipe: Recipe, case: Case, embedding: Precision, rng: np.random.Generator
+    recipe: Recipe, case: TrainingCase, embedding: Precision, rng: np.random.Generator
 ) -> dict[str, Any]:
-    orders = {name: int(rng.integers(2**32)) for name in NETWORKS}
-    orders["target_critic"] = orders["critic"]  # their average needs units that correspond
+    orders = {name: int(rng.integers(2**32)) for name in case.bank.parts}
+    for target, online in recipe.targets.items():
+        orders[target] = orders[online]  # their average needs units that correspond
     rows = rng.permutation(len(case.batch.obs))
 
     def reorder(params: MLPParams, name: str) -> MLPParams:
         return permuted(params, np.random.default_rng(orders[name]))
 
     changed: dict[str, Any] = {
-        name: reorder(getattr(case.checkpoint, name), name) for name in NETWORKS
+        name: reorder(getattr(case.checkpoint, name), name) for name in orders
     }
-    towards = rng.choice([0, 1, 2], case.t.shape)
-    t = np.where(towards == 0, case.t, np.nextafter(case.t, towards.astype(case.t.dtype)))
+    drawn = dict(case.drawn)
+    if (t := drawn.get(FLOW_TIMES.name)) is not None:
+        towards = rng.choice([0, 1, 2], t.shape)
+        moved = np.nextafter(t, towards.astype(t.dtype))
+        drawn[FLOW_TIMES.name] = np.where(towards == 0, t, moved)
+    axes = {draw.name: 1 + draw.row_axis for draw in recipe.draws}
     other = replace(
         case,
         checkpoint=replace(case.checkpoint, **changed),
-        batch=Batch(**{name: array[rows] for name, array in vars(case.batch).items()}),
-        x0=case.x0[:, rows],
-        t=t[:, rows],
+        batch=case.batch.rows(rows),
+        drawn={name: np.take(array, rows, axes[name]) for name, array in drawn.items()},
     )
-    if case.t.dtype == np.float32:
+    if case.batch.action.dtype == np.float32:
         recipe = replace(recipe, adam=_single_corrections(recipe))
     outcome = other.run(recipe, embedding)
 
-    def restore(found: dict[str, MLPParams]) -> dict[str, MLPParams]:
+    def restore(reordered: dict[str, MLPParams]) -> dict[str, MLPParams]:
         places = {
             name: reorder(params.map(lambda a: np.arange(a.size).reshape(a.shape)), name)
-            for name, params in found.items()
+            for name, params in reordered.items()
         }
-        return {name: params.map(_put, places[name]) for name, params in found.items()}
+        return {name: params.map(_put, places[name]) for name, params in reordered.items()}
 
-    return quantities(Outcome(outcome.losses, restore(outcome.gradients), restore(outcome.params)))
+    first = Losses(outcome.first.values, restore(outcome.first.gradients))
+    return TrainingOutcome(first, restore(outcome.params)).quantities()
 
 
 def _single_corrections(recipe: Recipe) -> Callable[..., tuple[MLPParams, AdamState]]:
     """The recipe's Adam with 1 − βⁿ in float32; the rate makes up for both corrections."""
 
     def adam(
-        params: MLPParams, bar: MLPParams, state: AdamState, rate: float
+        params: MLPParams, bar: MLPParams, state: AdamState, rate: float, **kernels: Any
     ) -> tuple[MLPParams, AdamState]:
         n = state.count + 1
         mean, square = (
             (1 - beta**n) / float(np.float32(1) - np.float32(beta) ** np.float32(n))
             for beta in (BETA1, BETA2)
         )
-        return recipe.adam(params, bar, state, rate * mean / square**0.5)
+        return recipe.adam(params, bar, state, rate * mean / square**0.5, **kernels)
 
     return adam
 
