@@ -238,7 +238,7 @@ def clean_ablation(at: Path) -> Finding:
         float(effect[t]["low"]) > 0 or float(effect[t]["high"]) < 0 for t in ("mask", "interaction")
     )
     return Finding(
-        "The published QGF-Jacobian ablation is confounded by the clip's mask (method.md)",
+        "The published QGF-Jacobian ablation is confounded by the clip's mask",
         "it does matter here" if matters else "it does not show in success here",
         f"effects on held-out success, 2×2: {shown}",
         "qgf-ref study ablation",

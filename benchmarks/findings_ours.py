@@ -37,7 +37,7 @@ def nearer(at: Path) -> Finding:
     )
     return Finding(
         "*Ours:* an estimator nearer to the tilted law than QGF at every w, T = 10",
-        f"reached in {len(every)} of {len(cells)} settings, in method.md's scene with "
+        f"reached in {len(every)} of {len(cells)} settings, in the 1-D scene with "
         f"{', '.join(scene) or 'none'}",
         f"{FREE_TIME} (2 v, 1 v jvp, 2 Q, 2 Q vjps a step more than BC) is nearer at every one of "
         "7 weights there. Of all scene × network × weight cells, and mean distance ratio: "

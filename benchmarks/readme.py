@@ -1,56 +1,60 @@
-"""Fill the README's marked sections from the results and from the commands' real output.
+"""Fill every generated section of the README and of the pages from benchmarks/results.
 
-    python benchmarks/readme.py
+    python benchmarks/readme.py            run qgf-ref audit and explain first (two minutes)
+    python benchmarks/readme.py --pages    only fill: the results have changed, not the commands
 
-runs `qgf-ref audit` and `qgf-ref explain`, keeps their output in benchmarks/results/, and writes
-every section marked <!-- name --> of the README and of the pages of the cross-check and the
-laboratory. The README's findings are worked out from the studies' numbers (benchmarks/findings.py).
-tests/test_readme.py checks that pages and results agree.
+A section stands between <!-- name --> and <!-- end -->, on any page; `SECTIONS` says what each is.
+Sentences and small tables come from benchmarks/sentences.py, findings from benchmarks/findings.py,
+the index of results from benchmarks/all.py. tests/test_readme.py checks that pages and results
+agree.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import contextlib
 import io
+import itertools
+import re
 import sys
 import tempfile
+import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import all as every  # noqa: E402
+from benchmarks import sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS  # noqa: E402
+from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
-from qgf_ref.studies.base import file_name  # noqa: E402
+from qgf_ref.guidance.registry import estimator, estimator_names  # noqa: E402
 from qgf_ref.studies.registry import STUDIES  # noqa: E402
 
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
-CROSSCHECK = ROOT / "qgf_ref" / "crosscheck" / "README.md"
-LABORATORY = ROOT / "qgf_ref" / "studies" / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+README, INDEX = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
 COMMANDS = {
     "audit": ["audit"],
     "explain": ["explain", "--estimator", "qgf_jacobian", "--row", "3", "--step", "5", "--brief"],
 }
+SHORT = ("checkpoint", "estimator ", "ood ", "qgf ", "qgf_jacobian ", "bptt ")
+"""The beginnings of the audit's lines that the README shows."""
+MARKED = re.compile(r"(<!-- ([\w-]+) -->\n)((?:(?!<!-- ).)*)(<!-- end -->\n)", re.DOTALL)
+WIDTH = 116
 
 
-TABLES = (
-    "success_cube-single",
-    "success_scene",
-    "success_pointmaze",
-    "success_embedded",
-    "success_corrections",
-    "success_methods",
-    "findings",
-    "speed",
-    "startup",
-    "train_speed",
-    "verification",
-    "crosscheck",
-)
-"""Sections that another benchmark writes as benchmarks/results/NAME.md."""
+def pages() -> list[Path]:
+    """The README, the changelog, and every page beside code, benchmarks and tests."""
+    beside = (page for room in ("qgf_ref", "benchmarks", "tests", "findings")
+              for page in (ROOT / room).rglob("*.md"))  # fmt: skip
+    return [README, ROOT / "CHANGELOG.md", *sorted(p for p in beside if RESULTS not in p.parents)]
 
 
 def command_output(name: str) -> str:
@@ -65,64 +69,180 @@ def command_output(name: str) -> str:
         return out.getvalue().replace(f"{place}/", "").replace(f"{ROOT}/", "")
 
 
-def sections() -> dict[str, str]:
-    """The text of every generated section, from benchmarks/results."""
-    found = {
-        name: f"```text\n$ qgf-ref {' '.join(COMMANDS[name])}\n"
-        f"{(RESULTS / f'{name}.txt').read_text()}```\n"
-        for name in COMMANDS
-    }
-    for name in TABLES:
-        found[name] = (RESULTS / f"{name}.md").read_text()
-    return found
+def printed(command: str, text: str) -> str:
+    """A command and what it printed."""
+    return f"```text\n$ {command}\n{text}```\n"
 
 
-def crosscheck_sections() -> dict[str, str]:
-    """The text of every generated section of the cross-check's page."""
-    example = (RESULTS / "compare.txt").read_text()
-    command = "$ qgf-ref compare --trace theirs.npz --out compare"
-    bank = ["| mistake | first seen in | what is wrong |", "|---|---|---|"]
-    bank += [f"| `{m.name}` | `{m.first}` | {m.says.replace('|', chr(92) + '|')} |" for m in BANK]
-    return {
-        "compare": f"```text\n{command}\n{example}```\n",
-        "crosscheck": (RESULTS / "crosscheck.md").read_text(),
-        "bank": "\n".join(bank) + "\n",
-        "size": f"{len(BANK)} mistakes, in {len(AREAS)} areas: {', '.join(AREAS)}.\n",
-    }
+def output(name: str) -> str:
+    """What `qgf-ref audit` or `explain` printed."""
+    return printed(f"qgf-ref {' '.join(COMMANDS[name])}", (RESULTS / f"{name}.txt").read_text())
 
 
-def laboratory_sections() -> dict[str, str]:
-    """The text of every generated section of the laboratory's page: what each study printed."""
-    found = {}
-    for name in STUDIES:
-        path = RESULTS / file_name(name, "", "txt")
-        found[path.stem] = f"```text\n$ qgf-ref study {name}\n{path.read_text()}```\n"
-    return found
+def audit_short() -> str:
+    """The audit's output with some of its estimators."""
+    lines = (RESULTS / "audit.txt").read_text().splitlines()
+    chosen = [line for line in lines if line.startswith(SHORT) or "derivative checks" in line]
+    return printed("qgf-ref audit", "\n".join(chosen) + "\n")
 
 
-def filled(text: str, found: dict[str, str]) -> str:
-    """A page's `text` with its marked sections replaced."""
-    for name, body in found.items():
-        start, end = f"<!-- {name} -->\n", "<!-- end -->\n"
-        if text.count(start) != 1 or end not in text.split(start)[1]:
-            raise SystemExit(f"the page must hold {start.strip()} … {end.strip()} exactly once")
-        before, after = text.split(start)
-        text = before + start + body + end + after.split(end, 1)[1]
-    return text
+def origin(name: str, before: str = "Made") -> str:
+    """What made a result, and when."""
+    entry = every.result(name)
+    command = every.shown(entry.commands[-1])
+    return f"\n{before} by `{command}`: {every.made(entry)}.\n"
+
+
+def written(name: str, result: str = "") -> str:
+    """A table that another benchmark wrote as benchmarks/results/NAME.md, and its making."""
+    text = (RESULTS / f"{name}.md").read_text()
+    return text + origin(result or name)
+
+
+def study(name: str) -> str:
+    """What a study decides, and its making."""
+    return sentences.findings_of(f"qgf-ref study {name}") + origin(
+        f"study_{name.replace('-', '_')}"
+    )
+
+
+def bank() -> str:
+    """The sampler's mistakes."""
+    rows = [[f"`{m.name}`", f"`{m.first}`", m.says.replace("|", "\\|")] for m in BANK]
+    return sentences.table(["mistake", "first seen in", "what is wrong"], rows)
+
+
+def training_bank() -> str:
+    """The training update's mistakes."""
+    rows = [[f"`{m.name}`", f"`{m.first}`", m.says.replace("|", "\\|")] for m in MISTAKES]
+    return sentences.table(["mistake", "first seen in", "what is wrong"], rows)
+
+
+def estimators() -> str:
+    """Every registered estimator and its formula."""
+    rows = [
+        [f"`{name}`", estimator(name).summary.replace("|", "\\|")] for name in estimator_names()
+    ]
+    return sentences.table(["name", "G(s, a_t, t)"], rows)
+
+
+def studies() -> str:
+    """The list of studies."""
+    rows = [
+        [f"`{name}`", entry.summary, "trained" if entry.trained else "closed form", entry.paper]
+        for name, entry in STUDIES.items()
+    ]
+    return sentences.table(["study", "what it asks", "on", "in the paper"], rows)
+
+
+def rooms() -> str:
+    """The rooms from the ground up, each with what its docstring says it holds."""
+    from tests.test_layers import ROOMS
+
+    rows = []
+    for room in ROOMS:
+        at = ROOT / "qgf_ref" / room.replace(".", "/")
+        file = at / "__init__.py" if at.is_dir() else at.with_suffix(".py")
+        says = ast.get_docstring(ast.parse(file.read_text())) or ""
+        shown = f"[`{room}`]({at.relative_to(ROOT / 'qgf_ref')}/README.md)"
+        page = at.is_dir() and (at / "README.md").exists()
+        rows.append([shown if page else f"`{room}`", " ".join(says.split("\n\n")[0].split())])
+    return sentences.table(["room", "what it holds"], rows[:-1])
+
+
+def scripts() -> str:
+    """What each script of findings/ says at its head."""
+    rows = []
+    for script in sorted((ROOT / "findings").glob("*.sh")):
+        head = script.read_text().splitlines()[1:]
+        said = " ".join(itertools.takewhile(str.strip, (line.lstrip("# ") for line in head)))
+        rows.append([f"[`{script.name}`]({script.name})", said])
+    return sentences.table(["script", "what it shows"], rows)
+
+
+def index() -> str:
+    """Every result and its age, at the commit that the page states (`main` sets it anew)."""
+    stated = re.search(r"Since: until commit `(\w+)`", INDEX.read_text())
+    return every.index(stated.group(1) if stated else every.head())
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "audit": partial(output, "audit"),
+    "audit_short": audit_short,
+    "explain": partial(output, "explain"),
+    "success": lambda: sentences.success_table() + origin(f"success_{sentences.HEADLINE}"),
+    "success_sentences": sentences.success_sentences,
+    "success_sentences_short": partial(sentences.success_sentences, first=2),
+    **{
+        entry.name: partial(written, entry.name)
+        for entry in every.RESULTS_IN_ORDER
+        if entry.name.startswith(("success_", "startup", "train_speed", "verification"))
+    },
+    "speed": partial(written, "speed"),
+    "speed_short": lambda: sentences.speed_table() + origin("speed"),
+    "speed_sentences": sentences.speed_sentences,
+    "crosscheck": partial(written, "crosscheck"),
+    "crosscheck_sentence": lambda: sentences.crosscheck_sentence(len(BANK)),
+    "compare": lambda: printed(
+        "qgf-ref compare --trace theirs.npz --out compare", (RESULTS / "compare.txt").read_text()
+    ),
+    "bank": bank,
+    "training_bank": training_bank,
+    "size": lambda: (
+        textwrap.fill(
+            f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "
+            f"{len(MISTAKES)} of a training update.",
+            WIDTH,
+        )
+        + "\n"
+    ),
+    "findings": sentences.findings_short,
+    **{f"study_{name.replace('-', '_')}": partial(study, name) for name in STUDIES},
+    **{
+        f"found_{name}": partial(sentences.findings_of, f"python benchmarks/success.py {name}")
+        for name in ("methods", "corrections")
+    },
+    "estimators": estimators,
+    "studies": studies,
+    "rooms": rooms,
+    "scripts": scripts,
+    "index": index,
+}
+
+
+def filled(text: str) -> str:
+    """A page's text with its generated sections written again.
+
+    Raises SystemExit on a section that `SECTIONS` does not have.
+    """
+
+    def body(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name not in SECTIONS:
+            raise SystemExit(f"no section {name!r}; expected one of {', '.join(SECTIONS)}")
+        return start + SECTIONS[name]() + end
+
+    return MARKED.sub(body, text)
 
 
 def main() -> None:
-    """Run the commands, keep their output, write the README."""
-    for name in COMMANDS:
-        write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
+    """Run the commands, keep their output, fill the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pages", action="store_true", help="do not run the commands")
+    if not parser.parse_args().pages:
+        for name in COMMANDS:
+            write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
     write_atomically(RESULTS / "findings.md", findings().encode())
-    for page, found in (
-        (README, sections()),
-        (CROSSCHECK, crosscheck_sections()),
-        (LABORATORY, laboratory_sections()),
-    ):
-        write_atomically(page, filled(page.read_text(), found).encode())
-        print(f"wrote {page}")
+    aged = re.sub(r"Since: until commit `\w+`", f"Since: until commit `{every.head()}`",
+                  INDEX.read_text())  # fmt: skip
+    write_atomically(INDEX, aged.encode())
+    for page in pages():
+        text = page.read_text()
+        if (new := filled(text)) != text:
+            write_atomically(page, new.encode())
+            print(f"wrote {page.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

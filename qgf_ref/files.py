@@ -189,3 +189,8 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with archive.open(member) as stream:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         return array
+
+
+def page(room: str) -> Path:
+    """The page of a room (qgf_ref/ROOM/README.md), which is installed beside its code."""
+    return Path(__file__).parent / room / "README.md"

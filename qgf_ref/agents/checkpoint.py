@@ -16,8 +16,8 @@ from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
-from qgf_ref.nets.conditional_velocity import CONDITIONS, WIDTH
 from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.nets.value import MLPValue
@@ -259,7 +259,7 @@ def _check_ensemble(
 
 def _check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) -> None:
     widths = {"robust_q": (O + D + DIM, 1), "distill": (O + D + DIM, D)}
-    widths["cfgrl"] = (O + D + DIM + WIDTH, D)
+    widths["cfgrl"] = (O + D + DIM + LABEL_COLUMNS, D)
     for name, params in auxiliary.present().items():
         takes, gives = widths[name]
         if params.in_features != takes:
@@ -269,11 +269,13 @@ def _check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) ->
             )
         _check_chain(name, params, source)
         _check_ensemble(name, params, None, gives, source)
-    if auxiliary.cfgrl is not None and auxiliary.cfgrl.table.shape != (CONDITIONS, WIDTH):
-        raise InputError(
-            f"{source}: cfgrl's table has shape {auxiliary.cfgrl.table.shape}, expected "
-            f"{(CONDITIONS, WIDTH)}"
-        )
+    if auxiliary.cfgrl is not None:
+        table = auxiliary.cfgrl.table
+        shape = () if table is None else table.shape
+        if shape != (LABELS, LABEL_COLUMNS):
+            raise InputError(
+                f"{source}: cfgrl's table has shape {shape}, expected {(LABELS, LABEL_COLUMNS)}"
+            )
 
 
 def _check_chain(name: str, params: MLPParams, source: str) -> None:

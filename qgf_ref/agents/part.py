@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qgf_ref.nets.conditional_velocity import WIDTH
-from qgf_ref.ops.time_embedding import DIM
+from qgf_ref.nets.joint import COLUMNS, Input
 
-Input = Literal["obs", "action", "time", "raw_time", "label", "noise"]
 Output = Literal["action", "scalar"]
 
 
@@ -33,10 +31,7 @@ class Part:
 
     def in_features(self, obs_dim: int, action_dim: int) -> int:
         """Width of its first layer's input, for O and D."""
-        widths = {
-            "obs": obs_dim, "action": action_dim, "time": DIM, "raw_time": 1, "label": WIDTH,
-            "noise": action_dim,
-        }  # fmt: skip
+        widths = {"obs": obs_dim, "action": action_dim, "noise": action_dim, **COLUMNS}
         return sum(widths[name] for name in self.inputs)
 
     def out_features(self, action_dim: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from qgf_ref.files import page
 from qgf_ref.guidance.registry import estimator, estimator_names
 
 EXAMPLE = """example:
@@ -28,5 +29,6 @@ def run(args: argparse.Namespace) -> int:
     del args
     for name in estimator_names():
         print(f"{name:26} {estimator(name).summary}")
-    print("your.module:function       your own: (flow, step) → G; see the README")
+    print("your.module:function       your own: (flow, step) → G; how, and what each costs:")
+    print(f"{'':26} {page('guidance')}")
     return 0

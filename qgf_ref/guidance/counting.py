@@ -9,8 +9,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import GuidedFlow, Products
-from qgf_ref.nets.critic import Critic
-from qgf_ref.nets.robust_critic import NoisyActionCritic
+from qgf_ref.nets.critic import Critic, NoisyActionCritic
 from qgf_ref.nets.velocity import VelocityField
 
 

@@ -17,7 +17,6 @@ from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.native import MODEL
 from qgf_ref.interop.parameter_file import parameter_groups, read_tensors, serialise
 from qgf_ref.nets.auxiliary import AUXILIARY, AuxiliaryParams
-from qgf_ref.nets.conditional_velocity import ConditionalParams
 from qgf_ref.nets.mlp import MLPParams
 
 FORMAT, VERSION = "qgf_ref.auxiliary", "1"
@@ -70,7 +69,7 @@ def read_auxiliary(path: Path, name: str, base: Checkpoint) -> AuxiliaryFile:
     shapes = [[a.shape for a in group.arrays()] for group in groups.values()]
     if shapes[1:] != shapes[:1] * 2:
         raise InputError(f"{path}: the moments have other shapes than the network")
-    if isinstance(groups[name], ConditionalParams) != (name == "cfgrl"):
+    if (groups[name].table is not None) != (name == "cfgrl"):
         raise InputError(f"{path}: cfgrl, and only it, has a tensor cfgrl{_TABLE}")
     return AuxiliaryFile(groups[name], groups["mean"], groups["square"], metadata)
 
@@ -89,7 +88,7 @@ def with_auxiliary(checkpoint: Checkpoint) -> Checkpoint:
         for name, path in paths.items()
         if path.exists()
     }
-    return replace(checkpoint, auxiliary=AuxiliaryParams(**found)) if found else checkpoint  # type: ignore[arg-type]
+    return replace(checkpoint, auxiliary=AuxiliaryParams(**found)) if found else checkpoint
 
 
 def _groups(
@@ -104,5 +103,5 @@ def _groups(
             shown = listing([name + _TABLE])
             raise InputError(f"{source}: unexpected tensor {shown} of {table.dtype}")
         require_finite(table, f"{source}: {name}{_TABLE}", InputError)
-        groups[name] = ConditionalParams(groups[name].layers, table)
+        groups[name] = MLPParams(groups[name].layers, table)
     return groups

@@ -10,12 +10,10 @@ from qgf_ref.arrays import Array
 from qgf_ref.flow.euler import integrate
 from qgf_ref.losses.flow_matching import velocity_regression
 from qgf_ref.losses.iql import dataset_q
-from qgf_ref.nets.conditional_velocity import ConditionalVelocity
-from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.critic import MLPCritic, RobustCritic
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.robust_critic import RobustCritic
 from qgf_ref.nets.value import MLPValue
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.learning import path_point, squared_error
 
 UNCONDITIONAL_SHARE = 0.1

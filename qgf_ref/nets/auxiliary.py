@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 
 from numpy.typing import DTypeLike
 
-from qgf_ref.nets.conditional_velocity import ConditionalParams, ConditionalVelocity
+from qgf_ref.nets.critic import NoisyActionCritic, RobustCritic
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
-from qgf_ref.nets.robust_critic import NoisyActionCritic, RobustCritic
-from qgf_ref.nets.velocity import MLPVelocity, VelocityField
+from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity, VelocityField
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -46,7 +45,7 @@ class AuxiliaryParams:
     """The auxiliary networks' parameters, as a checkpoint has them."""
 
     robust_q: MLPParams | None = None
-    cfgrl: ConditionalParams | None = None
+    cfgrl: MLPParams | None = None
     distill: MLPParams | None = None
 
     def present(self) -> dict[str, MLPParams]:
@@ -56,7 +55,7 @@ class AuxiliaryParams:
 
     def astype(self, dtype: DTypeLike) -> AuxiliaryParams:
         """Every array in another dtype."""
-        return AuxiliaryParams(**{n: p.astype(dtype) for n, p in self.present().items()})  # type: ignore[arg-type]
+        return AuxiliaryParams(**{n: p.astype(dtype) for n, p in self.present().items()})
 
     def networks(
         self,

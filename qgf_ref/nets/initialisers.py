@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from scipy.stats import truncnorm
 
 from qgf_ref.arrays import Array
-from qgf_ref.nets.conditional_velocity import CONDITIONS, WIDTH, ConditionalParams
+from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.time_embedding import DIM
 
@@ -29,10 +29,30 @@ def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return draws * (math.sqrt(1 / shape[-2]) / float(cut.std()))
 
 
-def _layer(kernel: Array, norm: bool) -> LayerParams:
-    wide = (*kernel.shape[:-2], kernel.shape[-1])
-    scale, offset = (np.ones(wide), np.zeros(wide)) if norm else (None, None)
-    return LayerParams(kernel, np.zeros(wide), scale, offset)
+def init_mlp(
+    rng: np.random.Generator,
+    in_features: int,
+    hidden: Sequence[int],
+    out_features: int,
+    *,
+    ensemble: int | None = None,
+    norms: int = 0,
+    output: Callable[[np.random.Generator, tuple[int, ...]], Array] = fan_avg_uniform,
+    dtype: DTypeLike = "float32",
+) -> MLPParams:
+    """Parameters of any network, drawn layer by layer: kernels fan_avg_uniform, biases 0.
+
+    norms   the first so many hidden layers have a LayerNorm, scale 1 and offset 0
+    output  the law of the output layer's kernel
+    """
+    lead = () if ensemble is None else (ensemble,)
+    layers = []
+    for i, shape in enumerate(pairwise([in_features, *hidden, out_features])):
+        kernel = (output if i == len(hidden) else fan_avg_uniform)(rng, (*lead, *shape))
+        wide = (*lead, shape[1])
+        scale, offset = (np.ones(wide), np.zeros(wide)) if i < norms else (None, None)
+        layers.append(LayerParams(kernel, np.zeros(wide), scale, offset))
+    return MLPParams(tuple(layers)).astype(dtype)
 
 
 def init_velocity(
@@ -48,13 +68,9 @@ def init_velocity(
 
     action_dim is D. Hidden kernels fan_avg_uniform, the output kernel lecun_normal, biases 0.
     """
-    sizes = [obs_dim + action_dim + DIM, *hidden]
-    layers = [
-        _layer(fan_avg_uniform(rng, shape), layer_norm and i < len(hidden) - 1)
-        for i, shape in enumerate(pairwise(sizes))
-    ]
-    layers.append(_layer(lecun_normal(rng, (sizes[-1], action_dim)), norm=False))
-    return MLPParams(tuple(layers)).astype(dtype)
+    norms = len(hidden) - 1 if layer_norm else 0
+    width = obs_dim + action_dim + DIM
+    return init_mlp(rng, width, hidden, action_dim, norms=norms, output=lecun_normal, dtype=dtype)
 
 
 def init_value(
@@ -70,14 +86,8 @@ def init_value(
 
     LayerNorm on every hidden layer; all kernels fan_avg_uniform, biases 0, members independent.
     """
-    lead = () if ensemble is None else (ensemble,)
-    sizes = [in_features, *hidden, 1]
-    return MLPParams(
-        tuple(
-            _layer(fan_avg_uniform(rng, (*lead, *shape)), layer_norm and i < len(hidden))
-            for i, shape in enumerate(pairwise(sizes))
-        )
-    ).astype(dtype)
+    norms = len(hidden) if layer_norm else 0
+    return init_mlp(rng, in_features, hidden, 1, ensemble=ensemble, norms=norms, dtype=dtype)
 
 
 def init_conditional(
@@ -87,11 +97,11 @@ def init_conditional(
     hidden: Sequence[int],
     *,
     dtype: DTypeLike = "float32",
-) -> ConditionalParams:
+) -> MLPParams:
     """Parameters of `ConditionalVelocity`: `init_velocity`'s, and a table N(0, 1/32).
 
     The table's law is flax's default for Embed.
     """
-    table = rng.standard_normal((CONDITIONS, WIDTH)) / np.sqrt(WIDTH)
-    trunk = init_velocity(rng, obs_dim + WIDTH, action_dim, hidden, dtype=dtype)
-    return ConditionalParams(trunk.layers, table.astype(dtype))
+    table = rng.standard_normal((LABELS, LABEL_COLUMNS)) / np.sqrt(LABEL_COLUMNS)
+    trunk = init_velocity(rng, obs_dim + LABEL_COLUMNS, action_dim, hidden, dtype=dtype)
+    return MLPParams(trunk.layers, table.astype(dtype))

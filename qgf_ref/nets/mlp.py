@@ -39,12 +39,18 @@ class LayerParams:
 
 @dataclass(frozen=True)
 class MLPParams:
-    """Parameters of an MLP: hidden layers, then the output layer. Also holds their gradients."""
+    """Parameters of an MLP: hidden layers, then the output layer. Also holds their gradients.
+
+    table  (labels, columns): the columns that stand for a label, if the network takes one
+    """
 
     layers: tuple[LayerParams, ...]
+    table: Array | None = None
 
     def named(self) -> Iterator[tuple[str, Array]]:
-        """('layers.0.kernel', array), … in a fixed order."""
+        """('table', array) if it has one, then ('layers.0.kernel', array), …"""
+        if self.table is not None:
+            yield "table", self.table
         for i, layer in enumerate(self.layers):
             for field, part in zip(fields(layer), layer.parts(), strict=True):
                 if part is not None:
@@ -52,7 +58,8 @@ class MLPParams:
 
     def arrays(self) -> tuple[Array, ...]:
         """The arrays alone, in the order of `named`."""
-        return tuple(part for layer in self.layers for part in layer.parts() if part is not None)
+        parts = (self.table, *(part for layer in self.layers for part in layer.parts()))
+        return tuple(part for part in parts if part is not None)
 
     def map(self, f: Callable[..., Array], *others: MLPParams) -> MLPParams:
         """f applied to corresponding arrays of this and the other parameter sets."""
@@ -62,12 +69,12 @@ class MLPParams:
     def replace(self, arrays: Iterator[Array] | tuple[Array, ...]) -> MLPParams:
         """The same structure around other arrays, given in the order of `named`."""
         values = iter(arrays)
-        return MLPParams(
-            tuple(
-                LayerParams(*(None if part is None else next(values) for part in layer.parts()))  # type: ignore[arg-type]
-                for layer in self.layers
-            )
+        table = None if self.table is None else next(values)
+        layers = tuple(
+            LayerParams(*(None if part is None else next(values) for part in layer.parts()))  # type: ignore[arg-type]
+            for layer in self.layers
         )
+        return MLPParams(layers, table)
 
     def astype(self, dtype: DTypeLike) -> MLPParams:
         """Every array in another dtype."""

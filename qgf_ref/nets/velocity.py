@@ -1,31 +1,17 @@
-"""The velocity field v(s, a, t) of the flow policy."""
+"""The velocity field v(s, a, t) of the flow policy, and CFGRL's v(s, a, t | o)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.nets.mlp import (
-    MLPCache,
-    MLPOptions,
-    MLPParams,
-    mlp,
-    mlp_jvp,
-    mlp_vjp,
-    mlp_vjp_params,
-)
+from qgf_ref.nets.joint import COLUMNS, Input, JointCache, NoisyActionMLP
+from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.structure import concat, concat_jvp, concat_vjp, zeros
-from qgf_ref.ops.time_embedding import (
-    DIM,
-    Precision,
-    TimeEmbeddingCache,
-    embedded_time,
-    time_embedding_jvp,
-)
+from qgf_ref.ops.time_embedding import Precision
 
 
 class VelocityField(Protocol):
@@ -75,25 +61,15 @@ class LearnedField(VelocityField, Protocol):
         ...
 
 
-class VelocityCache(NamedTuple):
-    """What `MLPVelocity.forward` saves."""
-
-    time: TimeEmbeddingCache
-    widths: tuple[int, ...]
-    layers: MLPCache
-
-
 @dataclass(frozen=True)
-class MLPVelocity:
-    """v(s, a, t) = MLP([s, a, emb(t)]). Source: official.md, section 1 (ActorFlowField).
-
-    `embedding` chooses how emb(t) is computed: see `qgf_ref.ops.time_embedding`.
-    """
+class MLPVelocity(NoisyActionMLP):
+    """v(s, a, t) = MLP([s, a, emb(t)]). Source: official.md, section 1 (ActorFlowField)."""
 
     params: MLPParams
     options: MLPOptions = MLPOptions()
     embedding: Precision = "exact"
     kernels: Kernels = reference_kernels
+    inputs: tuple[Input, ...] = ("obs", "action", "time")
 
     @property
     def action_dim(self) -> int:
@@ -101,59 +77,33 @@ class MLPVelocity:
         return self.params.out_features
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """The parameters' dtype."""
-        return self.params.layers[0].kernel.dtype
-
-    @property
     def obs_dim(self) -> int:
         """O."""
-        return self.params.in_features - self.action_dim - DIM
-
-    def forward(
-        self, obs: Array, action: Array, time: float | Array
-    ) -> tuple[Array, VelocityCache]:
-        """v (B, D). obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
-        kernel = self.params.layers[0].kernel
-        embedding, time_cache = embedded_time(self.kernels, time, action, self.embedding, kernel)
-        x, widths = self.kernels(concat, obs, action, embedding)
-        v, layers = mlp(self.params, x, self.options, self.kernels)
-        return v, VelocityCache(time_cache, widths, layers)
-
-    def jvp(self, action_dot: Array, cache: VelocityCache) -> Array:
-        """v_dot = (∂v/∂a) action_dot, (B, D)."""
-        embedding_dot = self.kernels(zeros, action_dot, cache.widths[2])
-        return self._jvp(action_dot, embedding_dot, cache)
-
-    def jvp_time(self, action_dot: Array, time_dot: Array, cache: VelocityCache) -> Array:
-        """v_dot along a direction in (a, t): action_dot (B, D), time_dot (B,)."""
-        embedding_dot = self.kernels(time_embedding_jvp, time_dot, cache.time)
-        return self._jvp(action_dot, embedding_dot, cache)
-
-    def _jvp(self, action_dot: Array, embedding_dot: Array, cache: VelocityCache) -> Array:
-        obs_dot = self.kernels(zeros, action_dot, cache.widths[0])
-        return self.jvp_inputs(obs_dot, action_dot, embedding_dot, cache)
+        others = sum(COLUMNS.get(name, 0) for name in self.inputs)
+        return self.params.in_features - self.action_dim - others
 
     def jvp_inputs(
-        self, obs_dot: Array, action_dot: Array, embedding_dot: Array, cache: VelocityCache
+        self, obs_dot: Array, action_dot: Array, embedding_dot: Array, cache: JointCache
     ) -> Array:
         """v_dot along a direction in all three inputs of the network."""
-        x_dot = self.kernels(concat_jvp, (obs_dot, action_dot, embedding_dot))
-        return mlp_jvp(x_dot, cache.layers, self.kernels)
+        return self.joint_jvp(cache, obs=obs_dot, action=action_dot, time=embedding_dot)
 
-    def vjp(self, velocity_bar: Array, cache: VelocityCache) -> Array:
-        """a_bar = (∂v/∂a)ᵀ velocity_bar, (B, D)."""
-        x_bar = mlp_vjp(velocity_bar, cache.layers, self.kernels)
-        return self.kernels(concat_vjp, x_bar, cache.widths, 1)
 
-    def vjp_inputs(self, velocity_bar: Array, cache: VelocityCache) -> tuple[Array, Array, Array]:
-        """(s_bar, a_bar, emb_bar) = transposed Jacobian in all three inputs times velocity_bar."""
-        x_bar = mlp_vjp(velocity_bar, cache.layers, self.kernels)
-        s_bar, a_bar, emb_bar = (
-            self.kernels(concat_vjp, x_bar, cache.widths, part) for part in range(3)
-        )
-        return s_bar, a_bar, emb_bar
+@dataclass(frozen=True)
+class ConditionalVelocity(MLPVelocity):
+    """v(s, a, t | o) = MLP([s, a, emb(t), Embed(o)]) at a given o: a `VelocityField`.
 
-    def vjp_params(self, velocity_bar: Array, cache: VelocityCache) -> MLPParams:
-        """params_bar = (∂v/∂θ)ᵀ velocity_bar, summed over the batch."""
-        return mlp_vjp_params(velocity_bar, cache.layers, self.kernels, input_bar=False)[1]
+    condition  o, 0 or 1; or one for each row (B,), integers
+    Source: official.md, section 1 (CFGRL); method.md, section 4.
+    """
+
+    inputs: tuple[Input, ...] = ("obs", "action", "time", "label")
+    condition: int | Array = 0
+
+    def given(self, condition: int | Array) -> ConditionalVelocity:
+        """The field at another o."""
+        return replace(self, condition=condition)
+
+    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, JointCache]:
+        """v (B, D) at o. obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
+        return self.joint(obs=obs, action=action, time=time, label=self.condition)

@@ -185,9 +185,9 @@ PLANTED_SECOND: dict[str, tuple[str, Any]] = {
     ),
     "the first member's curvature for the ensemble's": (
         "qgf_ref.nets.critic.MLPCritic.hvp",
-        lambda critic, a_dot, q_bar, cache: critic._hvp(
-            np.zeros((len(a_dot), cache.widths[0])), a_dot, q_bar * [[1], [0]], cache
-        )[:, cache.widths[0] :],
+        lambda critic, a_dot, q_bar, cache: critic.joint_hvp(
+            cache, q_bar * [[1], [0]], action=a_dot
+        )[1],
     ),
     "a curvature off by one part in a thousand": (
         "qgf_ref.guidance.queries.Curvature.product",

@@ -123,11 +123,12 @@ def test_a_checkpoint_refuses_networks_of_other_widths() -> None:
     ck = small_checkpoint()
     wide = small_auxiliary(0, 6, 3)
     for name in AUXILIARY:
-        alone = AuxiliaryParams(**{name: wide.present()[name]})  # type: ignore[arg-type]
+        alone = AuxiliaryParams(**{name: wide.present()[name]})
         with pytest.raises(InputError, match=f"the auxiliary network {name} takes .* features"):
             replace(ck, auxiliary=alone)
-    assert wide.cfgrl is not None and ck.auxiliary.cfgrl is not None
-    narrow = replace(ck.auxiliary.cfgrl, table=ck.auxiliary.cfgrl.table[:1])
+    cfgrl = ck.auxiliary.cfgrl
+    assert cfgrl is not None and cfgrl.table is not None
+    narrow = replace(cfgrl, table=cfgrl.table[:1])
     with pytest.raises(InputError, match=r"cfgrl's table has shape \(1, 32\)"):
         replace(ck, auxiliary=AuxiliaryParams(cfgrl=narrow))
 

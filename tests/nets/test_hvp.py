@@ -75,11 +75,11 @@ def test_along_observation_and_action() -> None:
     obs, action = states(small_checkpoint(), 3)
     q_bar = np.random.default_rng(9).standard_normal((2, 3))
 
-    def pulled(x: tuple[Array, Array]) -> tuple[Array, Array]:
+    def pulled(x: tuple[Array, ...]) -> tuple[Array, ...]:
         return critic.vjp_inputs(q_bar, critic.forward(*x)[1])
 
-    def hvp(x: tuple[Array, Array], x_dot: tuple[Array, Array]) -> tuple[Array, Array]:
-        return critic.hvp_inputs(*x_dot, q_bar, critic.forward(*x)[1])
+    def hvp(x: tuple[Array, ...], x_dot: tuple[Array, ...]) -> tuple[Array, ...]:
+        return critic.hvp_inputs(x_dot[0], x_dot[1], q_bar, critic.forward(*x)[1])
 
     check_jvp(pulled, hvp, (obs, action), tolerance=5e-14)
     check_adjoint(pulled, hvp, hvp, (obs, action), tolerance=2e-15)

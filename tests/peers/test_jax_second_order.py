@@ -20,7 +20,6 @@ from qgf_ref.guidance.qgf_covariance import QGFCovariance
 from qgf_ref.guidance.qgf_shifted import QGFShifted
 from qgf_ref.guidance.queries import critic_curvature
 from qgf_ref.losses import auxiliary
-from qgf_ref.nets.conditional_velocity import ConditionalParams
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint, states
 from tests.peers.test_autodiff import layers_of
@@ -247,7 +246,7 @@ class Losses:
     def theirs(self, name: str) -> tuple[Any, list[Any]]:
         params = getattr(self.ck.auxiliary, name)
         tree = layers_of(params, jnp.asarray)
-        if isinstance(params, ConditionalParams):
+        if params.table is not None:
             tree = (jnp.asarray(params.table), tree)
         loss, bar = jax.jit(jax.value_and_grad(getattr(self, name)))(tree)
         return loss, jax.tree_util.tree_leaves(bar)

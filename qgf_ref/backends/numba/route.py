@@ -15,7 +15,6 @@ from qgf_ref.denoising import GradientSteps, candidates, chosen, conclude, denoi
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1
-from qgf_ref.nets.conditional_velocity import ConditionalVelocity
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.velocity import MLPVelocity
 
@@ -41,7 +40,7 @@ def accelerated(
         action, q = candidates(flow, obs, last, ranked, gradient_steps)
         return (action,) if q is None else (action, q)
 
-    learned = isinstance(flow.field, MLPVelocity | ConditionalVelocity)
+    learned = isinstance(flow.field, MLPVelocity)
     if not learned or not isinstance(flow.critic, MLPCritic):
         raise InputError(
             f"backend numba runs networks; this flow has a {type(flow.field).__name__} and a "

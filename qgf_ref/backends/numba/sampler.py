@@ -53,6 +53,7 @@ def compiled_sampler(flow: GuidedFlow, chain: Chain, key: Any) -> CompiledSample
     # exactly these: what a subclass does otherwise, the interpreter does not know
     if (
         type(field) is not MLPVelocity
+        or field.inputs != MLPVelocity.inputs
         or type(critic) is not MLPCritic
         or type(flow) is not GuidedFlow
     ):

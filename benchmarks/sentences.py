@@ -1,0 +1,203 @@
+"""The pages' small tables, and their sentences with numbers: worked out from benchmarks/results.
+
+Nothing in them is typed in, so that a result that changes changes what the pages say of it.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.findings import FINDINGS
+from benchmarks.reading import RESULTS, interval, mean_curves, suite
+from qgf_ref.bench.report import number
+
+HEADLINE = "cube-single"
+"""The suite of the README's table."""
+OURS, JAX, PYTORCH = "numba", "JAX", ("PyTorch", "PyTorch compiled")
+AIM = 1.5
+"""How many times as fast as the others the compiled sampler is meant to be."""
+README_NETWORK, README_BATCHES = "4x512", (1, 256, 4096)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def code(names: Iterable[str]) -> str:
+    """`a`, `b`."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def success_table(name: str = HEADLINE) -> str:
+    """Success on held-out episodes, as the README shows it."""
+    rows = suite(name)
+    return table(
+        ["method", "success (95%)", "training seeds", "weight", "Q − return"],
+        [
+            [
+                f"`{method}`",
+                f"**{row['success']:.2f}** ({row['success_low']:.2f}–{row['success_high']:.2f})",
+                f"{row['seeds_low']:.2f}–{row['seeds_high']:.2f}",
+                " ".join(f"{w:g}" for w in sorted({w for w in row["weights"] if w})),
+                f"{row['critic_bias']:+.1f}".replace("-", "−"),
+            ]
+            for method, row in rows.items()
+        ],
+    )
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    """A list of wrapped sentences."""
+    wrapped = (
+        textwrap.fill(text, 116, initial_indent="* ", subsequent_indent="  ") for text in sentences
+    )
+    return "\n".join(wrapped) + "\n"
+
+
+def _against(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Whether a success is above another, by their intervals."""
+    if row["success_low"] > other["success_high"]:
+        return "above"
+    return "below" if row["success_high"] < other["success_low"] else "not told apart from"
+
+
+def success_sentences(name: str = HEADLINE, first: int | None = None) -> str:
+    """What the suite's numbers say, or the first few sentences of it."""
+    rows, curves = suite(name), mean_curves(name)
+    success = {method: interval(row, "success") for method, row in rows.items()}
+    most = max(max(curve) for curve in curves.values() if len(curve) > 1)
+    left = max(curve[most] for curve in curves.values() if most in curve)
+    alike = [m for m in rows if m != "qgf" and _against(rows[m], rows["qgf"]).startswith("not")]
+    qgf = curves["qgf"]
+    peak = max(qgf, key=lambda w: qgf[w])
+    later = min(w for w in qgf if w > 5 * peak)
+    return _bullets(
+        (
+            f"`qgf` lifts behaviour cloning from {success['bc']} to {success['qgf']} without any "
+            f"training of its own. Too large a weight destroys it: at w = {most:g} no method keeps "
+            f"more than {left:.2f}.",
+            f"Not told apart from `qgf` by their intervals: {code(alike)}. They differ in the "
+            f"weight they want: `qgf` peaks at w = {peak:g} ({qgf[peak]:.2f} on the selection "
+            f"episodes) and has {qgf[later]:.2f} left at {later:g}.",
+            f"16 draws ({success['bfn-16']}) are {_against(rows['bfn-16'], rows['bfn-4'])} 4 "
+            f"({success['bfn-4']}); `qgf+bfn-4` ({success['qgf+bfn-4']}) is "
+            f"{_against(rows['qgf+bfn-4'], rows['qgf'])} `qgf`. A maximum over draws seeks the "
+            "critic's errors out, and the critic overrates what is executed (Q − return).",
+            "The intervals are over episodes. Few training seeds say little about training: see "
+            "their range.",
+        )[:first]
+    )
+
+
+def _times(row: Mapping[str, Any], names: Sequence[str]) -> tuple[float, str] | None:
+    """How many times as long the fastest of these contenders takes, and which it is."""
+    each = [
+        (row["contenders"][name]["slower_than_first"]["median"], name)
+        for name in names
+        if name in row["contenders"]
+    ]
+    return min(each) if each else None
+
+
+def _speed() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / "speed.json").read_text())["rows"]
+    return rows
+
+
+def speed_table() -> str:
+    """Some cells of the speed table, as the README shows them."""
+    chosen = [
+        row
+        for row in _speed()
+        if row["network"] == README_NETWORK and row["batch"] in README_BATCHES
+    ]
+    cells = []
+    for row in chosen:
+        ours = row["contenders"][OURS]
+        jax, torch = _times(row, [JAX]), _times(row, PYTORCH)
+        cells.append(
+            [
+                f"`{row['estimator']}`",
+                str(row["batch"]),
+                number(ours["samples_per_second"]["median"]),
+                number(1e3 * ours["seconds"]["median"]),
+                f"{jax[0]:.2f}" if jax else "–",
+                f"{torch[0]:.2f}" if torch else "–",
+            ]
+        )
+    header = ["estimator", "batch", "actions/s", "ms a call", "× JAX", "× PyTorch"]
+    return table(header, cells)
+
+
+def speed_sentences() -> str:
+    """How much faster everywhere, where it is less than meant, and how near the machine."""
+    rows = _speed()
+    ranges, short = [], []
+    for title, names in (("JAX", [JAX]), ("PyTorch", PYTORCH)):
+        ratios = [(found[0], row) for row in rows if (found := _times(row, names))]
+        ranges.append(
+            f"{min(r for r, _ in ratios):.3g} to {max(r for r, _ in ratios):.3g} times as fast as "
+            f"{title}"
+        )
+        short += [
+            f"`{row['estimator']}` {row['network']} at batch {row['batch']} ({ratio:.2f}, {title})"
+            for ratio, row in ratios
+            if ratio < AIM
+        ]
+    read = [r["contenders"][OURS]["share_of_read_peak"] for r in rows if r["batch"] == 1]
+    products = [r["contenders"][OURS]["share_of_gemm_peak"] for r in rows if r["batch"] >= 64]
+    return _bullets(
+        (
+            f"Over all {len(rows)} cells `numba` is {' and '.join(ranges)} in its better mode. "
+            f"Less than {AIM:g} times: {'; '.join(short) or 'nowhere'}.",
+            f"At batch 1 it reaches {min(read):.0%} to {max(read):.0%} of the machine's reading "
+            f"rate; from batch 64 on, {min(products):.0%} to {max(products):.0%} of its fastest "
+            "matrix product.",
+        )
+    )
+
+
+def crosscheck_sentence(bank: int) -> str:
+    """How well the cross-check diagnoses real ports, in a sentence."""
+    content = json.loads((RESULTS / "crosscheck.json").read_text())
+    parts = []
+    for how in ("traces", "final actions alone"):
+        counts = []
+        for framework in ("JAX", "PyTorch"):
+            broken = [
+                entry
+                for entry in content["confusion"][f"{framework}, {how}"]
+                if not entry["mistake"].startswith("unknown")
+            ]
+            alone = sum(entry["verdict"] == "named" for entry in broken)
+            counts.append(f"{alone} of {len(broken)} ({framework})")
+        parts.append(f"from {how} {' and '.join(counts)}")
+    correct = [entry for ports in content["correct"].values() for entry in ports]
+    alarms = sum(entry["alarm"] for entry in correct)
+    text = (
+        f"Of the bank's {bank} mistakes, those made in real ports are named alone {parts[0]}, "
+        f"{parts[1]}. Of {len(correct)} correct ports, {alarms} get an alarm."
+    )
+    return textwrap.fill(text, 116) + "\n"
+
+
+def findings_short() -> str:
+    """A row a claim: what our numbers say of it, and the command."""
+    return table(
+        ["claim", "here", "command"],
+        [
+            [f.claim.replace("|", "\\|"), f"**{f.verdict}**", f"`{f.command}`"]
+            for f in (finding(RESULTS) for finding in FINDINGS)
+        ],
+    )
+
+
+def findings_of(command: str) -> str:
+    """The claims that a command decides: verdict and evidence."""
+    those = [f for f in (finding(RESULTS) for finding in FINDINGS) if f.command == command]
+    return _bullets(f"{f.claim}: **{f.verdict}**. Evidence: {f.evidence}." for f in those)
