@@ -46,7 +46,6 @@ from qgf_ref.evaluation.statistics import paired_difference
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
-from qgf_ref.sampling import Backend
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
@@ -75,7 +74,7 @@ class Suite:
     methods: tuple[str, ...] = DEFAULT_METHODS
     runs_of: str | None = None
     extra: tuple[str, ...] = ()
-    backend: Backend = "numpy"
+    backend: str = "numpy"
 
 
 _SUITES = (

@@ -123,8 +123,7 @@ def conclude(
     """
     action, q = candidates(flow, obs, last, best_of > 1, gradient_steps, scheme)
     if q is not None:
-        finite(q, flow.denoise_steps, "the critic of a candidate")
-        action = chosen(action, q, best_of, scheme)
+        action = chosen(flow, action, q, best_of, scheme)
     return scheme.deliver(action)
 
 
@@ -143,10 +142,14 @@ def candidates(
     return action, scheme.rank(flow, obs, last, action) if ranked else None
 
 
-def chosen(action: Array, q: Array, best_of: int, scheme: Scheme) -> Array:
-    """Of each observation's candidates (B·n, D), the one that the scheme chooses by q (B·n,)."""
-    chosen = scheme.choose(q.reshape(-1, best_of))
-    return action[np.arange(len(chosen)) * best_of + chosen]
+def chosen(flow: GuidedFlow, action: Array, q: Array, best_of: int, scheme: Scheme) -> Array:
+    """Of each observation's candidates (B·n, D), the one that the scheme chooses by q (B·n,).
+
+    Raises NonFiniteError when a candidate's value is not finite.
+    """
+    finite(q, flow.denoise_steps, "the critic of a candidate")
+    best = scheme.choose(q.reshape(-1, best_of))
+    return action[np.arange(len(best)) * best_of + best]
 
 
 def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:

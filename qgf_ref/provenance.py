@@ -17,6 +17,8 @@ PACKAGES = (
     "qgf_ref",
     "numpy",
     "scipy",
+    "numba",
+    "llvmlite",
     "safetensors",
     "matplotlib",
     "ogbench",

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.denoising import GradientSteps, conclude, denoise, finite, integer
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.backends.engine import Engine, EngineLike
+from qgf_ref.denoising import (
+    GradientSteps,
+    candidates,
+    chosen,
+    conclude,
+    denoise,
+    finite,
+    integer,
+)
+from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
-from qgf_ref.ops.kernels import reference_kernels
-from qgf_ref.threads import thread_count
 
-Backend = Literal["numpy", "numba"]
-
-BACKENDS: tuple[Backend, ...] = ("numpy", "numba")
+Arrays = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def sample(
     gradient_steps: GradientSteps | None = None,
     denoise_steps: int | None = None,
     scheme: Scheme = ALGORITHM_1,
-    backend: Backend = "numpy",
+    backend: EngineLike = "numpy",
     threads: int | None = None,
 ) -> Array:
     """Draw one action (chunk) for each observation.
@@ -78,9 +83,9 @@ def sample(
     denoise_steps   T, instead of the flow's own
     scheme  how the pieces around the networks are made, for cross-checks
     backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
-              code (`qgf_ref.backends`), equal to rounding. An estimator that cannot be recorded
-              (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks are packed
-              at their first use: arrays of parameters must not be changed in place afterwards
+              code (`qgf_ref.backends`), equal to rounding; or an `Engine`. An estimator that cannot
+              be recorded (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks
+              are packed at their first use: their arrays must not be changed in place afterwards
     threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
               result's bits do not depend on it
 
@@ -97,20 +102,21 @@ def sample(
         raise InputError(f"best_of must be an integer ≥ 1, got {best_of!r}")
     if gradient_steps is not None and not isinstance(gradient_steps, GradientSteps):
         raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
-    repeated = scheme.spread(obs, draws)
-    start = _initial_noise(flow, repeated, noise, rng)
+    start = _initial_noise(flow, len(obs) * draws, noise, rng)
     guide = estimator_by_name(estimator)
     flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
-    count = _backend(backend, threads, flow, scheme)
-    if backend == "numba":
-        # here, because it brings Numba, which the reference does without
-        from qgf_ref.backends.numba.route import accelerated
 
-        action = accelerated(flow, obs, start, guide, weights, draws, gradient_steps, count)
-    else:
-        last = denoise(flow, repeated, start, guide, weights, scheme=scheme)
-        action = conclude(flow, repeated, last, draws, gradient_steps, scheme)
+    def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array) -> Arrays:
+        last = denoise(flow, obs, noise, guide, weight, scheme=scheme)
+        ends, q = candidates(flow, obs, last, draws > 1, gradient_steps, scheme)
+        return (ends,) if q is None else (ends, q)
+
+    key = guide, draws > 1, gradient_steps
+    engine = Engine.of(backend, threads)
+    action, *q = engine.run(flow, chain, key, guide, obs, start, weights, scheme)
+    action = chosen(flow, action, q[0], draws, scheme) if q else action
+    action = scheme.deliver(action)
     return action[0] if single else action
 
 
@@ -124,45 +130,36 @@ def trace(
     rng: np.random.Generator | int | None = None,
     denoise_steps: int | None = None,
     scheme: Scheme = ALGORITHM_1,
+    backend: EngineLike = "numpy",
+    threads: int | None = None,
 ) -> Trace:
     """`sample` for obs (B, O) with every intermediate quantity. Arguments as there."""
     flow = _with_steps(flow, denoise_steps)
     obs = _observations(flow, obs)
-    start = _initial_noise(flow, obs, noise, rng)
+    start = _initial_noise(flow, len(obs), noise, rng)
     guide = estimator_by_name(estimator)
     flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), 1, start.dtype)
-    rows: list[tuple[Array, Array, Array, Array, Array]] = []
 
-    def record(step: DenoisingStep, guidance: Guidance) -> None:
-        query, q = guidance.query, guidance.q
-        if query is None:
-            query = one_step_estimate(flow, step).x
-        if q is None:
-            q, _ = flow.critic.forward(obs, query)
-        finite(q, step.index, "the critic at the query point")
-        rows.append((step.action, step.velocity, query, q, guidance.gradient))
+    def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array) -> Arrays:
+        rows: list[Array] = []
 
-    last = denoise(flow, obs, start, guide, weights, record, scheme)
-    action = conclude(flow, obs, last, scheme=scheme)
-    a, v, a1_hat, q, g = (np.stack(parts) for parts in zip(*rows, strict=True))
+        def record(step: DenoisingStep, guidance: Guidance) -> None:
+            query, q = guidance.query, guidance.q
+            if query is None:
+                query = one_step_estimate(flow, step).x
+            if q is None:
+                q, _ = flow.critic.forward(obs, query)
+            finite(q, step.index, "the critic at the query point")
+            rows.extend((step.action, step.velocity, query, q, guidance.gradient))
+
+        last = denoise(flow, obs, noise, guide, weight, record, scheme)
+        return conclude(flow, obs, last, scheme=scheme), *rows
+
+    engine = Engine.of(backend, threads)
+    action, *rows = engine.run(flow, chain, (guide, "trace"), guide, obs, start, weights, scheme)
+    a, v, a1_hat, q, g = (np.stack(rows[first::5]) for first in range(5))
     return Trace(obs, start, action, a, v, a1_hat, q, g)
-
-
-def _backend(name: str, threads: int | None, flow: GuidedFlow, scheme: Scheme) -> int:
-    """The number of threads, if the arguments fit each other."""
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
-    if name == "numpy":
-        if threads is not None:
-            raise InputError(
-                "threads is for backend numba; NumPy's own are set with threadpoolctl or "
-                "OPENBLAS_NUM_THREADS"
-            )
-        return 1
-    if scheme is not ALGORITHM_1 or flow.kernels is not reference_kernels:
-        raise InputError("backend numba runs Algorithm 1 with the reference kernels only")
-    return thread_count(threads)
 
 
 def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
@@ -184,7 +181,7 @@ def _observations(flow: GuidedFlow, obs: Array) -> Array:
 
 
 def _initial_noise(
-    flow: GuidedFlow, obs: Array, noise: Array | None, rng: np.random.Generator | int | None
+    flow: GuidedFlow, rows: int, noise: Array | None, rng: np.random.Generator | int | None
 ) -> Array:
     D = flow.field.action_dim
     if (noise is None) == (rng is None):
@@ -194,10 +191,10 @@ def _initial_noise(
             generator = np.random.default_rng(rng)
         except (TypeError, ValueError):
             raise InputError(f"rng must be a numpy Generator or a seed ≥ 0, got {rng!r}") from None
-        noise = generator.standard_normal((len(obs), D))
+        noise = generator.standard_normal((rows, D))
     noise = matrix(noise, "noise", columns=D, dtype=flow.field.dtype)
-    if len(noise) != len(obs):
-        raise InputError(f"noise must have {len(obs)} rows (B·best_of), got {len(noise)}")
+    if len(noise) != rows:
+        raise InputError(f"noise must have {rows} rows (B·best_of), got {len(noise)}")
     return noise
 
 

@@ -12,11 +12,11 @@ import qgf_ref
 ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
     "errors", "arrays", "contracts", "tables", "user_code", "threads", "files", "plotting",
-    "provenance", "processes", "checks", "ops", "backends.numba.kernels", "backends.choice",
-    "nets", "ledger", "flow", "losses", "guidance", "denoising", "backends.program",
-    "backends.numba", "backends", "sampling", "agents", "interop", "data", "bench", "audit",
-    "evaluation", "crosscheck", "training", "testing", "studies", "kernels", "cli", "__main__",
-    "__init__",
+    "provenance", "processes", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
+    "flow", "losses", "guidance", "denoising", "backends.program", "backends.engine",
+    "backends.numpy", "backends.numba", "backends", "sampling", "agents", "interop", "data",
+    "bench", "audit", "evaluation", "crosscheck", "training", "testing", "studies", "kernels",
+    "cli", "__main__", "__init__",
 )  # fmt: skip
 """From the ground up: a room imports from itself and from rooms before it."""
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

@@ -45,8 +45,8 @@ def test_nonsense_as_the_argument(threads: object) -> None:
 
 def test_numba_is_not_imported_before_it_is_asked_for() -> None:
     code = (
-        "import sys, qgf_ref, qgf_ref.training.run, qgf_ref.cli.main; from qgf_ref.backends.choice "
-        "import kernels_named; kernels_named('numpy'); assert 'numba' not in sys.modules"
+        "import sys, qgf_ref, qgf_ref.training.run, qgf_ref.cli.main; from qgf_ref.backends.engine "
+        "import Engine; Engine.of('numba', 2); assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

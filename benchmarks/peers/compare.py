@@ -12,7 +12,7 @@ from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, update
 from qgf_ref.arrays import Array
-from qgf_ref.backends.choice import kernels_named
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
@@ -53,7 +53,7 @@ class Ours:
         backend: str = "numpy",
         threads: int = 1,
     ) -> None:
-        kernels = kernels_named(backend, checkpoint.dtype)
+        kernels = backend_named(backend).kernels(checkpoint.dtype)
         nets = checkpoint.networks(embedding="float32", kernels=kernels)
         self.state = TrainState.create(RECIPE, nets)
         self.hyper = hyper

@@ -21,9 +21,10 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import Engine
 from qgf_ref.bench.settings import Peer
 from qgf_ref.errors import InputError, QGFError
-from qgf_ref.sampling import Backend, sample
+from qgf_ref.sampling import sample
 from qgf_ref.user_code import error_summary, import_named
 
 Sampler = Callable[[Array, Array], Array]
@@ -44,8 +45,11 @@ class Declined(QGFError):
     """A contender does not do what a cell asks; the message says why."""
 
 
-def backend(name: Backend, threads: int) -> Factory:
+def backend(name: str, threads: int) -> Factory:
     """`qgf_ref.sample` with this backend and this number of threads."""
+    engine = Engine.of(name)
+    # NumPy has BLAS's threads, which the whole process is limited to
+    engine = Engine.of(name, threads) if engine.backend.threaded else engine
 
     def factory(
         checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
@@ -60,9 +64,7 @@ def backend(name: Backend, threads: int) -> Factory:
                 weight=weight,
                 noise=noise,
                 denoise_steps=denoise_steps,
-                backend=name,
-                # NumPy has BLAS's threads, which the whole process is limited to
-                threads=threads if name == "numba" else None,
+                backend=engine,
             )
 
         return run

@@ -56,9 +56,9 @@ def benchmark(settings: Settings) -> dict[str, Any]:
 
 
 def origin() -> dict[str, Any]:
-    """`provenance`, and the versions of numba and of the frameworks that peers may use."""
+    """`provenance`, and the versions of the frameworks that peers may use."""
     found = provenance()
-    for name in ("numba", "jax", "jaxlib", "torch"):
+    for name in ("jax", "jaxlib", "torch"):
         try:
             found["versions"][name] = version(name)
         except PackageNotFoundError:

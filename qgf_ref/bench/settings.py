@@ -16,7 +16,6 @@ from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.interop.load import load
 from qgf_ref.nets.initialisers import init_value, init_velocity
-from qgf_ref.sampling import Backend
 from qgf_ref.threads import available_cores
 
 NETWORKS = ("3x256", "4x512", "4x1024")
@@ -70,7 +69,7 @@ class Settings:
     estimators: tuple[str, ...] = ("qgf",)
     dtypes: tuple[str, ...] = ("float32",)
     threads: tuple[int, ...] = ()
-    backends: tuple[Backend, ...] = ("numba", "numpy")
+    backends: tuple[str, ...] = ("numba", "numpy")
     peers: tuple[Peer, ...] = ()
     skip: tuple[tuple[str, int], ...] = ()
     denoise_steps: int | None = None

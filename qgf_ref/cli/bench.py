@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.agents.checkpoint import option_names
+from qgf_ref.backends.engine import backend_names
 from qgf_ref.cli.arguments import add_option_arguments, natural, output_directory
 from qgf_ref.errors import InputError
 
@@ -110,7 +111,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
         raise InputError(f"{flags} describes a checkpoint: give --checkpoint P with it")
     names = [spec.rpartition(":")[2] for spec in args.peer]
-    if len({"numba", "numpy", *names}) < 2 + len(names):
+    if len({*backend_names(), *names}) < len(backend_names()) + len(names):
         names = list(args.peer)
     chosen: dict[str, Any] = {
         "networks": args.network,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES
+from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_file
 from qgf_ref.files import read_npz, write_npz
 from qgf_ref.guidance.registry import estimator
@@ -46,17 +47,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="exact",
         help="float32: rounded as the official float32 code does, whatever --dtype is",
     )
+    parser.add_argument(
+        "--backend", default="numpy", metavar="B", help=f"{', '.join(backend_names())}"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of a compiled backend")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trace and write."""
-    chosen = estimator(args.estimator)
+    chosen, engine = estimator(args.estimator), Engine.of(args.backend, args.threads)
     given = read_npz(args.input, ("obs", "noise"))
     out = output_file(args.out, (args.input, args.checkpoint))
     checkpoint = load_checkpoint(args, args.dtype)
     flow = checkpoint.guided_flow(embedding=args.time_embedding)
-    result = trace(flow, given["obs"], estimator=chosen, weight=args.weight, noise=given["noise"])
+    result = trace(
+        flow,
+        given["obs"],
+        estimator=chosen,
+        weight=args.weight,
+        noise=given["noise"],
+        backend=engine,
+    )
     metadata = {
         "version": VERSION,
         "estimator": args.estimator,
@@ -64,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         "denoise_steps": flow.denoise_steps,
         "dtype": args.dtype,
         "time_embedding": args.time_embedding,
+        **({} if args.backend == "numpy" else {"backend": args.backend}),
         "checkpoint": checkpoint.source,
         **provenance(),
     }

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.checkpoint import digest as digest_of
+from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method, parse_method
@@ -31,7 +32,6 @@ from qgf_ref.evaluation.workers import Stage, workers
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
-from qgf_ref.sampling import Backend
 
 _SHOWN = 12
 """Hexadecimal digits of an auxiliary network's digest, in the keys of the records."""
@@ -140,11 +140,9 @@ def evaluate(
         "checkpoints": digests,
         "environments": settings.envs,
         "backend": settings.backend,
-        "code": code_versions(settings.methods, settings.backend),
+        "code": code_versions(settings.methods, settings.engine.backend),
     }
-    stage = Stage(
-        tuple(checkpoints), task, settings.envs, settings.backend, settings.sampler_threads
-    )
+    stage = Stage(tuple(checkpoints), task, settings.envs, settings.engine)
     guided = [m for m in settings.methods if m.weighted]
     others = [m for m in settings.methods if not m.weighted]
     selection: list[Cell] = []
@@ -183,7 +181,7 @@ def success_rate(
     *,
     simulator: Simulator | None = None,
     envs: int = 8,
-    backend: Backend = "numpy",
+    backend: EngineLike = "numpy",
     threads: int | None = None,
 ) -> Cell:
     """One method at one weight, in this process: cheap enough for a training loop.
@@ -201,7 +199,7 @@ def success_rate(
     own = simulator or Simulator(task, envs)
     try:
         own.require_fit(checkpoint)
-        policy = Policy.of(checkpoint, method, weight, backend, threads)
+        policy = Policy.of(checkpoint, method, weight, Engine.of(backend, threads))
         groups = [own.play(policy, group) for group in _groups(tuple(seeds), own.count)]
     finally:
         if simulator is None:

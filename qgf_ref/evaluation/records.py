@@ -13,18 +13,17 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.checkpoint import digest as digest_of
+from qgf_ref.backends.engine import Backend
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played
 from qgf_ref.files import lock, require_writable
 from qgf_ref.provenance import provenance
-from qgf_ref.sampling import Backend
 
 FORMAT = 1
 FILE = "records.jsonl"
@@ -161,12 +160,12 @@ def digest(checkpoint: Checkpoint) -> str:
     return digest_of((checkpoint.policy, checkpoint.target_critic), options)
 
 
-def code_versions(methods: Sequence[Method], backend: Backend = "numpy") -> dict[str, str]:
+def code_versions(methods: Sequence[Method], backend: Backend) -> dict[str, str]:
     """Versions of the packages that decide an episode, and the sources of the user's estimators."""
     versions = provenance()["versions"]
     found = {name: versions[name] for name in ("qgf_ref", "numpy", "ogbench", "mujoco")}
-    if backend == "numba":
-        found["numba"] = version("numba")
+    package = backend.packages[0]
+    found[package] = versions[package]
     for method in methods:
         module, colon, _ = method.estimator.partition(":")
         if colon:

@@ -22,11 +22,11 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import EngineLike
 from qgf_ref.errors import QGFError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy, TaskLike, play
 from qgf_ref.files import require_writable, write_atomically
-from qgf_ref.sampling import Backend
 
 BACKENDS = ("egl", "osmesa")
 FRAMES_PER_SECOND = 20
@@ -86,7 +86,7 @@ def render(
     path: Path,
     *,
     seed: int = 100_000,
-    sampler: Backend = "numpy",
+    sampler: EngineLike = "numpy",
     backends: Sequence[str] | None = None,
 ) -> Film:
     """Write one episode as a GIF to `path`.

@@ -15,12 +15,13 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.data.tasks import seeded_reset
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.queries import critic_value
-from qgf_ref.sampling import Backend, sample
+from qgf_ref.sampling import sample
 
 
 class TaskLike(Protocol):
@@ -71,7 +72,7 @@ class Played:
 class Policy:
     """A checkpoint's flow together with the method and weight that draw actions from it.
 
-    backend, threads  of the sampler, as `qgf_ref.sampling.sample` has them
+    engine  what runs the sampler
     """
 
     flow: GuidedFlow
@@ -79,8 +80,7 @@ class Policy:
     weight: float | None
     action_dim: int
     discount: float
-    backend: Backend = "numpy"
-    threads: int | None = None
+    engine: Engine = field(default_factory=Engine.of)
 
     @classmethod
     def of(
@@ -88,14 +88,13 @@ class Policy:
         checkpoint: Checkpoint,
         method: Method,
         weight: float | None,
-        backend: Backend = "numpy",
-        threads: int | None = None,
+        engine: EngineLike = "numpy",
     ) -> Policy:
         """The policy of this checkpoint; times are embedded in the checkpoint's own precision."""
         single = checkpoint.dtype == "float32"
         flow = checkpoint.guided_flow(embedding="float32" if single else "exact")
         discount = checkpoint.options.discount
-        return cls(flow, method, weight, checkpoint.action_dim, discount, backend, threads)
+        return cls(flow, method, weight, checkpoint.action_dim, discount, Engine.of(engine))
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Array]:
         """Chunks (B, D) for obs (B, O) from noise (B·best_of, D), and their critic values (B,)."""
@@ -108,8 +107,7 @@ class Policy:
             best_of=self.method.best_of,
             gradient_steps=self.method.gradient_steps,
             denoise_steps=self.method.denoise_steps,
-            backend=self.backend,
-            threads=self.threads,
+            backend=self.engine,
         )
         return chunks, critic_value(self.flow, obs.astype(chunks.dtype), chunks)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.backends.engine import Engine, backend_named
+from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
-from qgf_ref.sampling import BACKENDS, Backend
-from qgf_ref.threads import VARIABLE, thread_count
+from qgf_ref.threads import VARIABLE
 
 SELECTION = "selection"
 HELD_OUT = "held-out"
@@ -43,21 +43,19 @@ class Settings:
     seed: int = 0
     envs: int = 8
     workers: int = 1
-    backend: Backend = "numpy"
+    backend: str = "numpy"
     threads: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("workers", 1), ("envs", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be ≥ {least}, got {getattr(self, name)}")
-        if self.backend not in BACKENDS:
-            raise unknown_name("backend", self.backend, BACKENDS)
-        if self.threads is not None:
-            if self.backend == "numpy":
-                raise InputError(
-                    f"threads={self.threads} is for backend numba; with numpy, give more workers"
-                )
-            thread_count(self.threads)
+        if self.threads is not None and not backend_named(self.backend).threaded:
+            raise InputError(
+                f"threads={self.threads} is for backend numba; with {self.backend}, give more "
+                "workers"
+            )
+        Engine.of(self.backend, self.threads)
         if not self.methods:
             raise InputError("no method to evaluate: give at least one, e.g. qgf")
         for weight in self.weights:
@@ -90,16 +88,16 @@ class Settings:
         return self.weights if own is None else own
 
     @property
-    def sampler_threads(self) -> int | None:
-        """Threads of one worker's sampler; None with backend "numpy", whose products have one.
-
-        By default QGF_REF_THREADS; else one with several workers, or all cores with one.
+    def engine(self) -> Engine:
+        """What one worker's sampler runs on. Without `threads`: QGF_REF_THREADS; else one thread
+        with several workers, or all cores with one.
         """
-        if self.backend == "numpy":
-            return None
+        engine = Engine.of(self.backend, self.threads)
+        if not engine.backend.threaded:
+            return engine
         if self.threads is None and self.workers > 1 and not os.environ.get(VARIABLE):
-            return 1  # the workers share the cores already
-        return thread_count(self.threads)
+            return engine.single  # the workers share the cores already
+        return replace(engine, threads=engine.concurrency)
 
     def seeds(self, split: str) -> range:
         """The episode seeds of a split."""
@@ -111,6 +109,6 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON."""
-        named = {"methods": [m.identity for m in self.methods], "threads": self.sampler_threads}
+        named = {"methods": [m.identity for m in self.methods], "threads": self.engine.threads}
         own = {m.identity: m.own_weights for m in self.methods if m.own_weights is not None}
         return {**asdict(self), **named, **({"own_weights": own} if own else {})}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.backends.engine import Engine
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.records import Unit
 from qgf_ref.evaluation.rollouts import Played, Policy, Simulator, TaskLike
 from qgf_ref.processes import Crew
-from qgf_ref.sampling import Backend
 
 _KEPT = "Finished groups are kept: run again to go on, perhaps with fewer --workers."
 
@@ -27,8 +27,7 @@ class Stage:
     checkpoints: tuple[Checkpoint, ...]
     task: TaskLike
     envs: int
-    backend: Backend = "numpy"
-    threads: int | None = None
+    engine: Engine = field(default_factory=Engine.of)
 
     @contextmanager
     def __call__(self) -> Iterator[Callable[[Unit], Played]]:
@@ -37,7 +36,7 @@ class Stage:
 
             def play(unit: Unit) -> Played:
                 checkpoint = self.checkpoints[unit.checkpoint]
-                policy = Policy.of(checkpoint, unit.method, unit.weight, self.backend, self.threads)
+                policy = Policy.of(checkpoint, unit.method, unit.weight, self.engine)
                 return simulator.play(policy, unit.seeds)
 
             yield play
@@ -45,9 +44,9 @@ class Stage:
 
 def workers(stage: Stage, count: int) -> Crew[Unit, Played]:
     """`count` workers; one is this process itself."""
-    if stage.backend == "numba" and count > 1:
+    if stage.engine.backend.executor is not None and count > 1:
         # once, here: else every worker would compile the same on the first use of all
         first = stage.checkpoints[0]
         obs, noise = np.zeros((1, first.obs_dim)), np.zeros((1, first.flat_action_dim))
-        Policy.of(first, Method(), None, stage.backend, 1).act(obs, noise)
+        Policy.of(first, Method(), None, stage.engine.single).act(obs, noise)
     return Crew(stage, count, _KEPT)

@@ -11,14 +11,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Options
-from qgf_ref.backends.choice import kernels_named
+from qgf_ref.backends.engine import backend_named, require_backend
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.losses.batch import FlowTimes, Hyperparameters
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.threads import VARIABLE, thread_count
-
-Backend = Literal["numba", "numpy"]
 
 
 def _setting(default: Any, about: str) -> Any:
@@ -58,7 +56,7 @@ class TrainConfig:
     evaluate_every: int = _setting(0, "updates between evaluations in the environment; 0: never")
     evaluate_episodes: int = _setting(10, "episodes of such an evaluation")
     evaluate_weight: float = _setting(0.03, "guidance weight of such an evaluation (qgf)")
-    backend: Backend = _setting(
+    backend: str = _setting(
         "numba", "numba: compiled kernels; numpy: the reference, slower and of other rounding"
     )
     threads: int | None = _setting(
@@ -75,6 +73,7 @@ class TrainConfig:
             "seed": 0, "updates": 0, "batch": 1, "ensemble": 1, "slice_steps": 1, "log_every": 1,
             "checkpoint_every": 1, "evaluate_every": 0, "evaluate_episodes": 1,
         }  # fmt: skip
+        require_backend(self.backend)
         if self.threads is not None:
             thread_count(self.threads)
         for name, low in least.items():
@@ -105,12 +104,12 @@ class TrainConfig:
         """
         if self.threads is not None:
             return self
-        alone = self.backend == "numpy" and not os.environ.get(VARIABLE)
+        alone = not backend_named(self.backend).threaded and not os.environ.get(VARIABLE)
         return replace(self, threads=1 if alone else thread_count())
 
     def kernels(self) -> Kernels:
         """The backend's kernels, compiled for float32."""
-        return kernels_named(self.backend, np.float32)
+        return backend_named(self.backend).kernels(np.float32)
 
     def options(self) -> Options:
         """What the checkpoint will carry."""

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array, require_finite
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.files import csv_bytes, write_atomically
@@ -90,7 +91,7 @@ def run(
         total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
     )
     threads = config.with_threads().threads
-    at_once = threads if config.backend == "numba" and threads is not None else 1
+    at_once = threads if backend_named(config.backend).threaded and threads is not None else 1
     with threadpool_limits(threads), StopRequest() as stop, bar:
         started, first = time.perf_counter(), state.update
 

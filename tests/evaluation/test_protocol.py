@@ -145,12 +145,12 @@ def test_workers_with_the_compiled_sampler() -> None:
 
 def test_threads_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert settings(workers=2).sampler_threads is None
-    assert settings(backend="numba", workers=2).sampler_threads == 1
-    assert settings(backend="numba").sampler_threads == thread_count()
-    assert settings(backend="numba", workers=2, threads=3).sampler_threads == 3
+    assert settings(workers=2).engine.threads is None
+    assert settings(backend="numba", workers=2).engine.threads == 1
+    assert settings(backend="numba").engine.threads == thread_count()
+    assert settings(backend="numba", workers=2, threads=3).engine.threads == 3
     monkeypatch.setenv(VARIABLE, "5")
-    assert settings(backend="numba", workers=2).sampler_threads == 5
+    assert settings(backend="numba", workers=2).engine.threads == 5
 
 
 def test_backends_are_not_mixed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.choice import kernels_named
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.flow.euler import rollout
 from qgf_ref.losses.auxiliary import cfgrl_loss, distill_loss, endpoints, robust_q_loss
@@ -117,7 +117,7 @@ def test_compiled_kernels_agree(name: str) -> None:
     """Gradients in float32: measured 4e-7 relative to their norm; ×5."""
     net, loss = case(rows=30, dtype="float32")[1][name]
     value, bar = loss(net)
-    compiled, compiled_bar = loss(replace(net, kernels=kernels_named("numba")))
+    compiled, compiled_bar = loss(replace(net, kernels=backend_named("numba").kernels()))
     np.testing.assert_allclose(compiled, value, rtol=2e-6)
     for ours, theirs in zip(compiled_bar.arrays(), bar.arrays(), strict=True):
         assert ours.dtype == np.float32

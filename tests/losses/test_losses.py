@@ -14,7 +14,7 @@ from qgf_ref.agents import schedule
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array
-from qgf_ref.backends.choice import kernels_named
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
@@ -215,7 +215,9 @@ def test_an_update_on_compiled_kernels(aggregation: str, dtype: str) -> None:
     batch, drawn = batch_of(ck)
     given = batch.astype(dtype), cast(drawn, dtype)
     before, compiled = (
-        TrainState.create(RECIPE, ck.networks(embedding="float32", kernels=kernels_named(name)))
+        TrainState.create(
+            RECIPE, ck.networks(embedding="float32", kernels=backend_named(name).kernels())
+        )
         for name in ("numpy", "numba")
     )
     _, expected = update(RECIPE, before, *given, Hyperparameters())
@@ -241,7 +243,7 @@ def test_rows_of_the_target_critic_that_another_thread_does(threads: int) -> Non
     ck = small_checkpoint(members=2, dtype="float32")
     batch, drawn = batch_of(ck, 40)
     given = batch.astype("float32"), cast(drawn, "float32")
-    nets = ck.networks(embedding="float32", kernels=kernels_named("numba"))
+    nets = ck.networks(embedding="float32", kernels=backend_named("numba").kernels())
     plan = schedule.schedule(RECIPE.stages, nets, 40, threads)
     if threads == 2:
         assert plan.helped == "value" and 0 < plan.helped_rows < 40

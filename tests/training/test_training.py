@@ -15,7 +15,7 @@ import qgf_ref
 from qgf_ref import InputError, NonFiniteError
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, losses, update
-from qgf_ref.backends.choice import kernels_named
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.data.datasets import load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.data.windows import windows
@@ -38,7 +38,7 @@ def test_against_a_plain_loop(config: TrainConfig, tmp_path: Path, backend: Any)
     data = load_transitions(Path(str(config.data)), task(TASK))
     rng = initial_state(config, 2, 2).rng
     checkpoint = initial_state(config, 2, 2).checkpoint(config)
-    nets = checkpoint.networks(embedding="float32", kernels=kernels_named(backend))
+    nets = checkpoint.networks(embedding="float32", kernels=backend_named(backend).kernels())
     state = TrainState.create(RECIPE, nets)
     history = []
     for _ in range(config.updates):

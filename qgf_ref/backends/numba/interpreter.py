@@ -44,7 +44,7 @@ FORWARD, VJP, AXPY, AXPY_WEIGHT, SCALE_BY, CLIP = (
 MULTIPLY, REDUCE_MEAN, FILL, SHARE = (
     int(op) for op in (Op.MULTIPLY, Op.REDUCE_MEAN, Op.FILL, Op.SHARE)
 )
-SCALAR = int(Kind.SCALAR)
+ACTION, MEMBER_VALUES, SCALAR = int(Kind.ACTION), int(Kind.MEMBERS), int(Kind.SCALAR)
 
 
 @inner
@@ -216,14 +216,15 @@ def _vjp(net, save, bar_at, out_at, rows, model, memory, chosen, mode):
 def run_block(
     table, numbers, registers, results, kinds, flat, times, layers, networks, eps, pre_kernel,
     pre_bias, obs_dim, wide, pre_wide, places, obs, noise, weight, draws, first, rows, work, shared,
-    counters, chosen, member, members, actions, values, status,
+    counters, chosen, member, members, answers, batch, status,
 ):  # fmt: skip
     """Run the program on rows first … first + rows − 1.
 
-    obs (B/draws · O), noise (B · D), weight (B,): flat inputs of the whole batch; actions (B · D)
-    and values (B,) its results. work, shared, counters, chosen: memory of this thread, of the
-    team, its barrier, and row numbers. times: the field's time constants. status[0] becomes 1 when
-    a network, a product or a sum leaves the finite numbers.
+    obs (B/draws · O), noise (B · D), weight (B,): flat inputs of the whole batch; answers: its
+    results, flat, one after another in the shapes of the loop; B `batch`. work, shared, counters,
+    chosen: memory of this thread, of the team, its barrier, and row numbers. times: the field's
+    time constants. status[0] becomes 1 when a network, a product or a sum leaves the finite
+    numbers.
     """
     D = layers[networks[FIELD, FIRST], IN]
     model = (flat, times, layers, networks, eps, wide, D, pre_wide)
@@ -292,9 +293,16 @@ def run_block(
             return
 
     if member == 0:
-        for r in range(rows):
-            for j in range(D):
-                actions[(first + r) * D + j] = work[registers[results[0]] + r * D + j]
-        if len(results) > 1:
-            for r in range(rows):
-                values[first + r] = work[registers[results[1]] + r]
+        at = 0
+        for register in results:
+            source, kind = registers[register], kinds[register]
+            if kind == ACTION:
+                for i in range(size):
+                    answers[at + first * D + i] = work[source + i]
+                at += batch * D
+            else:
+                count = E if kind == MEMBER_VALUES else 1
+                for e in range(count):
+                    for r in range(rows):
+                        answers[at + e * batch + first + r] = work[source + e * rows + r]
+                at += batch * count

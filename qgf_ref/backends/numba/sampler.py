@@ -6,6 +6,7 @@ of parameters must not be changed in place: the packed copies would not follow.
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from functools import partial
@@ -21,6 +22,7 @@ from qgf_ref.backends.numba.kernels.cache import compiling
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import Code, Layout, assign, lay_out
 from qgf_ref.backends.numba.weights import Weights, gather, time_constants
+from qgf_ref.backends.program.program import Kind
 from qgf_ref.backends.program.record import Chain, NotRecordable, Shape, record
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.critic import MLPCritic
@@ -97,21 +99,22 @@ class CompiledSampler:
 
     def __call__(
         self, obs: Array, noise: Array, weight: Array | float, threads: int
-    ) -> tuple[Array, Array | None] | None:
-        """The chain's actions (B, D), and its values (B,) if it returns any.
+    ) -> tuple[Array, ...] | None:
+        """The chain's results: (B, D), (E, B) or (B,) each.
 
         obs (B/N, O), each for N consecutive rows; noise (B, D); weight () or (B, 1); obs and
         noise in the networks' dtype. None when something on the way was not finite.
         """
-        B, D = noise.shape
-        dtype = noise.dtype
+        B, dtype = len(noise), noise.dtype
+        shapes = [self._shape(self.code.registers[register], B) for register in self.code.results]
+        sizes = [math.prod(shape) for shape in shapes]
         run = _Run(
             _flat(obs, dtype),
             _flat(noise, dtype),
             _flat(np.broadcast_to(np.ravel(weight), B), dtype),
             B // max(len(obs), 1),
-            np.empty(B * D, dtype),
-            np.empty(B, dtype),
+            np.empty(sum(sizes), dtype),
+            B,
             np.zeros(1, np.int64),
         )
         if B:
@@ -124,7 +127,12 @@ class CompiledSampler:
                     self._apart(run, B, rows, threads)
         if run.status[0]:
             return None
-        return run.actions.reshape(B, D), run.values if len(self._results) > 1 else None
+        parts = np.split(run.answers, np.cumsum(sizes)[:-1])
+        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def _shape(self, kind: Kind, B: int) -> tuple[int, ...]:
+        sizes = self.weights.sizes
+        return {Kind.ACTION: (B, sizes.action), Kind.MEMBERS: (sizes.members, B)}.get(kind, (B,))
 
     def division(self, B: int, threads: int) -> tuple[int, int]:
         """Rows of a block, and members of the team (1: threads take blocks one by one)."""
@@ -214,12 +222,12 @@ class CompiledSampler:
             w.flat, self.times, w.layers, w.networks, w.eps, w.pre_kernel, w.pre_bias, w.obs_dim,
             w.sizes.wide, w.sizes.pre, places,
             run.obs, run.noise, run.weight, run.draws, first, rows, work, shared, counters,
-            np.zeros(capacity, np.int64), member, members, run.actions, run.values, run.status,
+            np.zeros(capacity, np.int64), member, members, run.answers, run.batch, run.status,
         )  # fmt: skip
 
 
 class _Run(NamedTuple):
-    """Inputs and results of one call, flat; `draws` rows for each observation.
+    """Inputs and answers of one call, flat; `draws` rows for each observation, `batch` in all.
 
     status (1,) becomes 1 when something is not finite.
     """
@@ -228,8 +236,8 @@ class _Run(NamedTuple):
     noise: Array
     weight: Array
     draws: int
-    actions: Array
-    values: Array
+    answers: Array
+    batch: int
     status: Array
 
 

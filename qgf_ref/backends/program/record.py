@@ -41,8 +41,8 @@ class Shape(NamedTuple):
     time_precision: Precision
 
 
-Chain = Callable[[GuidedFlow, Array, Array, Array], tuple[Array, ...]]
-"""(flow, obs (1, O), noise (1, D), weight (1, 1)) → the arrays wanted."""
+Chain = Callable[[GuidedFlow, Array, Array, Any], tuple[Array, ...]]
+"""(flow, obs (B, O), noise (B, D), weight () or (B, 1)) → the arrays wanted."""
 
 
 def record(shape: Shape, chain: Chain) -> Program:

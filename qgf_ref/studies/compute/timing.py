@@ -10,10 +10,11 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.bench.measure import Turn, interleaved, repetitions, spread
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
-from qgf_ref.sampling import BACKENDS, Backend, sample
+from qgf_ref.sampling import sample
 
 _TURN = 0.01
 """Seconds of one contender in one round."""
@@ -33,7 +34,7 @@ def milliseconds(
     runs = {
         (cell.method, name): _sampler(checkpoint, cell, name, obs, rng)
         for cell in cells
-        for name in BACKENDS
+        for name in backend_names()
     }
     with threadpool_limits(1):
         turns = []
@@ -51,14 +52,14 @@ def milliseconds(
     return {
         cell.method: {
             name: spread([1e3 * t[f"{cell.method.identity} {name}"] for t in timings])
-            for name in BACKENDS
+            for name in backend_names()
         }
         for cell in cells
     }
 
 
 def _sampler(
-    checkpoint: Checkpoint, cell: Cell, backend: Backend, obs: np.ndarray, rng: np.random.Generator
+    checkpoint: Checkpoint, cell: Cell, backend: str, obs: np.ndarray, rng: np.random.Generator
 ) -> Callable[[], object]:
     method = cell.method
     flow = checkpoint.flow
@@ -74,8 +75,7 @@ def _sampler(
             best_of=method.best_of,
             gradient_steps=method.gradient_steps,
             denoise_steps=method.denoise_steps,
-            backend=backend,
-            threads=1 if backend == "numba" else None,
+            backend=Engine.of(backend).single,
         )
 
     return run

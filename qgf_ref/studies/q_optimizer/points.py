@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import Engine
 from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
@@ -70,7 +71,7 @@ def optimised(
     for cell in tqdm(cells, desc="Q of final actions", unit="cell", disable=None):
         values: list[Array] = []
         for checkpoint, obs, start in zip(settings.checkpoints, states, starts, strict=True):
-            policy = Policy.of(checkpoint, cell.method, cell.weight, "numba", 1)
+            policy = Policy.of(checkpoint, cell.method, cell.weight, Engine.of("numba", 1))
             # the first candidate of best-of-N is the one that N = 1 would draw
             own = start[:, : cell.method.best_of].reshape(-1, start.shape[-1])
             values.append(policy.act(obs, own)[1])

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import verify
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba import route as accelerated
+from qgf_ref.backends import engine
 from qgf_ref.backends.numba import sampler as compiled
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, NonFiniteError
@@ -197,7 +197,7 @@ def test_non_finite_values_are_named_as_by_the_reference(checkpoint: Checkpoint)
 def test_bad_arguments(checkpoint: Checkpoint) -> None:
     obs, noise = states(checkpoint, 2)
     with pytest.raises(InputError, match=r"unknown backend 'jax'.*numba, numpy"):
-        sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="jax")  # type: ignore[arg-type]
+        sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="jax")
     with pytest.raises(InputError, match="threads is for backend numba"):
         sample(checkpoint.flow, obs, weight=0.1, noise=noise, threads=2)
     with pytest.raises(InputError, match="threads must be a whole number"):
@@ -267,7 +267,7 @@ def test_an_estimator_of_a_user_is_recorded(
     def refuse(*_: Any) -> None:
         raise AssertionError("not recorded")
 
-    monkeypatch.setattr(accelerated, "_layer_by_layer", refuse)
+    monkeypatch.setattr(engine, "_layer_by_layer", refuse)
     obs, noise = states(checkpoint, 6)
     expected, got = both(checkpoint.flow, obs, estimator=Halved(), weight=0.3, noise=noise)
     np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.choice import MEMBERS, kernels_named
+from qgf_ref.backends.engine import backend_named, backend_names
 from qgf_ref.backends.numba.kernels.fused import CompiledCache, numba_kernels
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError
@@ -179,10 +179,10 @@ def test_complex_products_of_a_real_cache() -> None:
     np.testing.assert_array_equal(bars.kernel.real, bars.kernel.imag)
 
 
-@pytest.mark.parametrize("member", MEMBERS)
-def test_a_whole_network_through_each_member(member: str) -> None:
-    """Gradients against finite differences, and jvp against complex step, on either member."""
-    kernels = kernels_named(member)
+@pytest.mark.parametrize("backend", backend_names())
+def test_a_whole_network_on_each_backend(backend: str) -> None:
+    """Gradients against finite differences, and jvp against complex step, on either."""
+    kernels = backend_named(backend).kernels()
     rng = np.random.default_rng(3)
 
     def layer(i: int, f: int, norm: bool) -> LayerParams:
@@ -213,11 +213,11 @@ def test_a_whole_network_through_each_member(member: str) -> None:
 
 
 def test_names() -> None:
-    assert kernels_named("numpy") is reference_kernels
-    assert kernels_named("numba") is numba_kernels
+    assert backend_named("numpy").kernels() is reference_kernels
+    assert backend_named("numba").kernels() is numba_kernels
     assert fused(numba_kernels) is numba_kernels
     with pytest.raises(InputError, match="numba, numpy"):
-        kernels_named("numby")
+        backend_named("numby")
     with pytest.raises(InputError, match="unknown activation"):
         x, parts, _, _ = case((None, 2, 2, 2), False, "float64")
         numba_kernels.dense(x, parts, DenseRule("gulu"))

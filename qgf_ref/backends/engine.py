@@ -1,0 +1,189 @@
+"""What runs samplers and updates: a backend, found by the name of its folder, and its threads.
+
+A folder beside this module with a `backend.py` that defines `BACKEND` is a backend; nothing else
+needs to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from qgf_ref.arrays import Array
+from qgf_ref.backends.program.record import Chain, NotRecordable
+from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.guidance.base import Estimator, GuidedFlow
+from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
+from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.threads import thread_count
+
+
+class Executor(Protocol):
+    """A chain, ready to be run."""
+
+    def __call__(
+        self, obs: Array, noise: Array, weight: Array | float, threads: int
+    ) -> tuple[Array, ...] | None:
+        """The chain's results for obs (B/n, O), each for n rows of noise (B, D), weight () or
+        (B, 1); None when something on the way was not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How primitives and recorded programs are run.
+
+    kernels   dtype or None → the kernels, compiled for that dtype (None: at their first use)
+    executor  (flow, chain, key) → the chain's program, ready to be run; chains with equal keys are
+              the same. Raises NotRecordable where it has none. None: every chain runs as it stands
+    threaded  whether a number of threads can be given
+    packages  whose versions decide last bits; each must be installed
+    """
+
+    name: str
+    kernels: Callable[..., Kernels]
+    executor: Callable[[GuidedFlow, Chain, Any], Executor] | None = None
+    threaded: bool = False
+    packages: tuple[str, ...] = ()
+
+
+@cache
+def backend_names() -> tuple[str, ...]:
+    """The names of all backends, the reference first."""
+    names = {path.parent.name for path in Path(__file__).parent.glob("*/backend.py")}
+    return "numpy", *sorted(names - {"numpy"})
+
+
+def require_backend(name: str) -> None:
+    """Raise InputError, listing the valid names, unless `name` is a backend."""
+    if name not in backend_names():
+        raise unknown_name("backend", name, backend_names())
+
+
+def backend_named(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises InputError as `require_backend`, and where a package that it needs is missing.
+    """
+    require_backend(name)
+    module = import_module(f"{__package__}.{name}.backend")
+    chosen: Backend = module.BACKEND
+    for package in chosen.packages:
+        if find_spec(package) is None:
+            raise InputError(
+                f'backend {name} needs {package}: pip install "qgf_ref[{name}]", or use numpy'
+            )
+    return chosen
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend and its number of threads; None: the rule of `qgf_ref.threads`.
+
+    Raises InputError on threads that are not a number from 1, or that the backend does not have.
+    """
+
+    backend: Backend
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is None:
+            return
+        if not self.backend.threaded:
+            raise InputError(
+                f"threads is for backend numba, not {self.backend.name}; NumPy's own are set with "
+                "threadpoolctl or OPENBLAS_NUM_THREADS"
+            )
+        thread_count(self.threads)
+
+    @classmethod
+    def of(cls, name: EngineLike = "numpy", threads: int | None = None) -> Engine:
+        """The engine of a backend's name; or an engine, as it is, unless threads are given."""
+        if isinstance(name, Engine):
+            return name if threads is None else replace(name, threads=threads)
+        return cls(backend_named(name), threads)
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads run at once."""
+        return thread_count(self.threads) if self.backend.threaded else 1
+
+    @property
+    def single(self) -> Engine:
+        """The same backend on one thread."""
+        return replace(self, threads=1 if self.backend.threaded else None)
+
+    def run(
+        self,
+        flow: GuidedFlow,
+        chain: Chain,
+        key: Any,
+        estimator: Estimator,
+        obs: Array,
+        noise: Array,
+        weight: float | Array,
+        scheme: Scheme = ALGORITHM_1,
+    ) -> tuple[Array, ...]:
+        """The results of `chain`: as a program where it is one, else layer by layer.
+
+        obs (B/n, O), noise (B, D), weight () or (B, 1), all checked. Raises whatever the chain
+        raises; InputError, unless the backend is the reference, on a flow without networks, with
+        kernels of its own, or on another scheme than Algorithm 1.
+        """
+        recorded, draws = self.backend.executor, len(noise) // max(len(obs), 1)
+        if recorded is None:
+            return chain(flow, scheme.spread(obs, draws), noise, weight)
+        _require_algorithm_1(flow, scheme, self.backend.name)
+        try:
+            if not estimator.recordable:
+                raise NotRecordable(f"the estimator {estimator.label}")
+            program = recorded(flow, chain, key)
+        except NotRecordable:
+            flow = estimator.on(_layer_by_layer(flow, self.backend))
+        else:
+            results = program(obs, noise, weight, self.concurrency)
+            if results is not None:
+                return results
+            # run once more as the reference, which says what left the finite numbers, and when
+        return chain(flow, scheme.spread(obs, draws), noise, weight)
+
+
+EngineLike = str | Engine
+"""What `Engine.of` takes: a backend's name, or an engine."""
+N = TypeVar("N")
+
+
+def _require_algorithm_1(flow: GuidedFlow, scheme: Scheme, name: str) -> None:
+    if scheme is not ALGORITHM_1 or flow.kernels is not reference_kernels:
+        raise InputError(f"backend {name} runs Algorithm 1 with the reference kernels only")
+    if not hasattr(flow.field, "params") or not hasattr(flow.critic, "params"):
+        raise InputError(
+            f"backend {name} runs networks; this flow has a {type(flow.field).__name__} and a "
+            f"{type(flow.critic).__name__}: use backend numpy"
+        )
+
+
+def _layer_by_layer(flow: GuidedFlow, backend: Backend) -> GuidedFlow:
+    """The flow whose networks run in the backend's kernels, one layer after another.
+
+    Or the flow itself, if its parameters are not finite: the reference says best what is wrong.
+    """
+    networks: tuple[Any, ...] = (flow.field, flow.critic)
+    if not all(np.isfinite(a).all() for network in networks for a in network.params.arrays()):
+        return flow
+    kernels = backend.kernels(flow.field.dtype)
+
+    def accelerated(network: N) -> N:
+        return replace(network, kernels=kernels)  # type: ignore[type-var]
+
+    field, critic = (accelerated(network) for network in networks)
+    auxiliary = flow.auxiliary.map(accelerated, accelerated)
+    return replace(flow, field=field, critic=critic, kernels=kernels, auxiliary=auxiliary)

@@ -1,0 +1,1 @@
+"""The reference: the primitives and the loop as they stand."""
