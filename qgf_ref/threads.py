@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -18,9 +20,9 @@ MOST = 1024
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads` if given, else the variable QGF_REF_THREADS, else the cores of this process.
+    """`threads` if given, else the variable QGF_REF_THREADS, else `available_cores`.
 
-    The cores are those that the process may run on, not all that the machine has. Raises
+    Raises
     InputError unless the number is an integer from 1 to 1024.
     """
     if threads is not None:
@@ -40,10 +42,41 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS and Windows have no affinity to ask for
+    """Cores that this process may use at once: the least of the machine's, its affinity, its quota.
+
+    A container's quota (Linux cgroups, both versions) is processor time per time: of more threads
+    than that, some would always wait.
+    """
+    # macOS and Windows have no affinity to ask for
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return own if quota == math.inf else max(1, min(own, math.ceil(quota)))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores' worth of processor time that the cgroups allow, infinite where they set no limit.
+
+    A process's limit is the least of its group's and of all groups above it.
+    """
+    try:
+        lines = [line.split(":", 2) for line in process.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    cores = math.inf
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        version_1 = "cpu" in controllers.split(",")
+        if controllers and not version_1:
+            continue
+        for group in (Path(path), *Path(path).parents):  # in a container, `path` may be the host's
+            place = root / ("cpu" if version_1 else "") / str(group).lstrip("/")
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if version_1 else ("cpu.max",)
+            try:
+                quota, period = " ".join((place / n).read_text() for n in names).split()
+                if int(quota) > 0 and int(period) > 0:
+                    cores = min(cores, int(quota) / int(period))
+            except (OSError, ValueError):  # no such file, or "max": no limit
+                continue
+    return cores
 
 
 def _checked(threads: object, name: str) -> int:

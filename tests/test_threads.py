@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from qgf_ref import threads
 from qgf_ref.errors import InputError
 from qgf_ref.threads import (
     MOST,
@@ -27,7 +30,51 @@ def test_argument_then_variable_then_cores(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(VARIABLE, "")
     assert thread_count() == available_cores()
     if hasattr(os, "sched_getaffinity"):
-        assert available_cores() == len(os.sched_getaffinity(0))
+        assert 1 <= available_cores() <= len(os.sched_getaffinity(0))
+
+
+CGROUPS: dict[str, tuple[str, dict[str, str], float]] = {
+    "version 2": ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+    "version 2, no limit": ("0::/", {"cpu.max": "max 100000"}, math.inf),
+    "version 2, a group above": (
+        "0::/job/step", {"job/step/cpu.max": "max 100000", "job/cpu.max": "300000 100000"}, 3,
+    ),
+    "version 2, the least counts": (
+        "0::/job/step", {"job/step/cpu.max": "200000 100000", "job/cpu.max": "50000 100000"}, 0.5,
+    ),
+    "version 2, the host's path": ("0::/../docker/abc", {"cpu.max": "400000 100000"}, 4),
+    "version 1": (
+        "9:memory:/m\n4:cpu,cpuacct:/job",
+        {"cpu/job/cpu.cfs_quota_us": "250000", "cpu/job/cpu.cfs_period_us": "100000"}, 2.5,
+    ),
+    "version 1, no limit": (
+        "4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        math.inf,
+    ),
+    "nonsense": ("a line\n0::/", {"cpu.max": "many 0"}, math.inf),
+    "no period": ("0::/", {"cpu.max": "100000 0"}, math.inf),
+    "none": ("0::/", {}, math.inf),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CGROUPS)
+def test_the_quota_of_a_container(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, files, cores = CGROUPS[case]
+    (tmp_path / "self").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    assert threads._quota(tmp_path / "cgroup", tmp_path / "self") == cores
+    monkeypatch.setattr(threads, "_quota", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cores() == (64 if cores == math.inf else max(1, math.ceil(cores)))
+
+
+def test_a_system_without_cgroups(tmp_path: Path) -> None:
+    assert threads._quota(tmp_path, tmp_path / "nothing") == math.inf
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", str(MOST + 1), "9" * 5000])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
 from qgf_ref.interop.parameter_file import json_object
@@ -66,14 +67,18 @@ class Record:
     def changes(self) -> list[str]:
         """What differs from the first session that can change a result's last bits."""
         first, last = (self._content["sessions"][i]["provenance"] for i in (0, -1))
+        versions = first.get("versions", {})
         pairs = {
             "processor": (first.get("processor"), last["processor"]),
-            "numpy": (first.get("versions", {}).get("numpy"), last["versions"]["numpy"]),
-            "blas": (
-                [b.get("version") for b in first.get("blas", [])],
-                [b["version"] for b in last["blas"]],
+            # sorted: the order in which threadpoolctl meets the libraries is not fixed
+            "blas": tuple(
+                sorted(str(b.get("version")) for b in session.get("blas", []))
+                for session in (first, last)
             ),
         }
+        for name in dict.fromkeys(("numpy", *backend_named(self.config.backend).packages)):
+            if name in versions or name == "numpy":  # what older records lack is not known
+                pairs[name] = versions.get(name), last["versions"][name]
         return [f"{name} {was}, now {now}" for name, (was, now) in pairs.items() if was != now]
 
     def progress(self, first: int, last: int, seconds: float) -> None:
