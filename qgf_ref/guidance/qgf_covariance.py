@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,64 +24,56 @@ from qgf_ref.guidance.queries import (
     one_step_jvp,
     one_step_vjp,
 )
+from qgf_ref.ops.kernels import Kernels
+from qgf_ref.ops.row_numbers import at_least, divided, ratio, row_dot, where_positive
 from qgf_ref.ops.structure import axpy, scaled, zeros
 
-Iterate = tuple[Array, Array, Array, Array, Array]
-"""The conjugate gradients' state, every row its own: shift d, the solution so far; residual
-r = w∇Q − (C⁻¹ + wM)d; search p and dual s = C⁻¹p, all (B, D); energy ρ = rᵀCr (B, 1), 0 where the
-row has stopped."""
 
-
-def begin(gradient: Array, weight: float | Array, spread: Array) -> Iterate:
-    """d = 0 and r = w∇Q. spread: C·∇Q (B, D), from which C·r = w·C·∇Q."""
-    residual = weight * gradient
-    search = weight * spread
-    energy = (residual * search).sum(axis=1, keepdims=True)
-    # where ∇Qᵀ C ∇Q is not positive the field's J is no covariance: the row gets no guidance
-    return np.zeros_like(search), residual, search, residual.copy(), np.maximum(energy, 0)
-
-
-def advance(
-    shift: Array,
-    residual: Array,
-    search: Array,
-    dual: Array,
-    energy: Array,
-    weight: float | Array,
-    bent: Array,
-) -> Iterate:
-    """Go along p, and leave p as it was for `redirect`. bent: −M·p = ∇²Q·p (B, D).
-
-    Where pᵀMp < 0, Q is convex along p: the step is then that of M = 0, the first order's, and the
-    row stops there.
+class _Solver(NamedTuple):
+    """The conjugate gradients' state, every row its own: shift d, the solution so far; residual
+    r = w∇Q − (C⁻¹ + wM)d; search p and dual s = C⁻¹p, all (B, D); energy ρ = rᵀCr (B, 1), 0 where
+    the row has stopped.
     """
-    stiffness = (search * dual).sum(axis=1, keepdims=True)
-    bend = -weight * (search * bent).sum(axis=1, keepdims=True)
-    convex = bend < 0
-    total = np.where(convex, stiffness, stiffness + bend)
-    going = (energy > 0) & (total > 0)
-    length = np.where(going, energy, 0) / np.where(going, total, 1)
-    after = residual - length * (dual - weight * bent)
-    left = np.where(going & ~convex, energy, 0)
-    return shift + length * search, after, search.copy(), dual.copy(), left
 
+    shift: Array
+    residual: Array
+    search: Array
+    dual: Array
+    energy: Array
 
-def redirect(
-    shift: Array, residual: Array, search: Array, dual: Array, energy: Array, spread: Array
-) -> Iterate:
-    """The next direction, conjugate to those before. spread: C·r (B, D)."""
-    fresh = (residual * spread).sum(axis=1, keepdims=True)
-    going = (energy > 0) & (fresh > 0)
-    ratio = np.where(going, fresh, 0) / np.where(going, energy, 1)
-    left = np.where(going, fresh, 0)
-    return shift.copy(), residual.copy(), spread + ratio * search, residual + ratio * dual, left
+    @classmethod
+    def begin(cls, run: Kernels, gradient: Array, weight: float | Array, spread: Array) -> _Solver:
+        """d = 0 and r = w∇Q. spread: C·∇Q, from which C·r = w·C·∇Q."""
+        residual, search = run(scaled, weight, gradient), run(scaled, weight, spread)
+        # where ∇QᵀC∇Q is not positive the field's J is no covariance: the row gets no guidance
+        energy = run(at_least, run(row_dot, residual, search), 0.0)
+        return cls(run(zeros, search), residual, search, residual, energy)
 
+    def advanced(self, run: Kernels, weight: float | Array, bent: Array) -> _Solver:
+        """Go along p, and leave p as it was. bent: −M·p = ∇²Q·p (B, D).
 
-def per_weight(shift: Array, scale: float, weight: float | Array, first: Array) -> Array:
-    """scale·d/w, and where w = 0 its limit scale·C∇Q. first: C∇Q (B, D)."""
-    weight = np.asarray(weight, dtype=shift.dtype)
-    zero = weight == 0
-    return np.asarray(scale * np.where(zero, first, shift / np.where(zero, 1, weight)))
+        Where pᵀMp < 0, Q is convex along p: the step is then that of M = 0, the first order's, and
+        the row stops there.
+        """
+        stiffness = run(row_dot, self.search, self.dual)
+        convexity = run(scaled, weight, run(row_dot, self.search, bent))
+        total = run(axpy, 1.0, run(at_least, run(scaled, -1.0, convexity), 0.0), stiffness)
+        length = run(ratio, self.energy, total)
+        image = run(axpy, weight, run(scaled, -1.0, bent), self.dual)
+        residual = run(axpy, length, run(scaled, -1.0, image), self.residual)
+        going = run(where_positive, self.energy, total)
+        energy = run(axpy, -1.0, run(where_positive, going, convexity), going)
+        shift = run(axpy, length, self.search, self.shift)
+        return self._replace(shift=shift, residual=residual, energy=energy)
+
+    def redirected(self, run: Kernels, spread: Array) -> _Solver:
+        """The next direction, conjugate to those before. spread: C·r (B, D)."""
+        fresh = run(row_dot, self.residual, spread)
+        kept = run(ratio, fresh, self.energy)
+        energy = run(at_least, run(where_positive, fresh, self.energy), 0.0)
+        search = run(axpy, kept, self.search, spread)
+        dual = run(axpy, kept, self.dual, self.residual)
+        return self._replace(search=search, dual=dual, energy=energy)
 
 
 @dataclass(frozen=True)
@@ -94,9 +87,9 @@ class QGFCovariance(Estimator):
 
     (C⁻¹ + wM)d = w∇Q, G = d/(w(1−t)), is solved by `iterations` steps of conjugate gradients with
     C as the preconditioner, in which C⁻¹ appears only in products that are known. Where M is
-    indefinite: see `advance`. At w = 0 the limit. At t = 0, C is taken at the first positive time
-    t₁ of the grid (the scheduled estimator divides by 1 − t₁ there as well). Linear in memory and
-    in the number of products, whatever D.
+    indefinite: see `_Solver.advanced`. At w = 0 the limit. At t = 0, C is taken at the first
+    positive time t₁ of the grid (the scheduled estimator divides by 1 − t₁ there as well). Linear
+    in memory and in the number of products, whatever D.
 
     Products for n iterations: 1 critic forward, 1 critic vjp, n critic hvps, n field jvps and n
     field vjps; one field forward more at k = 0. Raises InputError unless iterations ≥ 1.
@@ -126,13 +119,15 @@ class QGFCovariance(Estimator):
             return run(scaled, 0.5 * (1 - step.time) ** 2 / step.time, both)
 
         first = spread(at_query.gradient)
-        state = run(begin, at_query.gradient, weight, first)
+        state = _Solver.begin(run, at_query.gradient, weight, first)
         for n in range(self.iterations):
             if n:
-                state = run(redirect, *state, spread(state[1]))
-            state = run(advance, *state, weight, curvature.product(state[2]))
-        gradient = run(per_weight, state[0], 1 / (1 - outer), weight, first)
-        return replace(at_query, gradient=gradient)
+                state = state.redirected(run, spread(state.residual))
+            state = state.advanced(run, weight, curvature.product(state.search))
+        # where w = 0, the limit
+        number = np.asarray(weight, dtype=state.shift.dtype)
+        per_weight = run(divided, state.shift, number, first)
+        return replace(at_query, gradient=run(scaled, 1 / (1 - outer), per_weight))
 
     def products(self, flow: GuidedFlow, index: int) -> Products:
         """One critic gradient; hvp, field jvp and field vjp for each iteration."""

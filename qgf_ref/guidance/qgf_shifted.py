@@ -22,7 +22,9 @@ from qgf_ref.guidance.queries import (
     one_step_estimate,
     one_step_unclipped,
 )
-from qgf_ref.ops.structure import axpy, zeros
+from qgf_ref.ops.kernels import Kernels
+from qgf_ref.ops.row_numbers import at_least, nearest, plus, product, ratio, row_dot
+from qgf_ref.ops.structure import axpy, cast, scaled, squeeze_last, zeros
 
 
 def level(time: float | Array) -> Any:
@@ -39,82 +41,18 @@ def usable_times(flow: GuidedFlow, index: int) -> tuple[float, ...]:
     return tuple(t for t in flow.times[index:] if 0 < t < 1) or (0.5,)
 
 
-def nearest_time(
-    curvature: Array, weight: float | Array, start: float, times: tuple[float, ...]
-) -> tuple[Array, Array]:
-    """t′, the one of `times` whose λ is nearest to λ(start) + w·μ by ratio, (B,) and as (B, 1).
-
-    curvature: μ (B, 1).
-    """
-    grid = np.array(times)
-    levels = level(grid)
-    wanted = np.maximum(level(start) + np.asarray(weight) * curvature, levels[0])
-    chosen = grid[np.abs(np.log(levels / wanted)).argmin(axis=1)].astype(curvature.dtype)
-    return chosen, chosen[:, None]
+def exact_time(wanted: Array) -> Array:
+    """t with λ(t) = wanted, (B, 1)."""
+    root = np.sqrt(wanted)
+    return np.asarray(root / (1 + root))
 
 
-def exact_time(
-    curvature: Array, weight: float | Array, start: float, times: tuple[float, ...]
-) -> tuple[Array, Array]:
-    """t′ with λ(t′) = λ(start) + w·μ, but not before the first of `times`, (B,) and as (B, 1)."""
-    root = np.sqrt(np.maximum(level(start) + np.asarray(weight) * curvature, level(times[0])))
-    chosen = (root / (1 + root)).astype(curvature.dtype)
-    return chosen[:, 0], chosen
-
-
-def shifted_point(
-    action: Array, gradient: Array, centre: Array, weight: float | Array, start: float, time: Array
-) -> Array:
-    """x′ (B, D) with λ′x′/t′ = λx/t + w·g + (λ′ − λ)m: see `QGFShifted`. time t′ (B, 1)."""
-    natural = action * (start / (1 - start) ** 2) + weight * gradient
-    natural = natural + (level(time) - level(start)) * centre
-    return np.asarray((natural * ((1 - time) ** 2 / time)).astype(action.dtype))
-
-
-def denoised(x: Array, velocity: Array, time: Array) -> Array:
-    """D(x, t) = x + (1 − t)v, (B, D), each row at its own time (B, 1)."""
-    return x + (1 - time) * velocity
-
-
-def acceleration(noise: Array, noise_dot: Array, time: float, later: Array) -> Array:
-    """C′x̂₀/(1 − t)³, (B, D), C′ = ((1 − t′)²/t′)(I + (1 − t′)∂v/∂x′). later t′ (B, 1).
-
-    noise: (1 − t)x̂₀ = a_t − t·m′; noise_dot: (∂v/∂x′) of it.
-    """
-    through = noise + (1 - later) * noise_dot
-    return np.asarray((1 - later) ** 2 / later / (1 - time) ** 4 * through)
-
-
-def secant_curvature(gradient: Array, previous: Array, x: Array, x_previous: Array) -> Array:
-    """μ (B, 1) of −μ/2·‖x − x₀‖² with the change of ∇Q from x₀ to x, along that line; 0 if < 0."""
-    move = x - x_previous
-    length = (move * move).sum(axis=1, keepdims=True)
-    falls = -((gradient - previous) * move).sum(axis=1, keepdims=True)
-    still = length == 0
-    return np.asarray(np.where(still, 0, np.maximum(falls, 0) / np.where(still, 1, length)))
-
-
-def without_tilt(
-    mean: Array, still: Array, curvature: Array, weight: float | Array, first: float
-) -> Array:
-    """m + (1 − wμ/λ₁)⁺(D(t₁m, t₁) − m), (B, D): of the least λ′, λ₁, Q's own part is wμ."""
-    borrowed = np.maximum(1 - np.asarray(weight) * curvature / level(first), 0)
-    return np.asarray((mean + borrowed * (still - mean)).astype(mean.dtype))
-
-
-def rate(moved: Array, mean: Array, weight: float | Array, time: float) -> Array:
-    """(m′ − m)/(w(1 − t)), and 0 where w = 0, where it is multiplied by 0."""
-    weight = np.asarray(weight, dtype=mean.dtype)
-    zero = weight == 0
-    scale = np.where(zero, 0, 1 / (np.where(zero, 1, weight) * (1 - time)))
-    return np.asarray((scale * (moved - mean)).astype(mean.dtype))
-
-
-class _Denoised(NamedTuple):
-    """D(x′, t′) (B, D), t′ (B, 1), and the field's cache there."""
+class _Moved(NamedTuple):
+    """D(x′, t′) (B, D); t′, 1 − t′ and (1 − t′)²/t′ (B, 1); and the field's cache at (x′, t′)."""
 
     mean: Array
-    time: Array
+    left: Array
+    scale: Array
     cache: Any
 
 
@@ -162,35 +100,45 @@ class QGFShifted(Estimator):
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """The move of the denoised action per unit of weight and remaining time."""
+        run = flow.kernels
         query = one_step_estimate(flow, step)
         at_query = critic_gradient(flow, step.obs, query.x)
         if step.time >= 1:  # a_1 is known: C = 0
-            return replace(at_query, gradient=flow.kernels(zeros, step.action))
-        curvature = flow.kernels(zeros, step.action, 1)
+            return replace(at_query, gradient=run(zeros, step.action))
+        curvature = run(zeros, step.action, 1)
         moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
         for _ in range(self.passes - 1):
             reached = bounded(flow, moved.mean)
             there = critic_gradient(flow, step.obs, reached.x)
-            curvature = flow.kernels(
-                secant_curvature, there.gradient, at_query.gradient, reached.x, query.x
-            )
+            change = run(axpy, -1.0, at_query.gradient, there.gradient)
+            curvature = _secant(run, change, run(axpy, -1.0, query.x, reached.x))
             moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
         mean = self._unmoved(flow, step, query.x, curvature)
-        gradient = flow.kernels(rate, moved.mean, mean, step.weight, step.time)
+        weight = np.asarray(step.weight, dtype=mean.dtype)
+        # (m′ − m)/(w(1 − t)), and 0 where w = 0, where it is multiplied by 0
+        per_weight = run(ratio, 1.0, run(scaled, 1 - step.time, weight))
+        gradient = run(scaled, per_weight, run(axpy, -1.0, mean, moved.mean))
         bent = self._acceleration(flow, step, moved) if self.second_order else None
-        return replace(at_query, gradient=gradient, acceleration=bent)
+        return replace(at_query, gradient=run(cast, gradient, mean), acceleration=bent)
 
     def _unmoved(
         self, flow: GuidedFlow, step: DenoisingStep, centre: Array, curvature: Array
     ) -> Array:
-        """What D(x′, t′) is without g: D(a_t, t), but at t = 0, where t′ cannot be 0."""
+        """What D(x′, t′) is without g: D(a_t, t), but at t = 0, where t′ cannot be 0.
+
+        There m + (1 − wμ/λ₁)⁺(D(t₁m, t₁) − m): of the least λ′, λ₁, Q's own part is wμ.
+        """
+        run = flow.kernels
         mean = one_step_unclipped(flow, step)
         first = usable_times(flow, step.index)[0]
         if step.time >= first:
             return mean
-        nothing = flow.kernels(zeros, centre)
-        still = self._denoise(flow, step, nothing, centre, flow.kernels(zeros, centre, 1))
-        return flow.kernels(without_tilt, mean, still.mean, curvature, step.weight, first)
+        nothing = run(zeros, centre)
+        still = self._denoise(flow, step, nothing, centre, run(zeros, centre, 1))
+        share = run(ratio, run(scaled, np.asarray(step.weight), curvature), level(first))
+        borrowed = run(at_least, run(plus, run(scaled, -1.0, share), 1.0), 0.0)
+        gap = run(axpy, -1.0, mean, still.mean)
+        return run(cast, run(axpy, borrowed, gap, mean), mean)
 
     def _denoise(
         self,
@@ -199,20 +147,33 @@ class QGFShifted(Estimator):
         gradient: Array,
         centre: Array,
         curvature: Array,
-    ) -> _Denoised:
+    ) -> _Moved:
+        """D(x′, t′), λ′x′/t′ = λx/t + w·g + (λ′ − λ)m, with λ′ as near to λ + wμ as t′ can be."""
+        run, start = flow.kernels, step.time
         times = usable_times(flow, step.index)
-        choose = nearest_time if self.grid else exact_time
-        time, column = flow.kernels(choose, curvature, step.weight, step.time, times)
-        x = flow.kernels(
-            shifted_point, step.action, gradient, centre, step.weight, step.time, column
-        )
-        velocity, cache = flow.field.forward(step.obs, x, time)
-        return _Denoised(flow.kernels(denoised, x, velocity, column), column, cache)
+        levels = level(np.array(times))
+        raised = run(scaled, np.asarray(step.weight), curvature)
+        wanted = run(at_least, run(plus, raised, level(start)), levels[0])
+        chosen = run(nearest, wanted, levels, times) if self.grid else run(exact_time, wanted)
+        time = run(cast, chosen, curvature)
+        left = run(plus, run(scaled, -1.0, time), 1.0)
+        odds = run(ratio, time, left)
+        natural = run(scaled, start / (1 - start) ** 2, step.action)
+        natural = run(axpy, step.weight, gradient, natural)
+        gained = run(plus, run(product, odds, odds), -level(start))
+        natural = run(axpy, gained, centre, natural)
+        scale = run(ratio, run(product, left, left), time)
+        x = run(cast, run(scaled, scale, natural), step.action)
+        velocity, cache = flow.field.forward(step.obs, x, run(squeeze_last, time))
+        return _Moved(run(axpy, left, velocity, x), left, scale, cache)
 
-    def _acceleration(self, flow: GuidedFlow, step: DenoisingStep, moved: _Denoised) -> Array:
-        noise = flow.kernels(axpy, -step.time, moved.mean, step.action)
-        noise_dot = flow.field.jvp(noise, moved.cache)
-        return flow.kernels(acceleration, noise, noise_dot, step.time, moved.time)
+    def _acceleration(self, flow: GuidedFlow, step: DenoisingStep, moved: _Moved) -> Array:
+        """C′x̂₀/(1 − t)³, C′ = ((1 − t′)²/t′)(I + (1 − t′)∂v/∂x′), (1 − t)x̂₀ = a_t − t·m′."""
+        run = flow.kernels
+        noise = run(axpy, -step.time, moved.mean, step.action)
+        through = run(axpy, moved.left, flow.field.jvp(noise, moved.cache), noise)
+        bent = run(scaled, run(ratio, moved.scale, (1 - step.time) ** 4), through)
+        return run(cast, bent, noise)
 
     def products(self, flow: GuidedFlow, index: int) -> Products:
         """A critic gradient and a field forward for each pass; one field jvp for second order; one
@@ -225,6 +186,12 @@ class QGFShifted(Estimator):
         for _ in range(self.passes):
             total += passes
         return total
+
+
+def _secant(run: Kernels, change: Array, move: Array) -> Array:
+    """μ (B, 1) of −μ/2·‖x − x₀‖² with this change of ∇Q over this move x − x₀; 0 if < 0."""
+    falls = run(scaled, -1.0, run(row_dot, change, move))
+    return run(ratio, falls, run(row_dot, move, move))
 
 
 @dataclass(frozen=True)

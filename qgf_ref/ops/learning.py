@@ -65,10 +65,3 @@ def adam_step(
 def moving_average(target: Array, online: Array, tau: float) -> Array:
     """τ·online + (1 − τ)·target."""
     return tau * online + (1 - tau) * target
-
-
-def guided_step(
-    action: Array, velocity: Array, gradient: Array, weight: float, denoise_steps: int
-) -> Array:
-    """a + (v + w·g)/T: one Euler step of the guided flow. All (B, D), T `denoise_steps`."""
-    return action + (velocity + weight * gradient) * (1 / denoise_steps)

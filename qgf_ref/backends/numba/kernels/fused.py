@@ -204,7 +204,6 @@ def prepare(dtype: np.dtype[Any]) -> None:
             (learning.expectile_error, (one[0], one[0], one[0], 0.5)),
             (learning.adam_step, (one, one, one, one, 1, 0.1)),
             (learning.moving_average, (one, one, 0.5)),
-            (learning.guided_step, (one, one, one, 1.0, 1)),
         ):
             numba_kernels(primitive, *arguments)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES, Array
-from qgf_ref.backends.numba.kernels import updates as elementwise
+from qgf_ref.backends.numba.kernels import updates
 from qgf_ref.backends.numba.kernels.memory import empty
 from qgf_ref.ops import learning
 
@@ -33,7 +33,7 @@ def _path_point(x0: Array, x1: Array, t: Array) -> tuple[Array, Array] | None:
     if flat is None or x0.ndim != 2 or x0.shape != x1.shape or t.shape != x0.shape[:1]:
         return None
     point, target = np.empty_like(flat[0]), np.empty_like(flat[0])
-    elementwise.path_point(*flat, *x0.shape, point, target)
+    updates.path_point(*flat, *x0.shape, point, target)
     return point.reshape(x0.shape), target.reshape(x0.shape)
 
 
@@ -47,7 +47,7 @@ def _squared_error(
     if flat is None or not fits:
         return None
     y_bar = np.empty_like(flat[0])
-    loss = elementwise.squared_error(*flat, y.size // target.size, y_bar)
+    loss = updates.squared_error(*flat, y.size // target.size, y_bar)
     return loss, y_bar.reshape(y.shape)
 
 
@@ -58,7 +58,7 @@ def _expectile_error(
     if flat is None or not q.shape == v.shape == valid.shape:
         return None
     v_bar = np.empty_like(flat[0])
-    return elementwise.expectile_error(*flat, expectile, v_bar), v_bar.reshape(v.shape)
+    return updates.expectile_error(*flat, expectile, v_bar), v_bar.reshape(v.shape)
 
 
 def _adam_step(
@@ -76,7 +76,7 @@ def _adam_step(
         return None
     b1, b2 = learning.BETA1, learning.BETA2
     new = [empty(flat[0].shape, theta.dtype) for _ in range(3)]
-    elementwise.adam_step(
+    updates.adam_step(
         *flat, b1, b2, 1 / (1 - b1**count), 1 / (1 - b2**count), learning_rate, eps, eps_root, *new
     )
     theta, mean, square = (a.reshape(theta.shape) for a in new)
@@ -88,19 +88,8 @@ def _moving_average(target: Array, online: Array, tau: float) -> Array | None:
     if flat is None or target.shape != online.shape:
         return None
     out = empty(flat[0].shape, target.dtype)
-    elementwise.moving_average(*flat, tau, out)
+    updates.moving_average(*flat, tau, out)
     return out.reshape(target.shape)
-
-
-def _guided_step(
-    action: Array, velocity: Array, gradient: Array, weight: float, denoise_steps: int
-) -> Array | None:
-    flat = _real(action, velocity, gradient)
-    if flat is None or not action.shape == velocity.shape == gradient.shape:
-        return None
-    out = np.empty_like(flat[0])
-    elementwise.guided_step(*flat, weight, 1 / denoise_steps, out)
-    return out.reshape(action.shape)
 
 
 LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -109,6 +98,5 @@ LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
     learning.expectile_error: _expectile_error,
     learning.adam_step: _adam_step,
     learning.moving_average: _moving_average,
-    learning.guided_step: _guided_step,
 }
 """Primitive → its compiled equal."""

@@ -78,13 +78,3 @@ def moving_average(target, online, tau, out):
     new, old = like(tau, target[0]), like(1 - tau, target[0])
     for j in range(target.size):
         out[j] = new * online[j] + old * target[j]
-
-
-@kernel
-def guided_step(action, velocity, gradient, weight, share, out):
-    """out = a + (v + w·g)·share, all flat."""
-    if action.size == 0:
-        return
-    w, dt = like(weight, action[0]), like(share, action[0])
-    for j in range(action.size):
-        out[j] = action[j] + (velocity[j] + w * gradient[j]) * dt

@@ -15,7 +15,7 @@ B, D = 37, 5
 LIMITS = {
     # largest error in eps of a result's largest element, measured at most half of these
     "path_point": 2, "squared_error": 4, "expectile_error": 4, "adam_step": 4,
-    "moving_average": 2, "guided_step": 2,
+    "moving_average": 2,
 }  # fmt: skip
 
 
@@ -32,7 +32,6 @@ def arguments(name: str, dtype: str) -> tuple[Any, ...]:
         "expectile_error": (draw(B), draw(B), valid, 0.9),
         "adam_step": (draw(2, B, D), draw(2, B, D), draw(2, B, D), draw(2, B, D) ** 2, 3, 1e-2),
         "moving_average": (draw(B, D), draw(B, D), 0.005),
-        "guided_step": (draw(B, D), draw(B, D), draw(B, D), 0.3, 10),
     }[name]
 
 
