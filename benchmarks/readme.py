@@ -2,6 +2,7 @@
 
     python benchmarks/readme.py            run qgf-ref audit and explain first (two minutes)
     python benchmarks/readme.py --pages    only fill: the results have changed, not the commands
+    python benchmarks/readme.py --age      only fill, and state the results' ages at this commit
 
 A section stands between <!-- name --> and <!-- end -->, on any page; `SECTIONS` says what each is.
 Sentences and small tables come from benchmarks/sentences.py, findings from benchmarks/findings.py,
@@ -161,7 +162,7 @@ def scripts() -> str:
 
 
 def index() -> str:
-    """Every result and its age, at the commit that the page states (`main` sets it anew)."""
+    """Every result and its age, at the commit that the page states (--age sets it anew)."""
     stated = re.search(r"Since: until commit `(\w+)`", INDEX.read_text())
     return every.index(stated.group(1) if stated else every.head())
 
@@ -230,14 +231,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pages", action="store_true", help="do not run the commands")
-    if not parser.parse_args().pages:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--pages", action="store_true", help="do not run the commands")
+    what.add_argument("--age", action="store_true", help="nor keep the commit of the ages")
+    args = parser.parse_args()
+    if not (args.pages or args.age):
         for name in COMMANDS:
             write_atomically(RESULTS / f"{name}.txt", command_output(name).encode())
     write_atomically(RESULTS / "findings.md", findings().encode())
-    aged = re.sub(r"Since: until commit `\w+`", f"Since: until commit `{every.head()}`",
-                  INDEX.read_text())  # fmt: skip
-    write_atomically(INDEX, aged.encode())
+    if args.age:
+        stated = re.compile(r"Since: until commit `\w+`")
+        text = stated.sub(f"Since: until commit `{every.head()}`", INDEX.read_text())
+        write_atomically(INDEX, text.encode())
     for page in pages():
         text = page.read_text()
         if (new := filled(text)) != text:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+import qgf_ref
 from benchmarks.readme import INDEX, README, ROOT, pages
 from qgf_ref.cli.main import main as qgf_ref_command
 from qgf_ref.cli.main import parser
@@ -197,6 +198,12 @@ def linked(page: Path) -> set[Path]:
 def test_every_page_is_linked_from_the_index() -> None:
     assert set(PAGES) - {MAP} == {p for p in linked(MAP) if p.suffix == ".md"} & set(PAGES)
     assert MAP in linked(README)
+
+
+def test_the_map_lists_the_public_names() -> None:
+    table = MAP.read_text().split("## The API")[1].split("## Glossary")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(qgf_ref.__all__)
 
 
 def test_the_age_of_results_is_at_a_commit() -> None:
