@@ -2,7 +2,7 @@
 
     python benchmarks/crosscheck.py            # both tables, about 25 minutes on two cores
     python benchmarks/crosscheck.py --smoke    # a part of it, for CI; nothing is written
-    python benchmarks/crosscheck.py --example  # results/compare.{txt,png} of the README
+    python benchmarks/crosscheck.py --example  # results/compare.{txt,png} of the page
 
 Each broken port (`benchmarks/peers/*_mistakes*.py`, float32, the framework's own kernels) is given
 to `qgf_ref.testing.check_sampler` twice: once returning its trace, once its final actions alone.
@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run, print, and unless only a part was run write results/crosscheck.{json,md}."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a part; nothing is written")
-    parser.add_argument("--example", action="store_true", help="the README's example alone")
+    parser.add_argument("--example", action="store_true", help="the page's example alone")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these mistakes")
     parser.add_argument(
         "--framework", choices=tuple(FRAMEWORKS), nargs="+", default=tuple(FRAMEWORKS)

@@ -1,6 +1,6 @@
 """Put a training run's checkpoint inside the package.
 
-    python benchmarks/success.py embedded --data ../shared/data
+    python benchmarks/success.py embedded --data data
     python benchmarks/embed.py qgf_runs/embedded/cube-single-play-singletask-task1-v0/seed0
 
 copies the checkpoint to qgf_ref/assets and keeps the run's record and losses as

@@ -1,4 +1,4 @@
-"""The README's findings: each claim of the paper against the numbers in benchmarks/results.
+"""The pages' findings: each claim of the paper against the numbers in benchmarks/results.
 
     python benchmarks/readme.py
 

@@ -102,7 +102,7 @@ def replaced(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The README's table: ours, and how many times as long the others take."""
+    """The page's table: ours, and how many times as long the others take."""
     parts = []
     for name in dict.fromkeys(row["estimator"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["estimator"] == name]

@@ -178,7 +178,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The README's table: medians with extremes, and the targets."""
+    """The page's table: medians with extremes, and the targets."""
     lines = ["| fresh process | first | second call | target |", "|---|---|---|---|"]
     for kind, times in content["results"].items():
         name, _, network = kind.partition(" ")

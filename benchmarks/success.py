@@ -1,13 +1,13 @@
 """How much does guidance lift success? Train, evaluate, tabulate: one command a suite.
 
-    python benchmarks/success.py cube-single --data ../shared/data
+    python benchmarks/success.py cube-single --data data
     python benchmarks/success.py scene        (first: qgf-ref collect scene-play-v0 --episodes 200)
     python benchmarks/success.py pointmaze    (first: qgf-ref collect pointmaze-medium-navigate-v0
                                                --episodes 500)
-    python benchmarks/success.py embedded --data ../shared/data     (the package's own checkpoint)
-    python benchmarks/success.py corrections --data ../shared/data  (on cube-single's runs: the
+    python benchmarks/success.py embedded --data data     (the package's own checkpoint)
+    python benchmarks/success.py corrections --data data  (on cube-single's runs: the
                                                         corrected estimators beside qgf)
-    python benchmarks/success.py methods --data ../shared/data      (on its first task's: all test-
+    python benchmarks/success.py methods --data data      (on its first task's: all test-
                                                         time methods, their networks trained first)
 
 For every task of the suite, `qgf-ref train` makes one run for each training seed (runs that are
@@ -304,7 +304,7 @@ def difference_text(row: dict[str, Any]) -> str:
 
 
 def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[str, Any]]) -> str:
-    """The table for the README, and a sentence on how it was made."""
+    """The table for the page, and a sentence on how it was made."""
     several = len(suite.tasks) > 1
     tasks = [f"task {n}" for n in range(1, len(suite.tasks) + 1)] if several else []
     header = ["method", "success", "95%", "seeds", *tasks, "w", "optimistic", "Q − return"]

@@ -1,4 +1,4 @@
-"""How exact is it? Every number of the README's verification table, measured.
+"""How exact is it? Every number of the page's verification table, measured.
 
     python benchmarks/verify.py
 
@@ -226,7 +226,7 @@ def rounding(rows: int = 6) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The README's tables."""
+    """The page's tables."""
     lines = ["| against | quantity | error |", "|---|---|---|"]
     for case, error in results["golden_traces"].items():
         lines.append(f"| golden `{case}`, float64 | all six methods, every step | {error:.1e} |")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qgf_ref.training.run import Finished
 
 EXAMPLE = """examples:
-  qgf-ref train cube-single-play-singletask-task1-v0 --data ../shared/data --out runs/cube1
+  qgf-ref train cube-single-play-singletask-task1-v0 --data data --out runs/cube1
   qgf-ref train --resume runs/cube1                    (after Ctrl-C or a kill)
   qgf-ref train --resume runs/cube1 --updates 60000    (longer than planned)
   qgf-ref train pointmaze-medium-navigate-singletask-v0 --preset paper --seed 1

@@ -79,7 +79,7 @@ class Outcome:
     tables   by name: every number behind the figures, in long form (one value or one estimate with
              its interval a row); the table named "" is the study's main one
     figures  by name
-    details  JSON: further settings, and the numbers that the text and README quote
+    details  JSON: further settings, and the numbers that the text and pages quote
     """
 
     text: str

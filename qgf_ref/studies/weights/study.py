@@ -115,7 +115,7 @@ def study(settings: StudySettings) -> Outcome:
 
 
 def _summary(found: Evaluation, method: Method, curve: Curve) -> dict[str, Any]:
-    """What the text and README say of one estimator."""
+    """What the text and pages say of one estimator."""
     held = next(c for c in found.held_out if c.method == method)
     reference = next((c for c in found.held_out if c.method == _REFERENCE), None)
     low, high = curve.plateau
