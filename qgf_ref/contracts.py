@@ -32,36 +32,44 @@ class Broken(AssertionError):
     """Raised by a check, with what was expected and what came; the clause adds the names."""
 
 
+class Unchecked(Exception):
+    """Raised by a check that has nothing to check, with the reason."""
+
+
 @dataclass(frozen=True)
 class Clause:
     """One named check of one subject.
 
-    check      raises Broken, or any other exception, when the subject breaks the clause
-    unchecked  why there is nothing to check here; None: there is
+    check  raises Broken, or any other exception, when the subject breaks the clause; Unchecked
+           when there is nothing to check
     """
 
     subject: str
     name: str
     check: Callable[[], None]
-    unchecked: str | None = None
 
     def __str__(self) -> str:
         return f"{self.subject}-{self.name}"
 
     def __call__(self) -> None:
         """Check: raises ContractError when broken, unittest.SkipTest where nothing is checked."""
-        if self.unchecked is not None:
-            raise SkipTest(f"{self}: not checked: {self.unchecked}")
         try:
             self.check()
+        except Unchecked as nothing:
+            raise SkipTest(f"{self}: not checked: {nothing}") from nothing
         except Exception as error:
-            reason = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
+            own = isinstance(error, AssertionError)  # a check's own words, not a defect's
+            reason = str(error) if own else f"{type(error).__name__}: {error}"
             raise ContractError(self.subject, self.name, reason) from error
 
 
 def nothing_to_check(subject: str, name: str, reason: str) -> Clause:
     """A clause that says why it checks nothing."""
-    return Clause(subject, name, lambda: None, reason)
+
+    def check() -> None:
+        raise Unchecked(reason)
+
+    return Clause(subject, name, check)
 
 
 @dataclass(frozen=True)
@@ -89,25 +97,22 @@ def fulfil(
     InputError when `known_failures` names no clause.
     """
     _require_names(clauses, known_failures)
-    passed = []
+    passed: list[str] = []
+    unchecked: dict[str, str] = {}
     for clause in clauses:
-        if clause.unchecked is not None:
-            continue
+        known = known_failures.get(clause.name)
         try:
             clause()
+        except SkipTest as nothing:
+            unchecked[clause.name] = str(nothing.__cause__)
         except ContractError:
-            if clause.name not in known_failures:
+            if known is None:
                 raise
-            continue
-        if clause.name in known_failures:
-            raise ContractError(
-                clause.subject,
-                clause.name,
-                f"passes, and is listed as known to fail ({known_failures[clause.name]}): "
-                "take it off the list",
-            )
-        passed.append(clause.name)
-    unchecked = {c.name: c.unchecked for c in clauses if c.unchecked is not None}
+        else:
+            if known is not None:
+                reason = f"passes, and is listed as known to fail ({known}): take it off the list"
+                raise ContractError(clause.subject, clause.name, reason)
+            passed.append(clause.name)
     subject = clauses[0].subject if clauses else "nothing"
     return ContractReport(subject, tuple(passed), unchecked, dict(known_failures))
 
@@ -127,7 +132,7 @@ def parametrized(
 
     def marks(clause: Clause) -> list[Any]:
         reason = known_failures.get(str(clause), known_failures.get(clause.name))
-        if reason is None or clause.unchecked is not None:
+        if reason is None:
             return []
         return [pytest.mark.xfail(reason=reason, strict=True, raises=ContractError)]
 

@@ -1,9 +1,13 @@
-"""Checks for other implementations' own tests: what `check_estimator` is to scikit-learn's users.
+"""Checks for other implementations' own tests, and for users' own estimators.
 
-    from qgf_ref.testing import check_sampler
+    from qgf_ref.testing import check_sampler, parametrize_with_checks
 
     def test_my_port():
         check_sampler(my_sampler, "exp/params_500000.pkl")
+
+    @parametrize_with_checks([MyEstimator(), "my_package.estimators:guide"])
+    def test_my_estimators(check):
+        check()
 
 Every check calls the implementation with inputs that expose the mistakes of the bank, compares with
 the reference by what float32 rounding explains, and raises `CrossCheckError` (an `AssertionError`)
@@ -12,38 +16,47 @@ that names the mistakes which reproduce what was returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-
-import numpy as np
+from collections.abc import Callable
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.arrays import Array
+from qgf_ref.audit.definitions import OracleStep, defines
+from qgf_ref.contracts import ContractError, ContractReport
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.sampler.calls import Sampler, array_of, called
+from qgf_ref.crosscheck.estimator import (
+    check_estimator,
+    estimator_checks,
+    parametrize_with_checks,
+)
+from qgf_ref.crosscheck.sampler.calls import Sampler, called
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
-from qgf_ref.crosscheck.sampler.case import Case, Setting
+from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
+from qgf_ref.crosscheck.sampler.pointwise import check_critic, check_gradient, check_velocity
 from qgf_ref.crosscheck.sampler.probes import hidden, loud, probes
 from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
 from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
-from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
-from qgf_ref.interop.trace_file import recorded_trace
 
 __all__ = [
     "EXPOSING",
+    "ContractError",
+    "ContractReport",
     "CrossCheckError",
+    "OracleStep",
     "SamplerReport",
     "TrainingReport",
     "check_critic",
+    "check_estimator",
     "check_gradient",
     "check_losses",
     "check_sampler",
     "check_velocity",
     "default_batch",
+    "defines",
+    "estimator_checks",
+    "parametrize_with_checks",
 ]
 
 
@@ -95,100 +108,3 @@ def check_sampler(
             missed = set(hidden(chosen, cases))
             unseen = missed if unseen is None else unseen & missed
     return SamplerReport(diagnosis, " and ".join(tried_on), calls, tuple(sorted(unseen or ())))
-
-
-def check_velocity(
-    fn: Callable[[Array, Array, Array], Array],
-    checkpoint: CheckpointLike,
-    *,
-    rows: int = 32,
-    seed: int = 0,
-) -> SamplerReport:
-    """Check a velocity field. fn: (obs (B, O), action (B, D), t (B,)), float32 → v (B, D).
-
-    Called at all T times of the sampler. Returns and raises as `check_sampler`.
-    """
-    networks = checkpoint_of(checkpoint)
-    setting = _setting(networks, "none", networks.options.denoise_steps)
-    obs, actions = _states(networks, rows, seed)
-    times = setting.port(dtype="float32").flow.times
-    v = []
-    for k, t in enumerate(times):
-        at = np.full(rows, t, np.float32)
-        v.append(
-            array_of(
-                partial(fn, obs, actions, at),
-                (rows, actions.shape[1]),
-                f"t = {k}/{len(times)}",
-            )
-        )
-    states = np.broadcast_to(actions, (len(times), *actions.shape))
-    case = _stepwise_case(obs, actions, {"a": states, "v": np.stack(v)}, ("v",))
-    return _verdict(setting, case, "velocity field", networks)
-
-
-def check_critic(
-    fn: Callable[[Array, Array], Array],
-    checkpoint: CheckpointLike,
-    *,
-    rows: int = 32,
-    seed: int = 0,
-) -> SamplerReport:
-    """Check the target critic. fn: (obs (B, O), action (B, D)), float32 → q (E, B).
-
-    Returns and raises as `check_sampler`.
-    """
-    networks = checkpoint_of(checkpoint)
-    obs, actions = _states(networks, rows, seed)
-    members = networks.target_critic.ensemble or 1
-    q = array_of(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
-    case = _stepwise_case(obs, actions, {"a": actions[None], "q": q[None]}, ("q",))
-    return _verdict(_setting(networks, "ood", 1), case, "critic", networks)
-
-
-def check_gradient(
-    fn: Callable[[Array, Array], Array],
-    checkpoint: CheckpointLike,
-    *,
-    rows: int = 32,
-    seed: int = 0,
-) -> SamplerReport:
-    """Check ∇Q of the aggregated target critic. fn: (obs (B, O), action (B, D)), float32 → (B, D).
-
-    Each row's gradient is its own (that of the sum over the batch). Returns and raises as
-    `check_sampler`.
-    """
-    networks = checkpoint_of(checkpoint)
-    obs, actions = _states(networks, rows, seed)
-    g = array_of(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
-    case = _stepwise_case(obs, actions, {"a": actions[None], "g": g[None]}, ("g",))
-    return _verdict(_setting(networks, "ood", 1), case, "critic gradient", networks)
-
-
-def _setting(networks: Checkpoint, estimator: str, T: int) -> Setting:
-    return Setting(networks.astype("float64"), estimator_by_name(estimator), T)
-
-
-def _states(networks: Checkpoint, rows: int, seed: int) -> tuple[Array, Array]:
-    if rows < 1:
-        raise InputError(f"rows must be ≥ 1, got {rows}")
-    rng = np.random.default_rng(seed)
-    obs = rng.standard_normal((rows, networks.obs_dim)).astype(np.float32)
-    return obs, rng.standard_normal((rows, networks.flat_action_dim)).astype(np.float32)
-
-
-def _stepwise_case(
-    obs: Array, noise: Array, stepwise: dict[str, Array], compared: Sequence[str]
-) -> Case:
-    arrays = {"obs": obs, "noise": noise, "action": np.zeros_like(noise), **stepwise}
-    return Case(recorded_trace(arrays), 0.0, compared=tuple(compared))
-
-
-def _verdict(setting: Setting, case: Case, title: str, networks: Checkpoint) -> SamplerReport:
-    chosen, _, diagnosis = diagnose(setting, [case])
-    calls = (f"{len(case.inputs.obs)} rows",)
-    if not diagnosis.agrees:
-        raise CrossCheckError(
-            disagreement(chosen, diagnosis, networks.source, calls, None, [case], title)
-        )
-    return SamplerReport(diagnosis, networks.source, calls, hidden(chosen, [case]), title=title)

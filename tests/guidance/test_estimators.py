@@ -20,18 +20,17 @@ from qgf_ref import (
 from qgf_ref.arrays import Array
 from qgf_ref.audit.definitions import (
     at_action,
-    defined_gradient,
     departure_from_gradient_field,
-    potential_gradient,
 )
+from qgf_ref.contracts import Clause
 from qgf_ref.denoising import denoising_step
-from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.qgf_jacobian_ortho import polar_vjp
 from qgf_ref.guidance.qgf_jacobian_smooth import shared_noise
 from qgf_ref.guidance.registry import (
     learned_estimator_names,
 )
 from qgf_ref.sampling import sample
+from qgf_ref.testing import estimator_checks, parametrize_with_checks
 from tests.conftest import small_checkpoint, states
 from tests.flow.test_closed_form import TARGET, TRIMODAL, correlated, critic_of
 
@@ -51,25 +50,52 @@ def distance(x: Array, y: Array | None) -> float:
     return float(np.linalg.norm(x - y)) / (norm or 1.0)
 
 
-@pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("aggregation", ["min", "mean"])
+@parametrize_with_checks(LEARNED, small_checkpoint(), weight=WEIGHT, rows=9)
+def test_contract(check: Clause) -> None:
+    """Measured: definitions ≤ 4e-14, rows ≤ 2e-13 (both ortho, whose polar factor divides by small
+    singular values).
+    """
+    check()
+
+
+@parametrize_with_checks(
+    ["oracle"],
+    GuidedFlow(MixtureFlow(TRIMODAL), TARGET, 10, action_bound=None),
+    known_failures={
+        "row_weights": "it takes one weight",
+        "stated_products": "a field in closed form that is counted hides its closed form",
+    },
+)
+def test_contract_in_closed_form(check: Clause) -> None:
+    check()
+
+
+OF_THE_MEAN = [
+    check
+    for name in LEARNED
+    for clause, check in estimator_checks(name, small_checkpoint(aggregation="mean"), weight=WEIGHT)
+    if clause == "definition"
+]
+
+
+@pytest.mark.parametrize("check", OF_THE_MEAN, ids=str)
+def test_definition_with_the_mean_of_the_members(check: Clause) -> None:
+    check()
+
+
 @pytest.mark.parametrize("k", [0, 3, 5])
-def test_definition_by_complex_step(name: str, aggregation: str, k: int) -> None:
-    """Measured ≤ 4e-14 (ortho, whose polar factor divides by small singular values)."""
-    ck = small_checkpoint(aggregation=aggregation)
-    step = at(ck, k)
+def test_the_clip_takes_part_in_the_contract(k: int) -> None:
+    step = at(small_checkpoint(), k, rows=9)
     pre = step.action + (1 - step.time) * step.velocity
-    assert 0.1 < (abs(pre) > 1).mean() < 0.9, "the clip takes part"
-    e = estimator(name)
-    assert distance(e(ck.flow, step).gradient, defined_gradient(e, ck.flow, step)) < 1e-12
+    assert 0.1 < (abs(pre) > 1).mean() < 0.9
 
 
 @pytest.mark.parametrize("name", GRADIENT_FIELDS)
 def test_gradient_fields(name: str) -> None:
-    """Declares a potential, is its gradient, and ∂G/∂a_t is symmetric."""
+    """They declare a potential, which their contract checks, and ∂G/∂a_t is symmetric."""
     ck = small_checkpoint()
     e, step = estimator(name), at(ck, 2)
-    assert distance(e(ck.flow, step).gradient, potential_gradient(e, ck.flow, step)) < 1e-12
+    assert e.potential(ck.flow, step) is not None
     assert departure_from_gradient_field(e, ck.flow, step).max() < 1e-12
 
 
@@ -81,40 +107,10 @@ def test_the_others_declare_no_potential_and_have_none(name: str) -> None:
     assert departure_from_gradient_field(e, ck.flow, step).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("k", [0, 3, 5])
-def test_stated_products_are_what_is_spent(name: str, k: int) -> None:
-    ck = small_checkpoint()
-    flow, counter = counted(ck.flow)
-    step = at(ck, k, flow=flow)
-    counter.take()
-    e = estimator(name)
-    e(flow, step)
-    assert counter.take() == e.products(flow, k)
-
-
 def test_qgf_jacobian_costs_one_field_vjp_and_bptt_t_of_them() -> None:
     flow = small_checkpoint().flow
     assert estimator("qgf_jacobian").products(flow, 0).astuple() == (0, 0, 1, 1, 0, 1, 0)  # type: ignore[union-attr]
     assert estimator("bptt").products(flow, 0).astuple() == (5, 0, 6, 1, 0, 1, 0)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
-    """Bits differ only by BLAS's order of summation: measured ≤ 2e-13 (ortho), 3e-15 else."""
-    ck = small_checkpoint()
-    e = estimator(name)
-    whole = e(ck.flow, at(ck, 2, rows=9)).gradient
-    for i in range(9):
-        obs, action = states(ck, 9)
-        one = denoising_step(ck.flow, obs[i : i + 1], action[i : i + 1], 2, WEIGHT)
-        assert distance(e(ck.flow, one).gradient, whole[i : i + 1]) < 1e-12
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_zero_rows(name: str) -> None:
-    ck = small_checkpoint()
-    assert estimator(name)(ck.flow, at(ck, 2, rows=0)).gradient.shape == (0, 3)
 
 
 def test_relations_between_estimators() -> None:
