@@ -158,6 +158,8 @@ if __name__ == "__main__":
     os.environ.setdefault("MPLBACKEND", "agg")
     target, dataset = Path(sys.argv[1]), sys.argv[2]
     (target / "kept").mkdir(parents=True)
+    about = json.dumps({"root": str(Path(qgf_ref.__file__).parent)})
+    (target / "kept" / "tree.json").write_text(about)
     trained = record_training(target / "kept", dataset, target)
     record_sampling(target / "kept", trained)
     record_closed_form(target / "kept")
