@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.stage import FLOW_TIMES, NOISE, Loss, Stage, StageInputs
@@ -29,6 +30,7 @@ PARTS = (
     Part("value", ("obs",), "scalar"),
 )
 """In the order in which files and reports list them."""
+IQL = FlowAgent("iql", PARTS)
 
 Ingredient = Callable[[StageInputs], Any]
 

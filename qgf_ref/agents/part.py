@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from qgf_ref.nets.joint import COLUMNS, Input
+from qgf_ref.nets.critic import MLPCritic, RobustCritic
+from qgf_ref.nets.joint import COLUMNS, Input, JointMLP
+from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.value import MLPValue
+from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
+from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.time_embedding import Precision
 
 Output = Literal["action", "scalar"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What the parameters of an agent's networks do not tell, and what runs their operations."""
+
+    options: MLPOptions = MLPOptions()
+    aggregation: str = "min"
+    embedding: Precision = "exact"
+    kernels: Kernels = reference_kernels
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,7 @@ class Part:
     ensemble   whether its parameters have the ensemble axis
     target_of  the part of which it is the moving average; such a part is not trained
     acting     whether the agent needs it to act; without another it still acts
+    kind       the network's class; None: that of `qgf_ref.nets` with such inputs and outputs
     """
 
     name: str
@@ -28,6 +45,21 @@ class Part:
     ensemble: bool = False
     target_of: str | None = None
     acting: bool = False
+    kind: type[JointMLP] | None = None
+
+    def network(self, params: MLPParams, settings: NetworkSettings) -> Any:
+        """The network of these parameters, ready to be evaluated."""
+        kind: Any = self.kind or self._usual_kind()
+        values = {**vars(settings), "inputs": self.inputs}
+        taken = {f.name for f in fields(kind)}
+        return kind(params, **{name: value for name, value in values.items() if name in taken})
+
+    def _usual_kind(self) -> type[JointMLP]:
+        if self.outputs == "action":
+            return ConditionalVelocity if "label" in self.inputs else MLPVelocity
+        if self.ensemble:
+            return MLPCritic
+        return RobustCritic if "action" in self.inputs else MLPValue
 
     def in_features(self, obs_dim: int, action_dim: int) -> int:
         """Width of its first layer's input, for O and D."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint, option_names
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, require_writable

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.agents.checkpoint import option_names
+from qgf_ref.agents.options import option_names
 from qgf_ref.backends.engine import backend_names
 from qgf_ref.cli.arguments import add_option_arguments, natural, output_directory
 from qgf_ref.errors import InputError

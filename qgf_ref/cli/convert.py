@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from qgf_ref.agents.checkpoint import Checkpoint, option_names
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import option_names
 from qgf_ref.cli.arguments import add_option_arguments, output_file
 from qgf_ref.errors import InputError
 from qgf_ref.interop.export import FORMATS, Written, export, format_of, names_in

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from qgf_ref.agents.checkpoint import option_names
+from qgf_ref.agents.options import option_names
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     load_checkpoints,

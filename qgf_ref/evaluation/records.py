@@ -12,7 +12,7 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def digest(checkpoint: Checkpoint) -> str:
 
     Auxiliary networks are not part of it: units name theirs.
     """
-    options = json.dumps(asdict(checkpoint.options), sort_keys=True)
+    options = json.dumps(checkpoint.options.stated(), sort_keys=True)
     return digest_of((checkpoint.policy, checkpoint.target_critic), options)
 
 

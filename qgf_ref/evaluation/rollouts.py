@@ -93,7 +93,7 @@ class Policy:
         """The policy of this checkpoint; times are embedded in the checkpoint's own precision."""
         single = checkpoint.dtype == "float32"
         flow = checkpoint.guided_flow(embedding="float32" if single else "exact")
-        discount = checkpoint.options.discount
+        discount = checkpoint.recipe_option("discount", "an evaluation, to compare Q with returns,")
         return cls(flow, method, weight, checkpoint.action_dim, discount, Engine.of(engine))
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Array]:

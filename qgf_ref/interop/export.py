@@ -27,7 +27,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def export(checkpoint: Checkpoint, path: Path, form: str) -> list[Written]:
     Values are not changed, bit for bit. Raises InputError when the place cannot be written.
     """
     written = names_in(checkpoint, form)
-    options = json.dumps(asdict(checkpoint.options))
+    options = json.dumps(checkpoint.options.stated())
     if form == "qgf":
         save_checkpoint(checkpoint, path)
     elif form == "torch":

@@ -8,7 +8,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from qgf_ref.agents.checkpoint import Checkpoint, options_from
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import options_from
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.automatic_names import mapping_by_names
 from qgf_ref.interop.flax_msgpack import read_msgpack

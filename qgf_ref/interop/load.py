@@ -9,7 +9,8 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from qgf_ref.agents.checkpoint import Checkpoint, option_names
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz

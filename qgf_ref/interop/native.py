@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.agents.checkpoint import Checkpoint, options_from
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import options_from
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
 from qgf_ref.interop.parameter_file import (
@@ -36,7 +36,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
     path = Path(path)
-    options = json.dumps(asdict(checkpoint.options), indent=1)
+    options = json.dumps(checkpoint.options.stated(), indent=1)
     groups = {network: getattr(checkpoint, network) for network in NETWORKS}
     data = serialise(groups, {"format": FORMAT, "version": VERSION, "options": options})
     if path.suffix == ".safetensors":

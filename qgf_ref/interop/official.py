@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint, options_from
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.options import options_from
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.unpickle import read_pickle

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Options
+from qgf_ref.agents.options import Options
 from qgf_ref.backends.engine import backend_named, require_backend
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,9 @@ def test_a_checkpoint_whose_members_tie_passes() -> None:
     ck = small_checkpoint()
     tied = ck.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
     report = audit(
-        replace(ck, target_critic=tied), states(ck, 4)[0], [estimator("ood")], show_progress=False
+        ck.with_params(target_critic=tied),
+        states(ck, 4)[0],
+        [estimator("ood")],
+        show_progress=False,
     )
     assert {c.name for c in report.failed} <= {"estimator ood (definition)"}

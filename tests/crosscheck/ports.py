@@ -26,7 +26,9 @@ def lively(seed: int = 0, **options: Any) -> Checkpoint:
     defaults = {"obs_dim": 6, "action_dim": 4, "hidden": (10, 10, 10), "steps": 5}
     made = small_checkpoint(seed, **{**defaults, **options})
     made = replace(made, options=replace(made.options, horizon_length=2))
-    levelled = replace(made, critic=_level(made.critic), target_critic=_level(made.target_critic))
+    levelled = made.with_params(
+        critic=_level(made.critic), target_critic=_level(made.target_critic)
+    )
     return levelled.astype("float32").astype("float64")
 
 

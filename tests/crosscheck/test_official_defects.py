@@ -296,7 +296,7 @@ def test_d17_the_official_formula_agrees_where_the_two_are_apart() -> None:
     """A mean of 30 standard deviations: the fast formula loses three digits."""
     first, *rest = CHECKPOINT.policy.layers
     shifted = MLPParams((replace(first, bias=first.bias + 30.0), *rest))
-    far = replace(CHECKPOINT, policy=shifted).astype("float32").astype("float64")
+    far = CHECKPOINT.with_params(policy=shifted).astype("float32").astype("float64")
     assert check(Official(with_variance(far, "fast")), far).agrees
     assert check(Official(with_variance(far, "two_pass")), far).agrees
 

@@ -85,8 +85,7 @@ def test_rows_that_rounding_decides_are_left_out_of_g_but_not_of_q() -> None:
     critic = checkpoint.target_critic
     *rest, last = critic.layers
     shift = np.array([[-gap + 1e-9], [0.0]])
-    near = replace(
-        checkpoint,
+    near = checkpoint.with_params(
         target_critic=type(critic)((*rest, replace(last, bias=last.bias + shift))),
     )
     chosen = setting(near)

@@ -103,10 +103,7 @@ def test_an_untrained_checkpoint_hides_what_build_shows() -> None:
             for x in params.layers
         ))  # fmt: skip
 
-    from dataclasses import replace
-
-    fresh = replace(
-        CHECKPOINT,
+    fresh = CHECKPOINT.with_params(
         policy=untrained(CHECKPOINT.policy),
         critic=untrained(CHECKPOINT.critic),
         target_critic=untrained(CHECKPOINT.target_critic),

@@ -67,7 +67,7 @@ def test_the_golden_batches(golden: Golden) -> None:
     episode's end is filled with values that must not matter.
     """
     batch = golden.npz("train_step_float32")
-    gamma = golden.load().options.discount
+    gamma = golden.load().hyperparameters().discount
     part = {k.removeprefix("batch/"): v for k, v in batch.items() if k.startswith("batch/")}
     rows, horizon = part["rewards"].shape
     valid = part["valid"] > 0

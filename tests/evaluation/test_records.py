@@ -106,7 +106,7 @@ def test_digest_sees_every_number_that_matters() -> None:
     options = replace(checkpoint.options, denoise_steps=7)
     changed = [
         replace(checkpoint, options=options),
-        replace(checkpoint, policy=checkpoint.policy.map(lambda a: a * 1.0001)),
-        replace(checkpoint, target_critic=checkpoint.target_critic.map(lambda a: a * 1.0001)),
+        checkpoint.with_params(policy=checkpoint.policy.map(lambda a: a * 1.0001)),
+        checkpoint.with_params(target_critic=checkpoint.target_critic.map(lambda a: a * 1.0001)),
     ]
     assert len({digest(c) for c in (checkpoint, *changed)}) == 4

@@ -198,9 +198,9 @@ def test_ties_split_the_gradient() -> None:
     """Identical members: the gradient is their common one, not twice or half of it."""
     ck = small_checkpoint()
     same = ck.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
-    tied = replace(ck, target_critic=same)
+    tied = ck.with_params(target_critic=same)
     one = ck.target_critic.map(lambda a: a[:1])
-    alone = replace(ck, target_critic=one, critic=one)
+    alone = ck.with_params(target_critic=one, critic=one)
     for name in ("ood", "qgf"):
         np.testing.assert_allclose(
             estimator(name)(tied.flow, at(tied, 2)).gradient,

@@ -17,6 +17,7 @@ import pytest
 import qgf_ref
 from qgf_ref import InputError
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import Golden, small_checkpoint
 
@@ -123,8 +124,13 @@ def test_missing_options_are_asked_for(tmp_path: Path) -> None:
     same(qgf_ref.load(path, **OPTIONS), ck)
     some = {k: v for k, v in OPTIONS.items() if k not in ("discount", "expectile")}
     write(path, official_tree(ck), some)
-    with pytest.raises(InputError, match="does not say: discount, expectile"):
-        qgf_ref.load(path)
+    sampling = qgf_ref.load(path)
+    assert sampling.options.discount is None
+    assert sampling.flow.denoise_steps == 6, "γ and τ are not the sampler's"
+    with pytest.raises(InputError, match=r"does not say: discount, which a training.*--discount"):
+        sampling.hyperparameters()
+    save_checkpoint(sampling, tmp_path / "m.safetensors")
+    assert qgf_ref.load(tmp_path / "m.safetensors").options == sampling.options
     same(qgf_ref.load(path, discount=0.9, expectile=0.8), ck)
 
 

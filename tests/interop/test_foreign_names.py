@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def square_checkpoint() -> Checkpoint:
     value = init_value(rng, 5, (5, 5), dtype="float64")
     critic = init_value(rng, 8, (8, 8), ensemble=2, dtype="float64")
     policy = init_velocity(rng, 5, 3, (24, 24), dtype="float64")
-    return replace(ck, value=value, critic=critic, target_critic=critic, policy=policy)
+    return ck.with_params(value=value, critic=critic, target_critic=critic, policy=policy)
 
 
 @pytest.mark.parametrize("transposed", [True, False])
@@ -310,7 +309,7 @@ def test_names_beyond_reason(tmp_path: Path) -> None:
 def test_the_target_critic_is_copied_only_on_request(tmp_path: Path) -> None:
     path = put(tmp_path / "a.npz", damaged(lambda t: drop(t, "target")))
     loaded = qgf_ref.load(path, target_critic_from="critic", **OPTIONS)
-    same(loaded, replace(small_checkpoint(), target_critic=small_checkpoint().critic))
+    same(loaded, small_checkpoint().with_params(target_critic=small_checkpoint().critic))
     with pytest.raises(InputError, match="can be made of: critic; got value"):
         qgf_ref.load(path, target_critic_from="value", **OPTIONS)
     whole = put(tmp_path / "b.npz", damaged(lambda t: None))

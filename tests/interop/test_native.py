@@ -78,7 +78,7 @@ def test_writing_where_one_cannot(tmp_path: Path) -> None:
 def test_arrays_in_any_memory_order_survive(tmp_path: Path) -> None:
     """safetensors writes memory as it lies: Fortran order would come back transposed."""
     ck = small_checkpoint()
-    fortran = replace(ck, policy=ck.policy.map(np.asfortranarray))
+    fortran = ck.with_params(policy=ck.policy.map(np.asfortranarray))
     for name in ("model.safetensors", "directory"):
         save_checkpoint(fortran, str(tmp_path / name))
         same(qgf_ref.load(tmp_path / name), ck)
@@ -102,7 +102,7 @@ def test_config_json_of_a_directory_wins(tmp_path: Path) -> None:
 
 def test_nan_in_our_format_is_refused(tmp_path: Path) -> None:
     ck = small_checkpoint()
-    bad = replace(ck, value=ck.value.map(lambda a: np.full_like(a, np.nan)))
+    bad = ck.with_params(value=ck.value.map(lambda a: np.full_like(a, np.nan)))
     save_checkpoint(bad, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=r"value\.layers\.0\.\w+ must be finite"):
         qgf_ref.load(tmp_path / "m.safetensors")

@@ -59,13 +59,13 @@ def tied() -> Checkpoint:
     mirror = first.kernel.copy()
     mirror[1, ck.obs_dim :] *= -1
     critic = MLPParams((replace(first, kernel=mirror), *rest))
-    return replace(ck, policy=with_output(ck.policy, 0, 0), target_critic=critic)
+    return ck.with_params(policy=with_output(ck.policy, 0, 0), target_critic=critic)
 
 
 def indifferent() -> Checkpoint:
     """A critic to which all candidates are equal."""
     ck = probe()
-    return replace(ck, target_critic=with_output(ck.target_critic, 0, 1))
+    return ck.with_params(target_critic=with_output(ck.target_critic, 0, 1))
 
 
 CHECKPOINTS: dict[str, Any] = {

@@ -159,7 +159,7 @@ def test_fresh_networks_hide_what_is_not_loaded() -> None:
         return replace(params, layers=tuple(map(initial, params.layers)))
 
     target = fresh(ck.target_critic)
-    ck = replace(ck, policy=fresh(ck.policy), target_critic=target, critic=target)
+    ck = ck.with_params(policy=fresh(ck.policy), target_critic=target, critic=target)
     hidden = {name for name in MISTAKES if applies(small(), name) and not applies(ck, name)}
     assert hidden == {
         "layer-norm-affine-missing",
@@ -185,7 +185,7 @@ def tied() -> Checkpoint:
             kernel[0, ck.obs_dim] = kernel[1, ck.obs_dim + 1] = row
             parts[0] = kernel
         layers.append(type(layer)(*parts))
-    return replace(ck, target_critic=replace(ck.target_critic, layers=tuple(layers)))
+    return ck.with_params(target_critic=replace(ck.target_critic, layers=tuple(layers)))
 
 
 def test_ties_first() -> None:
@@ -208,7 +208,7 @@ def test_best_of_last() -> None:
     ck = small()
     *hidden, last = ck.target_critic.layers
     constant = (*hidden, replace(last, kernel=0 * last.kernel))
-    ck = replace(ck, target_critic=replace(ck.target_critic, layers=constant))
+    ck = ck.with_params(target_critic=replace(ck.target_critic, layers=constant))
     obs, noise = inputs(ck, 4, 0, draws=3)
     flow = ck.guided_flow(embedding="float32")
     first = TorchSampler(ck).sample(obs, noise, 0.3, best_of=3)

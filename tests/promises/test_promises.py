@@ -93,11 +93,14 @@ PROMISED: dict[str, Any] = json.loads(PLACE.read_text()) if PLACE.exists() else 
 
 @pytest.mark.parametrize("module", ["qgf_ref", "qgf_ref.testing"])
 def test_names_and_signatures_stay(module: str) -> None:
+    """Every call that was right still is: what was required may become optional."""
     now = today()[module]
     for name, promised in PROMISED[module].items():
         assert name in now, f"{module}.{name} is gone"
         kept = {p: how for p, how in now[name].items() if p in promised}
-        assert list(kept.items()) == list(promised.items()), f"{module}.{name}"
+        assert list(kept) == list(promised), f"{module}.{name}"
+        for parameter, how in promised.items():
+            assert how in (kept[parameter], kept[parameter].split(" = ")[0]), (name, parameter)
         added = {p: how for p, how in now[name].items() if p not in promised}
         assert all("=" in how or "VAR" in how for how in added.values()), (name, added)
 

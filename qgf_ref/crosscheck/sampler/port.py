@@ -178,10 +178,14 @@ def reference_port(
             f"{estimator.label} works with the auxiliary network {estimator.auxiliary}; only "
             "estimators on a checkpoint's own policy and critic can be compared"
         )
-    nets = checkpoint.networks(embedding=embedding)
+    settings = checkpoint.network_settings(embedding)
+    # one without an online critic is compared as if it were the target's copy
+    online = checkpoint.network(
+        "critic" if "critic" in checkpoint.params else "target_critic", settings
+    )
     flow = replace(checkpoint.guided_flow(embedding=embedding), denoise_steps=denoise_steps)
-    horizon = checkpoint.options.horizon_length if checkpoint.options.action_chunking else 1
-    return Port(flow, estimator, estimator.name, nets.critic, horizon, checkpoint.action_dim)
+    name, horizon = estimator.name, checkpoint.horizon
+    return Port(flow, estimator, name, online, horizon, checkpoint.action_dim)
 
 
 def divided_times(denoise_steps: int) -> tuple[float, ...]:

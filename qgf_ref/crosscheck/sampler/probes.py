@@ -99,8 +99,7 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
         return (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32).astype(a.dtype)
 
     def each(source: Checkpoint, change: Callable[[MLPParams], MLPParams]) -> Checkpoint:
-        return replace(
-            source,
+        return source.with_params(
             policy=change(source.policy),
             critic=change(source.critic),
             target_critic=change(source.target_critic),
@@ -108,11 +107,9 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
 
     trained = each(checkpoint, lambda params: params.map(moved))
     quiet = each(trained, _quieter)
-    once = replace(trained.options, denoise_steps=1)
-    tied = replace(
-        trained, target_critic=_tied(trained), policy=_still(trained.policy), options=once
-    )
-    flat = replace(trained, target_critic=_still(trained.target_critic))
+    once = replace(trained, options=replace(trained.options, denoise_steps=1))
+    tied = once.with_params(target_critic=_tied(trained), policy=_still(trained.policy))
+    flat = trained.with_params(target_critic=_still(trained.target_critic))
     return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}
 
 

@@ -62,7 +62,7 @@ def whole_chunks(path: Path, task: Task, checkpoint: Checkpoint) -> tuple[Array,
     horizon = checkpoint.flat_action_dim // checkpoint.action_dim
     data = load_transitions(path, task, horizon=horizon)
     starts = np.arange(0, len(data) - horizon + 1, horizon)
-    batch = windows(data, starts, horizon, checkpoint.options.discount)
+    batch = windows(data, starts, horizon, discount=1.0)  # rewards are not used
     widths = batch.action.shape[1], batch.obs.shape[1]
     if widths != (checkpoint.flat_action_dim, checkpoint.obs_dim):
         raise InputError(

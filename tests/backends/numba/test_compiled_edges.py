@@ -63,7 +63,7 @@ def test_exactly_at_the_bound_the_clip_has_half_a_slope(checkpoint: Checkpoint) 
         *hidden, last = params.layers
         return MLPParams((*hidden, LayerParams(last.kernel * 0, last.bias * 0)))
 
-    flow = replace(checkpoint, policy=silent(checkpoint.policy)).flow
+    flow = checkpoint.with_params(policy=silent(checkpoint.policy)).flow
     obs, _ = states(checkpoint, 3)
     noise = np.array([[1.0, -1.0, 0.3], [1.0, 2.0, -0.1], [-3.0, 0.0, -1.0]])
     for name in ("qgf_masked", "qgf_jacobian"):
@@ -79,7 +79,7 @@ def test_a_critic_that_is_not_finite_is_named_as_by_the_reference(
     bias = last.bias.copy()
     bias[1] = bad
     broken = MLPParams((*hidden, LayerParams(last.kernel, bias)))
-    flow = replace(checkpoint, target_critic=broken).flow
+    flow = checkpoint.with_params(target_critic=broken).flow
     obs, noise = states(checkpoint, 4)
 
     def outcome(**arguments: Any) -> str | Array:
@@ -138,7 +138,7 @@ def test_what_the_clip_would_hide_is_noticed(checkpoint: Checkpoint) -> None:
     """An infinite velocity at the last step would end as a clipped, finite action."""
     *hidden, last = checkpoint.policy.layers
     huge = MLPParams((*hidden, LayerParams(last.kernel, last.bias + 1e308)))
-    flow = replace(checkpoint, policy=huge.map(np.copy)).flow
+    flow = checkpoint.with_params(policy=huge.map(np.copy)).flow
     obs, noise = states(checkpoint, 3)
     field = flow.field
     assert isinstance(field, MLPVelocity)

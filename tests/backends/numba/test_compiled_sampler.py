@@ -108,7 +108,7 @@ def test_every_kind_of_network(case: str) -> None:
 
 def test_members_in_a_tie_share_the_derivative(checkpoint: Checkpoint) -> None:
     twins = checkpoint.target_critic.map(lambda a: np.repeat(a[:1], 2, axis=0))
-    flow = replace(checkpoint, target_critic=twins).flow
+    flow = checkpoint.with_params(target_critic=twins).flow
     obs, noise = states(checkpoint, 5)
     expected, got = both(flow, obs, weight=0.5, noise=noise)
     np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
@@ -185,7 +185,7 @@ def test_official_actions(golden_official: Golden, dtype: str) -> None:
 
 def test_non_finite_values_are_named_as_by_the_reference(checkpoint: Checkpoint) -> None:
     broken = checkpoint.target_critic.map(lambda a: a * 1e200)
-    flow = replace(checkpoint, target_critic=broken).flow
+    flow = checkpoint.with_params(target_critic=broken).flow
     obs, noise = states(checkpoint, 3)
     with pytest.raises(NonFiniteError) as reference:
         sample(flow, obs, weight=1.0, noise=noise)

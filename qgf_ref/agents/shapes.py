@@ -1,0 +1,116 @@
+"""Whether an agent's networks fit each other: widths, ensembles, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.options import Options
+from qgf_ref.agents.part import Part
+from qgf_ref.errors import InputError
+from qgf_ref.nets.auxiliary import AuxiliaryParams
+from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
+from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.ops.time_embedding import DIM
+
+
+def telling_parts(agent: Agent, params: Mapping[str, MLPParams]) -> tuple[Part, Part]:
+    """The present parts that tell O and D: the fewest inputs with obs; the first with an action."""
+    present = [part for part in agent.parts if part.name in params]
+    by_obs = min((p for p in present if "obs" in p.inputs), key=lambda p: len(p.inputs))
+    return by_obs, next(part for part in present if part.outputs == "action")
+
+
+def hidden_widths(params: MLPParams) -> list[int]:
+    """Widths of the hidden layers."""
+    return [int(layer.kernel.shape[-1]) for layer in params.layers[:-1]]
+
+
+def require_shapes(
+    agent: Agent, networks: Mapping[str, MLPParams], options: Options, source: str
+) -> None:
+    """Raise InputError unless the parts fit each other and the options. source: for errors."""
+    obs_part, action_part = telling_parts(agent, networks)
+    D = networks[action_part.name].out_features
+    O = networks[obs_part.name].in_features - obs_part.in_features(0, D)
+    for name, params in networks.items():
+        width = agent.part(name).in_features(O, D)
+        if params.in_features != width:
+            raise InputError(
+                f"{source}: the {name}'s first layer takes {params.in_features} features; "
+                f"with observations of {O} ({obs_part.name}) and actions of {D} "
+                f"({action_part.name}) it must take {width}. Is it a Q-Guided Flow checkpoint "
+                "with a sinusoidal time embedding?"
+            )
+        _check_chain(name, params, source)
+    # an average and what it is the average of have as many members
+    averages = {part.target_of: part.name for part in agent.parts if part.name in networks}
+    for name, params in networks.items():
+        part, members = agent.part(name), None
+        if part.ensemble:
+            counted = averages.get(name, name)
+            members = networks[counted].ensemble
+            if not members:
+                label = counted.replace("_", " ")
+                raise InputError(f"{source}: the {label} has no ensemble members")
+        _check_ensemble(name, params, members, part.out_features(D), source)
+    if options.action_chunking and D % options.horizon_length:
+        raise InputError(
+            f"{source}: the {action_part.name}'s output of {D} is not a multiple of "
+            f"horizon_length {options.horizon_length}"
+        )
+
+
+def _check_ensemble(
+    name: str, params: MLPParams, ensemble: int | None, outputs: int, source: str
+) -> None:
+    for i, layer in enumerate(params.layers):
+        lead = () if ensemble is None else (ensemble,)
+        if layer.kernel.shape[:-2] != lead:
+            raise InputError(
+                f"{source}: layer {i} of the {name} has kernels of shape {layer.kernel.shape}, "
+                f"expected {'no ensemble axis' if ensemble is None else f'{ensemble} members'}"
+            )
+    if params.out_features != outputs:
+        raise InputError(f"{source}: the {name} has {params.out_features} outputs, not {outputs}")
+
+
+def check_auxiliary(auxiliary: AuxiliaryParams, O: int, D: int, source: str) -> None:
+    """Raise InputError unless the auxiliary networks fit observations of O and actions of D."""
+    widths = {"robust_q": (O + D + DIM, 1), "distill": (O + D + DIM, D)}
+    widths["cfgrl"] = (O + D + DIM + LABEL_COLUMNS, D)
+    for name, params in auxiliary.present().items():
+        takes, gives = widths[name]
+        if params.in_features != takes:
+            raise InputError(
+                f"{source}: the auxiliary network {name} takes {params.in_features} features; with "
+                f"observations of {O} and actions of {D} it must take {takes}"
+            )
+        _check_chain(name, params, source)
+        _check_ensemble(name, params, None, gives, source)
+    if auxiliary.cfgrl is not None:
+        table = auxiliary.cfgrl.table
+        shape = () if table is None else table.shape
+        if shape != (LABELS, LABEL_COLUMNS):
+            raise InputError(
+                f"{source}: cfgrl's table has shape {shape}, expected {(LABELS, LABEL_COLUMNS)}"
+            )
+
+
+def _check_chain(name: str, params: MLPParams, source: str) -> None:
+    width = params.in_features
+    for i, layer in enumerate(params.layers):
+        fan_in, fan_out = layer.kernel.shape[-2:]
+        if fan_in != width:
+            raise InputError(
+                f"{source}: layer {i} of the {name} takes {fan_in} features, but the layer before "
+                f"gives {width}"
+            )
+        for part in ("bias", "scale", "offset"):
+            array = getattr(layer, part)
+            if array is not None and array.shape != (*layer.kernel.shape[:-2], fan_out):
+                raise InputError(
+                    f"{source}: {part} of layer {i} of {name} has shape {array.shape}, expected "
+                    f"{(*layer.kernel.shape[:-2], fan_out)}"
+                )
+        width = fan_out
