@@ -6,19 +6,44 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qgf_ref.agents.part import Part
+from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import EngineLike
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.guidance.base import Estimator, GuidedFlow
+from qgf_ref.guidance.queries import critic_value
+from qgf_ref.guidance.registry import estimator
 from qgf_ref.nets.mlp import MLPOptions
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.sampling import sample
 
 if TYPE_CHECKING:
     from qgf_ref.agents.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
+class Acting:
+    """How actions are drawn: the arguments of `qgf_ref.sampling.sample` of these names.
+
+    An agent without a flow takes the defaults only, and its own `backend`.
+    """
+
+    estimator: str | Estimator = "none"
+    weight: float | None = None
+    best_of: int = 1
+    gradient_steps: GradientSteps | None = None
+    denoise_steps: int | None = None
+    backend: EngineLike = "numpy"
+
+
+@dataclass(frozen=True)
 class Agent:
-    """name, and the parts in the order in which files and reports list them."""
+    """What is trained and how it acts. A subclass says how, by `act` and `q`, or has a `flow`.
+
+    name, and the parts in the order in which files and reports list them. Checkpoints carry their
+    agent to worker processes: its fields must be picklable.
+    """
 
     name: str
     parts: tuple[Part, ...]
@@ -44,6 +69,22 @@ class Agent:
     ) -> GuidedFlow:
         """What a sampler needs of `checkpoint`. Raises InputError: this agent has no flow."""
         raise InputError(f"{checkpoint.source}: the agent {self.name} has no flow to guide")
+
+    def require(self, checkpoint: Checkpoint, how: Acting) -> None:
+        """Raise InputError unless the agent can act so with what the checkpoint has."""
+        if how != Acting(backend=how.backend):
+            raise InputError(
+                f"{checkpoint.source}: the agent {self.name} has no flow to guide, to rank or to "
+                "refine: evaluate it as bc"
+            )
+
+    def act(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
+        """Action chunks (B, D) for obs (B, O) from standard normal noise (B·best_of, D)."""
+        raise NotImplementedError(f"the agent {self.name} does not say how it acts")
+
+    def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
+        """What the agent expects of the chunks (B, D): its aggregated Q (B,)."""
+        raise NotImplementedError(f"the agent {self.name} does not say what it expects")
 
 
 @dataclass(frozen=True)
@@ -75,3 +116,18 @@ class FlowAgent(Agent):
                 MLPOptions(checkpoint.options.activation), embedding, kernels
             ),
         )
+
+    def require(self, checkpoint: Checkpoint, how: Acting) -> None:
+        """Raise InputError unless the checkpoint has the networks that the estimator needs."""
+        estimator(how.estimator).on(self._playing(checkpoint))
+
+    def act(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
+        """Action chunks (B, D) for obs (B, O) from noise (B·best_of, D): `sample`."""
+        return sample(self._playing(checkpoint), obs, noise=noise, **vars(how))
+
+    def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
+        """The aggregated target critic (B,) of the chunks (B, D)."""
+        return critic_value(self._playing(checkpoint), obs.astype(chunks.dtype), chunks)
+
+    def _playing(self, checkpoint: Checkpoint) -> GuidedFlow:
+        return self.flow(checkpoint, embedding=checkpoint.time_precision("acting"))

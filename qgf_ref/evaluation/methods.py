@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qgf_ref.agents.agent import Acting
+from qgf_ref.backends.engine import EngineLike
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.flow.path import check_steps
@@ -75,6 +77,12 @@ class Method:
     def weighted(self) -> bool:
         """Whether the method takes a guidance weight."""
         return self.estimator != _UNGUIDED
+
+    def acting(self, weight: float | None = None, engine: EngineLike = "numpy") -> Acting:
+        """What an agent needs to know to act so."""
+        return Acting(
+            self.estimator, weight, self.best_of, self.gradient_steps, self.denoise_steps, engine
+        )
 
     @property
     def own_weights(self) -> tuple[float, ...] | None:

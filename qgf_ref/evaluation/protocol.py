@@ -29,7 +29,6 @@ from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, Task
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
 from qgf_ref.evaluation.workers import Stage, workers
-from qgf_ref.guidance.registry import estimator
 from qgf_ref.processes import Crew
 from qgf_ref.provenance import provenance
 
@@ -210,7 +209,7 @@ def success_rate(
 def _require_networks(checkpoint: Checkpoint, methods: Sequence[Method]) -> None:
     for method in methods:
         try:
-            estimator(method.estimator).on(checkpoint.flow)
+            checkpoint.agent.require(checkpoint, method.acting())
         except InputError as error:
             raise InputError(f"{checkpoint.source}: {error}") from error
 

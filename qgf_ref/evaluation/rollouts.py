@@ -19,9 +19,6 @@ from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.data.tasks import seeded_reset
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
-from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.guidance.queries import critic_value
-from qgf_ref.sampling import sample
 
 
 class TaskLike(Protocol):
@@ -70,15 +67,14 @@ class Played:
 
 @dataclass(frozen=True)
 class Policy:
-    """A checkpoint's flow together with the method and weight that draw actions from it.
+    """A checkpoint together with the method, weight and engine that draw actions from it.
 
-    engine  what runs the sampler
+    discount  γ of the returns that Q is compared with
     """
 
-    flow: GuidedFlow
+    checkpoint: Checkpoint
     method: Method
     weight: float | None
-    action_dim: int
     discount: float
     engine: Engine = field(default_factory=Engine.of)
 
@@ -90,26 +86,16 @@ class Policy:
         weight: float | None,
         engine: EngineLike = "numpy",
     ) -> Policy:
-        """The policy of this checkpoint; times are embedded in the checkpoint's own precision."""
-        single = checkpoint.dtype == "float32"
-        flow = checkpoint.guided_flow(embedding="float32" if single else "exact")
+        """The policy of this checkpoint. Raises InputError when its discount is not known."""
         discount = checkpoint.recipe_option("discount", "an evaluation, to compare Q with returns,")
-        return cls(flow, method, weight, checkpoint.action_dim, discount, Engine.of(engine))
+        return cls(checkpoint, method, weight, discount, Engine.of(engine))
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Array]:
         """Chunks (B, D) for obs (B, O) from noise (B·best_of, D), and their critic values (B,)."""
-        chunks = sample(
-            self.flow,
-            obs,
-            estimator=self.method.estimator,
-            weight=self.weight,
-            noise=noise,
-            best_of=self.method.best_of,
-            gradient_steps=self.method.gradient_steps,
-            denoise_steps=self.method.denoise_steps,
-            backend=self.engine,
-        )
-        return chunks, critic_value(self.flow, obs.astype(chunks.dtype), chunks)
+        agent = self.checkpoint.agent
+        how = self.method.acting(self.weight, self.engine)
+        chunks = agent.act(self.checkpoint, obs, noise, how)
+        return chunks, agent.q(self.checkpoint, obs, chunks)
 
 
 @dataclass
@@ -195,7 +181,7 @@ def play(envs: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> Played:
     start = perf_counter()
     episodes = [_Running(env, s, seeded_reset(env, s)) for env, s in zip(envs, seeds)]
     running = episodes
-    width = policy.flow.field.action_dim
+    width, action_dim = policy.checkpoint.flat_action_dim, policy.checkpoint.action_dim
     chunk = 0
     while running:
         before = perf_counter()
@@ -203,7 +189,7 @@ def play(envs: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> Played:
         chunks, q = policy.act(np.stack([e.obs for e in running]), np.concatenate(noise))
         sampling += perf_counter() - before
         for e, actions, value in zip(running, chunks, q, strict=True):
-            e.execute(actions.reshape(-1, policy.action_dim), float(value))
+            e.execute(actions.reshape(-1, action_dim), float(value))
         running = [e for e in running if not e.done]
         chunk += 1
     played = tuple(e.episode(policy.discount) for e in episodes)

@@ -10,6 +10,7 @@ from typing import Any
 from qgf_ref.backends.engine import Engine, backend_named
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_methods
+from qgf_ref.guidance.registry import known_everywhere
 from qgf_ref.threads import VARIABLE
 
 SELECTION = "selection"
@@ -58,6 +59,14 @@ class Settings:
         Engine.of(self.backend, self.threads)
         if not self.methods:
             raise InputError("no method to evaluate: give at least one, e.g. qgf")
+        if self.workers > 1:
+            for method in self.methods:
+                if not known_everywhere(method.estimator):
+                    raise InputError(
+                        f"the estimator {method.estimator!r} was added with register(), in this "
+                        f"process: {self.workers} workers do not know it. Name it as "
+                        "your.module:function, which they import, or use one worker"
+                    )
         for weight in self.weights:
             if not (math.isfinite(weight) and weight >= 0):
                 raise InputError(f"weights must be finite and ≥ 0, got {weight}")

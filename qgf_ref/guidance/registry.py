@@ -106,6 +106,7 @@ _REGISTRY: dict[str, Callable[..., Estimator]] = {
     )
 }
 
+_BUILT_IN = frozenset(_REGISTRY)
 ALIASES = {"bc": "none", "qfql": "ood"}
 
 
@@ -120,6 +121,11 @@ def learned_estimator_names() -> tuple[str, ...]:
     Those with an `auxiliary` network run on checkpoints that have it.
     """
     return tuple(name for name in _REGISTRY if name != Oracle.name)
+
+
+def known_everywhere(spec: str) -> bool:
+    """Whether other processes know this estimator: not if `register` added it in this one."""
+    return ":" in spec or ALIASES.get(spec, spec) in _BUILT_IN
 
 
 def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) -> None:

@@ -17,6 +17,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Policy
+from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from tests.conftest import small_checkpoint
 
 LIMIT = 12
@@ -98,7 +99,7 @@ class Constant(Policy):
 
 
 def constant(action: float, discount: float = 0.9) -> Constant:
-    return Constant(line_checkpoint().flow, Method(), None, 1, discount, action=action)
+    return Constant(line_checkpoint(), Method(), None, discount, action=action)
 
 
 def line_checkpoint(seed: int = 0, dtype: str = "float32") -> Checkpoint:
@@ -116,3 +117,8 @@ def episode(
     return Episode(
         seed, terminated, -1.0, len(q), terminated, steps, tuple(q), tuple(realised), observed
     )
+
+
+def nudge(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    """An estimator of a user's, in a module that workers can import."""
+    return -step.action

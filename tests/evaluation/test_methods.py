@@ -7,7 +7,8 @@ import pytest
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, Method, parse_method, parse_methods
-from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.evaluation.settings import Settings
+from qgf_ref.guidance.registry import _REGISTRY, learned_estimator_names, register
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,17 @@ def test_the_number_of_steps_is_checked_and_told_apart() -> None:
     with pytest.raises(InputError, match="denoise_steps must be from 1"):
         Method("qgf", denoise_steps=0)
     assert Method("qgf", denoise_steps=5).identity == "qgf T=5"
+
+
+def test_a_registered_estimator_plays_in_this_process_only() -> None:
+    """Spawned workers import the package, not what `register` added in the parent."""
+    try:
+        register("mine", lambda flow, step: step.velocity)
+        mine = parse_methods(["mine", "bfn-2"])
+        assert Settings(mine, workers=1).methods == mine
+        with pytest.raises(InputError, match=r"'mine' was added with register.*module:function"):
+            Settings(mine, workers=2)
+    finally:
+        _REGISTRY.pop("mine", None)
+    named = parse_methods(["tests.evaluation.fakes:nudge", "bc", "qgf"])
+    assert Settings(named, workers=2).workers == 2

@@ -15,6 +15,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.rollouts import Policy, Simulator, discounted_returns, episode_noise, play
 from qgf_ref.guidance.queries import critic_value
+from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import sample
 from tests.conftest import small_checkpoint
 from tests.evaluation.fakes import LIMIT, Line, LineTask, constant, line_checkpoint
@@ -117,9 +118,15 @@ def test_an_environment_without_success_is_an_error() -> None:
 
 
 def test_float32_checkpoints_embed_times_in_float32() -> None:
-    kinds = {Policy.of(line_checkpoint(dtype=d), parse_method("bc"), None).flow.time_precision
-             for d in ("float32", "float64")}  # fmt: skip
-    assert kinds == {"float32", "exact"}
+    rng = np.random.default_rng(2)
+    obs, noise = rng.standard_normal((4, 5)), rng.standard_normal((4, 3))
+    precisions: dict[str, Precision] = {"float32": "float32", "float64": "exact"}
+    for dtype, embedding in precisions.items():
+        ck = line_checkpoint(dtype=dtype)
+        actions, q = Policy.of(ck, parse_method("bc"), None).act(obs, noise)
+        flow = ck.guided_flow(embedding=embedding)
+        np.testing.assert_array_equal(actions, sample(flow, obs, estimator="none", noise=noise))
+        np.testing.assert_array_equal(q, critic_value(flow, obs.astype(dtype), actions))
     assert (
         replace(constant(1.0), action=0.5).act(np.zeros((2, 5)), np.zeros((2, 3)))[0].max() == 0.5
     )

@@ -62,7 +62,7 @@ def _sampler(
     checkpoint: Checkpoint, cell: Cell, backend: str, obs: np.ndarray, rng: np.random.Generator
 ) -> Callable[[], object]:
     method = cell.method
-    flow = checkpoint.flow
+    flow = checkpoint.guided_flow(embedding=checkpoint.time_precision("acting"))
     noise = rng.standard_normal((method.best_of, checkpoint.flat_action_dim))
 
     def run() -> object:
