@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.findings import FINDINGS
 from benchmarks.reading import RESULTS, interval, mean_curves, suite
 from qgf_ref.bench.report import number
+from qgf_ref.tables import markdown_table
 
 HEADLINE = "cube-single"
 """The suite of the README's table."""
@@ -24,8 +25,7 @@ README_NETWORK, README_BATCHES = "4x512", (1, 256, 4096)
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    return markdown_table(header, rows) + "\n"
 
 
 def code(names: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from qgf_ref.bench.run import benchmark, ceilings, origin  # noqa: E402
 from qgf_ref.bench.settings import NETWORKS, Peer, Settings  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.plotting import png  # noqa: E402
+from qgf_ref.tables import markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, OURS_NUMPY, JAX, FORMED = "numba", "numpy", "JAX", "JAX, official Jacobian"
@@ -110,9 +111,12 @@ def table(content: dict[str, Any]) -> str:
         header = ["network", "batch", "samples/s", "ms a call", "faster than JAX"]
         header += ["than the official formulation"] * formed
         header += ["than PyTorch", "of the ceiling"]
-        parts += [f"`{name}`:", "", _line(header), _line(["---"] * len(header))]
-        parts += [_line(_cells(row, formed)) for row in rows]
-        parts.append("")
+        parts += [
+            f"`{name}`:",
+            "",
+            markdown_table(header, (_cells(row, formed) for row in rows)),
+            "",
+        ]
     row = content["rows"][0]
     parts.append(
         f"{row['threads']} threads, {row['dtype']}, T = {row['denoise_steps']}. Rounds of all in "
@@ -164,10 +168,6 @@ def _times(row: dict[str, Any], name: str) -> str:
 def _reads(rows: Sequence[dict[str, Any]]) -> str:
     found = {row["network"]: row["read_peak_gbytes"] for row in rows}
     return ", ".join(f"{name} {rate:.0f} GB/s" for name, rate in found.items())
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

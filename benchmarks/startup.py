@@ -179,7 +179,9 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def table(content: dict[str, Any]) -> str:
     """The page's table: medians with extremes, and the targets."""
-    lines = ["| fresh process | first | second call | target |", "|---|---|---|---|"]
+    from qgf_ref.tables import markdown_table
+
+    rows = []
     for kind, times in content["results"].items():
         name, _, network = kind.partition(" ")
         target, reached = TARGETS.get(name), times["first"]["median"]
@@ -187,10 +189,10 @@ def table(content: dict[str, Any]) -> str:
         if target is not None:
             verdict += "reached" if reached < target else f"**missed, {reached:.3g} s**"
         second = _shown(times["second"], 1e3, "ms") if "second" in times else ""
-        row = [LABELS[name].format(network), _shown(times["first"], 1, "s"), second, verdict]
-        lines.append(f"| {' | '.join(row)} |")
-    lines += ["", f"Medians (least–most) of {content['rounds']} rounds of fresh processes. {NOTE}"]
-    return "\n".join(lines) + "\n"
+        rows.append([LABELS[name].format(network), _shown(times["first"], 1, "s"), second, verdict])
+    table = markdown_table(("fresh process", "first", "second call", "target"), rows, rule="|---")
+    note = f"Medians (least–most) of {content['rounds']} rounds of fresh processes. {NOTE}"
+    return f"{table}\n\n{note}\n"
 
 
 LABELS = {

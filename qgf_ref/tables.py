@@ -1,12 +1,43 @@
-"""Tables of text."""
+"""Tables of text: aligned for a terminal, Markdown for a page."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-def text_table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns aligned, the first two to the left."""
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
+
+
+def formatted(value: Any, spec: str = "", missing: str = "–") -> str:
+    """A value by its format, or what stands for None."""
+    return missing if value is None else format(value, spec)
+
+
+def text_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[int] = (0, 1),
+    least: int = 0,
+    gap: str = "  ",
+) -> str:
+    """Columns aligned, as wide as their widest cell and `least`, those of `left` to the left."""
+    lines = [header, *rows]
+    widths = [max(least, *(len(line[i]) for line in lines)) for i in range(len(header))]
     return "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths)))
-        for r in [header, *rows]
+        gap.join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, rule: str = "| --- "
+) -> str:
+    """The same for Markdown, bars in cells escaped; ends without a line break."""
+    bars = [[text.replace("|", "\\|") for text in line] for line in (header, *rows)]
+    lines = [f"| {' | '.join(line)} |" for line in bars]
+    return "\n".join([lines[0], rule * len(header) + "|", *lines[1:]])

@@ -15,6 +15,7 @@ from qgf_ref.audit.profile import Profile
 from qgf_ref.checks import Check
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
+from qgf_ref.tables import formatted
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def estimator_rows(report: AuditReport) -> tuple[list[str], list[list[str]]]:
                 p.products[name],
                 f"{p.milliseconds[name]:.1f}",
                 f"{norm[middle]:.2g}",
-                _number(with_qgf, ".2f"),
-                _number(noise[level], ".3f"),
-                "∞" if curl is None else _number(curl, ".1e" if curl < 0.01 else ".2f"),
+                formatted(with_qgf, ".2f"),
+                formatted(noise[level], ".3f"),
+                "∞" if curl is None else formatted(curl, ".1e" if curl < 0.01 else ".2f"),
                 f"{p.q[name][nearest][0]:.2f}",
             ]
         )
@@ -106,10 +107,6 @@ ESTIMATOR_NOTE = (
     "ms: one call on all rows; ‖G‖: median at mid-chain; cos noise: cosine between G(a_t) and "
     "G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t, 0 for the gradient of a scalar."
 )
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None else format(value, spec)
 
 
 def figures(report: AuditReport) -> dict[str, tuple[Figure, str]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
@@ -25,6 +24,7 @@ from qgf_ref.bench.settings import Cell, Settings
 from qgf_ref.bench.validation import Reference
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
+from qgf_ref.progress import progress
 
 GEMM, READ = "control: product", "control: read"
 _HEAVY = 1.0
@@ -51,11 +51,11 @@ class Bench:
         """All cells."""
         cells = list(self.settings.cells())
         rows = []
-        with tqdm(total=len(cells), disable=None) as bar:
+        with progress(len(cells), "cell") as job:
             for cell in cells:
-                bar.set_description(f"{self.threads} threads, {cell}")
+                job.say(f"{self.threads} threads, {cell}")
                 rows.append(self.measure_cell(cell))
-                bar.update()
+                job.advance()
         return rows
 
     def measure_cell(self, cell: Cell) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from qgf_ref.bench.roofline import roofline
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
+from qgf_ref.tables import Table, markdown_table, text_table
 
 FILES = ("bench.json", "bench.md", "bench.png")
-Table = tuple[list[str], list[list[str]]]
 
 HOW_TO_READ = """Rounds of all contenders in turn; medians, in brackets 25%–75%.
 `time ÷` is the time of a call over the first contender's, taken within each round.
@@ -46,14 +46,8 @@ def text(content: dict[str, Any]) -> str:
     """A table of at most 100 columns for each estimator, dtype and number of threads, and notes."""
     parts = []
     for title, rows in groups(content["rows"]):
-        header, lines = _short(rows)
-        widths = [max(len(r[i]) for r in [header, *lines]) for i in range(len(header))]
         parts.append(title + ", weight " + f"{content['settings']['weight']:g}")
-        for line in [header, *lines]:
-            cells = [c.ljust(w) if i in (0, 2) else c.rjust(w)
-                     for i, (c, w) in enumerate(zip(line, widths))]  # fmt: skip
-            parts.append("  ".join(cells).rstrip())
-        parts.append("")
+        parts += [text_table(*_short(rows), left=(0, 2)), ""]
     return "\n".join([*parts, *notes(content)])
 
 
@@ -61,9 +55,7 @@ def markdown(content: dict[str, Any], figure: str = "bench.png") -> str:
     """The page: every number of the table, the ceilings, how to read it, the figure."""
     parts = ["# Samplers", "", HOW_TO_READ, "", f"![roofline]({figure})"]
     for title, rows in groups(content["rows"]):
-        header, lines = _long(rows)
-        parts += ["", f"## {title}", "", _line(header), _line(["---"] * len(header))]
-        parts += [_line(line) for line in lines]
+        parts += ["", f"## {title}", "", markdown_table(*_long(rows))]
         parts += ["", f"Ceilings: {rows[0]['gemm_peak_gflops']:.0f} GFLOP/s; reading "]
         reads = {r["weights_bytes"]: r["read_peak_gbytes"] for r in rows}
         parts[-1] += ", ".join(f"{n / 1e6:.1f} MB {rate:.0f} GB/s" for n, rate in reads.items())
@@ -159,10 +151,6 @@ def _long(rows: list[dict[str, Any]]) -> Table:
                 f"{entry['error']:.0e} (≤ {entry['tolerance']:.0e})",
             ])  # fmt: skip
     return header, lines
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _blas(found: list[dict[str, Any]]) -> str:

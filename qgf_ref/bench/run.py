@@ -17,11 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from qgf_ref.bench.memory import measured
 from qgf_ref.bench.settings import Settings
 from qgf_ref.errors import InputError, QGFError
+from qgf_ref.progress import tracked
 from qgf_ref.provenance import provenance
 from qgf_ref.threads import VARIABLE, available_cores, thread_count
 
@@ -123,7 +122,7 @@ def _add_memory(rows: list[dict[str, Any]], settings: Settings) -> list[str]:
         for name in row["contenders"]
     }
     notes: list[str] = []
-    for job in tqdm(sorted(jobs), desc="peak memory", disable=None):
+    for job in tracked(sorted(jobs), len(jobs), title="peak memory"):
         with _bound(job[-1]):
             found, note = measured(settings, *job)
         if note and note not in notes:

@@ -16,8 +16,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tqdm import tqdm
-
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.checkpoint import digest as digest_of
 from qgf_ref.backends.engine import Engine, EngineLike
@@ -30,6 +28,7 @@ from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
 from qgf_ref.evaluation.workers import Stage, workers
 from qgf_ref.processes import Crew
+from qgf_ref.progress import Progress, progress
 from qgf_ref.provenance import provenance
 
 _SHOWN = 12
@@ -149,9 +148,9 @@ def evaluate(
     with (
         Records(directory, configuration, overwrite=overwrite) as records,
         workers(stage, settings.workers) as crew,
-        tqdm(disable=None, unit="episode", total=_total(settings, len(checkpoints))) as bar,
+        progress(_total(settings, len(checkpoints)), "episode") as job,
     ):
-        run = _Run(settings, checkpoints, records, crew, bar)
+        run = _Run(settings, checkpoints, records, crew, job)
         if settings.selects:
             pairs = [(m, w) for m in guided for w in settings.weights_of(m)]
             selection = run.cells([*((m, None) for m in others), *pairs], SELECTION)
@@ -223,10 +222,10 @@ class _Run:
         checkpoints: Sequence[Checkpoint],
         records: Records,
         crew: Crew[Unit, Played],
-        bar: Any,
+        job: Progress,
     ) -> None:
         self.settings, self.records = settings, records
-        self.crew, self.bar = crew, bar
+        self.crew, self.job = crew, job
         self.networks = [
             {name: digest_of((params,))[:_SHOWN] for name, params in c.auxiliary.present().items()}
             for c in checkpoints
@@ -245,7 +244,7 @@ class _Run:
         units = [u for cell in cells for checkpoint in cell for u in checkpoint]
         missing = [u for u in units if self.records.get(u) is None]
         done = sum(len(u.seeds) for u in units) - sum(len(u.seeds) for u in missing)
-        self.bar.update(done)
+        self.job.advance(done)
         running: dict[tuple[Method, float | None], list[bool]] = {}
         for unit, played in self.crew.run(missing):
             self.records.add(unit, played)
@@ -253,8 +252,8 @@ class _Run:
             wins += [e.success for e in played.episodes]
             weight = "" if unit.weight is None else f" w={unit.weight:g}"
             rate = f"{sum(wins)}/{len(wins)}"
-            self.bar.set_postfix_str(f"{split} {unit.method.label}{weight}: {rate}", refresh=False)
-            self.bar.update(len(played.episodes))
+            self.job.say(f"{split} {unit.method.label}{weight}: {rate}")
+            self.job.advance(len(played.episodes))
         return [
             _cell(m, w, split, [[self._played(u) for u in checkpoint] for checkpoint in cell])
             for (m, w), cell in zip(pairs, cells, strict=True)

@@ -14,6 +14,7 @@ from qgf_ref.evaluation.records import FILE as RECORDS
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, paired_difference
 from qgf_ref.files import csv_bytes, write_atomically, write_json, write_npz
 from qgf_ref.plotting import png
+from qgf_ref.tables import Table, formatted
 
 FILES = (
     "evaluation.json",
@@ -41,8 +42,6 @@ CRITIC_NOTE = (
     "IQL critic values a chunk by what good actions after it would earn, so a method that goes on "
     "badly (BC) has a bias even under an exact critic."
 )
-
-Table = tuple[list[str], list[list[str]]]
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -97,16 +96,16 @@ def success_table(evaluation: Evaluation) -> Table:
     for row in rows(evaluation):
         line = [
             row["method"],
-            "" if row["weight"] is None else f"{row['weight']:g}",
+            formatted(row["weight"], "g", ""),
             f"{row['success']:.2f}",
             f"{row['success_low']:.2f}–{row['success_high']:.2f}",
-            _signed(row["minus_bc"]),
+            formatted(row["minus_bc"], "+.2f", ""),
             ""
             if row["minus_bc"] is None
             else f"{row['minus_bc_low']:+.2f} {row['minus_bc_high']:+.2f}",
             f"{row['mean_return']:.0f}",
             f"{row['mean_return_low']:.0f} {row['mean_return_high']:.0f}",
-            "" if row["optimistic"] is None else f"{row['optimistic']:.2f}",
+            formatted(row["optimistic"], ".2f", ""),
         ]
         if several:
             rates = row["by_checkpoint"]
@@ -122,7 +121,7 @@ def critic_table(evaluation: Evaluation) -> Table:
     for cell in evaluation.held_out:
         given = chunks(cell)
         error, ended = critic_error(given), critic_error(given, terminated_only=True)
-        weight = "" if cell.weight is None else f"{cell.weight:g}"
+        weight = formatted(cell.weight, "g", "")
         if error is None:
             body.append([cell.method.label, weight, *["–"] * 8])
             continue
@@ -135,9 +134,9 @@ def critic_table(evaluation: Evaluation) -> Table:
                 f"{error.bias.value:+.1f}",
                 f"{error.bias.low:+.1f} {error.bias.high:+.1f}",
                 f"{error.rmse:.1f}",
-                "–" if error.rank is None else f"{error.rank:.2f}",
+                formatted(error.rank, ".2f"),
                 f"{error.cut:.2f}",
-                "–" if ended is None else f"{ended.bias.value:+.1f}",
+                formatted(ended and ended.bias.value, "+.1f"),
             ]
         )
     return header, body
@@ -228,7 +227,3 @@ def _episode_rows(cells: tuple[Cell, ...]) -> list[dict[str, Any]]:
         for number, episodes in enumerate(cell.by_checkpoint)
         for e in episodes
     ]
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"

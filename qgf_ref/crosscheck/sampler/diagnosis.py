@@ -15,13 +15,13 @@ from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.crosscheck.sampler.case import CAUSAL, Case, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.screen import Screen
 from qgf_ref.crosscheck.sampler.simulations import Simulations
+from qgf_ref.progress import tracked
 
 MAX_PAIRS = 400
 """Pairs simulated for one quantity, the most promising first. Where rows depend on each other, all
@@ -136,7 +136,7 @@ class Search(Simulations):
         screens = [self.screen(base, quantity) for base in alive]
         for screen in screens:
             named = {made.name for made in screen.base}
-            for made in _shown(screen.additions(named), "mistakes", progress):
+            for made in _tracked(screen.additions(named), "mistakes", progress):
                 self.singles += 1
                 if screen.passes((made,)) and self.agrees((*screen.base, made), quantity):
                     found.append((*screen.base, made))
@@ -150,7 +150,7 @@ class Search(Simulations):
             if len(screen.base) + 2 > MAX_MISTAKES:
                 continue
             left = float(MAX_PAIRS)
-            for pair in _shown(self._pairs(screen), "pairs of mistakes", progress):
+            for pair in _tracked(self._pairs(screen), "pairs of mistakes", progress):
                 if left <= 0:
                     break
                 left -= screen.cost(pair)
@@ -215,8 +215,8 @@ class Search(Simulations):
         return tuple(sorted(ranked, key=lambda e: (len(e.mistakes), e.excess)))
 
 
-def _shown(items: Iterable[T], what: str, progress: bool) -> Iterable[T]:
-    return tqdm(items, desc=f"simulating {what}", leave=False, disable=None if progress else True)
+def _tracked(items: Iterable[T], what: str, show: bool) -> Iterable[T]:
+    return tracked(items, title=f"simulating {what}", leave=False, show=show)
 
 
 def settings_for(setting: Setting, case: Case) -> list[Setting]:

@@ -12,6 +12,7 @@ from qgf_ref.crosscheck.compare import Comparison
 from qgf_ref.crosscheck.sampler.case import CAUSAL, PEAK_LIMIT, RMS_LIMIT, Judgement
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, Explanation
 from qgf_ref.plotting import new_figure, png
+from qgf_ref.tables import text_table
 
 WIDTH = 98
 COLUMNS = 10
@@ -139,15 +140,14 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
 def _table(judged: dict[str, Judgement]) -> list[str]:
     steps = max(len(j.ratio) for j in judged.values())
     shown = np.unique(np.linspace(0, steps - 1, min(steps, COLUMNS)).round().astype(int))
-    head = "".join(f"{f'k={k}':>8}" for k in shown)
-    lines = [f"  {'':<8}{head}"]
-    for name in (n for n in CAUSAL if n in judged):
-        j = judged[name]
-        if name == "action":
-            lines.append(f"  {name:<8}{_cell(j, 0):>8}")
-            continue
-        lines.append(f"  {name:<8}" + "".join(f"{_cell(j, int(k)):>8}" for k in shown))
-    return lines
+    rows = [
+        [name, *(_cell(judged[name], int(k)) for k in (shown if name != "action" else shown[:1]))]
+        for name in CAUSAL
+        if name in judged
+    ]
+    rows = [row + [""] * (len(shown) + 1 - len(row)) for row in rows]
+    table = text_table(["", *(f"k={k}" for k in shown)], rows, left=(0,), least=8, gap="")
+    return textwrap.indent(table, "  ").split("\n")
 
 
 def _cell(judged: Judgement, k: int) -> str:
