@@ -77,27 +77,29 @@ def printed(command: str, text: str) -> str:
 
 def output(name: str) -> str:
     """What `qgf-ref audit` or `explain` printed."""
-    return printed(f"qgf-ref {' '.join(COMMANDS[name])}", (RESULTS / f"{name}.txt").read_text())
+    text = (RESULTS / f"{name}.txt").read_text()
+    return printed(f"qgf-ref {' '.join(COMMANDS[name])}", text) + origin("audit")
 
 
 def audit_short() -> str:
     """The audit's output with some of its estimators."""
     lines = (RESULTS / "audit.txt").read_text().splitlines()
-    chosen = [line for line in lines if line.startswith(SHORT) or "derivative checks" in line]
+    wanted = ("derivative checks", "Report: ")
+    chosen = [line for line in lines if line.startswith(SHORT) or any(w in line for w in wanted)]
     return printed("qgf-ref audit", "\n".join(chosen) + "\n")
 
 
-def origin(name: str, before: str = "Made") -> str:
+def origin(name: str) -> str:
     """What made a result, and when."""
     entry = every.result(name)
-    command = every.shown(entry.commands[-1])
-    return f"\n{before} by `{command}`: {every.made(entry)}.\n"
+    return f"\nMade by `{every.shown(entry.commands[-1])}`: {every.made(entry)}.\n"
 
 
-def written(name: str, result: str = "") -> str:
+def written(name: str) -> str:
     """A table that another benchmark wrote as benchmarks/results/NAME.md, and its making."""
     text = (RESULTS / f"{name}.md").read_text()
-    return text + origin(result or name)
+    said = f"\nAt {every.made(every.result(name))}.\n"
+    return text + (said if "Made by `" in text else origin(name))
 
 
 def study(name: str) -> str:
