@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from qgf_ref.tables import markdown_table  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = " --data DIR"
 """Stands in a command that reads an OGBench data set, and goes unless `--data` is given."""
@@ -206,18 +210,14 @@ def age(entry: Result, until: str) -> tuple[int, int]:
 
 def index(until: str) -> str:
     """The table of benchmarks/README.md: every result, and its age at commit `until`."""
-    lines = [
-        "| result | made by | minutes | commit, day, machine | since: commits, lines |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for entry in RESULTS_IN_ORDER:
         commits, changed = age(entry, until)
         commands = "; ".join(f"`{shown(command)}`" for command in entry.commands)
         link = f"[{entry.name}](results/{entry.name}.json)"
-        lines.append(
-            f"| {link} | {commands} | {minutes(entry)} | {made(entry)} | {commits}, {changed} |"
-        )
-    return "\n".join(lines) + f"\n\nSince: until commit `{until}`.\n"
+        rows.append([link, commands, minutes(entry), made(entry), f"{commits}, {changed}"])
+    header = ["result", "made by", "minutes", "commit, day, machine", "since: commits, lines"]
+    return f"{markdown_table(header, rows)}\n\nSince: until commit `{until}`.\n"
 
 
 def run(names: list[str], data: str | None) -> None:

@@ -111,22 +111,20 @@ def study(name: str) -> str:
 
 def bank() -> str:
     """The sampler's mistakes."""
-    rows = [[f"`{m.name}`", f"`{m.first}`", m.says.replace("|", "\\|")] for m in BANK]
-    return sentences.table(["mistake", "first seen in", "what is wrong"], rows)
+    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in BANK]
+    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
 def training_bank() -> str:
     """The training update's mistakes."""
-    rows = [[f"`{m.name}`", f"`{m.first}`", m.says.replace("|", "\\|")] for m in MISTAKES]
-    return sentences.table(["mistake", "first seen in", "what is wrong"], rows)
+    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in MISTAKES]
+    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
 def estimators() -> str:
     """Every registered estimator and its formula."""
-    rows = [
-        [f"`{name}`", estimator(name).summary.replace("|", "\\|")] for name in estimator_names()
-    ]
-    return sentences.table(["name", "G(s, a_t, t)"], rows)
+    rows = [[f"`{name}`", estimator(name).summary] for name in estimator_names()]
+    return sentences.page_table(["name", "G(s, a_t, t)"], rows)
 
 
 def studies() -> str:
@@ -135,7 +133,7 @@ def studies() -> str:
         [f"`{name}`", entry.summary, "trained" if entry.trained else "closed form", entry.paper]
         for name, entry in STUDIES.items()
     ]
-    return sentences.table(["study", "what it asks", "on", "in the paper"], rows)
+    return sentences.page_table(["study", "what it asks", "on", "in the paper"], rows)
 
 
 def rooms() -> str:
@@ -150,7 +148,7 @@ def rooms() -> str:
         shown = f"[`{room}`]({at.relative_to(ROOT / 'qgf_ref')}/README.md)"
         page = at.is_dir() and (at / "README.md").exists()
         rows.append([shown if page else f"`{room}`", " ".join(says.split("\n\n")[0].split())])
-    return sentences.table(["room", "what it holds"], rows[:-1])
+    return sentences.page_table(["room", "what it holds"], rows[:-1])
 
 
 def scripts() -> str:
@@ -160,7 +158,7 @@ def scripts() -> str:
         head = script.read_text().splitlines()[1:]
         said = " ".join(itertools.takewhile(str.strip, (line.lstrip("# ") for line in head)))
         rows.append([f"[`{script.name}`]({script.name})", said])
-    return sentences.table(["script", "what it shows"], rows)
+    return sentences.page_table(["script", "what it shows"], rows)
 
 
 def index() -> str:

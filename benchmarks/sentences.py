@@ -23,8 +23,8 @@ AIM = 1.5
 README_NETWORK, README_BATCHES = "4x512", (1, 256, 4096)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+def page_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table as a section of a page."""
     return markdown_table(header, rows) + "\n"
 
 
@@ -36,7 +36,7 @@ def code(names: Iterable[str]) -> str:
 def success_table(name: str = HEADLINE) -> str:
     """Success on held-out episodes, as the README shows it."""
     rows = suite(name)
-    return table(
+    return page_table(
         ["method", "success (95%)", "training seeds", "weight", "Q − return"],
         [
             [
@@ -131,7 +131,7 @@ def speed_table() -> str:
             ]
         )
     header = ["estimator", "batch", "actions/s", "ms a call", "× JAX", "× PyTorch"]
-    return table(header, cells)
+    return page_table(header, cells)
 
 
 def speed_sentences() -> str:
@@ -188,10 +188,10 @@ def crosscheck_sentence(bank: int) -> str:
 
 def findings_short() -> str:
     """A row a claim: what our numbers say of it, and the command."""
-    return table(
+    return page_table(
         ["claim", "here", "command"],
         [
-            [f.claim.replace("|", "\\|"), f"**{f.verdict}**", f"`{f.command}`"]
+            [f.claim, f"**{f.verdict}**", f"`{f.command}`"]
             for f in (finding(RESULTS) for finding in FINDINGS)
         ],
     )
