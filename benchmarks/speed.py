@@ -27,7 +27,7 @@ from qgf_ref.bench.measure import spread  # noqa: E402
 from qgf_ref.bench.report import ABOVE, interval, markdown, number, over, share, text  # noqa: E402
 from qgf_ref.bench.roofline import roofline  # noqa: E402
 from qgf_ref.bench.run import benchmark, ceilings, origin  # noqa: E402
-from qgf_ref.bench.settings import NETWORKS, Peer, Settings  # noqa: E402
+from qgf_ref.bench.settings import NETWORKS, BenchSettings, Peer  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.plotting import png  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
@@ -54,7 +54,7 @@ MOST_NUMPY = 256
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All estimators: rows, notes and origin, as `benchmark` gives them for one."""
-    common = Settings(
+    common = BenchSettings(
         networks=tuple(args.networks or (("3x256",) if args.smoke else NETWORKS)),
         peers=PEERS,
         skip=((OURS_NUMPY, MOST_NUMPY),),

@@ -42,12 +42,12 @@ from qgf_ref.agents.step import Losses, TrainState, losses, update  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.flow.quadrature import TiltedLaw  # noqa: E402
 from qgf_ref.interop.official import params_from_flax  # noqa: E402
+from qgf_ref.interop.trace_file import STEPWISE  # noqa: E402
 from qgf_ref.nets.initialisers import init_value, init_velocity  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 METHODS = ("bc", "ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt")
-QUANTITIES = ("a", "v", "a1_hat", "q", "g", "action")
 
 
 def golden_traces(case: str) -> float:
@@ -63,7 +63,7 @@ def golden_traces(case: str) -> float:
                 flow, official["obs"], estimator=method, weight=float(weight),
                 noise=official["noise"],
             )  # fmt: skip
-            for name in QUANTITIES:
+            for name in (*STEPWISE, "action"):
                 error = abs(getattr(run, name) - z[f"{method}/w{weight:g}/{name}"]).max()
                 worst = max(worst, float(error))
     for key, sign in (("grad_step/0.05x3", False), ("grad_step/0.05x3/sign", True)):

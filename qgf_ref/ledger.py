@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One primitive's run. `inputs` are references, `operand` and `outputs` what they were."""
 
     index: int
@@ -86,7 +86,7 @@ class Entry:
 class Ledger:
     """A recording `Kernels`. Declare the leaves, run the estimator with it, then read `entries`."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LedgerEntry] = field(default_factory=list)
     leaves: dict[str, Array] = field(default_factory=dict)
     undeclared: list[str] = field(default_factory=list)
     """Names given to arrays that came from outside the record: none, if it is complete."""
@@ -114,7 +114,7 @@ class Ledger:
         index = len(self.entries)
         operand = next((a for a in _flatten(args) if isinstance(a, np.ndarray)), None)
         place = self._place(primitive.__name__, inputs)
-        self.entries.append(Entry(index, primitive, inputs, operand, outputs, place))
+        self.entries.append(LedgerEntry(index, primitive, inputs, operand, outputs, place))
         for part, output in enumerate(outputs):
             self._references[id(output)] = Output(index, part)
         return returned

@@ -16,7 +16,7 @@ from qgf_ref.audit.definitions import (
     has_definition,
     potential_gradient,
 )
-from qgf_ref.audit.rules import Point, Rule, networks, primitives
+from qgf_ref.audit.rules import AuditedStates, Rule, networks, primitives
 from qgf_ref.audit.second_order import second_order
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.denoising import denoising_step
@@ -28,7 +28,9 @@ from qgf_ref.nets.mlp import MLPParams
 Loss = Callable[[Any], tuple[float, MLPParams]]
 
 
-def checks_of(point: Point, estimators: list[Estimator]) -> dict[str, Callable[[], list[Check]]]:
+def checks_of(
+    point: AuditedStates, estimators: list[Estimator]
+) -> dict[str, Callable[[], list[Check]]]:
     """What is checked, by name, and the function that checks it."""
     rules = {**primitives(point), **networks(point), **second_order(point)}
     jobs: dict[str, Callable[[], list[Check]]] = {
@@ -59,7 +61,7 @@ def _rule_checks(name: str, rule: Rule) -> list[Check]:
     return checks
 
 
-def losses(point: Point) -> Iterator[Check]:
+def losses(point: AuditedStates) -> Iterator[Check]:
     """The gradients of the three losses in the parameters, on a batch of this checkpoint's own.
 
     Actions are the policy's; rewards, masks and valid vary over the rows, so that every factor of
@@ -108,7 +110,7 @@ ESTIMATOR_TOLERANCE = 1e-12
 whose Jacobians are worse conditioned."""
 
 
-def oracle_steps(point: Point) -> list[OracleStep]:
+def oracle_steps(point: AuditedStates) -> list[OracleStep]:
     """The first, middle and last step of the chain, where estimators are checked."""
     flow, T = point.checkpoint.flow, len(point.a)
     return [

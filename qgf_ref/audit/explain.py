@@ -14,7 +14,7 @@ from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, Products
 from qgf_ref.guidance.counting import counted
-from qgf_ref.ledger import Constant, Entry, Leaf, Ledger, Output
+from qgf_ref.ledger import Constant, Leaf, Ledger, LedgerEntry, Output
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import trace
 
@@ -24,7 +24,7 @@ MARK = {"forward": "", "jvp": "jvp", "vjp": "vjp", "vjp_jvp": "vjp's jvp"}
 
 
 @dataclass(frozen=True)
-class Explanation:
+class GradientExplanation:
     """A gradient and its record.
 
     gradient (D,); rederived (D,): replayed from the ledger; defined (D,) or None: from the
@@ -115,7 +115,7 @@ def explain(
     noise: Array | None = None,
     seed: int = 0,
     embedding: Precision = "exact",
-) -> Explanation:
+) -> GradientExplanation:
     """Follow the guided chain of obs[row] (obs (B, O)) to step `index` and record G there.
 
     noise (B, D), or drawn from `seed` for the whole batch, so that `row` means the same in both.
@@ -149,7 +149,7 @@ def explain(
     step = denoising_step(counting, state, action, index, weight)
     gradient = estimator(counting, step).gradient
     products = counter.take()
-    return Explanation(
+    return GradientExplanation(
         estimator=estimator,
         row=row,
         index=index,
@@ -175,9 +175,9 @@ def _first(rows: Array | None) -> Array | None:
     return None if rows is None else rows[0]
 
 
-def _passes(entries: list[Entry]) -> list[list[Entry]]:
+def _passes(entries: list[LedgerEntry]) -> list[list[LedgerEntry]]:
     """Consecutive entries of the same network and kind of product, together."""
-    groups: list[list[Entry]] = []
+    groups: list[list[LedgerEntry]] = []
     for entry in entries:
         network = entry.where.split(" ")[0]
         last = groups[-1][-1] if groups else None
@@ -192,12 +192,12 @@ def _passes(entries: list[Entry]) -> list[list[Entry]]:
     return groups
 
 
-def _sweep(entry: Entry) -> str:
+def _sweep(entry: LedgerEntry) -> str:
     # a sweep that carries a cotangent and its tangent has the plain vjps of both in it
     return "vjp" if entry.product == "vjp_jvp" else entry.product
 
 
-def _line(group: list[Entry]) -> str:
+def _line(group: list[LedgerEntry]) -> str:
     first, last = group[0], group[-1]
     name = f"{first.operation} {MARK[first.product]}".rstrip()
     where = first.where
@@ -216,7 +216,7 @@ def _line(group: list[Entry]) -> str:
     )
 
 
-def _sources(entry: Entry) -> str:
+def _sources(entry: LedgerEntry) -> str:
     names = []
     for reference in entry.inputs:
         match reference:

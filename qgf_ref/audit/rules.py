@@ -19,7 +19,7 @@ Rule = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any] |
 
 
 @dataclass(frozen=True)
-class Point:
+class AuditedStates:
     """Where the derivatives are taken: real states of this checkpoint, in float64.
 
     obs (B, O); noise (B, D); a (T, B, D), a chain guided by `qgf`.
@@ -31,7 +31,7 @@ class Point:
     a: Array
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, obs: Array, rng: np.random.Generator) -> Point:
+    def of(cls, checkpoint: Checkpoint, obs: Array, rng: np.random.Generator) -> AuditedStates:
         """The chain at `obs`; the guidance weight is that which makes w‖∇Q‖ comparable to ‖v‖."""
         noise = rng.standard_normal((len(obs), checkpoint.flat_action_dim))
         chain = trace(checkpoint.flow, obs, estimator="qgf", weight=0.0, noise=noise)
@@ -66,7 +66,7 @@ def _primitive_parameters(module: Any, name: str, x: Array, *parameters: Any) ->
     return _rule(lambda p: f(x, *p), parameters, None, vjp)
 
 
-def primitives(point: Point) -> dict[str, Rule]:
+def primitives(point: AuditedStates) -> dict[str, Rule]:
     """Each primitive on the values that it meets inside this checkpoint's networks."""
     ck = point.checkpoint
     k = len(point.a) // 2
@@ -116,7 +116,7 @@ def primitives(point: Point) -> dict[str, Rule]:
     return table
 
 
-def networks(point: Point) -> dict[str, Rule]:
+def networks(point: AuditedStates) -> dict[str, Rule]:
     """The networks in their inputs and in their parameters, and the rollout."""
     nets, flow = point.checkpoint.networks(), point.checkpoint.flow
     k = len(point.a) // 2

@@ -15,7 +15,7 @@ from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
-from qgf_ref.audit.rules import Point
+from qgf_ref.audit.rules import AuditedStates
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
@@ -95,7 +95,7 @@ def _measure(
     show_progress: bool,
 ) -> tuple[list[Check], Profile, dict[str, dict[str, list[float]]]]:
     checks: list[Check] = []
-    point = Point.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
+    point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs = checks_of(point, estimators)
     hidden = None if show_progress else True  # None: shown on a terminal, not in a log file
     stages = len(jobs) + profile_stages(estimators) + len(estimators)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.rules import Point, Rule
+from qgf_ref.audit.rules import AuditedStates, Rule
 from qgf_ref.guidance.queries import critic_curvature, critic_gradient
 from qgf_ref.ops.activations import (
     ACTIVATIONS,
@@ -29,7 +29,7 @@ from qgf_ref.ops.linear import linear
 Forward = Callable[[Array], tuple[Array, Any]]
 
 
-def second_order(point: Point) -> dict[str, Rule]:
+def second_order(point: AuditedStates) -> dict[str, Rule]:
     """The derivative of each vjp on the values that it meets inside this checkpoint's critic.
 
     A primitive's x_bar(x, y_bar) along both of its arguments; the critic's a_bar(a) with the

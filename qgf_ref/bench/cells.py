@@ -20,7 +20,7 @@ from qgf_ref.bench.contenders import Declined, Factory, Sampler, backend, first_
 from qgf_ref.bench.control import GEMM_FLOPS, Machine
 from qgf_ref.bench.counts import Counts, count
 from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, spread
-from qgf_ref.bench.settings import Cell, Settings
+from qgf_ref.bench.settings import BenchSettings, TimedCell
 from qgf_ref.bench.validation import Reference
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
@@ -35,7 +35,7 @@ _LEAST_ROUNDS = 3
 class Bench:
     """Measures cells on `threads` threads. Keeps references and networks between cells."""
 
-    def __init__(self, settings: Settings, threads: int, machine: Machine) -> None:
+    def __init__(self, settings: BenchSettings, threads: int, machine: Machine) -> None:
         self.settings, self.threads, self.machine = settings, threads, machine
         self.notes: list[str] = []
         self._factories: dict[str, Factory] = {
@@ -44,7 +44,7 @@ class Bench:
         self._factories |= {given.name: peer(given) for given in settings.peers}
         self._networks: dict[str, Checkpoint] = {}
         self._references: dict[tuple[str, str], Reference] = {}
-        self._kind: Cell | None = None
+        self._kind: TimedCell | None = None
         self._samplers: dict[str, Sampler] = {}
 
     def run(self) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Bench:
                 job.advance()
         return rows
 
-    def measure_cell(self, cell: Cell) -> dict[str, Any]:
+    def measure_cell(self, cell: TimedCell) -> dict[str, Any]:
         """One cell.
 
         network, batch, estimator, dtype, threads, denoise_steps, rounds; counts, nominal and
@@ -120,7 +120,7 @@ class Bench:
     def _steps(self, checkpoint: Checkpoint) -> int:
         return self.settings.denoise_steps or checkpoint.options.denoise_steps
 
-    def _reference(self, cell: Cell) -> tuple[Checkpoint, Reference]:
+    def _reference(self, cell: TimedCell) -> tuple[Checkpoint, Reference]:
         if cell.network not in self._networks:
             self._networks[cell.network] = self.settings.load(cell.network)
         exact = self._networks[cell.network]
@@ -131,7 +131,7 @@ class Bench:
             )
         return exact, self._references[key]
 
-    def _sampler(self, name: str, cell: Cell, checkpoint: Checkpoint, steps: int) -> Sampler:
+    def _sampler(self, name: str, cell: TimedCell, checkpoint: Checkpoint, steps: int) -> Sampler:
         """Made once for all batches, as its users would."""
         kind = cell._replace(batch=0)
         if kind != self._kind:
@@ -174,7 +174,7 @@ def _timings(
     leader: str,
     rounds: list[dict[str, float]],
     first: float,
-    cell: Cell,
+    cell: TimedCell,
     counts: Counts | None,
 ) -> dict[str, Any]:
     """seconds of a call (spread) and of each round; samples_per_second (spread).
@@ -207,7 +207,7 @@ def main() -> None:
     threads: int = job["threads"]
     try:
         with threadpool_limits(threads, user_api="blas"), Machine(threads) as machine:
-            bench = Bench(Settings.from_dict(job["settings"]), threads, machine)
+            bench = Bench(BenchSettings.from_dict(job["settings"]), threads, machine)
             answer = {"rows": bench.run(), "notes": bench.notes}
     except InputError as error:
         answer = {"input_error": str(error)}

@@ -41,7 +41,7 @@ class Counts(NamedTuple):
     necessary: Count
 
 
-class Sizes(NamedTuple):
+class LayerSizes(NamedTuple):
     """Numbers in one member's kernels.
 
     whole   all of them
@@ -126,12 +126,12 @@ def count(
     )
 
 
-def sizes(params: MLPParams, checkpoint: Checkpoint) -> Sizes:
+def sizes(params: MLPParams, checkpoint: Checkpoint) -> LayerSizes:
     """Of a policy or a critic of this checkpoint."""
     kernels = [layer.kernel.shape[-2:] for layer in params.layers]
     first = kernels[0][1]
     inner = sum(fan_in * fan_out for fan_in, fan_out in kernels[1:])
-    return Sizes(
+    return LayerSizes(
         whole=inner + kernels[0][0] * first,
         obs=checkpoint.obs_dim * first,
         active=inner + checkpoint.flat_action_dim * first,

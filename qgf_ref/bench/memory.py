@@ -19,14 +19,14 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from qgf_ref.bench.contenders import Declined, Factory, backend, first_call, peer
-from qgf_ref.bench.settings import Peer, Settings
+from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.bench.validation import random_inputs
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measured(
-    settings: Settings, name: str, network: str, estimator: str, dtype: str, threads: int
+    settings: BenchSettings, name: str, network: str, estimator: str, dtype: str, threads: int
 ) -> tuple[dict[str, int], str]:
     """Bytes by batch (as text) of one contender, from a process of its own, and "".
 
@@ -53,7 +53,7 @@ def measured(
 
 def in_this_process(job: dict[str, Any]) -> dict[str, int]:
     """The job itself. Empty where /proc does not tell."""
-    settings = Settings.from_dict(job["settings"])
+    settings = BenchSettings.from_dict(job["settings"])
     spec = {p.name: p.spec for p in settings.peers}.get(job["name"])
     factory: Factory = (
         backend(job["name"], job["threads"]) if spec is None else peer(Peer(job["name"], spec))

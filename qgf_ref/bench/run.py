@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.bench.memory import measured
-from qgf_ref.bench.settings import Settings
+from qgf_ref.bench.settings import BenchSettings
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.progress import tracked
 from qgf_ref.provenance import provenance
 from qgf_ref.threads import VARIABLE, available_cores, thread_count
 
 
-def benchmark(settings: Settings) -> dict[str, Any]:
+def benchmark(settings: BenchSettings) -> dict[str, Any]:
     """Everything that `settings` ask for: content for JSON.
 
     settings, rows (one for each cell and number of threads; see `cells.Bench.measure_cell`), notes
@@ -65,7 +65,7 @@ def origin() -> dict[str, Any]:
     return found
 
 
-def measure_on(threads: int, settings: Settings) -> dict[str, Any]:
+def measure_on(threads: int, settings: BenchSettings) -> dict[str, Any]:
     """Rows and notes on `threads` cores, from a process of its own.
 
     Raises InputError as `benchmark`, QGFError when the process dies.
@@ -114,7 +114,7 @@ def _bound(cores: int) -> Iterator[None]:
         os.sched_setaffinity(0, available)
 
 
-def _add_memory(rows: list[dict[str, Any]], settings: Settings) -> list[str]:
+def _add_memory(rows: list[dict[str, Any]], settings: BenchSettings) -> list[str]:
     """Add peak_memory_bytes to the rows; what could not be measured, and why."""
     jobs = {
         (name, row["network"], row["estimator"], row["dtype"], row["threads"])

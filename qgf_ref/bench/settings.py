@@ -25,7 +25,7 @@ O, D, E, T = 28, 25, 2, 10
 MOST_ROWS, WIDEST, DEEPEST = 1 << 17, 1 << 14, 64
 
 
-class Cell(NamedTuple):
+class TimedCell(NamedTuple):
     """One cell of the table. network: "4x512", or "checkpoint"."""
 
     estimator: str
@@ -45,7 +45,7 @@ class Peer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """One measurement.
 
     networks    "3x256", …: hidden layers × width; not used with a checkpoint
@@ -103,14 +103,14 @@ class Settings:
         if len(set(names)) != len(names):
             raise InputError(f"two contenders have the same name: {', '.join(names)}")
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[TimedCell]:
         """Every cell, the batch varying fastest."""
         networks = self.networks if self.checkpoint is None else ("checkpoint",)
         for name in self.estimators:
             for dtype in self.dtypes:
                 for network in networks:
                     for batch in self.batches:
-                        yield Cell(name, dtype, network, batch)
+                        yield TimedCell(name, dtype, network, batch)
 
     def skips(self, contender: str, batch: int) -> bool:
         """Whether this contender is left out at this batch."""
@@ -127,7 +127,7 @@ class Settings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
+    def from_dict(cls, values: dict[str, Any]) -> BenchSettings:
         """The inverse of `asdict`."""
         lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         lists["peers"] = tuple(Peer(*p) for p in values["peers"])

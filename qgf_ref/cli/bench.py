@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> Any:
-    """The `Settings` that the arguments describe."""
-    from qgf_ref.bench.settings import Peer, Settings
+    """The `BenchSettings` that the arguments describe."""
+    from qgf_ref.bench.settings import BenchSettings, Peer
 
     options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
     options = {name: value for name, value in options.items() if value is not None}
@@ -128,7 +128,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.smoke:
         short = {"networks": ("3x256",), "batches": (1, 64), "rounds": 3, "cell": 2.0}
         found = {**short, **found}
-    return Settings(
+    return BenchSettings(
         **found,
         checkpoint=args.checkpoint,
         options=options,

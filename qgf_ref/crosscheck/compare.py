@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import Case, Judgement, Setting, causal_order
+from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting, causal_order
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
@@ -60,7 +60,7 @@ class Comparison:
     """
 
     setting: Setting
-    case: Case
+    case: RecordedCase
     forced: dict[str, Judgement]
     free: dict[str, Judgement]
     first: tuple[int, str] | None
@@ -126,7 +126,7 @@ class Place(NamedTuple):
     worst: Element | None
 
 
-def located(setting: Setting, case: Case) -> Place:
+def located(setting: Setting, case: RecordedCase) -> Place:
     """Both passes over one case, and the first quantity and step that rounding does not explain."""
     scatter = case.scatter(setting, free=True)
     free = {name: case.judge(name, scatter) for name in case.observed}
@@ -145,7 +145,7 @@ def prepared(
     estimator: EstimatorLike | None = None,
     weight: float | None = None,
     denoise_steps: int | None = None,
-) -> tuple[Setting, Case]:
+) -> tuple[Setting, RecordedCase]:
     """What a recorded run is compared under. Arguments and errors as those of `compare`."""
     known = theirs.metadata
     name = known.get("estimator") if estimator is None else estimator
@@ -193,7 +193,8 @@ def prepared(
                 f"{theirs.source}: {what} has {found} columns; {checkpoint.source} has {expected}"
             )
     require_members(theirs, checkpoint)
-    return Setting(checkpoint.astype("float64"), guide, T), Case(theirs, float(w), theirs.source)
+    case = RecordedCase(theirs, float(w), theirs.source)
+    return Setting(checkpoint.astype("float64"), guide, T), case
 
 
 def require_members(theirs: RecordedTrace, checkpoint: Checkpoint) -> None:
@@ -206,7 +207,7 @@ def require_members(theirs: RecordedTrace, checkpoint: Checkpoint) -> None:
         )
 
 
-def _notes(setting: Setting, case: Case) -> tuple[str, ...]:
+def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
     notes = []
     if setting.divided:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
@@ -232,7 +233,7 @@ def _first(judged: dict[str, Judgement]) -> tuple[int, str] | None:
     )
 
 
-def _worst(case: Case, scatter: Scatter, step: int, quantity: str) -> Element | None:
+def _worst(case: RecordedCase, scatter: Scatter, step: int, quantity: str) -> Element | None:
     theirs, truth = case.theirs[quantity], scatter.truth[quantity]
     if theirs.shape != truth.shape:
         return None

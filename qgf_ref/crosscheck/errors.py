@@ -10,6 +10,8 @@ class CrossCheckError(QGFError, AssertionError):
     `report` is the report itself.
     """
 
+    __module__ = "qgf_ref.testing"  # where it is imported from; pytest's summary line begins so
+
     def __init__(self, report: object) -> None:
         super().__init__(str(report))
         self.report = report

@@ -26,7 +26,7 @@ from qgf_ref.evaluation.records import Records, Unit, code_versions, digest
 from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, TaskLike
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
 from qgf_ref.evaluation.statistics import Estimate, wilson
-from qgf_ref.evaluation.workers import Stage, workers
+from qgf_ref.evaluation.workers import RolloutSetup, workers
 from qgf_ref.processes import Crew
 from qgf_ref.progress import Progress, progress
 from qgf_ref.provenance import provenance
@@ -140,7 +140,7 @@ def evaluate(
         "backend": settings.backend,
         "code": code_versions(settings.methods, settings.engine.backend),
     }
-    stage = Stage(tuple(checkpoints), task, settings.envs, settings.engine)
+    stage = RolloutSetup(tuple(checkpoints), task, settings.envs, settings.engine)
     guided = [m for m in settings.methods if m.weighted]
     others = [m for m in settings.methods if not m.weighted]
     selection: list[Cell] = []

@@ -19,7 +19,7 @@ _KEPT = "Finished groups are kept: run again to go on, perhaps with fewer --work
 
 
 @dataclass(frozen=True)
-class Stage:
+class RolloutSetup:
     """What a worker plays with: the checkpoints by number, the task, environments per group, and
     what its sampler runs on.
     """
@@ -42,7 +42,7 @@ class Stage:
             yield play
 
 
-def workers(stage: Stage, count: int) -> Crew[Unit, Played]:
+def workers(stage: RolloutSetup, count: int) -> Crew[Unit, Played]:
     """`count` workers; one is this process itself."""
     if stage.engine.backend.executor is not None and count > 1:
         # once, here: else every worker would compile the same on the first use of all

@@ -35,6 +35,8 @@ from qgf_ref.interop.real_tensors import text_of
 VERSION = 1
 REQUIRED = ("obs", "noise", "action")
 STEPWISE = ("a", "v", "a1_hat", "q", "g")
+CAUSAL = (*STEPWISE[1:], "a", "action")
+"""What a trace holds in the order in which it arises; `a` is the state after the update."""
 MAX_ELEMENTS = 1 << 28
 """More numbers in one array than any trace has; a larger one would only eat memory."""
 LARGEST = 1e18

@@ -26,7 +26,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
 from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
 from qgf_ref.audit.derivatives import checks_of
-from qgf_ref.audit.rules import Point
+from qgf_ref.audit.rules import AuditedStates
 from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.ops import activations, layer_norm
@@ -204,7 +204,7 @@ def test_planted_errors_of_second_order_fail_the_audit(
 ) -> None:
     """The same jobs that the audit runs, without the rest."""
     ck = small_checkpoint()
-    point = Point.of(ck, states(ck, 4)[0], np.random.default_rng(0))
+    point = AuditedStates.of(ck, states(ck, 4)[0], np.random.default_rng(0))
     jobs = {k: v for k, v in checks_of(point, []).items() if k.startswith("target critic")}
 
     def failed() -> list[str]:

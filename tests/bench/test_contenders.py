@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.bench.contenders import Declined, first_call, imported, peer
-from qgf_ref.bench.settings import Cell, Peer
+from qgf_ref.bench.settings import Peer, TimedCell
 from qgf_ref.bench.validation import FACTOR, ROWS, Reference
 from qgf_ref.errors import InputError
 from tests.conftest import small_checkpoint
@@ -26,7 +26,7 @@ def judged(reference: Reference, name: str, batch: int, dtype: str = "float32") 
     ck = small_checkpoint(dtype=dtype)
     run = peer(Peer(name, PLACE + name))(ck, estimator="qgf", weight=0.3, denoise_steps=6)
     found = first_call(name, run, *reference.inputs(ck, batch, dtype, 0))
-    return reference.require(name, found, str(Cell("qgf", dtype, "3x11", batch)))
+    return reference.require(name, found, str(TimedCell("qgf", dtype, "3x11", batch)))
 
 
 @pytest.mark.parametrize("batch", [1, 2, ROWS - 1, ROWS, 3 * ROWS + 1])

@@ -12,11 +12,11 @@ import pytest
 
 from qgf_ref.bench.report import FILES, number, text, write_report
 from qgf_ref.bench.run import benchmark, ceilings
-from qgf_ref.bench.settings import Peer, Settings
+from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.errors import InputError
 
 PLACE = "tests.bench.peers:"
-SMALL = Settings(
+SMALL = BenchSettings(
     networks=("2x16",), batches=(1, 3), threads=(1,), backends=("numpy",), rounds=3, turn=0.001,
     cell=1.0,
 )  # fmt: skip

@@ -7,22 +7,24 @@ from typing import Any
 
 import pytest
 
-from qgf_ref.bench.settings import Cell, Peer, Settings, fresh_checkpoint, hidden_of
+from qgf_ref.bench.settings import BenchSettings, Peer, TimedCell, fresh_checkpoint, hidden_of
 from qgf_ref.errors import InputError
 
 
 def test_round_trip() -> None:
-    settings = Settings(peers=(Peer("mine", "a:b"),), skip=(("numpy", 64),), threads=(1,))
-    assert Settings.from_dict(json.loads(json.dumps(settings.asdict()))) == settings
+    settings = BenchSettings(peers=(Peer("mine", "a:b"),), skip=(("numpy", 64),), threads=(1,))
+    assert BenchSettings.from_dict(json.loads(json.dumps(settings.asdict()))) == settings
     assert settings.skips("numpy", 65) and not settings.skips("numpy", 64)
 
 
 def test_cells_are_all_combinations() -> None:
-    settings = Settings(networks=("2x3", "1x4"), batches=(1, 5), estimators=("qgf", "none"))
+    settings = BenchSettings(networks=("2x3", "1x4"), batches=(1, 5), estimators=("qgf", "none"))
     cells = list(settings.cells())
     assert len(set(cells)) == len(cells) == 8
-    assert cells[1] == Cell("qgf", "float32", "2x3", 5)
-    assert [c.network for c in Settings(checkpoint="p.pkl", batches=(1,)).cells()] == ["checkpoint"]
+    assert cells[1] == TimedCell("qgf", "float32", "2x3", 5)
+    assert [c.network for c in BenchSettings(checkpoint="p.pkl", batches=(1,)).cells()] == [
+        "checkpoint"
+    ]
 
 
 def test_fresh_networks() -> None:
@@ -51,4 +53,4 @@ def test_fresh_networks() -> None:
 )
 def test_bad_settings(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Settings(**given)
+        BenchSettings(**given)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qgf_ref.cli import collect
-from qgf_ref.data.collection.collect import Plan, make_plan
+from qgf_ref.data.collection.collect import CollectionPlan, make_plan
 from qgf_ref.data.collection.parts import kept_episodes
 
 MAZE = "pointmaze-medium-navigate-v0"
@@ -48,7 +48,7 @@ def test_what_it_writes_and_says(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "commit" in report["provenance"]
 
 
-def start(plan: Plan) -> subprocess.Popen[str]:
+def start(plan: CollectionPlan) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a terminal starts it, with episodes done."""
     before = len(kept_episodes(plan.parts))
     script = plan.out / "script.py"

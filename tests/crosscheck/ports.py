@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import Case, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
 from qgf_ref.guidance.registry import estimator
@@ -58,8 +58,8 @@ def port_run(chosen: Setting, made: Mistakes, given: Inputs, dtype: str = "float
     return {name: x.astype(kind) for name, x in free_running(port, cast).items()}
 
 
-def case(given: Inputs, found: dict[str, Array], weight: float | None = None) -> Case:
+def case(given: Inputs, found: dict[str, Array], weight: float | None = None) -> RecordedCase:
     """The run as a recorded one."""
     arrays = {**found, "obs": given.obs, "noise": given.noise}
     used = float(given.weight) if weight is None else weight
-    return Case(recorded_trace(arrays), used, "test")
+    return RecordedCase(recorded_trace(arrays), used, "test")

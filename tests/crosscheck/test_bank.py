@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 
-from qgf_ref.crosscheck.sampler.case import CAUSAL
 from qgf_ref.crosscheck.sampler.mistakes.bank import (
     BANK,
     Made,
@@ -21,6 +20,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, offset_variant, offsets_of
 from qgf_ref.crosscheck.sampler.runs import Predicted, free_running, teacher_forced
 from qgf_ref.errors import InputError
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.sampling import sample, trace
 from tests.conftest import SHARED
 from tests.crosscheck.ports import inputs, lively, setting

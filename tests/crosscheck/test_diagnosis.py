@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.crosscheck.compare import as_dict, compare
-from qgf_ref.crosscheck.sampler.case import Case
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant
@@ -204,7 +204,7 @@ def test_several_cases_must_all_be_explained() -> None:
     mistakes = made("weight-squared")
     alone = diagnose(CHOSEN, [case(ones, port_run(CHOSEN, mistakes, ones))])[2]
     assert alone.agrees
-    cases: list[Case] = [case(i, port_run(CHOSEN, mistakes, i)) for i in (ones, given)]
+    cases: list[RecordedCase] = [case(i, port_run(CHOSEN, mistakes, i)) for i in (ones, given)]
     both = diagnose(CHOSEN, cases)[2]
     assert [e.names for e in both.explanations] == [("weight-squared",)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, Case
+from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, RecordedCase
 from qgf_ref.crosscheck.sampler.port import divided_times, divides_otherwise
 from qgf_ref.crosscheck.sampler.rounding import permuted, reordered
 from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
@@ -111,7 +111,7 @@ def test_relu_kinks_and_clip_edges_are_undecided_where_a_derivative_jumps() -> N
         velocity, _ = port.flow.field.forward(obs, noise, 0.0)
         # one coordinate's one-step estimate at the bound, to a few units of rounding
         noise = _at_the_edge(port.flow.field, obs, noise, velocity)
-        recorded = Case(case(Inputs(obs, noise, 0.3, 1), port_run(chosen, (), Inputs(
+        recorded = RecordedCase(case(Inputs(obs, noise, 0.3, 1), port_run(chosen, (), Inputs(
             obs.astype(np.float32), noise.astype(np.float32), 0.3, 1))).trace, 0.3)  # fmt: skip
         assert bool(~recorded.scatter(chosen).decided[1]) is flagged
 

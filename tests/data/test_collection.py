@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.data.collection.collect import Plan, collect, make_plan
+from qgf_ref.data.collection.collect import CollectionPlan, collect, make_plan
 from qgf_ref.data.collection.episode import Episode, collect_episode
 from qgf_ref.data.collection.manipulation import is_healthy
 from qgf_ref.data.collection.maze import goal_cells
@@ -35,7 +35,7 @@ from tests.conftest import SHARED
 MAZE = "pointmaze-medium-navigate-v0"
 
 
-def plan(out: Path, name: str = MAZE, **options: Any) -> Plan:
+def plan(out: Path, name: str = MAZE, **options: Any) -> CollectionPlan:
     return make_plan(name, out=out, **{"episodes": 3, "episode_steps": 20, **options})
 
 

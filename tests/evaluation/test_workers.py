@@ -6,13 +6,13 @@ import pytest
 
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.records import Unit
-from qgf_ref.evaluation.workers import Stage, workers
+from qgf_ref.evaluation.workers import RolloutSetup, workers
 from qgf_ref.processes import WorkerError
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 
-def stage(kind: str = "") -> Stage:
-    return Stage((line_checkpoint(0), line_checkpoint(1)), LineTask(kind=kind), 4)
+def stage(kind: str = "") -> RolloutSetup:
+    return RolloutSetup((line_checkpoint(0), line_checkpoint(1)), LineTask(kind=kind), 4)
 
 
 def units(seeds: int = 8) -> list[Unit]:

@@ -11,7 +11,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import require_members
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.sampler.case import Case
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.probes import Probe
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
@@ -51,7 +51,7 @@ def _numbers(found: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     return array
 
 
-def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Case:
+def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> RecordedCase:
     """The run of `fn` on a probe, recorded. Raises CrossCheckError when it is none."""
     rows, D = len(probe.obs), networks.flat_action_dim
     what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
@@ -82,4 +82,4 @@ def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Case:
             f"on {what}, {trace.steps} denoising steps came back; the checkpoint says "
             f"{networks.options.denoise_steps}"
         )
-    return Case(trace, probe.weight, probe.name)
+    return RecordedCase(trace, probe.weight, probe.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.crosscheck.compare import Element, located
-from qgf_ref.crosscheck.sampler.case import Case, Setting, causal_order
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting, causal_order
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
 from qgf_ref.crosscheck.sampler.probes import Probe, probes, separating
 from qgf_ref.crosscheck.sampler.report import diagnosis_lines, place, wrapped
@@ -61,7 +61,7 @@ def disagreement(
     on: str,
     calls: tuple[str, ...],
     networks: Checkpoint | None,
-    cases: Sequence[Case],
+    cases: Sequence[RecordedCase],
     title: str = "sampler",
 ) -> SamplerReport:
     """The report of a disagreement. networks: to look for separating inputs on, if a sampler's."""

@@ -15,7 +15,7 @@ from qgf_ref.crosscheck.sampler.port import Port, divided_times, reference_port,
 from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running, teacher_forced
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.interop.trace_file import RecordedTrace
+from qgf_ref.interop.trace_file import CAUSAL, RecordedTrace
 from qgf_ref.ops.time_embedding import Precision
 
 RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
@@ -26,8 +26,6 @@ Correct JAX and PyTorch ports reach about half of both limits (benchmarks/result
 """
 PEAK_LIMIT = 16.0
 """The same for the largest error of any element."""
-CAUSAL = ("v", "a1_hat", "q", "g", "a", "action")
-"""What is compared, in the order in which it arises; `a` is the state after the update."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Judgement(NamedTuple):
         return bool((self.excess <= 1).all())
 
 
-class Case:
+class RecordedCase:
     """One recorded run of a port.
 
     trace, weight () or (B·n,), and a label for messages. `theirs`: quantity → array as recorded,

@@ -16,11 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from qgf_ref.crosscheck.sampler.case import CAUSAL, Case, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.screen import Screen
 from qgf_ref.crosscheck.sampler.simulations import Simulations
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.progress import tracked
 
 MAX_PAIRS = 400
@@ -95,7 +96,7 @@ class Diagnosis:
 class Search(Simulations):
     """The search under one setting, and how many simulations it took."""
 
-    def __init__(self, setting: Setting, cases: list[Case]) -> None:
+    def __init__(self, setting: Setting, cases: list[RecordedCase]) -> None:
         super().__init__(setting, cases)
         self.singles = self.pairs = self.possible = 0
         self._screens: dict[tuple[Mistakes, str], Screen] = {}
@@ -219,7 +220,7 @@ def _tracked(items: Iterable[T], what: str, show: bool) -> Iterable[T]:
     return tracked(items, title=f"simulating {what}", leave=False, show=show)
 
 
-def settings_for(setting: Setting, case: Case) -> list[Setting]:
+def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
     """The settings under which a correct port may have run, the likeliest first.
 
     A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
@@ -234,7 +235,7 @@ def settings_for(setting: Setting, case: Case) -> list[Setting]:
 
 
 def diagnose(
-    setting: Setting, cases: list[Case], progress: bool = False
+    setting: Setting, cases: list[RecordedCase], progress: bool = False
 ) -> tuple[Setting, Search, Diagnosis]:
     """The diagnosis under the first setting that explains everything, else under the first.
 

@@ -12,7 +12,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
-from qgf_ref.crosscheck.sampler.case import Case, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.probes import hidden
 from qgf_ref.errors import InputError
@@ -109,13 +109,17 @@ def stepwise_case(
     stepwise: dict[str, Array],
     compared: Sequence[str],
     weight: float = 0.0,
-) -> Case:
+) -> RecordedCase:
     """A port's answers at given states, as a recorded run in which only they count."""
     arrays = {"obs": obs, "noise": noise, "action": np.zeros_like(noise), **stepwise}
-    return Case(recorded_trace(arrays), weight, f"{len(obs)} rows", compared=tuple(compared))
+    return RecordedCase(
+        recorded_trace(arrays), weight, f"{len(obs)} rows", compared=tuple(compared)
+    )
 
 
-def agreement(setting: Setting, case: Case, title: str, networks: Checkpoint) -> SamplerReport:
+def agreement(
+    setting: Setting, case: RecordedCase, title: str, networks: Checkpoint
+) -> SamplerReport:
     """The report of a port that agrees; raises CrossCheckError with it of one that does not."""
     chosen, _, diagnosis = diagnose(setting, [case])
     calls = (f"{len(case.inputs.obs)} rows",)

@@ -9,10 +9,11 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import CAUSAL, Case, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams
 
@@ -152,7 +153,7 @@ def _tied(checkpoint: Checkpoint) -> MLPParams:
     return MLPParams((*tied.layers[:-1], replace(last, kernel=slope * last.kernel)))
 
 
-def hidden(setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
+def hidden(setting: Setting, cases: Sequence[RecordedCase]) -> tuple[str, ...]:
     """Mistakes of the bank that would not show in any of these cases."""
     unseen: dict[str, None] = {}
     port = setting.port()
@@ -163,7 +164,7 @@ def hidden(setting: Setting, cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(unseen)
 
 
-def _visible(setting: Setting, case: Case, made: Made) -> bool:
+def _visible(setting: Setting, case: RecordedCase, made: Made) -> bool:
     if made.mistake.selects and case.best_of == 1:
         return False
     total = len(case.inputs.obs)

@@ -9,8 +9,9 @@ from matplotlib.colors import ListedColormap, LogNorm
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import Comparison
-from qgf_ref.crosscheck.sampler.case import CAUSAL, PEAK_LIMIT, RMS_LIMIT, Judgement
+from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, Judgement
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, Explanation
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.plotting import new_figure, png
 from qgf_ref.tables import text_table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import CAUSAL
 from qgf_ref.crosscheck.sampler.mistakes.bank import (
     Made,
     Mistakes,
@@ -16,6 +15,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.ops.time_embedding import DIM
 
 SCREEN_ROWS = 8

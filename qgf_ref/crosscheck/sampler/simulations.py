@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qgf_ref.crosscheck.sampler.case import CAUSAL, RMS_LIMIT, Case, Judgement, Setting
+from qgf_ref.crosscheck.sampler.case import RMS_LIMIT, Judgement, RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.interop.trace_file import CAUSAL
 
 COARSE, COARSE_NUMBERS = 0.4, 24
 """Two runs of a coarse mistake may differ by this share of its effect, which fewer numbers could
@@ -24,13 +25,13 @@ def without_coarse(made: Mistakes) -> Mistakes:
 class Simulations:
     """Simulations of one setting against some cases, remembered."""
 
-    def __init__(self, setting: Setting, cases: list[Case]) -> None:
+    def __init__(self, setting: Setting, cases: list[RecordedCase]) -> None:
         self.setting, self.cases = setting, cases
         self._scatters: dict[tuple[int, Mistakes], Scatter] = {}
         self._forced: dict[int, Scatter] = {}
 
     def scatter(self, index: int, made: Mistakes) -> Scatter:
-        """`Case.scatter`, computed once."""
+        """`RecordedCase.scatter`, computed once."""
         key = (index, made)
         if key not in self._scatters:
             found = self.cases[index].scatter(self.setting, made)

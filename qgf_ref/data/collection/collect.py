@@ -23,7 +23,7 @@ from qgf_ref.data.collection.parts import (
     part_path,
     take_over,
 )
-from qgf_ref.data.collection.recipe import Recipe, recipe
+from qgf_ref.data.collection.recipe import CollectionRecipe, recipe
 from qgf_ref.data.collection.workers import Collector, Job
 from qgf_ref.errors import InputError
 from qgf_ref.files import require_writable, write_json
@@ -36,7 +36,7 @@ _KEPT = "The finished episodes are kept: the same command goes on."
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectionPlan:
     """What to collect and where it goes. `make_plan` checks the numbers.
 
     recipe    how an episode is made
@@ -46,7 +46,7 @@ class Plan:
     slices    0: one file for each split; n: a directory of n pairs of files
     """
 
-    recipe: Recipe
+    recipe: CollectionRecipe
     seed: int
     episodes: dict[str, int]
     out: Path
@@ -115,7 +115,7 @@ def make_plan(
     out: Path = DEFAULT_OUT,
     episode_steps: int | None = None,
     slices: int = 0,
-) -> Plan:
+) -> CollectionPlan:
     """What `collect` shall do; `val_episodes` None: a tenth of `episodes`, at least 1 (and one for
     each slice).
 
@@ -131,10 +131,10 @@ def make_plan(
     if slices < 0 or seed < 0:
         raise InputError(f"slices and seed must be ≥ 0, got {slices} and {seed}")
     counts = {"train": episodes, "val": val_episodes}
-    return Plan(chosen, seed, counts, out.expanduser().absolute(), slices)
+    return CollectionPlan(chosen, seed, counts, out.expanduser().absolute(), slices)
 
 
-def collect(plan: Plan, workers: int = 1, overwrite: bool = False) -> Collected:
+def collect(plan: CollectionPlan, workers: int = 1, overwrite: bool = False) -> Collected:
     """Collect the data set of `plan` in `workers` processes.
 
     The files' bytes depend on the plan alone, not on the number of workers or interruptions.
@@ -173,7 +173,7 @@ def collect(plan: Plan, workers: int = 1, overwrite: bool = False) -> Collected:
     )
 
 
-def _simulate(plan: Plan, workers: int) -> dict[str, Any]:
+def _simulate(plan: CollectionPlan, workers: int) -> dict[str, Any]:
     kept = kept_episodes(plan.parts)
     everything = plan.jobs()
     jobs = [job for job in everything if job not in kept]
@@ -206,7 +206,7 @@ def _simulate(plan: Plan, workers: int) -> dict[str, Any]:
     }
 
 
-def _merge(plan: Plan) -> dict[str, int]:
+def _merge(plan: CollectionPlan) -> dict[str, int]:
     """Write the data set's files; none is in place before all are complete."""
     transitions = dict.fromkeys(SPLITS, 0)
     arrays = len(array_names(part_path(plan.parts, *plan.jobs()[0])))
@@ -229,7 +229,7 @@ def _merge(plan: Plan) -> dict[str, int]:
     return transitions
 
 
-def _require_new(plan: Plan, overwrite: bool) -> None:
+def _require_new(plan: CollectionPlan, overwrite: bool) -> None:
     found = _existing(plan)
     if found and not overwrite:
         kept = len(kept_episodes(plan.parts))
@@ -239,7 +239,7 @@ def _require_new(plan: Plan, overwrite: bool) -> None:
         )
 
 
-def _existing(plan: Plan) -> list[Path]:
+def _existing(plan: CollectionPlan) -> list[Path]:
     """Files of the data set, from an earlier run, perhaps in other slices."""
     if not plan.slices:
         return [path for path in plan.files() if path.exists()]
@@ -248,7 +248,9 @@ def _existing(plan: Plan) -> list[Path]:
     return sorted(path for path in directory.glob("*") if pattern.fullmatch(path.name))
 
 
-def _report(plan: Plan, simulated: dict[str, Any], transitions: dict[str, int]) -> dict[str, Any]:
+def _report(
+    plan: CollectionPlan, simulated: dict[str, Any], transitions: dict[str, int]
+) -> dict[str, Any]:
     return {
         "configuration": plan.configuration(),
         "episodes": plan.episodes,

@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.data.collection import manipulation, maze
-from qgf_ref.data.collection.recipe import Recipe
+from qgf_ref.data.collection.recipe import CollectionRecipe
 from qgf_ref.errors import QGFError
 
 SPLITS = ("train", "val")
@@ -49,7 +49,7 @@ class Recorder:
 
 
 def collect_episode(
-    env: Any, recipe: Recipe, seed: int, split: str, index: int
+    env: Any, recipe: CollectionRecipe, seed: int, split: str, index: int
 ) -> tuple[Episode, int]:
     """Episode number `index` of `split` (train or val), and the number of attempts it took.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.data.collection.recipe import MIN_NORM, NOISE_SMOOTHING, Recipe
+from qgf_ref.data.collection.recipe import MIN_NORM, NOISE_SMOOTHING, CollectionRecipe
 
 NOISE_SCALES = np.array([1.0, 1.0, 1.0, 3.0, 10.0])
 """Of the Markov oracle's action noise: x, y, z, yaw, gripper."""
@@ -16,7 +16,7 @@ NOISE_SCALES = np.array([1.0, 1.0, 1.0, 3.0, 10.0])
 Record = Callable[[Array, Array, bool, dict[str, Any]], None]
 
 
-def run_episode(env: Any, recipe: Recipe, env_seed: int, record: Record) -> None:
+def run_episode(env: Any, recipe: CollectionRecipe, env_seed: int, record: Record) -> None:
     """Run one episode in `env`, with NumPy's global generator as it is; `record` each step."""
     obs, info = env.reset(seed=env_seed)
     agents = _oracles(env, recipe)
@@ -40,7 +40,7 @@ def run_episode(env: Any, recipe: Recipe, env_seed: int, record: Record) -> None
             info |= {k: v for k, v in target_info.items() if k.startswith("privileged/target_")}
 
 
-def is_healthy(env: Any, recipe: Recipe, qpos: Array) -> bool:
+def is_healthy(env: Any, recipe: CollectionRecipe, qpos: Array) -> bool:
     """Whether the cube of a scene episode, qpos (n, nq), stayed where a camera would see it or
     in the drawer; True in other environments. In metres; OGBench's bounds.
     """
@@ -52,7 +52,9 @@ def is_healthy(env: Any, recipe: Recipe, qpos: Array) -> bool:
     return not bool(np.any(y >= 0.29) or np.any((y <= -0.3) & ~in_drawer))
 
 
-def _action(agent: Any, recipe: Recipe, noise: Array, obs: Array, info: dict[str, Any]) -> Array:
+def _action(
+    agent: Any, recipe: CollectionRecipe, noise: Array, obs: Array, info: dict[str, Any]
+) -> Array:
     if np.random.uniform() < recipe.p_random_action:  # noqa: NPY002
         # not env.action_space.sample(): that space is a new one, seeded at random, at each access
         return np.random.uniform(-1, 1, size=NOISE_SCALES.shape)  # noqa: NPY002
@@ -62,7 +64,7 @@ def _action(agent: Any, recipe: Recipe, noise: Array, obs: Array, info: dict[str
     return np.clip(action, -1, 1)
 
 
-def _oracles(env: Any, recipe: Recipe) -> dict[str, Any]:
+def _oracles(env: Any, recipe: CollectionRecipe) -> dict[str, Any]:
     """OGBench's oracle for each kind of target that `recipe`'s environment sets."""
     from ogbench.manipspace.oracles.markov.button_markov import ButtonMarkovOracle
     from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.data.collection.recipe import Recipe
+from qgf_ref.data.collection.recipe import CollectionRecipe
 
 Record = Callable[[Array, Array, bool, dict[str, Any]], None]
 Cell = tuple[int, int]
 
 
-def run_episode(env: Any, recipe: Recipe, env_seed: int, record: Record) -> None:
+def run_episode(env: Any, recipe: CollectionRecipe, env_seed: int, record: Record) -> None:
     """Run one episode in `env`, with NumPy's global generator as it is; `record` each step."""
     maze = env.unwrapped
     free, goals = free_cells(maze.maze_map), goal_cells(maze.maze_map)

@@ -36,7 +36,7 @@ _ANY_OTHER_P_STACK = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CollectionRecipe:
     """How one data set is made.
 
     dataset          e.g. cube-single-play-v0
@@ -81,7 +81,7 @@ class Recipe:
         }
 
 
-def recipe(dataset: str, episode_steps: int | None = None) -> Recipe:
+def recipe(dataset: str, episode_steps: int | None = None) -> CollectionRecipe:
     """OGBench's recipe of `dataset`; `episode_steps` None: OGBench's, 1001 or (giant maze) 2001.
 
     Raises InputError for an unknown name, for a data set that no scripted oracle makes, and for
@@ -100,7 +100,7 @@ def recipe(dataset: str, episode_steps: int | None = None) -> Recipe:
     if steps < 2:
         raise InputError(f"an episode needs at least 2 steps, got {steps}")
     p_random = {"play": 0.0, "noisy": 0.2 if family == "puzzle" else 0.1, "navigate": 0.0}
-    return Recipe(
+    return CollectionRecipe(
         dataset=dataset,
         env_id=env_id,
         kind=kind,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from qgf_ref.data.collection.episode import collect_episode
 from qgf_ref.data.collection.parts import write_part
-from qgf_ref.data.collection.recipe import Recipe
+from qgf_ref.data.collection.recipe import CollectionRecipe
 
 
 class Job(NamedTuple):
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 class Collector:
     """Collects episodes of `recipe` into part files in `directory`."""
 
-    recipe: Recipe
+    recipe: CollectionRecipe
     seed: int
     directory: Path
 

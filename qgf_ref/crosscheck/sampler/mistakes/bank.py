@@ -13,6 +13,7 @@ from qgf_ref.crosscheck.sampler.mistakes.time import TIME
 from qgf_ref.crosscheck.sampler.mistakes.update import SELECTION, UPDATE
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.errors import unknown_name
+from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.ops.time_embedding import DIM
 
 BANK: tuple[Mistake, ...] = (
@@ -85,7 +86,7 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
 
 
 def first_quantity(made: Made) -> int:
-    """Position in `QUANTITIES` of the first quantity that this variant can change.
+    """Position in `CAUSAL` of the first quantity that this variant can change.
 
     The state `a` counts as after `g`: an update's mistake shows in the state that follows.
     """
@@ -97,4 +98,4 @@ def first_quantity(made: Made) -> int:
 
 def order(quantity: str) -> int:
     """Causal position within a step: v, a1_hat, q, g, then the state that follows, the action."""
-    return ("v", "a1_hat", "q", "g", "a", "action").index(quantity)
+    return CAUSAL.index(quantity)
