@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from qgf_ref import __version__
@@ -25,6 +26,7 @@ from qgf_ref.cli import (
     train_extra,
 )
 from qgf_ref.errors import InputError, QGFError
+from qgf_ref.threads import VARIABLE
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if here not in sys.path:
             # so that --estimator my_module:function finds a module beside the user
             sys.path.insert(0, here)
-        code = int(args.run(args))
+        with one_blas_thread():
+            code = int(args.run(args))
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -82,6 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; no file is left half written", file=sys.stderr)
         return INTERRUPTED
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """BLAS on one thread, unless the user's environment gives a number.
+
+    On matrices as small as these more threads do not help, and where other processes, or a quota,
+    want the cores, they spin. What has threads of its own (training, bench) sets them itself.
+    """
+    named = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", VARIABLE)
+    if any(os.environ.get(name) for name in named):
+        return nullcontext()
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:  # a light installation
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
+    return limits
 
 
 if __name__ == "__main__":
