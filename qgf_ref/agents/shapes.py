@@ -26,6 +26,16 @@ def hidden_widths(params: MLPParams) -> list[int]:
     return [int(layer.kernel.shape[-1]) for layer in params.layers[:-1]]
 
 
+def with_ensembles(agent: Agent, networks: Mapping[str, MLPParams]) -> dict[str, MLPParams]:
+    """The parts, an ensemble of one that was stored without the axis with it."""
+    return {
+        name: params.map(lambda a: a[None])
+        if agent.part(name).ensemble and params.ensemble is None
+        else params
+        for name, params in networks.items()
+    }
+
+
 def require_shapes(
     agent: Agent, networks: Mapping[str, MLPParams], options: Options, source: str
 ) -> None:

@@ -10,9 +10,11 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import option_names
 from qgf_ref.cli.arguments import add_option_arguments, output_file
 from qgf_ref.errors import InputError
-from qgf_ref.interop.export import FORMATS, Written, export, format_of, names_in
+from qgf_ref.interop.export import export, tensors_in
+from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.formats import recognised, suffixes, to_write, written_formats
 from qgf_ref.interop.load import load_as_stored
-from qgf_ref.interop.name_mapping import TARGET_CRITIC_SOURCES, NameMapping
+from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES, NameMapping
 
 _NAME = 36
 _WIDE = 100
@@ -43,6 +45,7 @@ critic.0.layers.0.weight (member 0), …; a .msgpack has the official trees, pol
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
+    forms = written_formats()
     parser = commands.add_parser(
         "convert",
         help="weights of PyTorch, flax or NumPy files to our format and back, bit for bit",
@@ -52,14 +55,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", help=".pkl, .pt, .msgpack, .safetensors, .npz")
+    parser.add_argument("source", metavar="SRC", help=f"{', '.join(suffixes())}")
     parser.add_argument(
         "destination",
         type=Path,
         metavar="DST",
-        help=".safetensors, a directory, .pt, .msgpack, .npz",
+        help=f"a directory, {', '.join(s for f in forms.values() for s in f.suffixes)}",
     )
-    parser.add_argument("--to", choices=sorted(FORMATS), help="default: by the suffix of DST")
+    parser.add_argument("--to", choices=sorted(forms), help="default: by the suffix of DST")
     parser.add_argument("--rules", type=Path, metavar="R.json", help="how names map (see below)")
     parser.add_argument(
         "--target-critic-from",
@@ -72,17 +75,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Read, write, and show which name became which."""
-    form = format_of(args.destination, args.to)
+    form = to_write(args.destination, args.to)
     options = {name: getattr(args, name) for name in option_names()}
     checkpoint, mapping = load_as_stored(args.source, options, args.rules, args.target_critic_from)
-    if args.destination.suffix or form != "qgf":
+    if args.destination.suffix or form.name != "qgf":
         inputs = [args.source, checkpoint.source, *([args.rules] if args.rules else [])]
         output_file(args.destination, inputs)
     elif args.destination.exists() and Path(args.source).resolve().is_relative_to(
         args.destination.resolve()
     ):
         raise InputError(f"cannot write {args.destination}: it holds the source {args.source}")
-    written = export(checkpoint, args.destination, form)
+    written = export(checkpoint, args.destination, form.name)
     for line in table(checkpoint, mapping, written):
         print(line)
     for note in mapping.notes if mapping else ():
@@ -98,8 +101,8 @@ def table(
 ) -> list[str]:
     """Names in the source, names in the file written, shapes there; at most 100 columns."""
     if mapping is None:
-        form = "flax" if Path(checkpoint.source).suffix != ".safetensors" else "qgf"
-        sources = {w.target: w.name for w in names_in(checkpoint, form)}
+        form = recognised(Path(checkpoint.source))
+        sources = {w.target: w.name for w in tensors_in(checkpoint, form)}
     else:
         sources = mapping.sources()
     lines = [f"{'from':{_NAME}}  {'to':{_NAME}}  shape"]
@@ -117,20 +120,10 @@ def _short(text: str) -> str:
     return text if len(text) <= _NAME else f"{text[: keep - 1]}…{text[-keep:]}"
 
 
-def advice(destination: Path, form: str, mapped: bool) -> list[str]:
+def advice(destination: Path, form: Format, mapped: bool) -> list[str]:
     """What to do with the file, and what its names cannot tell."""
-    next_step = {
-        "qgf": f"next: qgf-ref audit --checkpoint {destination}",
-        "torch": f"next: torch.load({str(destination)!r}, weights_only=True) gives a state dict",
-        "flax": "next: flax.serialization.msgpack_restore(open(F, 'rb').read())['policy'] …",
-        "npz": f"next: numpy.load({str(destination)!r})['policy.layers.0.kernel'] …, (in, out)",
-    }
-    lines = [next_step[form]]
-    if form == "torch":
-        lines.append(
-            "LayerNorm needs eps=1e-6, gelu approximate='tanh' (PyTorch's defaults differ)"
-        )
-    elif mapped:
+    lines = form.next_step.format(path=str(destination)).splitlines()
+    if mapped and len(lines) == 1:
         lines += [
             "Weights do not tell all. Here inputs are [observation, action, time embedding],",
             "LayerNorm (eps 1e-6) comes before the activation, and gelu is the tanh approximation",

@@ -4,20 +4,27 @@ MessagePack is read by a decoder of our own, which needs no dependency and, unli
 allocates nothing on the word of a header. Flax adds extension types: 1 is an array, as a msgpack
 (shape, dtype name, bytes); 3 a NumPy scalar, likewise; 2 a complex number (refused). An array of
 more than 2³⁰ bytes is a map with `__msgpack_chunked_array__`, `shape` and `chunks`.
+
+Written files have the official code's trees of parameters, the critic's with the ensemble axis in
+front, and the options as JSON in a string `options`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
+from qgf_ref.files import write_atomically
+from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.real_tensors import (
     MOST_AXES,
     TensorFile,
@@ -27,6 +34,7 @@ from qgf_ref.interop.real_tensors import (
     tensor_file,
     with_bfloat16,
 )
+from qgf_ref.nets.mlp import MLPParams
 
 _MAX_DEPTH = 64
 _MOST_VALUES = 1_000_000
@@ -225,3 +233,50 @@ def _sized(kind: str, size: int) -> bytes:
 def _printable(text: str) -> str:
     text = text[:200]
     return text if text.isprintable() else ascii(text)
+
+
+def _names(network: str, params: MLPParams) -> Iterator[Written]:
+    """policy/MLP_0/Dense_0/kernel, policy/Dense_0/kernel (output); critic/value_net/Dense_0/…"""
+    last = len(params.layers) - 1
+    for own, array in params.named():
+        _, layer, part = own.split(".")
+        module = "LayerNorm" if part in ("scale", "offset") else "Dense"
+        place = f"value_net/{module}_{layer}"
+        if network == "policy":
+            place = "Dense_0" if int(layer) == last else f"MLP_0/{module}_{layer}"
+        leaf = "bias" if part == "offset" else part
+        yield Written(f"{network}.{own}", f"{network}/{place}/{leaf}", array)
+
+
+def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, array in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
+    options = json.dumps(checkpoint.options.stated())
+    tree = _nested({w.name: w.array for w in tensors})
+    write_atomically(path, msgpack_bytes({**tree, "options": options}))
+
+
+def _resembles(start: bytes) -> bool:
+    """A map; a safetensors file has the first byte of its JSON after eight of its length."""
+    a_map = start[:1] in (b"\xde", b"\xdf") or b"\x80" < start[:1] < b"\x90"
+    return a_map and start[8:9] != b"{"
+
+
+FLAX = Format(
+    "flax",
+    (".msgpack",),
+    read_msgpack,
+    resembles=_resembles,
+    names=_names,
+    write=_write,
+    next_step="next: flax.serialization.msgpack_restore(open(F, 'rb').read())['policy'] …",
+)

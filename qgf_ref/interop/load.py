@@ -15,15 +15,14 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.auxiliary_file import with_auxiliary
-from qgf_ref.interop.foreign import is_ours, kind_of, load_foreign, refuse_orbax
-from qgf_ref.interop.name_mapping import NameMapping
-from qgf_ref.interop.native import MODEL, load_native
-from qgf_ref.interop.official import load_official
+from qgf_ref.interop.foreign import load_foreign, refuse_orbax
+from qgf_ref.interop.formats import recognised, suffixes
+from qgf_ref.interop.mapping.mapping import NameMapping
+from qgf_ref.interop.native import MODEL
 
 EMBEDDED = "cube-single-play"
 """Name of the checkpoint inside the package."""
 
-_FOREIGN = (".pt", ".pth", ".msgpack")
 _ASSETS = Path(str(files("qgf_ref") / "assets"))
 
 
@@ -42,7 +41,7 @@ def load(
              file of ours; a PyTorch `.pt`, flax `.msgpack`, `.npz` or other `.safetensors` file,
              whose names tell the networks; or a directory that holds one of them. A run's
              directory may also hold auxiliary networks (`qgf-ref train-extra`)
-    rules    a rule file (`qgf_ref.interop.mapping_rules`) where those names do not tell
+    rules    a rule file (`qgf_ref.interop.mapping.by_rules`) where those names do not tell
     target_critic_from  "critic" where such a file has no target critic
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile: they override what is stored
@@ -82,13 +81,12 @@ def load_as_stored(
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
     path = _resolve(Path(path))
-    kind = kind_of(path)
-    mapped = rules is not None or target_critic_from is not None
-    if kind == "pickle" and not mapped:
-        return load_official(path, options), None
-    if kind == "safetensors" and not mapped and is_ours(path):
-        return load_native(path, options), None
-    return load_foreign(path, kind, options, rules, target_critic_from)
+    form = recognised(path)
+    if rules is None and target_critic_from is None and form.load is not None:
+        checkpoint = form.load(path, options)
+        if checkpoint is not None:
+            return checkpoint, None
+    return load_foreign(path, form, options, rules, target_critic_from)
 
 
 def embedded_observations() -> Array:
@@ -113,13 +111,14 @@ def _resolve(path: Path) -> Path:
     if (path / MODEL).exists():
         return path / MODEL
     refuse_orbax(path)
-    found = sorted(path.glob("params_*.pkl")) + sorted(path.glob("*.safetensors"))
-    if not found:
-        found = [p for suffix in _FOREIGN for p in sorted(path.glob(f"*{suffix}"))]
-    if len(found) != 1:
-        names = listing(p.name for p in found)
+    files = sorted(path.glob("params_*.pkl")) + sorted(path.glob("*.safetensors"))
+    others = [s for s in suffixes() if s not in (".safetensors", ".npz", ".pkl", ".pickle")]
+    if not files:
+        files = [p for suffix in others for p in sorted(path.glob(f"*{suffix}"))]
+    if len(files) != 1:
+        names = listing(p.name for p in files)
         raise InputError(
             f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors, or else one "
-            f"{', '.join(_FOREIGN)}; found: {names}"
+            f"{', '.join(others)}; found: {names}"
         )
-    return found[0]
+    return files[0]

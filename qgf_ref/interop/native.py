@@ -9,24 +9,30 @@ says wins.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
+from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.parameter_file import (
     json_object,
     parameter_groups,
     read_tensors,
     serialise,
 )
+from qgf_ref.interop.real_tensors import read_safetensors
 
 FORMAT, VERSION = "qgf_ref.checkpoint", "1"
 MODEL, CONFIG = "model.safetensors", "config.json"
-NETWORKS = ("policy", "critic", "target_critic", "value")
+NETWORKS = IQL.part_names
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -37,8 +43,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """
     path = Path(path)
     options = json.dumps(checkpoint.options.stated(), indent=1)
-    groups = {network: getattr(checkpoint, network) for network in NETWORKS}
-    data = serialise(groups, {"format": FORMAT, "version": VERSION, "options": options})
+    data = serialise(checkpoint.params, {"format": FORMAT, "version": VERSION, "options": options})
     if path.suffix == ".safetensors":
         write_atomically(path, data)
         return
@@ -63,5 +68,37 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         stored |= json_object(text, str(config))
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **chosen}, str(path))
-    networks: dict[str, Any] = dict(parameter_groups(tensors, NETWORKS, str(path)))
-    return Checkpoint(options, **networks, source=str(path))
+    params = parameter_groups(tensors, present_parts(IQL, tensors), str(path))
+    return Checkpoint(options, params=params, source=str(path))
+
+
+def present_parts(agent: Agent, tensors: Iterable[str]) -> tuple[str, ...]:
+    """The agent's parts that have a tensor, and those without which it cannot act."""
+    begun = {name.split(".")[0] for name in tensors}
+    return tuple(part.name for part in agent.parts if part.acting or part.name in begun)
+
+
+def _load_ours(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint; None when the file says that it is somebody else's."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return load_native(path, overrides)  # says what is wrong
+    ours = str(metadata.get("format", "")).startswith("qgf_ref.")
+    return load_native(path, overrides) if ours else None
+
+
+def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
+    del tensors  # named alike
+    save_checkpoint(checkpoint, path)
+
+
+OURS = Format(
+    "qgf",
+    (".safetensors",),
+    read_safetensors,
+    load=_load_ours,
+    write=_write,
+    next_step="next: qgf-ref audit --checkpoint {path}",
+)

@@ -15,9 +15,14 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
+from qgf_ref.agents.shapes import with_ensembles
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.flax_msgpack import FLAX
+from qgf_ref.interop.format import Format
+from qgf_ref.interop.real_tensors import TensorFile, flatten, tensor_file
 from qgf_ref.interop.unpickle import read_pickle
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
@@ -62,16 +67,12 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     options = options_from(values, where)
     params = {
         name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
-        for name in ("policy", "critic", "target_critic", "value")
+        for name in IQL.part_names
     }
-    nets: dict[str, Any] = {
-        name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()
-    }
-    for name in ("critic", "target_critic"):
-        if nets[name].ensemble is None:
-            # num_qs = 1 is stored without the ensemble axis (official.md, D4)
-            nets[name] = nets[name].map(lambda a: a[None])
-    return Checkpoint(options, **nets, source=str(path))
+    nets = {name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()}
+    # num_qs = 1 is stored without the ensemble axis (official.md, D4)
+    nets = with_ensembles(IQL, nets)
+    return Checkpoint(options, params=nets, source=str(path))
 
 
 def params_from_flax(tree: Any, where: str) -> MLPParams:
@@ -124,3 +125,20 @@ def _layers(trunk: Any, where: str) -> list[LayerParams]:
         )
         for i in range(count)
     ]
+
+
+def _read(path: Path) -> TensorFile:
+    """The arrays of a plain pickle, with dots between the keys. Raises InputError."""
+    arrays, strings = flatten(read_pickle(path), str(path))
+    return tensor_file(arrays, strings.get("options", ""), str(path))
+
+
+PICKLE = Format(
+    "pickle",
+    (".pkl", ".pickle"),
+    _read,
+    # PROTO and a protocol number
+    resembles=lambda start: start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"),
+    load=load_official,
+    names=FLAX.names,
+)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +12,6 @@ from safetensors import SafetensorError, deserialize
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.zip_members import read_members
 
 MOST_NODES = 100_000
 MOST_AXES = 8
@@ -125,46 +121,6 @@ def with_bfloat16(file: TensorFile, count: int) -> TensorFile:
     if count:
         file.notes.append(f"{count} bfloat16 tensors became float32, exactly")
     return file
-
-
-def read_npz_tensors(path: Path) -> TensorFile:
-    """Any npz of numbers; options from its string `options`. Never unpickles. Raises InputError."""
-    members, _ = read_members(path, "npz", stored=False)
-    arrays, options = {}, ""
-    for member, data in members.items():
-        name = member.removesuffix(".npy")
-        array = _npy(data, f"{path}: {listing([name])}")
-        if array.dtype.kind == "U":
-            if name == "options" and array.ndim == 0:
-                options = text_of(array, f"{path}: options")
-        else:
-            arrays[name] = array
-    return tensor_file(arrays, options, str(path))
-
-
-def _npy(data: bytes, where: str) -> Array:
-    stream = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of headers that NumPy has to repair
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            else:
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    except Exception as error:  # a header is an expression: what it raises is open
-        detail = listing([f"{type(error).__name__}: {error}"])
-        raise InputError(f"{where} is no readable array ({detail})") from error
-    if dtype.kind not in "fiubU" or len(shape) > MOST_AXES:
-        raise InputError(
-            f"{where} has dtype {listing([str(dtype)])} and {len(shape)} axes; only numbers are "
-            "read (store bfloat16 as float32)"
-        )
-    rest = data[stream.tell() :]
-    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(rest):
-        shown = listing([str(shape)])
-        raise InputError(f"{where} has shape {shown}, which its {len(rest)} bytes do not fill")
-    return filled(rest, dtype, shape, "F" if fortran else "C")
 
 
 def text_of(array: Array, where: str) -> str:

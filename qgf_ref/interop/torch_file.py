@@ -5,22 +5,43 @@ tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage, offset, shap
 storage is a persistent id that names a type, and the member `ROOT/data/KEY` with its raw bytes;
 `ROOT/byteorder` says how these lie. Nothing in a stream is executed (`unpickle.py`). Known files:
 PyTorch 1.6 to 2.13.
+
+A `.pt` that is written here holds a flat state dict, (out, in) as torch.nn.Linear has it:
+
+    policy.layers.0.weight   policy.layers.0.bias   policy.norms.0.weight   policy.norms.0.bias
+    critic.0.layers.0.weight …                      (member 0; likewise target_critic, value)
+
+which a module loads that is built as
+
+    class MLP(torch.nn.Module):
+        def __init__(self, widths, norms):  # e.g. [69, 1024, 1024, 1024, 1024, 25], 3
+            super().__init__()
+            pairs = list(zip(widths, widths[1:]))
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(i, o) for i, o in pairs)
+            self.norms = torch.nn.ModuleList(
+                torch.nn.LayerNorm(o, eps=1e-6) for _, o in pairs[:norms])
+
+with a critic as ModuleList of its members, all networks in a ModuleDict.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
+from qgf_ref.files import write_atomically
+from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.pickle_names import WHITELIST, ArrayStandIn, Inert, Name, Names, Refused
 from qgf_ref.interop.real_tensors import (
     TensorFile,
@@ -30,7 +51,8 @@ from qgf_ref.interop.real_tensors import (
     with_bfloat16,
 )
 from qgf_ref.interop.unpickle import Dialect, parse_pickle
-from qgf_ref.interop.zip_members import read_members
+from qgf_ref.interop.zip_members import ZIP, read_members
+from qgf_ref.nets.mlp import MLPParams
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of PyTorch before 1.6 begin: a pickle of a magic number."""
@@ -242,3 +264,40 @@ def _call(key: int, array: Array) -> bytes:
             b"R",
         )
     )
+
+
+_PARTS = {
+    "kernel": "layers.{}.weight",
+    "bias": "layers.{}.bias",
+    "scale": "norms.{}.weight",
+    "offset": "norms.{}.bias",
+}
+
+
+def _names(network: str, params: MLPParams) -> Iterator[Written]:
+    for own, array in params.named():
+        _, layer, part = own.split(".")
+        stored = array.swapaxes(-1, -2) if part == "kernel" else array
+        target, name = f"{network}.{own}", _PARTS[part].format(layer)
+        if params.ensemble is None:
+            yield Written(target, f"{network}.{name}", stored)
+        for e in range(params.ensemble or 0):
+            yield Written(target, f"{network}.{e}.{name}", stored[e])
+
+
+def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
+    options = json.dumps(checkpoint.options.stated())
+    write_atomically(path, torch_bytes({w.name: w.array for w in tensors}, options))
+
+
+TORCH = Format(
+    "torch",
+    (".pt", ".pth"),
+    read_torch,
+    begins=(ZIP, LEGACY),
+    holds=lambda members: any(name.endswith("/data.pkl") for name in members),
+    names=_names,
+    write=_write,
+    next_step="next: torch.load({path!r}, weights_only=True) gives a state dict\n"
+    "LayerNorm needs eps=1e-6, gelu approximate='tanh' (PyTorch's defaults differ)",
+)

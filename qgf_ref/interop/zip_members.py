@@ -9,6 +9,9 @@ from pathlib import Path
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import most_unpacked, require_modest
 
+ZIP = b"PK\x03\x04"
+"""How zip archives begin."""
+
 
 def read_members(path: Path, what: str, *, stored: bool) -> tuple[dict[str, bytes], int]:
     """({name: contents}, bytes of the file) of the archive at `path`.

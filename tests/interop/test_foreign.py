@@ -22,7 +22,8 @@ from qgf_ref.arrays import Array
 from qgf_ref.interop.export import export
 from qgf_ref.interop.flax_msgpack import msgpack_bytes, read_msgpack
 from qgf_ref.interop.load import load_as_stored
-from qgf_ref.interop.real_tensors import read_npz_tensors, read_safetensors
+from qgf_ref.interop.npz_file import read_npz_tensors
+from qgf_ref.interop.real_tensors import read_safetensors
 from qgf_ref.interop.torch_file import LEGACY, read_torch
 from tests.conftest import small_checkpoint
 from tests.interop.test_checkpoints import OPTIONS, Evil, official_tree, same, write

@@ -14,8 +14,9 @@ import qgf_ref
 from qgf_ref import InputError
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.interop.automatic_names import mapping_by_names
+from qgf_ref.cli.main import main
 from qgf_ref.interop.load import load_as_stored
+from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint
@@ -205,7 +206,7 @@ AMBIGUOUS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
         lambda t: drop(t, "target"),
         r"no target critic.*--target-critic-from critic.*Mapping found so far: policy\.layers\.0",
     ),
-    "no value": (lambda t: drop(t, "ValueFunction"), "which tensors are the value; write a rule"),
+    "no policy": (lambda t: drop(t, "PolicyNet"), "which tensors are the policy; write a rule"),
     "nothing known": (lambda t: rename(t, ".", "-"), "the policy and the critic"),
     "two policies": (
         lambda t: t.update({k.replace("PolicyNet", "actor"): v for k, v in t.items()}),
@@ -273,6 +274,21 @@ def test_nothing_is_guessed(case: str, tmp_path: Path) -> None:
         qgf_ref.load(path, **OPTIONS)
     assert len(str(caught.value)) < 1500
     assert str(caught.value).isprintable()
+
+
+def test_what_is_not_needed_to_act_may_be_absent(tmp_path: Path) -> None:
+    """Without a value one samples, converts and compares; what needs it says so."""
+    path = put(tmp_path / "a.npz", damaged(lambda t: drop(t, "ValueFunction")))
+    loaded, mapping = load_as_stored(path, OPTIONS)
+    assert list(loaded.params) == ["policy", "critic", "target_critic"]
+    assert mapping is not None
+    assert any("which tensors are the value: to train" in note for note in mapping.notes)
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items() if k != "action_chunking"]
+    for name in ("b.safetensors", "b.pt", "b.msgpack", "b.npz"):
+        assert main(["convert", str(path), str(tmp_path / name), *flags, "--action-chunking"]) == 0
+        assert qgf_ref.load(tmp_path / name).params.keys() == loaded.params.keys()
+    with pytest.raises(InputError, match=r"a.npz has no value; it has: policy, critic, target"):
+        loaded.networks()
 
 
 def test_layers_that_can_follow_each_other_in_two_orders(tmp_path: Path) -> None:

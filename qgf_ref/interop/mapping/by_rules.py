@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.name_mapping import Entry, NameMapping, mapping_error
+from qgf_ref.interop.mapping.mapping import Entry, NameMapping, mapping_error
 from qgf_ref.interop.native import NETWORKS
 from qgf_ref.interop.parameter_file import json_object
 

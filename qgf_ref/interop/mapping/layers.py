@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
 
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.network_names import Module, Path, numbers, stem
+from qgf_ref.interop.mapping.modules import Module, Path, numbers, stem
 from qgf_ref.ops.time_embedding import DIM
 
 _MOST_SEQUENCES = 5

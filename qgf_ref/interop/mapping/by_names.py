@@ -1,7 +1,7 @@
 """A foreign file's tensors mapped to our parameters by their names, order and shapes.
 
 Nothing is guessed: where two readings remain, and where a tensor is left over, this is an error
-that shows the mapping found so far, and a rule file (`mapping_rules.py`) decides.
+that shows the mapping found so far, and a rule file (`mapping/by_rules.py`) decides.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.layer_order import Sizes, layers_of
-from qgf_ref.interop.name_mapping import CRITICS, Entry, NameMapping, mapping_error
+from qgf_ref.interop.mapping.layers import Sizes, layers_of
+from qgf_ref.interop.mapping.mapping import CRITICS, Entry, NameMapping, mapping_error
+from qgf_ref.interop.mapping.modules import Module, Path, networks_in, numbers, stem
 from qgf_ref.interop.native import NETWORKS
-from qgf_ref.interop.network_names import Module, Path, networks_in, numbers, stem
 
 
 def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:

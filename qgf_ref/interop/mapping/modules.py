@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.name_mapping import mapping_error
+from qgf_ref.interop.mapping.mapping import mapping_error
 
 Path = tuple[str, ...]
 

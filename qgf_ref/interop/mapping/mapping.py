@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from qgf_ref.agents.iql import IQL
+from qgf_ref.agents.shapes import with_ensembles
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.native import NETWORKS
+from qgf_ref.interop.native import NETWORKS, present_parts
 from qgf_ref.interop.parameter_file import parameter_groups
 from qgf_ref.nets.mlp import MLPParams
 
@@ -100,14 +102,22 @@ def complete(mapping: NameMapping, target_critic_from: str | None, source: str) 
         note = f"the target critic is a copy of the {target_critic_from}, as asked"
         mapping = NameMapping([*mapping.entries, *copies], mapping.ignored, [*mapping.notes, note])
         present = {e.network for e in mapping.entries}
-    missing = [name for name in NETWORKS if name not in present]
-    if missing == ["target_critic"]:
+    missing = [part.name for part in IQL.parts if part.acting and part.name not in present]
+    if missing == ["target_critic"] and "critic" in present:
         raise mapping_error(
             f"{source} has no target critic. If the critic itself shall guide, say so: "
             "--target-critic-from critic (in Python: target_critic_from='critic')",
             mapping.entries,
         )
+    absent = [name for name in NETWORKS if name not in present]
+    if absent and not missing:
+        note = (
+            f"none of its names says which tensors are the {' and the '.join(absent)}: to train, "
+            "and to check an update, they are needed"
+        )
+        mapping = NameMapping(mapping.entries, mapping.ignored, [*mapping.notes, note])
     if missing:
+        missing = absent
         raise mapping_error(
             f"{source} is not a qgf_ref checkpoint, and none of its names says which tensors are "
             f"the {' and the '.join(missing)}; write a rule file (--rules, see qgf-ref convert -h)",
@@ -119,7 +129,7 @@ def complete(mapping: NameMapping, target_critic_from: str | None, source: str) 
 def assemble(
     tensors: Mapping[str, Array], mapping: NameMapping, source: str
 ) -> dict[str, MLPParams]:
-    """The four networks; critics always with an ensemble axis.
+    """The networks by part; critics always with an ensemble axis.
 
     Raises InputError when two tensors become the same parameter, when members are missing or
     differ in shape, and on layers that lack a part.
@@ -143,11 +153,8 @@ def assemble(
             raise mapping_error(f"{source}: members of {target} have shapes {shapes}", entries)
         stacked = arrays[0] if members == [None] else np.stack(arrays)
         ours[target] = np.ascontiguousarray(stacked)
-    networks = parameter_groups(ours, NETWORKS, source)
-    for name in CRITICS:
-        if networks[name].ensemble is None:
-            networks[name] = networks[name].map(lambda a: a[None])
-    return networks
+    networks = parameter_groups(ours, present_parts(IQL, ours), source)
+    return with_ensembles(IQL, networks)
 
 
 def _oriented(array: Array, entry: Entry) -> Array:

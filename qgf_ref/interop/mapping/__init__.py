@@ -1,0 +1,1 @@
+"""Tensors with names of other people, mapped to the parameters of our parts."""

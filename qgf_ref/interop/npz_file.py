@@ -1,0 +1,79 @@
+"""NumPy's `.npz` files: our names, policy.layers.0.kernel, and a string `options`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError, listing
+from qgf_ref.files import write_atomically
+from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.real_tensors import MOST_AXES, TensorFile, filled, tensor_file, text_of
+from qgf_ref.interop.zip_members import ZIP, read_members
+
+
+def read_npz_tensors(path: Path) -> TensorFile:
+    """Any npz of numbers; options from its string `options`. Never unpickles. Raises InputError."""
+    members, _ = read_members(path, "npz", stored=False)
+    arrays, options = {}, ""
+    for member, data in members.items():
+        name = member.removesuffix(".npy")
+        array = _npy(data, f"{path}: {listing([name])}")
+        if array.dtype.kind == "U":
+            if name == "options" and array.ndim == 0:
+                options = text_of(array, f"{path}: options")
+        else:
+            arrays[name] = array
+    return tensor_file(arrays, options, str(path))
+
+
+def _npy(data: bytes, where: str) -> Array:
+    stream = io.BytesIO(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of headers that NumPy has to repair
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            else:
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    except Exception as error:  # a header is an expression: what it raises is open
+        detail = listing([f"{type(error).__name__}: {error}"])
+        raise InputError(f"{where} is no readable array ({detail})") from error
+    if dtype.kind not in "fiubU" or len(shape) > MOST_AXES:
+        raise InputError(
+            f"{where} has dtype {listing([str(dtype)])} and {len(shape)} axes; only numbers are "
+            "read (store bfloat16 as float32)"
+        )
+    rest = data[stream.tell() :]
+    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(rest):
+        shown = listing([str(shape)])
+        raise InputError(f"{where} has shape {shown}, which its {len(rest)} bytes do not fill")
+    return filled(rest, dtype, shape, "F" if fortran else "C")
+
+
+def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {w.name: w.array for w in tensors}
+    options = np.array(json.dumps(checkpoint.options.stated()))
+    np.savez(buffer, allow_pickle=False, **arrays, options=options)
+    write_atomically(path, buffer.getvalue())
+
+
+NPZ = Format(
+    "npz",
+    (".npz",),
+    read_npz_tensors,
+    begins=(ZIP,),
+    write=_write,
+    next_step="next: numpy.load({path!r})['policy.layers.0.kernel'] …, (in, out)",
+)
