@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import Engine
 from qgf_ref.checks import central_difference, complex_step
+from qgf_ref.denoising import denoising_step
 from qgf_ref.flow.euler import rollout
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
 from qgf_ref.ops.structure import unit
 
+REFERENCE = Engine.of("numpy")
+REFERENCE = Engine.of("numpy")
 DirectionalDerivative = Callable[[Callable[[Array], Array], Array, Array], Any]
 
 
@@ -140,6 +144,33 @@ def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> Denoising
     return DenoisingStep(step.obs, action, step.index, step.time, velocity, cache, step.weight)
 
 
+def own(estimator: Estimator, engine: Engine) -> Engine:
+    """The engine that the audit runs this estimator on: of a user's own class, the reference.
+
+    Whether that may be recorded is its own claim, which `qgf_ref.testing.check_estimator` checks.
+    """
+    return engine if type(estimator).__module__.startswith("qgf_ref.") else REFERENCE
+
+
+def gradient_at(
+    estimator: Estimator,
+    flow: GuidedFlow,
+    index: int,
+    obs: Array,
+    action: Array,
+    weight: float | Array,
+    engine: Engine,
+) -> Array:
+    """G (B, D) at a_t = action (B, D) of step `index`, run on `own(estimator, engine)`."""
+
+    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
+        return (estimator(flow, denoising_step(flow, obs, action, index, weight)).gradient,)
+
+    key = ("gradient", estimator, index)
+    flow, runner = estimator.on(flow), own(estimator, engine)
+    return runner.run(flow, chain, key, estimator, obs, action, weight)[0]
+
+
 def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
     """∇Φ (B, D) of the estimator's declared potential, or None when it declares none.
 
@@ -162,16 +193,21 @@ def derivative_of(estimator: Estimator) -> DirectionalDerivative:
 
 
 def departure_from_gradient_field(
-    estimator: Estimator, flow: GuidedFlow, step: DenoisingStep
+    estimator: Estimator,
+    flow: GuidedFlow,
+    step: DenoisingStep,
+    engine: Engine = REFERENCE,
 ) -> Array:
     """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t.
 
     0 for a gradient field (and where A is zero), 1 for a triangular A, infinite for a rotation.
-    A by complex step, or by central differences for an estimator that is not analytic.
+    A by complex step, or by central differences for an estimator that is not analytic; these need
+    real a_t only, and run on `engine`.
     """
+    weight, chosen = step.weight, REFERENCE if estimator.analytic else engine
 
     def g(x: Array) -> Array:
-        return estimator(flow, at_action(flow, step, x)).gradient
+        return gradient_at(estimator, flow, step.index, step.obs, x, weight, chosen)
 
     A = jacobian(g, step.action, derivative_of(estimator))
     AT = np.swapaxes(A, 1, 2)

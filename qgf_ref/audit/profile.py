@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.audit.definitions import at_action, departure_from_gradient_field
+from qgf_ref.audit.by_oracle import (
+    REFERENCE,
+    at_action,
+    departure_from_gradient_field,
+    gradient_at,
+    own,
+)
+from qgf_ref.backends.engine import Engine
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.counting import counted
+from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import critic_value, one_step_estimate
 from qgf_ref.sampling import sample, trace
@@ -21,6 +30,8 @@ from qgf_ref.sampling import sample, trace
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 STATE_WEIGHT = 0.1
 """For estimators whose G depends on the weight."""
+TIMING_SECONDS = 3.0
+"""After which no more rounds of timings are begun."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 Progress = Callable[[str], None]
@@ -81,8 +92,13 @@ def profile(
     estimators: list[Estimator],
     seed: int,
     progress: Progress = lambda _: None,
+    engine: Engine = REFERENCE,
 ) -> Profile:
-    """Profile `estimators` on the chain of obs (B, O) without guidance. Deterministic in `seed`."""
+    """Profile `estimators` on the chain of obs (B, O) without guidance. Deterministic in `seed`.
+
+    The chain, the gradients on it and their time are the reference's; what only repeats them at
+    other states (noise, curl by central differences, final Q, singular values) runs on `engine`.
+    """
     rng = np.random.default_rng((seed, 1))
     noise = rng.standard_normal((len(obs), flow.field.action_dim))
     chain = trace(flow, obs, estimator="none", noise=noise)
@@ -102,25 +118,20 @@ def profile(
     for e in guided:
         progress(f"(b) noise sensitivity of {e.label}")
         noise_cosine[e.label] = [
-            _mean(cosine(gradients[e.label], gradients_near(e, flow, states, sigma * epsilon)))
+            _mean(
+                cosine(gradients[e.label], gradients_near(e, flow, states, sigma * epsilon, engine))
+            )
             for sigma in NOISE_LEVELS
         ]
     departure = {}
     few = _rows(states[middle], 16)
     for e in guided:
         progress(f"(b) curl of {e.label}")
-        curl = departure_from_gradient_field(e, flow, at_action(flow, few, few.action))
+        curl = departure_from_gradient_field(e, flow, few, engine)
         median = float(np.median(curl))
         departure[e.label] = median if np.isfinite(median) else None
     progress("(b) singular values of the Jacobian")
-    unbounded = replace(flow, action_bound=None)
-    singular, clipped = [], []
-    for step in states:
-        query = one_step_estimate(unbounded, step)
-        if flow.action_bound is not None:
-            clipped.append(float((np.abs(query.x) > flow.action_bound).mean()))
-        J = one_step_jacobian(unbounded, step, query)
-        singular.append(np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist())
+    singular, clipped = _one_step_estimates(flow, states, engine)
     return Profile(
         rows=len(obs),
         times=flow.times,
@@ -137,19 +148,45 @@ def profile(
         products=products,
         chain_products=chain_products,
         milliseconds=_milliseconds(guided, flow, states[middle]),
-        q=_final_q(flow, chain.obs, noise, guided, progress),
+        q=_final_q(flow, chain.obs, noise, guided, progress, engine),
     )
 
 
+def _one_step_estimates(
+    flow: GuidedFlow, states: list[DenoisingStep], engine: Engine
+) -> tuple[list[list[float]], list[float]]:
+    """Of every step: J₀'s median singular values, and the share of clipped coordinates."""
+    unbounded, singular, clipped = replace(flow, action_bound=None), [], []
+
+    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
+        step = denoising_step(flow, obs, action, k, weight)
+        query = one_step_estimate(flow, step)
+        return query.x, one_step_jacobian(flow, step, query)
+
+    for k, step in enumerate(states):
+        x, J = engine.run(unbounded, chain, ("J", k), NoGuidance(), step.obs, step.action, 0.0)
+        if flow.action_bound is not None:
+            clipped.append(float((np.abs(x) > flow.action_bound).mean()))
+        singular.append(np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist())
+    return singular, clipped
+
+
 def _final_q(
-    flow: GuidedFlow, obs: Array, noise: Array, guided: list[Estimator], progress: Progress
+    flow: GuidedFlow,
+    obs: Array,
+    noise: Array,
+    guided: list[Estimator],
+    progress: Progress,
+    engine: Engine,
 ) -> dict[str, list[tuple[float, float]]]:
     result = {}
     for e in guided:
         progress(f"(c) final Q of {e.label}")
         cells = []
         for weight in WEIGHTS:
-            action = sample(flow, obs, estimator=e, weight=weight, noise=noise)
+            action = sample(
+                flow, obs, estimator=e, weight=weight, noise=noise, backend=own(e, engine)
+            )
             q = critic_value(flow, obs, action)
             cells.append((float(q.mean()), float(q.std(ddof=1) / np.sqrt(len(q)))))
         result[e.label] = cells
@@ -157,13 +194,17 @@ def _final_q(
 
 
 def gradients_near(
-    e: Estimator, flow: GuidedFlow, states: Sequence[DenoisingStep], offsets: Array
+    e: Estimator,
+    flow: GuidedFlow,
+    states: Sequence[DenoisingStep],
+    offsets: Array,
+    engine: Engine = REFERENCE,
 ) -> Array:
     """G(s, a_t + offset) of every step and row, (T, B, D). offsets (T, B, D), one a step."""
     return np.stack(
         [
-            e(flow, at_action(flow, step, step.action + offset)).gradient
-            for step, offset in zip(states, offsets, strict=True)
+            gradient_at(e, flow, s.index, s.obs, s.action + offset, s.weight, engine)
+            for s, offset in zip(states, offsets, strict=True)
         ]
     )
 
@@ -184,12 +225,18 @@ def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tu
 
 
 def _milliseconds(
-    estimators: list[Estimator], flow: GuidedFlow, step: DenoisingStep, rounds: int = 7
+    estimators: list[Estimator], flow: GuidedFlow, step: DenoisingStep
 ) -> dict[str, float]:
-    """Median time of one call, the estimators taking turns so that none has the warm caches."""
+    """Median time of one call, the estimators taking turns so that none has the warm caches.
+
+    Of 7 rounds, or where they take long of at least 3.
+    """
     elapsed: dict[str, list[float]] = {e.label: [] for e in estimators}
     own = {e.label: _on(e, flow, step) for e in estimators}
-    for _ in range(rounds):
+    begun = time.perf_counter()
+    for n in range(7):
+        if n >= 3 and time.perf_counter() - begun > TIMING_SECONDS:
+            break
         for e in estimators:
             its_flow, its_step = own[e.label]
             start = time.perf_counter()
@@ -216,12 +263,13 @@ def precision(
     weight: float,
     seed: int,
     progress: Progress = lambda _: None,
+    engine: Engine = REFERENCE,
 ) -> dict[str, dict[str, list[float]]]:
     """Audit, part (d): float32 against float64 along the chain.
 
     For each estimator and each of "a", "v", "g" and the two ways to compute time embeddings in
     float32: ‖float32 − float64‖/‖float64‖ at each step (T,), over all rows, free-running from the
-    same noise.
+    same noise. The float64 run is on `engine`.
     """
     rng = np.random.default_rng((seed, 2))
     noise = rng.standard_normal((len(obs), checkpoint.flat_action_dim)).astype(np.float32)
@@ -230,7 +278,9 @@ def precision(
     result: dict[str, dict[str, list[float]]] = {}
     for e in estimators:
         progress(f"(d) float32 against float64: {e.label}")
-        true = trace(double.flow, obs, estimator=e, weight=weight, noise=noise)
+        true = trace(
+            double.flow, obs, estimator=e, weight=weight, noise=noise, backend=own(e, engine)
+        )
         rows = {}
         for embedding in ("exact", "float32"):
             flow = single.guided_flow(embedding=embedding)

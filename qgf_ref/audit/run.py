@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
+from qgf_ref.audit.by_oracle import REFERENCE
 from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
 from qgf_ref.audit.rules import AuditedStates
+from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
@@ -36,10 +38,13 @@ def audit(
     weight: float = 0.1,
     seed: int = 0,
     show_progress: bool = True,
+    backend: EngineLike | None = None,
 ) -> AuditReport:
     """Audit `checkpoint` (in float64) at the first `rows` of obs (N, O).
 
-    weight  of the guidance in the float32-against-float64 comparison
+    weight   of the guidance in the float32-against-float64 comparison
+    backend  of what the profile repeats at many states (default: numba where it is installed). What
+             is verified is always the reference, and the numbers are the same to rounding
     BLAS is held to one thread meanwhile: at these batch sizes more do not help, and when other
     processes want the cores they spin.
     Raises InputError on observations of another width, fewer than 2, or not finite, on estimators
@@ -51,10 +56,11 @@ def audit(
     if rows < 2 or len(obs) < 2:
         raise InputError(f"the audit needs at least 2 observations, got {min(rows, len(obs))}")
     obs = obs[:rows]
+    engine = _fastest() if backend is None else Engine.of(backend)
     _require_usable(checkpoint, obs, estimators, weight)
     with threadpool_limits(1, "blas"):
         checks, measured, rounding = _measure(
-            checkpoint, obs, estimators, weight, seed, show_progress
+            checkpoint, obs, estimators, weight, seed, show_progress, engine
         )
     return AuditReport(
         checkpoint=checkpoint.describe(),
@@ -63,6 +69,7 @@ def audit(
             "check_rows": min(CHECK_ROWS, len(obs)),
             "weight": weight,
             "seed": seed,
+            "backend": engine.backend.name,
             "estimators": [_describe(e) for e in estimators],
         },
         checks=checks,
@@ -71,6 +78,13 @@ def audit(
         seconds=time.perf_counter() - started,
         provenance=provenance(),
     )
+
+
+def _fastest() -> Engine:
+    try:
+        return Engine.of("numba")
+    except InputError:  # not installed
+        return REFERENCE
 
 
 def _require_usable(
@@ -93,6 +107,7 @@ def _measure(
     weight: float,
     seed: int,
     show_progress: bool,
+    engine: Engine,
 ) -> tuple[list[Check], Profile, dict[str, dict[str, list[float]]]]:
     checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
@@ -108,8 +123,8 @@ def _measure(
         for name, job in jobs.items():
             advance(f"(a) derivatives of {name}")
             checks += job()
-        measured = profile(checkpoint.flow, obs, estimators, seed, advance)
-        rounding = precision(checkpoint, obs, estimators, weight, seed, advance)
+        measured = profile(checkpoint.flow, obs, estimators, seed, advance, engine)
+        rounding = precision(checkpoint, obs, estimators, weight, seed, advance, engine)
     return checks, measured, rounding
 
 

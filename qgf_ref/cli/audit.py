@@ -49,6 +49,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--rows", type=int, default=64, help="observations used (default 64)")
     parser.add_argument("--weight", type=float, default=0.1, help="guidance weight (default 0.1)")
     parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument(
+        "--backend",
+        metavar="B",
+        help="of what the profile repeats, numpy or numba (default: numba where it is installed); "
+        "what is verified always runs on numpy",
+    )
     parser.set_defaults(run=run)
 
 
@@ -78,7 +84,15 @@ def run(args: argparse.Namespace) -> int:
     if absent:
         names = ", ".join(e.label for e in absent)
         print(f"left out, having no network here: {names} (see qgf-ref train-extra)")
-    report = audit(checkpoint, obs, estimators, rows=args.rows, weight=args.weight, seed=args.seed)
+    report = audit(
+        checkpoint,
+        obs,
+        estimators,
+        rows=args.rows,
+        weight=args.weight,
+        seed=args.seed,
+        backend=args.backend,
+    )
     print(verdict(report))
     for check in report.failed:
         print(f"  {check}")
