@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import (
@@ -25,7 +23,7 @@ from qgf_ref.guidance.queries import (
     one_step_vjp,
 )
 from qgf_ref.ops.kernels import Kernels
-from qgf_ref.ops.row_numbers import at_least, divided, ratio, row_dot, where_positive
+from qgf_ref.ops.row_numbers import at_least, divided, numbers, ratio, row_dot, where_positive
 from qgf_ref.ops.structure import axpy, scaled, zeros
 
 
@@ -125,7 +123,7 @@ class QGFCovariance(Estimator):
                 state = state.redirected(run, spread(state.residual))
             state = state.advanced(run, weight, curvature.product(state.search))
         # where w = 0, the limit
-        number = np.asarray(weight, dtype=state.shift.dtype)
+        number = numbers(weight, state.shift.dtype)
         per_weight = run(divided, state.shift, number, first)
         return replace(at_query, gradient=run(scaled, 1 / (1 - outer), per_weight))
 

@@ -23,7 +23,7 @@ from qgf_ref.guidance.queries import (
     one_step_unclipped,
 )
 from qgf_ref.ops.kernels import Kernels
-from qgf_ref.ops.row_numbers import at_least, nearest, plus, product, ratio, row_dot
+from qgf_ref.ops.row_numbers import at_least, nearest, numbers, plus, product, ratio, row_dot
 from qgf_ref.ops.structure import axpy, cast, scaled, squeeze_last, zeros
 
 
@@ -114,7 +114,7 @@ class QGFShifted(Estimator):
             curvature = _secant(run, change, run(axpy, -1.0, query.x, reached.x))
             moved = self._denoise(flow, step, at_query.gradient, query.x, curvature)
         mean = self._unmoved(flow, step, query.x, curvature)
-        weight = np.asarray(step.weight, dtype=mean.dtype)
+        weight = numbers(step.weight, mean.dtype)
         # (m′ − m)/(w(1 − t)), and 0 where w = 0, where it is multiplied by 0
         per_weight = run(ratio, 1.0, run(scaled, 1 - step.time, weight))
         gradient = run(scaled, per_weight, run(axpy, -1.0, mean, moved.mean))
@@ -135,7 +135,7 @@ class QGFShifted(Estimator):
             return mean
         nothing = run(zeros, centre)
         still = self._denoise(flow, step, nothing, centre, run(zeros, centre, 1))
-        share = run(ratio, run(scaled, np.asarray(step.weight), curvature), level(first))
+        share = run(ratio, run(scaled, numbers(step.weight), curvature), level(first))
         borrowed = run(at_least, run(plus, run(scaled, -1.0, share), 1.0), 0.0)
         gap = run(axpy, -1.0, mean, still.mean)
         return run(cast, run(axpy, borrowed, gap, mean), mean)
@@ -151,8 +151,8 @@ class QGFShifted(Estimator):
         """D(x′, t′), λ′x′/t′ = λx/t + w·g + (λ′ − λ)m, with λ′ as near to λ + wμ as t′ can be."""
         run, start = flow.kernels, step.time
         times = usable_times(flow, step.index)
-        levels = level(np.array(times))
-        raised = run(scaled, np.asarray(step.weight), curvature)
+        levels = tuple(level(np.array(times)))
+        raised = run(scaled, numbers(step.weight), curvature)
         wanted = run(at_least, run(plus, raised, level(start)), levels[0])
         chosen = run(nearest, wanted, levels, times) if self.grid else run(exact_time, wanted)
         time = run(cast, chosen, curvature)

@@ -9,8 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array
+
+
+def numbers(value: float | Array, dtype: DTypeLike | None = None) -> Any:
+    """Numbers (B, 1) in this dtype, the same array if it has it; of one number, NumPy's scalar.
+
+    A scalar is a constant to those who record operations, an array of unknown origin is not.
+    """
+    array = np.asarray(value, dtype=dtype)
+    return array if array.ndim else array[()]
 
 
 def row_dot(x: Array, y: Array) -> Array:
