@@ -36,13 +36,12 @@ from tqdm import tqdm
 from qgf_ref import load
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.data.tasks import task
-from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.methods import DEFAULT_METHODS, parse_methods
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
-from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
-from qgf_ref.evaluation.report import rows, summary, write_report
+from qgf_ref.evaluation.protocol import evaluate
+from qgf_ref.evaluation.report import summary, write_report
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.statistics import paired_difference
+from qgf_ref.evaluation.suite import pooled, suite_markdown, suite_rows
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
@@ -223,121 +222,10 @@ def train_extra(suite: Suite, runs: Sequence[Path], data: Path | None) -> None:
                 raise SystemExit(f"{name} of {run} failed ({code}): see {run.with_suffix('.log')}")
 
 
-def pooled(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
-    """All tasks' episodes as those of one evaluation; held-out cells lose their weights, which may
-    differ from task to task.
-    """
-    first = evaluations[0]
-
-    def join(cells: Sequence[Cell], weight: float | None) -> Cell:
-        return replace(
-            cells[0],
-            weight=weight,
-            by_checkpoint=tuple(each for cell in cells for each in cell.by_checkpoint),
-            sampling_seconds=sum(c.sampling_seconds for c in cells),
-            stepping_seconds=sum(c.stepping_seconds for c in cells),
-        )
-
-    return replace(
-        first,
-        task=name,
-        checkpoints=tuple(c for e in evaluations for c in e.checkpoints),
-        selection=tuple(
-            join([e.selection[i] for e in evaluations], cell.weight)
-            for i, cell in enumerate(first.selection)
-        ),
-        held_out=tuple(
-            join(
-                [e.held_out[i] for e in evaluations], cell.weight if len(evaluations) == 1 else None
-            )
-            for i, cell in enumerate(first.held_out)
-        ),
-    )
-
-
-def seed_range(cells: Sequence[Cell]) -> tuple[float, float]:
-    """Lowest and highest success over training seeds, each averaged over the tasks."""
-    rates = [sum(each) / len(cells) for each in zip(*(c.rates for c in cells), strict=True)]
-    return min(rates), max(rates)
-
-
-def minus_qgf(whole: Evaluation, cell: Cell) -> dict[str, float | None]:
-    """Success minus that of qgf on the same held-out episodes, with its 95% interval."""
-    qgf = next((c for c in whole.held_out if c.method.label == "qgf"), None)
-    if qgf is None or qgf is cell:
-        return dict.fromkeys(("minus_qgf", "minus_qgf_low", "minus_qgf_high"))
-    found = paired_difference([e.success for e in cell.episodes], [e.success for e in qgf.episodes])
-    return {"minus_qgf": found.value, "minus_qgf_low": found.low, "minus_qgf_high": found.high}
-
-
-def table(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dict[str, Any]]:
-    """One row a method: the report's, and success, weight and optimism by task."""
-    found = []
-    for i, (cell, row) in enumerate(zip(whole.held_out, rows(whole), strict=True)):
-        own = [e.held_out[i] for e in evaluations]
-        optimistic = [e.optimistic(cell.method) for e in evaluations]
-        known = [o for o in optimistic if o is not None]
-        error = critic_error(chunks(cell))
-        low, high = seed_range(own)
-        found.append(
-            row
-            | {
-                "seeds_low": low,
-                "seeds_high": high,
-                "by_task": [c.success.value for c in own],
-                "weights": [c.weight for c in own],
-                "optimistic": sum(known) / len(known) if known else None,
-                "critic_bias": None if error is None else error.bias.value,
-                "critic_rank": None if error is None else error.rank,
-                **minus_qgf(whole, cell),
-            }
-        )
-    return found
-
-
-def difference_text(row: dict[str, Any]) -> str:
-    """+0.03 (−0.01 +0.07), or nothing for qgf itself."""
-    if row["minus_qgf"] is None:
-        return ""
-    low, high = row["minus_qgf_low"], row["minus_qgf_high"]
-    return f"{row['minus_qgf']:+.2f} ({low:+.2f} {high:+.2f})".replace("-", "−")
-
-
-def markdown(suite: Suite, settings: Settings, seeds: int, found: Sequence[dict[str, Any]]) -> str:
-    """The table for the page, and a sentence on how it was made."""
-    several = len(suite.tasks) > 1
-    tasks = [f"task {n}" for n in range(1, len(suite.tasks) + 1)] if several else []
-    header = ["method", "success", "95%", "seeds", *tasks, "w", "optimistic", "Q − return"]
-    paired = suite.runs_of is not None  # suites that compare with qgf, episode by episode
-    if paired:
-        header.insert(3, "− qgf (95%)")
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in found:
-        weights = sorted({w for w in row["weights"] if w is not None})
-        optimistic = "" if row["optimistic"] is None else f"{row['optimistic']:.2f}"
-        bias = "" if row["critic_bias"] is None else f"{row['critic_bias']:+.1f}"
-        cells = [
-            f"`{row['method']}`",
-            f"**{row['success']:.2f}**",
-            f"{row['success_low']:.2f}–{row['success_high']:.2f}",
-            f"{row['seeds_low']:.2f}–{row['seeds_high']:.2f}",
-            *([f"{s:.2f}" for s in row["by_task"]] if several else []),
-            " ".join(f"{w:g}" for w in weights),
-            optimistic,
-            bias,
-        ]
-        if paired:
-            cells.insert(3, difference_text(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    each = "each task and method" if several else "each method"
-    lines += [
-        "",
-        f"{suite.updates:,} updates, {seeds} training seed{'s' * (seeds > 1)}; "
-        f"{seeds * settings.episodes} held-out episodes for {each}, its weight w chosen on "
-        f"{seeds * settings.selection_episodes} others. Made by "
-        f"`python benchmarks/success.py {suite.name}`.",
-    ]
-    return "\n".join(lines) + "\n"
+def markdown(suite: Suite, settings: Settings, seeds: int, table: Sequence[dict[str, Any]]) -> str:
+    """The table for the README; suites on another's runs are compared with qgf."""
+    made = f"{suite.updates:,} updates", f"`python benchmarks/success.py {suite.name}`"
+    return suite_markdown(table, settings, made, seeds, paired=suite.runs_of is not None)
 
 
 def main() -> None:
@@ -377,12 +265,12 @@ def main() -> None:
     several = len(suite.tasks) > 1
     title = f"{suite.name}: {len(suite.tasks)} tasks" if several else suite.tasks[0]
     whole = pooled(evaluations, title)
-    found = table(evaluations, whole)
+    table = suite_rows(evaluations, whole)
     write_json(
         args.results / f"success_{suite.name}.json",
         {
             "suite": suite.name,
-            "rows": found,
+            "rows": table,
             "tasks": [summary(e) for e in evaluations],
             "training": [json.loads((directory(place, c) / RECORD).read_text()) for c in configs],
             **origin,
@@ -396,7 +284,7 @@ def main() -> None:
     for name, figure in figures.items():
         if figure is not None:
             write_atomically(args.results / f"{name}_{suite.name}.png", png(figure))
-    text = markdown(suite, settings, len({c.seed for c in configs}), found)
+    text = markdown(suite, settings, len({c.seed for c in configs}), table)
     write_atomically(args.results / f"success_{suite.name}.md", text.encode())
     print(text)
 

@@ -13,6 +13,7 @@ from benchmarks import success
 from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.protocol import Evaluation, evaluate
 from qgf_ref.evaluation.settings import Settings
+from qgf_ref.evaluation.suite import difference_text, minus_qgf, pooled, suite_rows
 from qgf_ref.files import write_json
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import Record
@@ -30,7 +31,7 @@ def evaluations() -> tuple[Evaluation, Evaluation]:
 
 
 def test_pooling_is_over_all_episodes() -> None:
-    whole = success.pooled(evaluations(), "two tasks")
+    whole = pooled(evaluations(), "two tasks")
     for i, cell in enumerate(whole.held_out):
         parts = [e.held_out[i] for e in evaluations()]
         assert cell.episodes == parts[0].episodes + parts[1].episodes
@@ -45,7 +46,7 @@ def test_pooling_is_over_all_episodes() -> None:
 
 def test_table_and_markdown() -> None:
     both = list(evaluations())
-    found = success.table(both, success.pooled(both, "two tasks"))
+    found = suite_rows(both, pooled(both, "two tasks"))
     for i, row in enumerate(found):
         own = [e.held_out[i] for e in both]
         assert row["by_task"] == [c.success.value for c in own]
@@ -95,25 +96,23 @@ def test_which_runs_are_made(tmp_path: Path) -> None:
 
 
 def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
-    whole = success.pooled(list(evaluations()), "two tasks")
+    whole = pooled(list(evaluations()), "two tasks")
     bc, qgf = whole.held_out[0], whole.held_out[2]
-    found = success.minus_qgf(whole, bc)
+    found = minus_qgf(whole, bc)
     wins = [a.success - b.success for a, b in zip(bc.episodes, qgf.episodes, strict=True)]
     assert found["minus_qgf"] == pytest.approx(sum(wins) / len(wins))
     low, high = found["minus_qgf_low"], found["minus_qgf_high"]
     assert low is not None
     assert high is not None
     assert -1 <= low < sum(wins) / len(wins) < high <= 1
-    assert success.minus_qgf(whole, qgf)["minus_qgf"] is None
+    assert minus_qgf(whole, qgf)["minus_qgf"] is None
     without = replace(whole, held_out=whole.held_out[:2])
-    assert success.minus_qgf(without, bc)["minus_qgf"] is None
+    assert minus_qgf(without, bc)["minus_qgf"] is None
     assert (
-        success.difference_text(
-            {"minus_qgf": -0.031, "minus_qgf_low": -0.1, "minus_qgf_high": 0.04}
-        )
+        difference_text({"minus_qgf": -0.031, "minus_qgf_low": -0.1, "minus_qgf_high": 0.04})
         == "−0.03 (−0.10 +0.04)"
     )
-    assert success.difference_text({"minus_qgf": None}) == ""
+    assert difference_text({"minus_qgf": None}) == ""
 
 
 @pytest.mark.parametrize("name", ["corrections", "methods"])
