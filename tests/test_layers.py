@@ -61,3 +61,18 @@ def test_modules_stay_short_and_say_what_they_are(path: Path) -> None:
     text = (ROOT / path).read_text()
     assert text.count("\n") <= 320, f"{path} has {text.count(chr(10))} lines"
     assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+TESTS = Path(__file__).parent
+BETWEEN_PEERS = "tests.peers.test_"
+"""Their jitted functions, which take long to compile, are shared between modules."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS))
+)
+def test_no_test_imports_another(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(BETWEEN_PEERS):
+            words = (node.module or "").split(".")
+            assert words[0] != "tests" or not words[-1].startswith("test_"), f"{path}: {words}"

@@ -12,7 +12,8 @@ import pytest
 
 from qgf_ref.cli.main import main
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import Evil, official_tree, write
+from tests.helpers.bad_input import TRACE
+from tests.helpers.checkpoints import Evil, official_tree, write
 
 
 def _corrupt(path: Path) -> None:
@@ -68,9 +69,6 @@ def _not_npz(path: Path) -> None:
 
 def _nothing(path: Path) -> None:
     pass
-
-
-TRACE = "trace --checkpoint model.safetensors --input in.npz --weight 0.3 --out out.npz"
 
 
 OF_PICKLE = TRACE.replace("model.safetensors", "params_1.pkl")

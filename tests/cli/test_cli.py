@@ -14,8 +14,8 @@ import pytest
 
 from qgf_ref.cli.main import main
 from qgf_ref.sampling import trace
-from tests.cli.test_bad_input import TRACE
 from tests.conftest import Golden, small_checkpoint, states
+from tests.helpers.bad_input import TRACE
 
 
 def test_trace_writes_the_schema(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.linear import linear, linear_vjp
 from qgf_ref.testing import SamplerReport, check_losses, check_sampler
 from tests.conftest import SHARED, small_checkpoint, states
-from tests.interop.test_checkpoints import OPTIONS, official_tree, write
+from tests.helpers.checkpoints import OPTIONS, official_tree, write
 
 
 def small(**options: Any) -> Checkpoint:

@@ -19,7 +19,7 @@ from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.sampling import sample
 from qgf_ref.studies.shared.scenes import TRIMODAL, critics, exact_law
-from tests.flow.test_closed_form import correlated, critic_of
+from tests.helpers.closed_form import correlated, critic_of
 
 LEVEL = 1e-3
 Q: dict[str, Callable[[Array], Array]] = {

@@ -16,7 +16,7 @@ from qgf_ref.guidance.counting import counted
 from qgf_ref.nets.auxiliary import NO_AUXILIARY, NO_AUXILIARY_PARAMS
 from qgf_ref.sampling import sample, trace
 from tests.conftest import small_checkpoint, states
-from tests.guidance.test_estimators import at
+from tests.helpers.estimators import at
 
 NAMES = ("robust_q", "qgf_distill", "qgf_jacobian_distill", "cfgrl")
 

@@ -18,7 +18,7 @@ from qgf_ref.guidance.base import CRITIC_GRADIENT, Products
 from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.queries import critic_curvature, critic_gradient
 from tests.conftest import small_checkpoint, states
-from tests.flow.test_closed_form import correlated, critic_of
+from tests.helpers.closed_form import correlated, critic_of
 
 
 @pytest.mark.parametrize("aggregation", ["min", "mean"])

@@ -31,23 +31,12 @@ from qgf_ref.guidance.registry import (
 )
 from qgf_ref.sampling import sample
 from qgf_ref.testing import estimator_checks, parametrize_with_checks
-from tests.conftest import small_checkpoint, states
-from tests.flow.test_closed_form import TARGET, TRIMODAL, correlated, critic_of
+from tests.conftest import small_checkpoint
+from tests.helpers.closed_form import TARGET, TRIMODAL, correlated, critic_of
+from tests.helpers.estimators import WEIGHT, at, distance
 
 LEARNED = learned_estimator_names()
-WEIGHT = 0.3
 GRADIENT_FIELDS = ("ood", "qgf_jacobian", "bptt", "robust_q", "qgf_jacobian_distill")
-
-
-def at(ck: Any, k: int, rows: int = 5, flow: GuidedFlow | None = None) -> DenoisingStep:
-    obs, action = states(ck, rows)
-    return denoising_step(flow or ck.flow, obs, action, k, WEIGHT)
-
-
-def distance(x: Array, y: Array | None) -> float:
-    assert y is not None
-    norm = float(np.linalg.norm(y))
-    return float(np.linalg.norm(x - y)) / (norm or 1.0)
 
 
 @parametrize_with_checks(LEARNED, small_checkpoint(), weight=WEIGHT, rows=9)

@@ -28,7 +28,7 @@ from qgf_ref.guidance.registry import (
 )
 from qgf_ref.sampling import sample
 from tests.conftest import small_checkpoint, states
-from tests.guidance.test_estimators import at, distance
+from tests.helpers.estimators import at, distance
 
 NO_ESTIMATOR = ("ood", "bptt")
 

@@ -26,7 +26,7 @@ from qgf_ref.interop.npz_file import read_npz_tensors
 from qgf_ref.interop.real_tensors import read_safetensors
 from qgf_ref.interop.torch_file import LEGACY, read_torch
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, Evil, official_tree, same, write
+from tests.helpers.checkpoints import OPTIONS, Evil, official_tree, same, write
 
 FILES = {"torch": "a.pt", "flax": "a.msgpack", "npz": "a.npz", "qgf": "a.safetensors"}
 

@@ -17,8 +17,8 @@ from qgf_ref.cli import main as cli
 from qgf_ref.interop.export import export
 from qgf_ref.interop.native import save_checkpoint
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, official_tree, same, write
-from tests.interop.test_foreign_names import (
+from tests.helpers.checkpoints import OPTIONS, official_tree, same, write
+from tests.helpers.foreign_names import (
     damaged,
     drop,
     odd,

@@ -16,7 +16,7 @@ from qgf_ref.interop import formats
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.real_tensors import TensorFile
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import same
+from tests.helpers.checkpoints import same
 
 
 def read_json(path: Path) -> TensorFile:

@@ -13,26 +13,8 @@ import qgf_ref
 from qgf_ref import InputError
 from qgf_ref.interop.native import save_checkpoint
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, official_tree, write
-
-START = 4000
-"""Bytes at the front that are hit more often: the structure stands there."""
-
-
-def mutated(rng: np.random.Generator, whole: bytes) -> bytes:
-    """Truncated, or with bytes changed anywhere or near the front, or a stretch replaced."""
-    data = bytearray(whole)
-    front = min(len(data), START)
-    match rng.integers(4):
-        case 0:
-            return bytes(data[: rng.integers(len(data))])
-        case 1 | 2 as where:
-            for _ in range(rng.integers(1, 6)):
-                data[rng.integers(front if where == 1 else len(data))] = rng.integers(256)
-        case _:
-            at, length = rng.integers(front), rng.integers(1, 40)
-            data[at : at + length] = rng.bytes(int(rng.integers(40)))
-    return bytes(data)
+from tests.helpers.checkpoints import OPTIONS, official_tree, write
+from tests.helpers.fuzz import mutated
 
 
 @pytest.mark.slow

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import time
 import tracemalloc
-import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from qgf_ref import InputError
 from qgf_ref.cli.main import main
 from qgf_ref.interop.export import export, names_in
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS
-from tests.interop.test_fuzz import mutated
+from tests.helpers.checkpoints import OPTIONS
+from tests.helpers.fuzz import structure
 
 KINDS = {".pt": "torch", ".msgpack": "flax", ".safetensors": "foreign", ".npz": "npz"}
 MOST_BYTES = 100_000_000
@@ -34,28 +32,6 @@ def whole_file(suffix: str, path: Path) -> bytes:
         return save(tensors, {"about": "a foreign file"})
     export(ck, path, KINDS[suffix])
     return path.read_bytes()
-
-
-def structure(rng: np.random.Generator, whole: bytes, suffix: str) -> bytes:
-    """The file mutated anywhere, or near its end, where archives have their names.
-
-    Checksums of archives would refuse nearly every change of their contents: often a member is
-    changed and packed again with the right one.
-    """
-    if suffix in (".pt", ".npz") and rng.random() < 0.6:
-        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        likely = rng.random() < 0.8 and suffix == ".pt"
-        chosen = "qgf_ref/data.pkl" if likely else list(members)[rng.integers(len(members))]
-        members[chosen] = mutated(rng, members[chosen])
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-        return buffer.getvalue()
-    if rng.random() < 0.3:
-        return whole[:-3000] + mutated(rng, whole[-3000:])
-    return mutated(rng, whole)
 
 
 def fuzz(suffix: str, count: int, tmp_path: Path) -> Counter[str]:

@@ -24,9 +24,9 @@ from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.sampling import trace
 from tests.conftest import small_checkpoint, states
-from tests.interop.test_checkpoints import Evil
-from tests.interop.test_fuzz_foreign import structure
-from tests.interop.test_trace_file import archive, declaring, npy
+from tests.helpers.checkpoints import Evil
+from tests.helpers.fuzz import structure
+from tests.helpers.trace_files import archive, declaring, npy
 
 CHECKPOINT = small_checkpoint(obs_dim=3, action_dim=2, hidden=(5, 4), steps=3)
 METADATA = {"version": 1, "estimator": "qgf", "weight": 0.3, "denoise_steps": 3}

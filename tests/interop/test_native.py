@@ -15,7 +15,7 @@ import qgf_ref
 from qgf_ref import InputError
 from qgf_ref.interop.native import save_checkpoint
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, official_tree, same, write
+from tests.helpers.checkpoints import OPTIONS, official_tree, same, write
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "directory"])

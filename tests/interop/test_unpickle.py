@@ -19,7 +19,7 @@ import qgf_ref
 from qgf_ref import InputError
 from qgf_ref.interop.unpickle import read_pickle
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, Evil, official_tree, write
+from tests.helpers.checkpoints import OPTIONS, Evil, official_tree, write
 
 
 def test_numpy_1_and_2_module_names_and_endianness(tmp_path: Path) -> None:

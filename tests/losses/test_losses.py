@@ -18,22 +18,13 @@ from qgf_ref.backends.engine import backend_named
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.interop.official import params_from_flax
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.mlp import LayerParams, MLPParams
-from tests.conftest import Golden, small_checkpoint, states
-
-
-def batch_of(ck: Any, rows: int = 12) -> tuple[Batch, dict[str, Array]]:
-    rng = np.random.default_rng(3)
-    obs, action = states(ck, rows)
-    next_obs, _ = states(ck, rows, seed=5)
-    masks = (np.arange(rows) % 5 != 0).astype(float)
-    valid = (np.arange(rows) % 4 != 0).astype(float)
-    batch = Batch(obs, action, next_obs, rng.standard_normal(rows), masks, valid)
-    return batch, {"x0": rng.standard_normal(action.shape), "t": (np.arange(rows) % 7) / 6}
+from tests.conftest import Golden, small_checkpoint
+from tests.helpers.losses import batch_of
 
 
 def cast(drawn: dict[str, Array], dtype: str) -> dict[str, Array]:

@@ -20,8 +20,8 @@ from qgf_ref.agents.step import losses
 from qgf_ref.arrays import Array
 from qgf_ref.nets.mlp import MLPParams
 from tests.conftest import small_checkpoint, states
-from tests.interop.test_checkpoints import OPTIONS, official_tree, same, write
-from tests.losses.test_losses import batch_of
+from tests.helpers.checkpoints import OPTIONS, official_tree, same, write
+from tests.helpers.losses import batch_of
 
 pytestmark = pytest.mark.peers
 

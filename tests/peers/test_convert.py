@@ -18,7 +18,7 @@ from qgf_ref.interop.load import load_as_stored
 from qgf_ref.interop.torch_file import read_torch
 from qgf_ref.nets.mlp import MLPOptions, mlp
 from tests.conftest import small_checkpoint
-from tests.interop.test_checkpoints import OPTIONS, official_tree, same
+from tests.helpers.checkpoints import OPTIONS, official_tree, same
 
 pytestmark = pytest.mark.peers
 

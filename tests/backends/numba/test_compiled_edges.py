@@ -21,13 +21,13 @@ from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.sampling import sample
-from tests.backends.numba.test_compiled_sampler import (
+from tests.conftest import small_checkpoint, states
+from tests.helpers.compiled_sampler import (
     FLOAT64,
     both,
     teams_on_small_networks,
     without_layer_norm,
 )
-from tests.conftest import small_checkpoint, states
 
 ESTIMATORS = ("qgf", "qgf_jacobian", "bptt")
 

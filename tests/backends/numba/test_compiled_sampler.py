@@ -22,28 +22,16 @@ from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
-from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ACTIVATIONS
 from qgf_ref.ops.structure import scaled
 from qgf_ref.sampling import sample
 from tests.conftest import Golden, small_checkpoint, states
-
-FLOAT64 = 2e-14
-"""Measured after six steps over all cases here: 2.6e-15."""
-
-
-def both(flow: GuidedFlow, obs: Array, threads: int = 1, **arguments: Any) -> tuple[Array, Array]:
-    return (
-        sample(flow, obs, **arguments),
-        sample(flow, obs, backend="numba", threads=threads, **arguments),
-    )
-
-
-def teams_on_small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it costs."""
-    monkeypatch.setattr(compiled, "TEAM_BYTES", 0)
-    monkeypatch.setattr(compiled, "TEAM_PANELS", 0.01)
-
+from tests.helpers.compiled_sampler import (
+    FLOAT64,
+    both,
+    teams_on_small_networks,
+    without_layer_norm,
+)
 
 RECORDED = [name for name in learned_estimator_names() if estimator(name).recordable]
 
@@ -63,10 +51,6 @@ def test_which_estimators_are_recorded() -> None:
     layered |= {"qgf_covariance", "qgf_shifted", "qgf_shifted_taylor"}
     auxiliary = {"robust_q", "qgf_distill", "qgf_jacobian_distill", "cfgrl"}
     assert others == layered | auxiliary
-
-
-def without_layer_norm(params: MLPParams) -> MLPParams:
-    return MLPParams(tuple(LayerParams(layer.kernel, layer.bias) for layer in params.layers))
 
 
 NETWORKS: dict[str, Any] = {
