@@ -48,6 +48,10 @@ class Trace:
     q: Array
     g: Array
 
+    def __repr__(self) -> str:
+        (T, B, D), E = self.a.shape, self.q.shape[1]
+        return f"Trace({B} rows, T={T}, D={D}, {E} critics, {self.a.dtype})"
+
     def arrays(self) -> dict[str, Array]:
         """All arrays by name, as an npz of the trace schema has them."""
         return dict(vars(self))

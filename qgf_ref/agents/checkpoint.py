@@ -191,6 +191,11 @@ class Checkpoint:
         settings = self.network_settings(embedding, kernels)
         return Networks(**{name: self.network(name, settings) for name in self.agent.part_names})
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The agent's parts that the checkpoint does not have."""
+        return tuple(name for name in self.agent.part_names if name not in self.params)
+
     def guided_flow(
         self, *, embedding: Precision = "exact", kernels: Kernels = reference_kernels
     ) -> GuidedFlow:
@@ -236,6 +241,7 @@ class Checkpoint:
             "parameters": self.count,
             "dtype": self.dtype,
             **self.options.stated(),
+            **({"absent": list(self.absent)} if self.absent else {}),
             **({"auxiliary": list(self.auxiliary.present())} if self.auxiliary.present() else {}),
         }
 

@@ -21,6 +21,7 @@ from qgf_ref.audit.second_order import second_order
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import Estimator
+from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.nets.mlp import MLPParams
@@ -62,31 +63,36 @@ def _rule_checks(name: str, rule: Rule) -> list[Check]:
 
 
 def losses(point: AuditedStates) -> Iterator[Check]:
-    """The gradients of the three losses in the parameters, on a batch of this checkpoint's own.
+    """The gradients of the losses in the parameters, on a batch of this checkpoint's own.
 
+    Of the networks that it has; γ and τ are the recipe's, where the checkpoint does not tell any.
     Actions are the policy's; rewards, masks and valid vary over the rows, so that every factor of
     the losses takes part.
     """
-    nets, hyper = point.checkpoint.networks(), point.checkpoint.hyperparameters()
+    checkpoint, options = point.checkpoint, point.checkpoint.options
+    hyper = Hyperparameters(horizon=options.horizon_length)
+    gamma = hyper.discount if options.discount is None else options.discount
+    tau = hyper.expectile if options.expectile is None else options.expectile
     obs, x0 = point.obs, point.noise
     rows = np.arange(len(obs))
     action = np.clip(point.a[-1], -1, 1)
     valid, masks = (rows % 4 != 3).astype(float), (rows % 5 != 4).astype(float)
-    t = (
-        rows % (point.checkpoint.options.denoise_steps + 1)
-    ) / point.checkpoint.options.denoise_steps
+    t = (rows % (options.denoise_steps + 1)) / options.denoise_steps
     rewards = -(1.0 + rows % 3)
-    target = critic_target(
-        nets.value, np.roll(obs, 1, axis=0), rewards, masks, hyper.discount, hyper.horizon
-    )
+    policy, target_critic = checkpoint.network("policy"), checkpoint.network("target_critic")
     cases: dict[str, tuple[Any, Loss]] = {
-        "flow matching loss": (nets.policy, lambda net: flow_matching(net, obs, x0, action, t)),
-        "critic loss": (nets.critic, lambda net: critic_loss(net, obs, action, target, valid)),
-        "value loss": (
-            nets.value,
-            lambda net: value_loss(net, nets.target_critic, obs, action, valid, hyper.expectile),
-        ),
+        "flow matching loss": (policy, lambda net: flow_matching(net, obs, x0, action, t)),
     }
+    if "value" in checkpoint.params:
+        v = checkpoint.network("value")
+        y = critic_target(v, np.roll(obs, 1, axis=0), rewards, masks, gamma, hyper.horizon)
+        if "critic" in checkpoint.params:
+            critic = checkpoint.network("critic")
+            cases["critic loss"] = critic, lambda net: critic_loss(net, obs, action, y, valid)
+        cases["value loss"] = (
+            v,
+            lambda net: value_loss(net, target_critic, obs, action, valid, tau),
+        )
     for name, (net, loss) in cases.items():
         value, gradient = partial(_loss_value, net, loss), partial(_loss_gradient, net, loss)
         yield check_vjp(value, gradient, net.params.arrays(), name=f"{name} gradient", raises=False)

@@ -118,10 +118,10 @@ def primitives(point: AuditedStates) -> dict[str, Rule]:
 
 def networks(point: AuditedStates) -> dict[str, Rule]:
     """The networks in their inputs and in their parameters, and the rollout."""
-    nets, flow = point.checkpoint.networks(), point.checkpoint.flow
+    checkpoint, flow = point.checkpoint, point.checkpoint.flow
     k = len(point.a) // 2
     obs, action, t = point.obs, point.a[k], k / len(point.a)
-    v, q, value = nets.policy, nets.target_critic, nets.value
+    v, q = checkpoint.network("policy"), checkpoint.network("target_critic")
 
     def in_action(net: Any, *time: Any) -> Rule:
         return _rule(lambda a: net.forward(obs, a, *time), action, net.jvp, net.vjp)
@@ -144,6 +144,15 @@ def networks(point: AuditedStates) -> dict[str, Rule]:
             forward, net.params.arrays(), None, lambda u, c: c[0].vjp_params(u, c[1]).arrays()
         )
 
+    of_critic: dict[str, Rule] = {}
+    if "critic" in checkpoint.params:
+        critic = checkpoint.network("critic")
+        of_critic["critic in the parameters"] = in_parameters(critic, obs, action)
+    of_value: dict[str, Rule] = {}
+    if "value" in checkpoint.params:
+        value = checkpoint.network("value")
+        of_value["value in the observation"] = _rule(value.forward, obs, value.jvp, value.vjp)
+        of_value["value in the parameters"] = in_parameters(value, obs)
     rules = {
         "velocity in the action": in_action(v, t),
         "velocity in observation and action": in_both(v, t),
@@ -156,10 +165,9 @@ def networks(point: AuditedStates) -> dict[str, Rule]:
         "velocity in the parameters": in_parameters(v, obs, action, t),
         "target critic in the action": in_action(q),
         "target critic in observation and action": in_both(q),
-        "critic in the parameters": in_parameters(nets.critic, obs, action),
+        **of_critic,
         "target critic in the parameters": in_parameters(q, obs, action),
-        "value in the observation": _rule(value.forward, obs, value.jvp, value.vjp),
-        "value in the parameters": in_parameters(value, obs),
+        **of_value,
         "rollout": _rule(
             lambda a: rollout(flow.field, obs, a, flow.times),
             point.noise,

@@ -42,7 +42,7 @@ def second_order(point: AuditedStates) -> dict[str, Rule]:
     first = ck.target_critic.layers[0]
     hidden = linear(np.concatenate([obs, action], axis=1), first.kernel, first.bias)[0]
     scale = first.scale if first.scale is not None else np.ones(hidden.shape[-1])
-    critic, flow = ck.networks().target_critic, ck.flow
+    critic, flow = ck.network("target_critic"), ck.flow
     members = len(critic.forward(obs[:1], action[:1])[0])
     # any cotangent of every row and member, all of them different
     q_bar = np.cos(np.arange(members * len(obs))).reshape(members, len(obs))

@@ -52,8 +52,9 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="whether the policy outputs the whole chunk",
     )
-    group.add_argument("--discount", type=float, metavar="γ")
-    group.add_argument("--expectile", type=float, metavar="τ")
+    recipe = "where updates are made or checked, and returns discounted"
+    group.add_argument("--discount", type=float, metavar="γ", help=recipe)
+    group.add_argument("--expectile", type=float, metavar="τ", help=recipe)
 
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:

@@ -42,6 +42,12 @@ class GuidedFlow:
         if self.action_bound is not None and not self.action_bound > 0:
             raise InputError(f"action_bound must be positive or None, got {self.action_bound}")
 
+    def __repr__(self) -> str:
+        networks = f"{type(self.field).__name__}, {type(self.critic).__name__}"
+        bound = "no bound" if self.action_bound is None else f"bound {self.action_bound:g}"
+        times = f"T={self.denoise_steps} ({self.time_precision} times)"
+        return f"GuidedFlow({networks}, D={self.field.action_dim}, {times}, {bound})"
+
     @property
     def times(self) -> tuple[float, ...]:
         """The times t_0 … t_{T−1} of the denoising steps."""

@@ -47,6 +47,12 @@ class MLPParams:
     layers: tuple[LayerParams, ...]
     table: Array | None = None
 
+    def __repr__(self) -> str:
+        widths = "×".join(str(layer.kernel.shape[-1]) for layer in self.layers)
+        members = "" if self.ensemble is None else f", {self.ensemble} members"
+        dtype = self.layers[0].kernel.dtype
+        return f"MLPParams({self.in_features}×{widths}{members}, {self.count:,} in {dtype})"
+
     def named(self) -> Iterator[tuple[str, Array]]:
         """('table', array) if it has one, then ('layers.0.kernel', array), …"""
         if self.table is not None:

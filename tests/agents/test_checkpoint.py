@@ -13,6 +13,9 @@ import qgf_ref
 from qgf_ref import Checkpoint, InputError
 from qgf_ref.agents.iql import IQL, PARTS
 from qgf_ref.agents.options import Options
+from qgf_ref.audit.run import audit
+from qgf_ref.guidance.registry import estimator
+from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS
 from tests.conftest import small_checkpoint, states
 
 
@@ -85,6 +88,33 @@ def test_one_line_says_what_it_is() -> None:
     assert "\n" not in text
     for said in ("iql", "192×192×192", "T=10", "float32"):
         assert said in text
+
+
+def test_what_a_notebook_shows_is_one_line() -> None:
+    ck = small_checkpoint()
+    obs, noise = states(ck, 4)
+    traced = qgf_ref.trace(ck.flow, obs, noise=noise, weight=0.3)
+    for shown, said in (
+        (ck.critic, "MLPParams(8×11×10×9×1, 2 members, "),
+        (ck.flow, "GuidedFlow(MLPVelocity, MLPCritic, D=3, T=6 (exact times), bound 1)"),
+        (traced, "Trace(4 rows, T=6, D=3, 2 critics, float64)"),
+    ):
+        assert said in repr(shown)
+        assert len(repr(shown)) < 100
+
+
+def test_an_audit_checks_what_there_is() -> None:
+    """Derivatives do not depend on γ and τ, and the sampler's networks are enough."""
+    ck = small_checkpoint()
+    whole, bare = (
+        audit(c, states(ck, 4)[0], [estimator("qgf")], show_progress=False)
+        for c in (replace(ck, auxiliary=NO_AUXILIARY_PARAMS), sampling_only(ck))
+    )
+    assert bare.passed
+    left_out = {c.name for c in whole.checks} - {c.name for c in bare.checks}
+    assert {name.split()[0] for name in left_out} == {"critic", "value"}
+    assert bare.checkpoint["absent"] == ["critic", "value"]
+    assert "absent" not in whole.checkpoint
 
 
 def test_time_precision_is_decided_once() -> None:
