@@ -77,7 +77,7 @@ class Bench:
         heavy = counts is not None and counts.nominal.flops / peak > _HEAVY
 
         turns: list[Turn] = []
-        found: dict[str, dict[str, Any]] = {}
+        contenders: dict[str, dict[str, Any]] = {}
         first: dict[str, float] = {}
         for name in self._factories:
             if self.settings.skips(name, cell.batch):
@@ -91,9 +91,9 @@ class Bench:
                 self._note(str(declined))
                 continue
             first[name] = time.perf_counter() - started
-            found[name] = reference.require(name, actions, str(cell))
+            contenders[name] = reference.require(name, actions, str(cell))
             turns.append(self._turn(name, run, inputs, heavy))
-        if not found:
+        if not contenders:
             raise InputError(f"no contender does {cell}: {'; '.join(self.notes)}")
         weights = exact.policy.count + exact.target_critic.count
         weights *= np.dtype(cell.dtype).itemsize
@@ -101,20 +101,22 @@ class Bench:
         turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]
         rounds = self._rounds(sum(first.values()) if heavy else 0.0, turns)
         timings = list(interleaved(turns, rounds))
-        for name in found:
-            found[name] |= _timings(name, next(iter(found)), timings, first[name], cell, counts)
+        for name in contenders:
+            contenders[name] |= _timings(
+                name, next(iter(contenders)), timings, first[name], cell, counts
+            )
         return {
             **cell._asdict(),
             "threads": self.threads,
             "denoise_steps": steps,
             "rounds": rounds,
-            "calls_in_a_turn": {t.name: t.repetitions for t in turns if t.name in found},
+            "calls_in_a_turn": {t.name: t.repetitions for t in turns if t.name in contenders},
             "counts": counts and {k: v._asdict() for k, v in counts._asdict().items()},
             "weights_bytes": weights,
             "gemm_gflops": spread([GEMM_FLOPS / t[GEMM] / 1e9 for t in timings]),
             "read_gbytes": spread([read_bytes / t[READ] / 1e9 for t in timings]),
             "rows_compared": int(reference.stable[: cell.batch].sum()),
-            "contenders": found,
+            "contenders": contenders,
         }
 
     def _steps(self, checkpoint: Checkpoint) -> int:
@@ -184,9 +186,9 @@ def _timings(
     sampler, for the first batch). Where the count is known, at the median: gflops_nominal,
     gflops_necessary and weight_gbytes (per second, necessary).
     """
-    seconds = [found[name] for found in rounds]
+    seconds = [timing[name] for timing in rounds]
     usual = spread(seconds)
-    found: dict[str, Any] = {
+    timing: dict[str, Any] = {
         "seconds": usual,
         "seconds_of_each_round": seconds,
         "samples_per_second": spread([cell.batch / s for s in seconds]),
@@ -194,10 +196,10 @@ def _timings(
         "compile_seconds": max(0.0, first - usual["median"]),
     }
     if counts is not None:
-        found["gflops_nominal"] = counts.nominal.flops / usual["median"] / 1e9
-        found["gflops_necessary"] = counts.necessary.flops / usual["median"] / 1e9
-        found["weight_gbytes"] = counts.necessary.weight_bytes / usual["median"] / 1e9
-    return found
+        timing["gflops_nominal"] = counts.nominal.flops / usual["median"] / 1e9
+        timing["gflops_necessary"] = counts.necessary.flops / usual["median"] / 1e9
+        timing["weight_gbytes"] = counts.necessary.weight_bytes / usual["median"] / 1e9
+    return timing
 
 
 def main() -> None:

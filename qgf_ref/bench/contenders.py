@@ -104,15 +104,15 @@ def first_call(name: str, run: Sampler, obs: Array, noise: Array) -> Array:
 
     Raises Declined and InputError as `peer` says.
     """
-    found = _asked(Peer(name, name), lambda: np.asarray(run(obs, noise)))
-    if found.shape != noise.shape or found.dtype != noise.dtype:
+    actions = _asked(Peer(name, name), lambda: np.asarray(run(obs, noise)))
+    if actions.shape != noise.shape or actions.dtype != noise.dtype:
         raise InputError(
-            f"{name} returned {found.dtype} of shape {found.shape}, expected {noise.dtype} of "
+            f"{name} returned {actions.dtype} of shape {actions.shape}, expected {noise.dtype} of "
             f"shape {noise.shape}"
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(actions).all():
         raise InputError(f"{name} returned actions that are not finite")
-    return found
+    return actions
 
 
 def imported(spec: str) -> Callable[..., Any]:
@@ -120,8 +120,8 @@ def imported(spec: str) -> Callable[..., Any]:
     function = import_named(spec, "peer")
     if not callable(function):
         raise InputError(f"peer {spec!r} is not a function, but {function!r}")
-    found: Callable[..., Any] = function
-    return found
+    factory: Callable[..., Any] = function
+    return factory
 
 
 def _asked(given: Peer, ask: Callable[[], Any]) -> Any:

@@ -63,11 +63,11 @@ def interleaved(
 ) -> Iterator[dict[str, float]]:
     """Seconds of one repetition by name, round by round."""
     for _ in range(rounds):
-        found = {}
+        times = {}
         for turn in turns:
             settle(pause)
-            found[turn.name] = timed(turn)
-        yield found
+            times[turn.name] = timed(turn)
+        yield times
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -80,4 +80,4 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def ratios(rounds: Sequence[dict[str, float]], slow: str, fast: str) -> dict[str, float]:
     """How many times as long `slow` takes as `fast`: taken within each round, then spread."""
-    return spread([found[slow] / found[fast] for found in rounds])
+    return spread([times[slow] / times[fast] for times in rounds])

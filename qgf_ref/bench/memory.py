@@ -47,8 +47,8 @@ def measured(
     if done.returncode != 0 or not lines:
         cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return {}, f"peak memory of {name} was not measured: {cause}"
-    found: dict[str, int] = json.loads(lines[-1])
-    return found, "" if found else "peak memory is measured on Linux only"
+    peaks: dict[str, int] = json.loads(lines[-1])
+    return peaks, "" if peaks else "peak memory is measured on Linux only"
 
 
 def in_this_process(job: dict[str, Any]) -> dict[str, int]:
@@ -63,7 +63,7 @@ def in_this_process(job: dict[str, Any]) -> dict[str, int]:
     start = _resident("VmRSS")
     if start is None or not _set_back():
         return {}
-    found: dict[str, int] = {}
+    peaks: dict[str, int] = {}
     try:
         run = factory(
             checkpoint, estimator=job["estimator"], weight=settings.weight, denoise_steps=steps
@@ -76,20 +76,20 @@ def in_this_process(job: dict[str, Any]) -> dict[str, int]:
                 first_call(job["name"], run, obs, noise)
             peak = _resident("VmHWM")
             assert peak is not None
-            found[str(batch)] = peak - start
+            peaks[str(batch)] = peak - start
             _set_back()
     except Declined:
         pass
-    return found
+    return peaks
 
 
 def _resident(what: str) -> int | None:
     """VmRSS, or its peak VmHWM, in bytes. None where there is no /proc."""
     try:
-        found = re.search(rf"^{what}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        match = re.search(rf"^{what}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None
 
 
 def _set_back() -> bool:

@@ -34,10 +34,10 @@ def write_report(content: dict[str, Any], out: Path) -> None:
 
 def groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Rows of the same estimator, dtype and threads, with a title."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["estimator"], row["dtype"], row["threads"]), []).append(row)
-    for (estimator, dtype, threads), own in found.items():
+        grouped.setdefault((row["estimator"], row["dtype"], row["threads"]), []).append(row)
+    for (estimator, dtype, threads), own in grouped.items():
         plural = "" if threads == 1 else "s"
         yield f"{estimator}, {dtype}, {threads} thread{plural}", own
 
@@ -69,10 +69,10 @@ def markdown(content: dict[str, Any], figure: str = "bench.png") -> str:
 
 def notes(content: dict[str, Any]) -> list[str]:
     """What was left out and why, and what a share above 100% means."""
-    found = list(content["notes"])
+    sentences = list(content["notes"])
     if over(content["rows"]):
-        found.append(ABOVE)
-    return found
+        sentences.append(ABOVE)
+    return sentences
 
 
 ABOVE = (
@@ -153,5 +153,5 @@ def _long(rows: list[dict[str, Any]]) -> Table:
     return header, lines
 
 
-def _blas(found: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{b['internal_api']} {b['version']}" for b in found) or "BLAS unknown"
+def _blas(libraries: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{b['internal_api']} {b['version']}" for b in libraries) or "BLAS unknown"

@@ -37,9 +37,9 @@ def benchmark(settings: BenchSettings) -> dict[str, Any]:
     notes: list[str] = []
     threads = settings.threads or (min(thread_count(), available_cores()),)
     for number in threads:
-        found = measure_on(number, settings)
-        rows += found["rows"]
-        notes += [note for note in found["notes"] if note not in notes]
+        part = measure_on(number, settings)
+        rows += part["rows"]
+        notes += [note for note in part["notes"] if note not in notes]
     if settings.memory:
         notes += _add_memory(rows, settings)
     ceilings(rows)
@@ -56,13 +56,13 @@ def benchmark(settings: BenchSettings) -> dict[str, Any]:
 
 def origin() -> dict[str, Any]:
     """`provenance`, and the versions of the frameworks that peers may use."""
-    found = provenance()
+    made_by = provenance()
     for name in ("jax", "jaxlib", "torch"):
         try:
-            found["versions"][name] = version(name)
+            made_by["versions"][name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return made_by
 
 
 def measure_on(threads: int, settings: BenchSettings) -> dict[str, Any]:
@@ -94,10 +94,10 @@ def measure_on(threads: int, settings: BenchSettings) -> dict[str, Any]:
                 f"the measurement on {threads} cores ended with exit code {done.returncode}; its "
                 "message is above"
             )
-        found: dict[str, Any] = json.loads(answer.read_text())
-    if "input_error" in found:
-        raise InputError(found["input_error"])
-    return found
+        part: dict[str, Any] = json.loads(answer.read_text())
+    if "input_error" in part:
+        raise InputError(part["input_error"])
+    return part
 
 
 @contextmanager
@@ -124,13 +124,13 @@ def _add_memory(rows: list[dict[str, Any]], settings: BenchSettings) -> list[str
     notes: list[str] = []
     for job in tracked(sorted(jobs), len(jobs), title="peak memory"):
         with _bound(job[-1]):
-            found, note = measured(settings, *job)
+            peaks, note = measured(settings, *job)
         if note and note not in notes:
             notes.append(note)
         for row in rows:
             own = (row["network"], row["estimator"], row["dtype"], row["threads"])
             if own == job[1:] and job[0] in row["contenders"]:
-                row["contenders"][job[0]]["peak_memory_bytes"] = found.get(str(row["batch"]))
+                row["contenders"][job[0]]["peak_memory_bytes"] = peaks.get(str(row["batch"]))
     return notes
 
 
@@ -146,7 +146,7 @@ def ceilings(rows: list[dict[str, Any]]) -> None:
         size = row["weights_bytes"]
         read = max(r["read_gbytes"]["max"] for r in alike if r["weights_bytes"] == size)
         row["read_peak_gbytes"] = read
-        for found in row["contenders"].values():
-            if "gflops_necessary" in found:
-                found["share_of_gemm_peak"] = found["gflops_necessary"] / peak
-                found["share_of_read_peak"] = found["weight_gbytes"] / read
+        for contender in row["contenders"].values():
+            if "gflops_necessary" in contender:
+                contender["share_of_gemm_peak"] = contender["gflops_necessary"] / peak
+                contender["share_of_read_peak"] = contender["weight_gbytes"] / read

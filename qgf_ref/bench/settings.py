@@ -137,8 +137,8 @@ class BenchSettings:
 
 def hidden_of(network: str) -> tuple[int, ...]:
     """(512, 512, 512, 512) of "4x512". Raises InputError on anything else."""
-    found = re.fullmatch(r"(\d{1,3})[x×](\d{1,6})", network)
-    layers, width = map(int, found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,3})[x×](\d{1,6})", network)
+    layers, width = map(int, match.groups()) if match else (0, 0)
     if not (1 <= layers <= DEEPEST and 1 <= width <= WIDEST):
         raise InputError(
             f"a network is written LAYERSxWIDTH, as 4x512 (at most {DEEPEST}x{WIDEST}), "

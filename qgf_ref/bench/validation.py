@@ -64,15 +64,15 @@ class Reference:
                 flow, obs, estimator=estimator, weight=weight, noise=x, denoise_steps=steps
             )
 
-        found = {name: actions(checkpoint, noise, name) for name in PRECISIONS}
-        exact = found["exact"]
+        by_precision = {name: actions(checkpoint, noise, name) for name in PRECISIONS}
+        exact = by_precision["exact"]
         moved = [abs(actions(checkpoint, noise + s * direction) - exact) for s in (_MOVED, -_MOVED)]
         response = np.max(moved, axis=(0, 2))
         stable = response <= _JUMP * np.median(response)
         rounding = {"float64": 0.0}
         single = actions(checkpoint.astype("float32"), noise)
         rounding["float32"] = float(abs(single - exact)[stable].max())
-        return cls(obs, noise, found, stable, rounding)
+        return cls(obs, noise, by_precision, stable, rounding)
 
     def inputs(
         self, checkpoint: Checkpoint, batch: int, dtype: str, seed: int
@@ -89,11 +89,11 @@ class Reference:
         """The largest difference of an action that rounding explains; actions lie in ±1."""
         return max(FACTOR * self.rounding[dtype], FLOOR * float(np.finfo(dtype).eps))
 
-    def error(self, found: Array) -> tuple[float, str]:
+    def error(self, theirs: Array) -> tuple[float, str]:
         """The largest difference on the compared rows, and the embedding for which it is least."""
-        kept = min(len(found), ROWS)
+        kept = min(len(theirs), ROWS)
         head = kept - kept // 2
-        compared = np.concatenate([found[:head], found[len(found) - (kept - head) :]])
+        compared = np.concatenate([theirs[:head], theirs[len(theirs) - (kept - head) :]])
         stable = self.stable[:kept]
         if not stable.any():
             stable = np.ones(kept, bool)
@@ -104,10 +104,10 @@ class Reference:
         nearest = min(errors, key=lambda name: errors[name])
         return errors[nearest], nearest
 
-    def require(self, name: str, found: Array, where: str) -> dict[str, Any]:
+    def require(self, name: str, theirs: Array, where: str) -> dict[str, Any]:
         """The error of a contender; raises InputError when rounding does not explain it."""
-        error, embedding = self.error(found)
-        tolerance = self.tolerance(found.dtype.name)
+        error, embedding = self.error(theirs)
+        tolerance = self.tolerance(theirs.dtype.name)
         if error > tolerance:
             raise InputError(
                 f"{name} does not compute the sampler, so its speed says nothing: on {where} its "

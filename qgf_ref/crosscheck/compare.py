@@ -184,13 +184,13 @@ def prepared(
             f"{theirs.source}: best_of is {best_of}, but {len(theirs.noise)} rows of noise for "
             f"{len(theirs.obs)} observations make {theirs.best_of}"
         )
-    for what, found, expected in (
+    for what, width, expected in (
         ("obs", theirs.obs.shape[1], checkpoint.obs_dim),
         ("action", theirs.action.shape[1], checkpoint.flat_action_dim),
     ):
-        if found != expected:
+        if width != expected:
             raise InputError(
-                f"{theirs.source}: {what} has {found} columns; {checkpoint.source} has {expected}"
+                f"{theirs.source}: {what} has {width} columns; {checkpoint.source} has {expected}"
             )
     require_members(theirs, checkpoint)
     case = RecordedCase(theirs, float(w), theirs.source)

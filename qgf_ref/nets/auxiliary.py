@@ -50,8 +50,8 @@ class AuxiliaryParams:
 
     def present(self) -> dict[str, MLPParams]:
         """Those that there are, by name."""
-        found = {name: getattr(self, name) for name in AUXILIARY}
-        return {name: params for name, params in found.items() if params is not None}
+        by_name = {name: getattr(self, name) for name in AUXILIARY}
+        return {name: params for name, params in by_name.items() if params is not None}
 
     def astype(self, dtype: DTypeLike) -> AuxiliaryParams:
         """Every array in another dtype."""

@@ -25,17 +25,17 @@ def array_of(call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Arra
     something else. what: the call, for the message.
     """
     try:
-        found = call()
+        answer = call()
     except Exception as error:
         raise CrossCheckError(
             f"your function raised {type(error).__name__} on {what}: {error}"
         ) from error
-    return _numbers(found, shape, what)
+    return _numbers(answer, shape, what)
 
 
-def _numbers(found: Any, shape: tuple[int, ...] | None, what: str) -> Array:
+def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     try:
-        array = np.asarray(found)
+        array = np.asarray(answer)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CrossCheckError(f"on {what}, what came back is no array: {error}") from error
     wrong = array.dtype.kind != "f" or (shape is not None and array.shape != shape)
@@ -56,12 +56,12 @@ def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Recorded
     rows, D = len(probe.obs), networks.flat_action_dim
     what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
     try:
-        found = fn(probe.obs.copy(), probe.noise.copy(), probe.weight)
+        answer = fn(probe.obs.copy(), probe.noise.copy(), probe.weight)
     except Exception as error:
         raise CrossCheckError(
             f"on {on}, your sampler raised {type(error).__name__} with {what}: {error}"
         ) from error
-    parts = dict(found) if isinstance(found, Mapping) else {"action": found}
+    parts = dict(answer) if isinstance(answer, Mapping) else {"action": answer}
     if "action" not in parts:
         raise CrossCheckError(
             f"your sampler returned a mapping without 'action': {', '.join(map(str, parts))}"

@@ -69,8 +69,8 @@ def disagreement(
     if diagnosis.ambiguous and networks is not None:
         several = [e.mistakes for e in diagnosis.explanations[:4]]
         separate = separating(setting, several, probes(networks, seed=1))
-    found = [(case, located(setting, case)) for case in cases]
-    wrong = [(case, where.first, where.worst) for case, where in found if where.first is not None]
+    places = [(case, located(setting, case)) for case in cases]
+    wrong = [(case, where.first, where.worst) for case, where in places if where.first is not None]
     # a call with its steps says more than final actions, and earlier quantities more than later
     wrong.sort(key=lambda x: (not x[0].forced, causal_order(*x[1])))
     first = worst = None

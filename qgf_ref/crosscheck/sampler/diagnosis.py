@@ -133,20 +133,20 @@ class Search(Simulations):
         for base in alive:
             if len(base) >= MAX_MISTAKES:
                 return []
-        found: list[Mistakes] = []
+        hypotheses: list[Mistakes] = []
         screens = [self.screen(base, quantity) for base in alive]
         for screen in screens:
             named = {made.name for made in screen.base}
             for made in _tracked(screen.additions(named), "mistakes", progress):
                 self.singles += 1
                 if screen.passes((made,)) and self.agrees((*screen.base, made), quantity):
-                    found.append((*screen.base, made))
+                    hypotheses.append((*screen.base, made))
                 elif made.mistake.family is not None:
                     fitted = screen.fitted(made)
                     if fitted is not None and self.agrees((*screen.base, fitted), quantity):
-                        found.append((*screen.base, fitted))
-        if found:
-            return found
+                        hypotheses.append((*screen.base, fitted))
+        if hypotheses:
+            return hypotheses
         for screen in screens[:2]:
             if len(screen.base) + 2 > MAX_MISTAKES:
                 continue
@@ -157,9 +157,9 @@ class Search(Simulations):
                 left -= screen.cost(pair)
                 self.pairs += 1
                 if screen.passes(pair) and self.agrees((*screen.base, *pair), quantity):
-                    found.append((*screen.base, *pair))
+                    hypotheses.append((*screen.base, *pair))
                     left = min(left, float(MORE_PAIRS))
-        return found
+        return hypotheses
 
     def _pairs(self, screen: Screen) -> list[Mistakes]:
         """Pairs by how much of the error a combination of their single effects explains.
@@ -251,8 +251,8 @@ def diagnose(
             return choice, search, Diagnosis((Explanation((), excess),))
     for choice in choices:
         search = Search(choice, cases)
-        found = search.diagnose(progress)
-        tried.append((choice, search, found))
-        if found.explanations:
+        diagnosis = search.diagnose(progress)
+        tried.append((choice, search, diagnosis))
+        if diagnosis.explanations:
             return tried[-1]
     return max(tried, key=lambda t: order(t[2].unknown or "action"))

@@ -57,7 +57,7 @@ def probes(
 
     # one shape for most calls, because frameworks compile for each
     mixed, noise = normal(rows, O), normal(rows, D)
-    found = [
+    calls = [
         Probe("mixed", mixed, noise, weight, f"{rows} rows of normal noise"),
         Probe("one row", mixed[:1], noise[:1], weight, "a batch of one row"),
         Probe("unguided", mixed, noise, 0.0, "weight 0"),
@@ -72,11 +72,11 @@ def probes(
         # the other way round, so that no fixed choice is right in both
         back = many.reshape(rows, best_of, D)[:, ::-1].reshape(many.shape)
         why = f"best-of-{best_of} (B·n rows of noise)"
-        found += [
+        calls += [
             Probe("candidates", mixed, many, weight, why),
             Probe("candidates reversed", mixed, np.ascontiguousarray(back), weight, why),
         ]
-    return tuple(found)
+    return tuple(calls)
 
 
 def _corners(rows: int, D: int) -> Array:
@@ -187,8 +187,8 @@ def _differs(one: Predicted, two: Predicted, names: Sequence[str], unit: float) 
     return False
 
 
-def _first_variants(found: tuple[Made, ...]) -> tuple[Made, ...]:
-    return tuple({made.name: made for made in reversed(found)}.values())[::-1]
+def _first_variants(variants: tuple[Made, ...]) -> tuple[Made, ...]:
+    return tuple({made.name: made for made in reversed(variants)}.values())[::-1]
 
 
 def separating(

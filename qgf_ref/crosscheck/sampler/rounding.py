@@ -241,8 +241,8 @@ def scatter(
     for name, value in exact.items():
         at = by_step(name, value)
         rows = kept.rows(name)
-        found = [norms(by_step(name, run[name]) - at, rows) for run in runs]
-        rms[name] = scale * np.array([r for r, _ in found])
-        peak[name] = scale * np.array([p for _, p in found])
+        differences = [norms(by_step(name, run[name]) - at, rows) for run in runs]
+        rms[name] = scale * np.array([r for r, _ in differences])
+        peak[name] = scale * np.array([p for _, p in differences])
         size[name] = norms(at, rows)[0]
     return kept

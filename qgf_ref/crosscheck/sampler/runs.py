@@ -39,21 +39,21 @@ def free_running(port: Port, inputs: Inputs) -> Predicted:
     obs = port.scheme.spread(inputs.obs, n)
     rows, T = inputs.noise.shape, port.flow.denoise_steps
     members = port.critic.params.ensemble
-    found = {name: np.full((T, *rows), np.nan) for name in ("a", "v", "a1_hat", "g")}
-    found["q"] = np.full((T, members or 1, rows[0]), np.nan)
+    quantities = {name: np.full((T, *rows), np.nan) for name in ("a", "v", "a1_hat", "g")}
+    quantities["q"] = np.full((T, members or 1, rows[0]), np.nan)
 
     def record(step: DenoisingStep, guidance: Guidance) -> None:
-        _store(found, step.index, step, guidance, port, obs)
+        _store(quantities, step.index, step, guidance, port, obs)
 
     try:
         with np.errstate(all="ignore"):
             last = denoise(
                 port.flow, obs, inputs.noise, port.estimator, inputs.weight, record, port.scheme
             )
-            found["action"] = conclude(port.flow, obs, last, n, scheme=port.scheme)
+            quantities["action"] = conclude(port.flow, obs, last, n, scheme=port.scheme)
     except NonFiniteError:
-        found["action"] = np.full((len(inputs.obs), rows[1]), np.nan)
-    return found
+        quantities["action"] = np.full((len(inputs.obs), rows[1]), np.nan)
+    return quantities
 
 
 def teacher_forced(
@@ -73,14 +73,14 @@ def teacher_forced(
     obs = port.scheme.spread(inputs.obs, n)
     T, flow = len(states), port.flow
     members = port.critic.params.ensemble
-    found = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat", "g")}
-    found["q"] = np.full((T, members or 1, states.shape[1]), np.nan)
-    found["a"][0] = port.scheme.start(inputs.noise)
+    quantities = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat", "g")}
+    quantities["q"] = np.full((T, members or 1, states.shape[1]), np.nan)
+    quantities["a"][0] = port.scheme.start(inputs.noise)
     last = states[-1]
     with np.errstate(all="ignore"):
         for k, state in enumerate(states):
             step = denoising_step(flow, obs, state, k, inputs.weight)
-            found["v"][k] = step.velocity
+            quantities["v"][k] = step.velocity
             if upto == "v":
                 continue
             if "v" in given:
@@ -89,21 +89,21 @@ def teacher_forced(
             if "a1_hat" in given:
                 seen = replace(flow, critic=Asked(flow.critic, given["a1_hat"][k]))
             guidance = port.estimator(seen, step)
-            _store(found, k, step, guidance, port, obs, own_velocity=False)
+            _store(quantities, k, step, guidance, port, obs, own_velocity=False)
             if "g" in given:
                 guidance = replace(guidance, gradient=given["g"][k].astype(state.dtype))
             following = _euler(port, step, guidance)
             if k + 1 < T:
-                found["a"][k + 1] = following
+                quantities["a"][k + 1] = following
             else:
                 last = following
         if upto == "v":
-            return {"v": found["v"], "a": found["a"]}
+            return {"v": quantities["v"], "a": quantities["a"]}
         try:
-            found["action"] = conclude(flow, obs, last, n, scheme=port.scheme)
+            quantities["action"] = conclude(flow, obs, last, n, scheme=port.scheme)
         except NonFiniteError:
-            found["action"] = np.full((len(inputs.obs), states.shape[2]), np.nan)
-    return found
+            quantities["action"] = np.full((len(inputs.obs), states.shape[2]), np.nan)
+    return quantities
 
 
 class Asked:
@@ -143,7 +143,7 @@ def _euler(port: Port, step: DenoisingStep, guidance: Guidance) -> Array:
 
 
 def _store(
-    found: Predicted,
+    quantities: Predicted,
     k: int,
     step: DenoisingStep,
     guidance: Guidance,
@@ -152,10 +152,10 @@ def _store(
     own_velocity: bool = True,
 ) -> None:
     if own_velocity:
-        found["a"][k], found["v"][k] = step.action, step.velocity
+        quantities["a"][k], quantities["v"][k] = step.action, step.velocity
     query, q = guidance.query, guidance.q
     if query is None:
         query = one_step_estimate(port.flow, step).x
     if q is None:
         q, _ = port.flow.critic.forward(obs, query)
-    found["a1_hat"][k], found["q"][k], found["g"][k] = query, q, guidance.gradient
+    quantities["a1_hat"][k], quantities["q"][k], quantities["g"][k] = query, q, guidance.gradient

@@ -69,15 +69,15 @@ class Screen:
         coupled = any(item.mistake.coupled for item in made)
         rows = None if coupled else self.rows
         port = self.search.setting.port(made)
-        found = whole = self.case.simulate(port, rows, self.upto)
+        simulated = whole = self.case.simulate(port, rows, self.upto)
         if coupled:
-            found = {name: self._cut(value, name) for name, value in found.items()}
-        value = found[self.quantity]
+            simulated = {name: self._cut(value, name) for name, value in simulated.items()}
+        value = simulated[self.quantity]
         if value.shape != self.theirs.shape:
             return False
         if len(more) == 1:
             self.effects[more[0]] = value - self.truth
-            if all(self._near(n, before, found[n]) for n, before in self.earlier.items()):
+            if all(self._near(n, before, simulated[n]) for n, before in self.earlier.items()):
                 self.compatible.add(more[0])
         if any(item.mistake.coarse for item in made):
             left, total = (float(np.linalg.norm(x)) for x in (self.theirs - value, self.missing))

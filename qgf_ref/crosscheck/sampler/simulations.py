@@ -34,11 +34,11 @@ class Simulations:
         """`RecordedCase.scatter`, computed once."""
         key = (index, made)
         if key not in self._scatters:
-            found = self.cases[index].scatter(self.setting, made)
+            scatter = self.cases[index].scatter(self.setting, made)
             if without_coarse(made) != made:
                 other = self.scatter(index, without_coarse(made)).truth
-                found = found.widened(other, COARSE / RMS_LIMIT)
-            self._scatters[key] = found
+                scatter = scatter.widened(other, COARSE / RMS_LIMIT)
+            self._scatters[key] = scatter
         return self._scatters[key]
 
     def forced(self, index: int) -> Scatter:
@@ -101,5 +101,5 @@ class Simulations:
 
     def worst_case(self, made: Mistakes, quantity: str) -> int:
         """The case that contradicts these mistakes most."""
-        found = {i: float(j.excess.max()) for i, j in self.judgements(made, quantity)}
-        return max(found, key=lambda i: found[i])
+        excesses = {i: float(j.excess.max()) for i, j in self.judgements(made, quantity)}
+        return max(excesses, key=lambda i: excesses[i])

@@ -48,8 +48,8 @@ def _query(factor: Factor | None = None, bound: Any = None) -> Mapping[str, Chan
         def times(scale: Any, x: Array) -> Array:
             return scaled(factor(rest, dt) if factor and scale == rest else scale, x)
 
-        found: dict[Any, Any] = {axpy: sum_of, scaled: times} if factor else {}
-        return found | ({clip: bound} if bound else {})
+        replacements: dict[Any, Any] = {axpy: sum_of, scaled: times} if factor else {}
+        return replacements | ({clip: bound} if bound else {})
 
     return estimator_kernels(by)
 
