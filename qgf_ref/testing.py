@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.audit.agent_contract import agent_checks, check_agent
 from qgf_ref.audit.definitions import OracleStep, defines
 from qgf_ref.contracts import ContractError, ContractReport
 from qgf_ref.crosscheck.errors import CrossCheckError
@@ -47,6 +48,8 @@ __all__ = [
     "OracleStep",
     "SamplerReport",
     "TrainingReport",
+    "agent_checks",
+    "check_agent",
     "check_critic",
     "check_estimator",
     "check_gradient",
