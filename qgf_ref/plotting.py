@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ class LineStyle(NamedTuple):
     """Colour (Okabe and Ito's palette, then Tol's), dash pattern and marker of one estimator."""
 
     color: str
-    linestyle: str
+    linestyle: Any
     marker: str
 
 
@@ -40,12 +41,20 @@ ESTIMATOR_STYLES = {
     "gradstep": LineStyle("#332288", "-", "P"),
     "oracle": LineStyle("#000000", "-", "."),
 }
-_OTHER = LineStyle("#7F7F7F", "-.", "1")
+"""Given, so that figures of different runs agree; any other name has a style derived from it."""
+
+
+def _derived(name: str) -> LineStyle:
+    number = crc32(name.encode())
+    given = list(ESTIMATOR_STYLES.values())
+    color = given[number % len(given)].color
+    return LineStyle(color, (0, (3, 1, 1, 1)), "1234"[number // len(given) % 4])
 
 
 def style(estimator: str) -> dict[str, Any]:
-    """Keyword arguments of `Axes.plot` for this estimator's line."""
-    return {**ESTIMATOR_STYLES.get(estimator, _OTHER)._asdict(), "markersize": 4, "linewidth": 1.4}
+    """Keyword arguments of `Axes.plot` for this estimator's line, the same in every run."""
+    line = ESTIMATOR_STYLES.get(estimator) or _derived(estimator)
+    return {**line._asdict(), "markersize": 4, "linewidth": 1.4}
 
 
 def new_figure(width: float = 7.2, height: float = 3.8) -> Figure:

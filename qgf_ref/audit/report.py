@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qgf_ref.audit import plots
+from qgf_ref.audit.coverage import Coverage
 from qgf_ref.audit.profile import Profile
 from qgf_ref.checks import Check
 from qgf_ref.files import write_atomically, write_json
@@ -25,6 +26,7 @@ class AuditReport:
     checkpoint: dict[str, Any]
     settings: dict[str, Any]
     checks: list[Check]
+    coverage: dict[str, Coverage]
     profile: Profile
     precision: dict[str, dict[str, list[float]]]
     seconds: float
@@ -40,6 +42,11 @@ class AuditReport:
         """Whether every check passed."""
         return not self.failed
 
+    @property
+    def unchecked(self) -> list[str]:
+        """The estimators of which nothing could be checked."""
+        return [label for label, covered in self.coverage.items() if not covered.checked]
+
     def as_json(self) -> dict[str, Any]:
         """The whole report; infinite errors as the string "inf"."""
         checks = [
@@ -51,6 +58,7 @@ class AuditReport:
             "checkpoint": self.checkpoint,
             "settings": self.settings,
             "checks": checks,
+            "coverage": {label: asdict(covered) for label, covered in self.coverage.items()},
             "profile": asdict(self.profile),
             "precision": self.precision,
             "seconds": self.seconds,
@@ -66,7 +74,26 @@ def verdict(report: AuditReport) -> str:
     errors = ", ".join(f"{oracle.replace('_', ' ')} {e:.1e}" for oracle, e in worst.items())
     count = len(report.checks)
     state = "all passed" if report.passed else f"{len(report.failed)} FAILED"
-    return f"{count} derivative checks in float64: {state} (largest errors: {errors})"
+    missing = f"; NOT CHECKED: {', '.join(report.unchecked)}" if report.unchecked else ""
+    return f"{count} derivative checks in float64: {state} (largest errors: {errors}){missing}"
+
+
+def unchecked_lines(report: AuditReport) -> list[str]:
+    """Of each estimator of which nothing was checked: why, what it resembles, what to do."""
+    return [
+        f"{label}: NOT CHECKED, there is no formula to compare it with; on these states it "
+        f"{report.coverage[label].resembles}. Derive it from Estimator and give `potential`, "
+        "register a definition (qgf_ref.testing.defines), or use check_estimator(…, like=…)."
+        for label in report.unchecked
+    ]
+
+
+def coverage_rows(report: AuditReport) -> tuple[list[str], list[list[str]]]:
+    """What was checked of each estimator: header and rows."""
+    return ["estimator", "G checked against", "without a formula"], [
+        [label, " and ".join(covered.checked) or "nothing", covered.resembles]
+        for label, covered in report.coverage.items()
+    ]
 
 
 def estimator_rows(report: AuditReport) -> tuple[list[str], list[list[str]]]:
@@ -191,7 +218,7 @@ def _html(report: AuditReport, figures_html: list[str]) -> str:
         ["estimator", "products of a whole chain, beyond its T forwards of v"],
         [[name, products] for name, products in report.profile.chain_products.items()],
     )
-    state = "passed" if report.passed else "failed"
+    state = "passed" if report.passed and not report.unchecked else "failed"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>qgf_ref audit</title>
 <style>
@@ -208,7 +235,7 @@ figcaption, .note {{ color: #444; font-size: 13.5px; }}
 <h1>Audit of a Q-Guided Flow checkpoint</h1>
 <p class="verdict {state}">{escape(verdict(report))}. {report.seconds:.0f} s.</p>
 <h2>Checkpoint</h2>{facts}
-<h2>Estimators</h2>{_table(*estimator_rows(report))}
+<h2>Estimators</h2>{_table(*estimator_rows(report))}{_table(*coverage_rows(report))}
 <p class="note">{escape(ESTIMATOR_NOTE)}</p>{chain}
 <h2>Figures</h2>{"".join(figures_html)}
 <h2>Derivative checks</h2>

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.by_oracle import REFERENCE
-from qgf_ref.audit.derivatives import checks_of
+from qgf_ref.audit.coverage import Coverage, coverage
+from qgf_ref.audit.derivatives import checks_of, oracle_steps
 from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
 from qgf_ref.audit.rules import AuditedStates
@@ -59,7 +60,7 @@ def audit(
     engine = _fastest() if backend is None else Engine.of(backend)
     _require_usable(checkpoint, obs, estimators, weight)
     with threadpool_limits(1, "blas"):
-        checks, measured, rounding = _measure(
+        checks, covered, measured, rounding = _measure(
             checkpoint, obs, estimators, weight, seed, show_progress, engine
         )
     return AuditReport(
@@ -73,6 +74,7 @@ def audit(
             "estimators": [_describe(e) for e in estimators],
         },
         checks=checks,
+        coverage=covered,
         profile=measured,
         precision=rounding,
         seconds=time.perf_counter() - started,
@@ -108,7 +110,7 @@ def _measure(
     seed: int,
     show_progress: bool,
     engine: Engine,
-) -> tuple[list[Check], Profile, dict[str, dict[str, list[float]]]]:
+) -> tuple[list[Check], dict[str, Coverage], Profile, dict[str, dict[str, list[float]]]]:
     checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs = checks_of(point, estimators)
@@ -123,9 +125,10 @@ def _measure(
         for name, job in jobs.items():
             advance(f"(a) derivatives of {name}")
             checks += job()
+        covered = coverage(checkpoint, estimators, checks, oracle_steps(point))
         measured = profile(checkpoint.flow, obs, estimators, seed, advance, engine)
         rounding = precision(checkpoint, obs, estimators, weight, seed, advance, engine)
-    return checks, measured, rounding
+    return checks, covered, measured, rounding
 
 
 def _describe(estimator: Estimator) -> str:

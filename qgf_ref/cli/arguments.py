@@ -93,11 +93,17 @@ def task_name(given: str | None, checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:
-    """Observations of --obs: an npz with `obs`, "normal", or (embedded checkpoint only) ours."""
+    """Observations of --obs: an npz with `obs`, or `observations` as OGBench has them; "normal";
+    or (embedded checkpoint only) ours.
+    """
     if spec == "normal":
         return np.random.default_rng(seed).standard_normal((NORMAL_ROWS, checkpoint.obs_dim))
     if spec is not None:
-        return matrix(read_npz(Path(spec), ("obs",))["obs"], "obs", columns=checkpoint.obs_dim)
+        arrays = read_npz(Path(spec), (), only=("obs", "observations"))
+        obs = arrays.get("obs", arrays.get("observations"))
+        if obs is None:
+            obs = read_npz(Path(spec), ("obs",))["obs"]  # says what it holds instead
+        return matrix(obs, "obs", columns=checkpoint.obs_dim)
     if is_embedded(checkpoint):
         return embedded_observations()
     raise InputError(

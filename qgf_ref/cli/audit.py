@@ -15,6 +15,7 @@ from qgf_ref.cli.arguments import (
 )
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
+from qgf_ref.interop.load import is_embedded
 
 EXAMPLE = """example:
   qgf-ref audit                                     the checkpoint inside the package
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.audit.report import (
         ESTIMATOR_NOTE,
         estimator_rows,
+        unchecked_lines,
         verdict,
         write_report,
     )
@@ -96,10 +98,16 @@ def run(args: argparse.Namespace) -> int:
     print(verdict(report))
     for check in report.failed:
         print(f"  {check}")
+    for line in unchecked_lines(report):
+        print(textwrap.fill(line, 98, initial_indent="  ", subsequent_indent="    "))
     print()
     print(text_table(*estimator_rows(report)))
     print(textwrap.fill(ESTIMATOR_NOTE, 98))
     page = write_report(report, out)
     print(f"\n{report.seconds:.0f} s. Report: {page} (numbers: {out / 'report.json'})")
-    print("Next: qgf-ref explain --estimator qgf_jacobian --step 5  (one gradient, line by line)")
+    own = "" if is_embedded(checkpoint) else f" --checkpoint {args.checkpoint} --obs {args.obs}"
+    last = estimators[-1].label if args.estimators else "qgf_jacobian"
+    study = f" --estimators {' '.join(args.estimators)}" if args.estimators else ""
+    print(f"Next: qgf-ref explain{own} --estimator {last} --step 5  (one gradient, line by line)")
+    print(f"      qgf-ref study bias-variance{study}  (how biased, against the exact guidance)")
     return 0 if report.passed else 1

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     obs = observations(args.obs, checkpoint, args.seed)
     noise = None
     if args.obs not in (None, "normal"):
-        noise = read_npz(Path(args.obs), ("obs",)).get("noise")
+        noise = read_npz(Path(args.obs), (), only=("noise",)).get("noise")
     explanation = explain(
         checkpoint,
         obs,

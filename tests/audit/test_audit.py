@@ -24,6 +24,7 @@ from qgf_ref import (
 )
 from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
+from qgf_ref.audit.coverage import Coverage, compared
 from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
 from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.rules import AuditedStates
@@ -326,3 +327,70 @@ def test_a_checkpoint_whose_members_tie_passes() -> None:
         show_progress=False,
     )
     assert {c.name for c in report.failed} <= {"estimator ood (definition)"}
+
+
+def test_checks_names_oracles_tolerances_and_verdicts_are_those_of_4b0d202() -> None:
+    """All of them, for every estimator on learned networks, as that commit printed them."""
+    ck = small_checkpoint()
+    point = AuditedStates.of(ck, states(ck, 4)[0], np.random.default_rng((0, 0)))
+    everything = [estimator(name) for name in learned_estimator_names()]
+    lines = [
+        f"{c.name} | {c.oracle} | {c.tolerance:g} | {'ok' if c.passed else 'WRONG'}"
+        for job in checks_of(point, everything).values()
+        for c in job()
+    ]
+    stored = Path(__file__).with_name("checks_of_4b0d202.txt").read_text().splitlines()
+    assert lines == stored
+
+
+def minus_qgf(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return -estimator("qgf")(flow, step).gradient
+
+
+def unlike_any(flow: GuidedFlow, step: DenoisingStep) -> Array:
+    return np.roll(estimator("qgf")(flow, step).gradient, 1, axis=1)
+
+
+def test_what_was_not_checked_is_said_and_compared_with_the_registered(tmp_path: Path) -> None:
+    ck = small_checkpoint()
+    mine = [estimator(minus_qgf), estimator(unlike_any), estimator("qgf")]
+    report = audit(ck, states(ck, 4)[0], mine, show_progress=False)
+    assert report.unchecked == ["minus_qgf", "unlike_any"]
+    assert report.coverage["qgf"] == Coverage(("definition",))
+    assert report.coverage["minus_qgf"].resembles == "is minus qgf"
+    assert report.coverage["unlike_any"].resembles.startswith("equals no registered estimator")
+    assert reports.verdict(report).endswith("NOT CHECKED: minus_qgf, unlike_any")
+    page = reports.write_report(report, tmp_path).read_text()
+    assert "is minus qgf" in page
+    stored = json.loads((tmp_path / "report.json").read_text())["coverage"]["minus_qgf"]
+    assert stored == {"checked": [], "resembles": "is minus qgf"}
+
+
+def test_multiples_and_part_of_the_rows_are_recognised() -> None:
+    g = np.random.default_rng(0).standard_normal((64, 3))
+    assert compared(0.5 * g, g, "qgf") == "is qgf times 0.5"
+    assert compared(g, g, "qgf") == "is qgf"
+    other = g.copy()
+    other[:4] += 1
+    assert compared(other, g, "qgf") == "is qgf on 60 of 64 rows"
+    assert compared(np.roll(g, 1, axis=0), g, "qgf") is None
+    assert compared(np.zeros_like(g), g, "qgf") is None
+
+
+def test_backends_give_the_same_report(passed: reports.AuditReport) -> None:
+    """But for the last digits; checks and times are the reference's on both."""
+    ck = small_checkpoint()
+    other = audit(ck, states(ck, 6)[0], ESTIMATORS, show_progress=False, backend="numpy")
+    assert other.checks == passed.checks
+    assert other.settings["backend"] == "numpy"
+    mine, theirs = passed.profile, other.profile
+    assert mine.products == theirs.products
+    assert mine.norm == theirs.norm
+    for label, q in theirs.q.items():
+        np.testing.assert_allclose(mine.q[label], q, rtol=1e-10)
+        np.testing.assert_allclose(
+            np.array(mine.noise_cosine[label], float),
+            np.array(theirs.noise_cosine[label], float),
+            rtol=1e-10,
+        )
+    np.testing.assert_allclose(mine.singular, theirs.singular, rtol=1e-10)

@@ -76,7 +76,22 @@ def test_audit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "all passed" in out
     assert "report/report.html" in out
+    typed = "--checkpoint model.safetensors --obs in.npz --estimator qgf"
+    assert f"Next: qgf-ref explain {typed} --step 5" in out
+    assert "qgf-ref study bias-variance --estimators none qgf" in out
     assert (place / "report" / "report.html").exists()
+
+
+def test_observations_as_ogbench_names_them(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load("in.npz") as file:
+        np.savez("theirs.npz", observations=file["obs"], actions=np.zeros((1, 1)))
+    command = "explain --checkpoint model.safetensors --brief --estimator qgf --obs"
+    assert main([*command.split(), "theirs.npz"]) == 0
+    np.savez("neither.npz", actions=np.zeros((1, 1)))
+    assert main([*command.split(), "neither.npz"]) == 2
+    assert "lacks obs; it holds actions" in capsys.readouterr().err
 
 
 def test_audit_exits_1_when_a_check_fails(
