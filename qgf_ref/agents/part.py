@@ -35,7 +35,8 @@ class Part:
     outputs    "action" (D) or "scalar" (1)
     ensemble   whether its parameters have the ensemble axis
     target_of  the part of which it is the moving average; such a part is not trained
-    acting     whether the agent needs it to act; without another it still acts
+    acting     whether the agent needs it to act and to say what it expects; without another it
+               still does
     kind       the network's class; None: that of `qgf_ref.nets` with such inputs and outputs
     """
 

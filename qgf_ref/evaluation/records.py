@@ -157,7 +157,8 @@ def digest(checkpoint: Checkpoint) -> str:
     Auxiliary networks are not part of it: units name theirs.
     """
     options = json.dumps(checkpoint.options.stated(), sort_keys=True)
-    return digest_of((checkpoint.policy, checkpoint.target_critic), options)
+    acting = [part.name for part in checkpoint.agent.parts if part.acting]
+    return digest_of((checkpoint.part(name) for name in acting), options)
 
 
 def code_versions(methods: Sequence[Method], backend: Backend) -> dict[str, str]:

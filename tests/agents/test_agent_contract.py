@@ -14,12 +14,17 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.iql import IQL, PARTS
 from qgf_ref.agents.part import Part
 from qgf_ref.arrays import Array
-from qgf_ref.audit.agent_contract import CHECKS
+from qgf_ref.audit.agent_contract import CHECKS, AgentTrial
+from qgf_ref.errors import InputError
+from qgf_ref.evaluation.methods import parse_methods
+from qgf_ref.evaluation.protocol import evaluate
+from qgf_ref.evaluation.settings import Settings
 from qgf_ref.nets.joint import Input, JointCache, JointMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.testing import ContractError, agent_checks, check_agent
+from tests.evaluation.fakes import LineTask
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class HalfJvp(NoiseToAction):
 
 
 ACTOR = Part("actor", ("obs", "noise"), "action", acting=True, kind=NoiseToAction)
-CRITIC = Part("critic", ("obs", "action"), "scalar", ensemble=True)
-TARGET = replace(CRITIC, name="target", target_of="critic")
+CRITIC = Part("critic", ("obs", "action"), "scalar", ensemble=True, acting=True)
+TARGET = replace(CRITIC, name="target", target_of="critic", acting=False)
 
 
 class Direct(Agent):
@@ -70,6 +75,23 @@ def test_what_is_not_there_is_not_checked() -> None:
     assert set(check_agent(DIRECT).unchecked) == {"flow"}
     assert set(check_agent(Mute("mute", (ACTOR,))).unchecked) == {"flow", "expects"}
     assert check_agent(IQL).checked == tuple(CHECKS)
+
+
+def test_it_is_evaluated() -> None:
+    """By the protocol, in workers too; what has no flow cannot be guided."""
+    checkpoint = AgentTrial(DIRECT).checkpoint.astype("float32")
+    checkpoint = replace(checkpoint, options=replace(checkpoint.options, horizon_length=3))
+    played = [
+        evaluate(
+            [checkpoint], LineTask(), Settings(parse_methods(["bc"]), episodes=4, workers=n)
+        ).held_out[0].episodes
+        for n in (1, 2)
+    ]  # fmt: skip
+    assert played[0] == played[1]
+    assert all(np.isfinite(e.q).all() for e in played[0])
+    for method in ("qgf", "bfn-4", "gradstep"):
+        with pytest.raises(InputError, match="the agent direct has no flow to guide"):
+            evaluate([checkpoint], LineTask(), Settings(parse_methods([method])))
 
 
 class Mute(Direct):
