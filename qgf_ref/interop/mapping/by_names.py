@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.interop.mapping.layers import Sizes, layers_of
+from qgf_ref.interop.mapping.layers import KnownWidths, layers_of
 from qgf_ref.interop.mapping.mapping import CRITICS, Entry, NameMapping, mapping_error
 from qgf_ref.interop.mapping.modules import Module, Path, networks_in, numbers, stem
 from qgf_ref.interop.native import NETWORKS
@@ -26,7 +26,7 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
     networks, ignored, left = networks_in(tensors, source)
     entries: list[Entry] = []
     notes: list[str] = []
-    sizes = Sizes()
+    sizes = KnownWidths()
     # the value tells the observations' width, then the policy the actions'
     for network in ("value", "policy", *CRITICS):
         if network not in networks:

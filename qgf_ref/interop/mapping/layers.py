@@ -25,13 +25,13 @@ class FoundLayer:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class KnownWidths:
     """Widths of observations and actions, as far as they are known."""
 
     obs: int | None = None
     action: int | None = None
 
-    def with_network(self, network: str, layers: Sequence[FoundLayer]) -> Sizes:
+    def with_network(self, network: str, layers: Sequence[FoundLayer]) -> KnownWidths:
         """The sizes with what this network's layers tell."""
         if network == "value":
             return replace(self, obs=layers[0].fan_in)
@@ -57,7 +57,7 @@ class _Reading:
 
 
 def layers_of(
-    modules: Mapping[Path, Module], network: str, sizes: Sizes, source: str
+    modules: Mapping[Path, Module], network: str, sizes: KnownWidths, source: str
 ) -> tuple[list[FoundLayer], str | None]:
     """(layers, what to tell the user) of one network or member.
 
