@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from benchmarks.reading import Finding, interval, mean_curves, signed, study, suite
-from qgf_ref.studies.correction.words import FREE_TIME, MORE_STEPS
+from qgf_ref.studies.correction.scenes import FREE_TIME, MORE_STEPS
 
 
 def nearer(at: Path) -> Finding:

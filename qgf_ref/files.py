@@ -11,7 +11,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,6 +90,28 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """The rows that `csv_bytes` wrote: numbers and truth values as such, None where it was empty.
+
+    Raises InputError when the file cannot be read.
+    """
+    try:
+        with path.open(newline="") as file:
+            return [{name: _cell(text) for name, text in r.items()} for r in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _cell(text: str | None) -> Any:
+    named = {"": None, "True": True, "False": False}
+    if text is None or text in named:
+        return named[text or ""]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def lock(file: int | IO[Any], busy: str) -> None:

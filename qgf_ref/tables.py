@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
@@ -41,3 +43,8 @@ def markdown_table(
     bars = [[text.replace("|", "\\|") for text in line] for line in (header, *rows)]
     lines = [f"| {' | '.join(line)} |" for line in bars]
     return "\n".join([lines[0], rule * len(header) + "|", *lines[1:]])
+
+
+def columns_of(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> Table:
+    """The table of `rows`: `columns` maps a heading to what a row has under it."""
+    return list(columns), [[cell(r) for cell in columns.values()] for r in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,11 @@ def natural(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be ≥ 0, got {value}")
     return value
+
+
+def typed(args: argparse.Namespace, *without: str) -> str:
+    """The command as it was typed, less these flags: what a "Next:" line begins with."""
+    return shlex.join(["qgf-ref", *(word for word in args.words if word not in without)])
 
 
 def output_directory(path: Path, files: Sequence[str]) -> Path:

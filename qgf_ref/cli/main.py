@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # a terminal that cannot show ∇ still gets the numbers
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
+    args.words = sys.argv[1:] if argv is None else list(argv)
     try:
         here = str(Path.cwd())
         if here not in sys.path:

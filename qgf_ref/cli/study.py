@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qgf_ref.cli.arguments import (
     natural,
     output_directory,
     task_name,
+    typed,
 )
 from qgf_ref.errors import InputError
 from qgf_ref.interop.load import EMBEDDED
@@ -23,6 +25,7 @@ EXAMPLE = """examples:
   qgf-ref study bias-variance --out lab              minutes; CSV, PNG and PDF in lab/
   qgf-ref study noise --checkpoint runs/seed0 runs/seed1 runs/seed2
   qgf-ref study didactic --estimators qgf bptt my_module:guide
+  qgf-ref study didactic --redraw lab                seconds: the figures of lab's tables
 """
 
 
@@ -46,23 +49,35 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--data", metavar="PATH", help="data set of the task (npz or directory)")
     parser.add_argument("--workers", type=int, default=2, metavar="K", help="processes (default 2)")
     parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("qgf_study"), metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: qgf_study")
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        metavar="DIR",
+        help="only draw the figures again, from the tables of an earlier run in DIR; into DIR "
+        "unless --out is given",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the studies, or run one; 0."""
-    from qgf_ref.studies.base import StudySettings, run_study
+    """List the studies, run one, or draw the figures of one again; 0."""
+    from qgf_ref.studies.base import StudySettings, redraw, run_study
     from qgf_ref.studies.registry import STUDIES, study
 
     if args.name is None:
         for name, entry in STUDIES.items():
             nets = "trained networks" if entry.trained else "closed form"
-            shown = f"{nets}, {entry.paper}" if entry.paper else nets
-            print(f"{name:14} {entry.summary}\n{'':14} ({shown})")
+            kind = f"{nets}, {entry.paper}" if entry.paper else nets
+            print(f"{name:14} {entry.summary}\n{'':14} ({kind})")
         print("Next: qgf-ref study didactic --quick")
         return 0
     chosen = study(args.name)
+    if args.redraw is not None:
+        directory = output_directory(args.out or args.redraw, ())
+        _list(directory, redraw(args.name, chosen, args.redraw, directory))
+        return 0
+    out = args.out or Path("qgf_study")
     settings = StudySettings(
         quick=args.quick,
         seed=args.seed,
@@ -70,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         data=args.data,
         task=args.task,
-        records=args.out / f"study_{args.name}_episodes".replace("-", "_"),
+        records=out / f"study_{args.name}_episodes".replace("-", "_"),
     )
     if STUDIES[args.name].trained:
         checkpoints = load_checkpoints(args, "float32")
@@ -89,10 +104,12 @@ def run(args: argparse.Namespace) -> int:
             f"the study {args.name} is of closed-form flows: it takes no --checkpoint nor options "
             "of one, --task or --data"
         )
-    directory = output_directory(args.out, ())
-    files = run_study(args.name, chosen, settings, directory)
-    shown = " ".join(f.name for f in files)
-    print(f"\nin {directory}: {shown}")
+    directory = output_directory(out, ())
+    _list(directory, run_study(args.name, chosen, settings, directory))
     if args.quick:
-        print(f"Next: qgf-ref study {args.name}  (the whole study)")
+        print(f"Next: {typed(args, '--quick')}  (the whole study)")
     return 0
+
+
+def _list(directory: Path, files: Sequence[Path]) -> None:
+    print(f"\nin {directory}: {' '.join(f.name for f in files)}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, require_writable, write_atomically, write_json
+from qgf_ref.files import csv_bytes, read_csv, require_writable, write_atomically, write_json
 from qgf_ref.guidance.registry import ALIASES
 from qgf_ref.plotting import pdf, png
 from qgf_ref.provenance import provenance
@@ -72,69 +74,116 @@ class StudySettings:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a study found.
+class StudyOutcome:
+    """What a study measured.
 
     text     tables of at most 100 columns and what they say, to be printed
     tables   by name: every number behind the figures, in long form (one value or one estimate with
              its interval a row); the table named "" is the study's main one
-    figures  by name
     details  JSON: further settings, and the numbers that the text and pages quote
     """
 
     text: str
     tables: Mapping[str, Rows]
-    figures: Mapping[str, Figure]
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Study(Protocol):
-    """A study's entry point."""
+class Study(NamedTuple):
+    """A study: what measures, with a progress bar, and what draws.
 
-    def __call__(self, settings: StudySettings) -> Outcome:
-        """Run it, with a progress bar."""
-        ...
+    figures  of the tables and the JSON as they were written: (tables by name, JSON) → by name
+    """
+
+    run: Callable[[StudySettings], StudyOutcome]
+    figures: Callable[[Mapping[str, Rows], Mapping[str, Any]], dict[str, Figure]]
 
 
 def run_study(name: str, study: Study, settings: StudySettings, directory: Path) -> list[Path]:
-    """Run, print and write a study: study_NAME.json, .txt, .csv, and each figure as .png and .pdf.
+    """Run, write and print a study: study_NAME.json, .txt, .csv, and each figure as .png and .pdf.
 
-    Nothing is written before everything is computed. Raises InputError as the study does, and when
-    `directory` cannot be written to. Returns the files.
+    Nothing is written before everything is computed, and everything is written before anything is
+    printed: a reader that leaves (`| head`) loses nothing. Raises InputError as the study does, and
+    when `directory` cannot be written to. Returns the files.
     """
-    require_writable(directory / file_name(name, "", "json"))
+    about = directory / file_name(name, "", "json")
+    require_writable(about)
     start = perf_counter()
     origin = provenance()
-    outcome = study(settings)
-    seconds = perf_counter() - start
-    print(outcome.text)
-    files: list[Path] = []
-
-    def write(part: str, suffix: str, data: bytes) -> None:
-        files.append(directory / file_name(name, part, suffix))
-        write_atomically(files[-1], data)
-
-    for part, figure in outcome.figures.items():
-        write(part, "png", png(figure))
-        write(part, "pdf", pdf(figure))
-    for part, rows in outcome.tables.items():
-        write(part, "csv", csv_bytes(rows))
-    write("", "txt", (outcome.text + "\n").encode())
-    files.append(directory / file_name(name, "", "json"))
+    outcome = study.run(settings)
     content = {
         "study": name,
         "settings": settings.describe(),
-        "seconds": round(seconds, 1),
+        "seconds": round(perf_counter() - start, 1),
         "provenance": origin,
         **outcome.details,
     }
-    write_json(files[-1], content)
+    files = [about]
+    write_json(about, content)
+    texts = {("", "txt"): (outcome.text + "\n").encode()}
+    texts |= {(part, "csv"): csv_bytes(rows) for part, rows in outcome.tables.items()}
+    for (part, suffix), data in texts.items():
+        files.append(directory / file_name(name, part, suffix))
+        write_atomically(files[-1], data)
+    files += redraw(name, study, directory, directory)
+    print(outcome.text)
     return files
 
 
-def fill(text: str) -> str:
-    """Lines of at most 100 characters, for `Outcome.text`."""
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+def redraw(name: str, study: Study, source: Path, directory: Path) -> list[Path]:
+    """Draw a study's figures into `directory` from its tables in `source`; returns the files.
+
+    Raises InputError as `figures_of`.
+    """
+    files = []
+    for part, figure in figures_of(name, study, source).items():
+        for suffix, data in (("png", png(figure)), ("pdf", pdf(figure))):
+            files.append(directory / file_name(name, part, suffix))
+            write_atomically(files[-1], data)
+    return files
+
+
+def figures_of(name: str, study: Study, source: Path) -> dict[str, Figure]:
+    """The figures of a study whose tables and JSON are in `source`.
+
+    Raises InputError when they are not, or are not those of this version's study.
+    """
+    about, main = (source / file_name(name, "", suffix) for suffix in ("json", "csv"))
+    try:
+        content = json.loads(about.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {about}, which `qgf-ref study` writes: {error}") from error
+    paths = sorted(source.glob(f"{main.stem}*.csv"))
+    tables = {p.stem.removeprefix(main.stem).removeprefix("_"): read_csv(p) for p in paths}
+    try:
+        return study.figures(tables, content)
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"cannot draw {name} from the tables in {source} ({error!r}); if another version made "
+            f"them, run qgf-ref study {name} again"
+        ) from error
+
+
+def distinct(rows: Rows, *columns: str) -> list[Any]:
+    """The values of a column, or the tuples of several columns, in order of appearance."""
+    values = (tuple(r[c] for c in columns) if columns[1:] else r[columns[0]] for r in rows)
+    return list(dict.fromkeys(values))
+
+
+def select(rows: Rows, **values: Any) -> list[dict[str, Any]]:
+    """The rows that have these values."""
+    return [dict(r) for r in rows if all(r.get(name) == v for name, v in values.items())]
+
+
+def fill(text: str, indent: str = "") -> str:
+    """Lines of at most 98 characters, all but the first indented, for `StudyOutcome.text`."""
+    return textwrap.fill(
+        text, 98, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def page(above: Sequence[str], table: str, below: Sequence[str]) -> str:
+    """A table between paragraphs, for `StudyOutcome.text`."""
+    return "\n\n".join(("\n".join(map(fill, above)), table, "\n".join(map(fill, below))))
 
 
 def _name(source: str) -> str:
@@ -143,6 +192,6 @@ def _name(source: str) -> str:
 
 
 def file_name(study: str, part: str, suffix: str) -> str:
-    """study_NAME.csv, or study_NAME_PART.csv."""
-    stem = f"study_{study}".replace("-", "_")
-    return f"{stem}_{part}.{suffix}" if part else f"{stem}.{suffix}"
+    """study_NAME.csv, or study_NAME_PART.csv; _ for what a file's name had better not contain."""
+    stem = re.sub(r"[^\w.]", "_", f"study_{study}_{part}" if part else f"study_{study}")
+    return f"{stem}.{suffix}"

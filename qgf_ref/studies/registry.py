@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import cast
 
 from qgf_ref.errors import unknown_name
 from qgf_ref.studies.base import Study
 
 
 @dataclass(frozen=True)
-class Entry:
+class StudyEntry:
     """summary, for the list of studies; trained, whether it needs checkpoints; paper, the figures
     that it reproduces.
     """
@@ -21,40 +20,46 @@ class Entry:
     paper: str = ""
 
 
-STUDIES: dict[str, Entry] = {
-    "didactic": Entry(
+STUDIES: dict[str, StudyEntry] = {
+    "didactic": StudyEntry(
         "three modes in one dimension: every estimator against the exact tilted law",
         trained=False,
         paper="Fig 2, 14",
     ),
-    "bias-variance": Entry(
+    "bias-variance": StudyEntry(
         "bias and variance of every estimator, and when dropping the Jacobian wins", trained=False
     ),
-    "ablation": Entry("clip mask or not, Jacobian or not: the clean 2×2 comparison", trained=True),
-    "correction": Entry(
+    "ablation": StudyEntry(
+        "clip mask or not, Jacobian or not: the clean 2×2 comparison", trained=True
+    ),
+    "correction": StudyEntry(
         "the exact correction, step by step: schedule, covariance, curvature", trained=False
     ),
-    "noise": Entry("sensitivity of G to noise in a_t", trained=True, paper="Fig 3"),
-    "q-optimizer": Entry(
+    "noise": StudyEntry("sensitivity of G to noise in a_t", trained=True, paper="Fig 3"),
+    "q-optimizer": StudyEntry(
         "Q of the final action beside the success rate", trained=True, paper="Fig 4, 15"
     ),
-    "compute": Entry(
+    "compute": StudyEntry(
         "FLOPs and time against success: BFN-N, GradStep, QGF, QGF+BFN",
         trained=True,
         paper="Fig 6, 7",
     ),
-    "ood-distance": Entry(
+    "ood-distance": StudyEntry(
         "how far guided actions are from the best-of-N action and from the data",
         trained=True,
         paper="Fig 17",
     ),
-    "weights": Entry("success against the guidance weight", trained=True, paper="Fig 20"),
+    "weights": StudyEntry("success against the guidance weight", trained=True, paper="Fig 20"),
 }
 
 
 def study(name: str) -> Study:
-    """The function `study` of qgf_ref.studies.NAME.study. Raises InputError on an unknown name."""
+    """`study` of qgf_ref.studies.NAME.study, and `figures` of the module of that name beside it.
+
+    Raises InputError on an unknown name.
+    """
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
-    module = importlib.import_module(f"qgf_ref.studies.{name.replace('-', '_')}.study")
-    return cast(Study, module.study)
+    room = f"qgf_ref.studies.{name.replace('-', '_')}"
+    run, draw = (importlib.import_module(f"{room}.{part}") for part in ("study", "figures"))
+    return Study(run.study, draw.figures)

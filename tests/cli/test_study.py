@@ -8,7 +8,7 @@ import pytest
 
 from qgf_ref.cli.main import main
 from qgf_ref.studies import registry
-from qgf_ref.studies.base import Outcome, StudySettings
+from qgf_ref.studies.base import StudyOutcome, StudySettings
 
 
 def test_without_a_name_it_lists_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,11 +37,12 @@ def test_a_trained_study_gets_checkpoints_and_task(
 ) -> None:
     seen: list[StudySettings] = []
 
-    def study(settings: StudySettings) -> Outcome:
+    def study(settings: StudySettings) -> StudyOutcome:
         seen.append(settings)
-        return Outcome("done", {"": [{"a": 1}]}, {})
+        return StudyOutcome("done", {"": [{"a": 1}]})
 
     monkeypatch.setattr("qgf_ref.studies.noise.study.study", study)
+    monkeypatch.setattr("qgf_ref.studies.noise.figures.figures", lambda tables, about: {})
     arguments = ["study", "noise", "--quick", "--seed", "4", "--estimators", "qgf"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     (settings,) = seen
@@ -50,4 +51,8 @@ def test_a_trained_study_gets_checkpoints_and_task(
     assert settings.estimators == ("qgf",)
     assert settings.task == "cube-single-play-singletask-task1-v0"
     assert [c.dtype for c in settings.checkpoints] == ["float32"]
-    assert "Next: qgf-ref study noise  (the whole study)" in capsys.readouterr().out
+    typed = f"qgf-ref study noise --seed 4 --estimators qgf --out {tmp_path}"
+    assert f"Next: {typed}  (the whole study)" in capsys.readouterr().out
+    assert main(["study", "noise", "--redraw", str(tmp_path / "nothing")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    assert main(["study", "noise", "--redraw", str(tmp_path)]) == 0

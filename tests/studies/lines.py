@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
 from qgf_ref.evaluation.rollouts import Episode
 from qgf_ref.evaluation.settings import SELECTION
-from qgf_ref.studies.base import StudySettings
+from qgf_ref.files import csv_bytes, read_csv
+from qgf_ref.studies.base import StudyOutcome, StudySettings
+from qgf_ref.studies.registry import study
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 FORWARD = "tests.evaluation.test_protocol:forward"
@@ -29,6 +33,18 @@ def line_settings(
         workers=1,
         records=records,
     )
+
+
+def drawn(name: str, outcome: StudyOutcome) -> set[str]:
+    """The figures of an outcome, by name: of its tables as they come back from the disk."""
+    with TemporaryDirectory() as directory:
+        tables = {}
+        for part, rows in outcome.tables.items():
+            path = Path(directory) / f"{part}.csv"
+            path.write_bytes(csv_bytes(rows))
+            tables[part] = read_csv(path)
+    about = {**outcome.details, "settings": {"task": "line", "estimators": None}}
+    return set(study(name).figures(tables, json.loads(json.dumps(about))))
 
 
 def cell(

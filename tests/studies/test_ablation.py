@@ -13,7 +13,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import student_mean
 from qgf_ref.studies.ablation import study as ablation
 from qgf_ref.studies.ablation import trained_networks as ablation_trained
-from qgf_ref.studies.ablation.closed_form import Scene
+from qgf_ref.studies.ablation.closed_form import BoundedScene
 from qgf_ref.studies.ablation.factors import (
     BOTH,
     FOUR,
@@ -26,7 +26,7 @@ from qgf_ref.studies.ablation.factors import (
 )
 from qgf_ref.studies.ablation.study import study
 from qgf_ref.studies.ablation.trained_networks import relative_variance
-from tests.studies.lines import line_settings
+from tests.studies.lines import drawn, line_settings
 
 
 def test_effects_of_an_additive_table() -> None:
@@ -62,7 +62,7 @@ def test_equal_values_everywhere_are_not_evidence() -> None:
 
 
 def test_inside_the_box_the_mask_does_nothing() -> None:
-    scene = Scene(2, 0.2, 0)
+    scene = BoundedScene(2, 0.2, 0)
     assert scene.clipped(200) < 0.01
     small = scene.bias_and_sd(60, 2)
     # the mask's only effect is through the clipped share: none, or one coordinate in hundreds
@@ -72,16 +72,16 @@ def test_inside_the_box_the_mask_does_nothing() -> None:
 
 
 def test_the_share_of_clipped_coordinates_grows_with_reach() -> None:
-    shares = [Scene(3, reach, 1).clipped(200) for reach in (0.5, 1.0, 2.0)]
+    shares = [BoundedScene(3, reach, 1).clipped(200) for reach in (0.5, 1.0, 2.0)]
     assert shares[0] < shares[1] < shares[2]
     assert shares[2] > 0.3
 
 
 def test_distances_are_ordered() -> None:
-    found = Scene(2, 0.8, 2).distances(400, directions=20)
+    found = BoundedScene(2, 0.8, 2).distances(400, directions=20)
     assert found["exact"][0] < min(found[name][0] for name in FOUR)
     assert all(weight >= 0 for _, weight in found.values())
-    exact = Scene(2, 1.5, 2).exact_actions(300, 0)
+    exact = BoundedScene(2, 1.5, 2).exact_actions(300, 0)
     assert np.abs(exact).max() == 1.0
 
 
@@ -122,7 +122,7 @@ def test_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert 0 < next(r["value"] for r in over if r["measure"] == "clipped") < 1
     assert "What follows:" in found.text
     assert max(map(len, found.text.splitlines())) <= 100
-    assert set(found.figures) == {"closed_form", "gradients", "success"}
+    assert drawn("ablation", found) == {"closed_form", "gradients", "success"}
 
 
 def test_it_compares_the_four_and_no_others() -> None:

@@ -16,16 +16,19 @@ from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.registry import FunctionEstimator, estimator, estimator_names
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.bias_variance import study as bias_variance
+from qgf_ref.studies.bias_variance import sweeps
 from qgf_ref.studies.bias_variance.boundary import (
     PREDICTED,
     linear_response,
     measured_boundary,
     predicted_boundary,
 )
-from qgf_ref.studies.bias_variance.phase import PLANES, critic_errors, field_errors
+from qgf_ref.studies.bias_variance.errors import PLANES, critic_errors, field_errors
 from qgf_ref.studies.bias_variance.scores import Score, measure, score
-from qgf_ref.studies.bias_variance.sweeps import QUICK, noise_sweeps
+from qgf_ref.studies.bias_variance.size import QUICK
+from qgf_ref.studies.bias_variance.sweeps import score_cells
 from qgf_ref.studies.shared.problems import EXACT, Errors, Problem
+from tests.studies.lines import drawn
 
 DIM = 3
 
@@ -184,7 +187,7 @@ TINY = replace(
 
 def test_the_study_in_miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias_variance, "QUICK", TINY)
-    monkeypatch.setattr(bias_variance, "PLANES", PLANES[-1:])
+    monkeypatch.setattr(sweeps, "PLANES", PLANES[-1:])
     names = ("ood", "qgf", "qgf_jacobian", "qgf_jacobian_scheduled")
     settings = StudySettings(quick=True, estimators=names)
     outcome = bias_variance.study(settings)
@@ -195,8 +198,12 @@ def test_the_study_in_miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(r["value"] for r in curl) < 1e-10  # a gradient field: measured 1e-14
     curl = [r for r in outcome.tables["curl"] if r["estimator"] == "qgf"]
     assert min(r["value"] for r in curl if r["networks"] != "exact" and r["t"] < 0.5) > 1e-3
-    again = noise_sweeps(TINY, [estimator(name) for name in names], 0, lambda: None)
-    assert [r for r in outcome.tables[""] if r["sweep"] in ("critic", "field")] == again
+    assert drawn("bias-variance", outcome) == {
+        "time", "weight", "noise", "bias_variance", "curl", "samples",
+        "phase_qgf_jacobian", "phase_qgf_jacobian_scheduled",
+    }  # fmt: skip
+    again = [r for cell in score_cells(TINY, [estimator(n) for n in names], 0) for r in cell()]
+    assert list(outcome.tables[""]) == again
 
 
 def test_the_oracle_is_refused() -> None:

@@ -12,17 +12,17 @@ from qgf_ref.evaluation.rollouts import Policy
 from qgf_ref.evaluation.settings import HELD_OUT
 from qgf_ref.sampling import sample
 from qgf_ref.studies.compute import study as compute
-from qgf_ref.studies.compute.points import COSTS, Point, cheapest_of_the_best, frontier
+from qgf_ref.studies.compute.points import COSTS, CostPoint, cheapest_of_the_best, frontier
 from qgf_ref.studies.compute.study import Sweep, methods, study
 from tests.evaluation.fakes import line_checkpoint
-from tests.studies.lines import FORWARD, cell, line_settings
+from tests.studies.lines import FORWARD, cell, drawn, line_settings
 
 
-def point(flops: int | None, ms: float, wins: int) -> Point:
+def point(flops: int | None, ms: float, wins: int) -> CostPoint:
     counts = None if flops is None else Counts(Count(flops, 1), Count(flops, 1))
     played = cell(Method(), None, [i < wins for i in range(40)], split=HELD_OUT)
     spread = {"median": ms, "q25": ms, "q75": ms}
-    return Point("family", flops or 0, played, counts, {"numba": spread, "numpy": spread})
+    return CostPoint("family", flops or 0, played, counts, {"numba": spread, "numpy": spread})
 
 
 def test_frontier_and_cheapest() -> None:
@@ -92,6 +92,7 @@ def test_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.details["trained_steps"] == 6
     assert "trained at the times of T = 6" in found.text
     assert max(map(len, found.text.splitlines())) <= 100
+    assert drawn("compute", found) == {""}
 
 
 def test_a_label_says_what_is_varied() -> None:
@@ -104,5 +105,5 @@ def test_a_label_says_what_is_varied() -> None:
         (Method("qgf"), 10, "qgf T=10"),
         (Method("qgf", 4), 4, "qgf+bfn-4"),
     ):
-        p = Point("", number, cell(method, 0.1, [True]), base.counts, base.ms)
+        p = CostPoint("", number, cell(method, 0.1, [True]), base.counts, base.ms)
         assert p.label == label

@@ -16,11 +16,18 @@ from qgf_ref.guidance.qgf_shifted import QGFShifted
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.correction import study as correction
-from qgf_ref.studies.correction.scenes import CONDITIONS, Contender, scenes
-from qgf_ref.studies.correction.study import Size, comparison, contenders, measure
-from qgf_ref.studies.correction.words import FREE_TIME, MORE_STEPS, report
+from qgf_ref.studies.correction.scenes import (
+    CONDITIONS,
+    FREE_TIME,
+    MORE_STEPS,
+    Contender,
+    scenes,
+)
+from qgf_ref.studies.correction.study import CorrectionSize, comparison, contenders, measure
+from qgf_ref.studies.correction.words import report
+from tests.studies.lines import drawn
 
-TINY = Size(weights=(0.5, 2.0), draws=2, rows_1d=300, rows=100, names=("1-D", "2-D"))
+TINY = CorrectionSize(weights=(0.5, 2.0), draws=2, rows_1d=300, rows=100, names=("1-D", "2-D"))
 
 
 class _Explosive(Estimator):
@@ -65,7 +72,7 @@ def test_the_table_of_the_default_estimators_fits() -> None:
         for name in names if name != "qgf"
     ]  # fmt: skip
     found += [{**r, "T": 10} for r in found]
-    text = report(Size().weights, 4, chosen, found)
+    text = report(CorrectionSize().weights, 4, chosen, found)
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -113,7 +120,7 @@ def test_the_study_runs_with_ones_own_estimators(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(correction, "QUICK", TINY)
     found = correction.study(StudySettings(quick=True, estimators=("ood",)))
     assert {r["estimator"] for r in found.tables[""]} == {"qgf", "ood", "oracle"}
-    assert set(found.figures) == {"distance"}
+    assert drawn("correction", found) == {"distance"}
     with pytest.raises(InputError, match="leave it out"):
         correction.study(StudySettings(quick=True, estimators=("qgf", "oracle")))
     with pytest.raises(InputError, match="unknown estimator"):

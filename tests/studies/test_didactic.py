@@ -12,16 +12,25 @@ from qgf_ref.errors import InputError
 from qgf_ref.flow.distances import quantile_noise, wasserstein_1
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator_names
-from qgf_ref.plotting import png
 from qgf_ref.sampling import sample
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.didactic.divergence import limit, product
-from qgf_ref.studies.didactic.runs import Case, Laboratory, default_estimators, escaped, target
-from qgf_ref.studies.didactic.study import Grid, study_on
+from qgf_ref.studies.didactic.figures import AXES, METRICS
+from qgf_ref.studies.didactic.runs import (
+    DidacticGrid,
+    Laboratory,
+    LawCase,
+    default_estimators,
+    escaped,
+    target,
+)
+from qgf_ref.studies.didactic.study import study_on
 from qgf_ref.studies.didactic.words import claims
+from qgf_ref.studies.shared.scenes import FORMULAS
+from tests.studies.lines import drawn
 
-TINY = Grid(
-    points=200,
+TINY = DidacticGrid(
+    points=100,
     updates=20,
     weights=(0.5, 2.0),
     shown=(0.5, 2.0),
@@ -35,7 +44,7 @@ LAB = Laboratory.of(None, None, 1000)
 
 
 def w1(name: str, weight: float, steps: int, critic: str = "quadratic") -> float:
-    found = LAB.law(Case("exact", critic, name, weight, steps)).w1
+    found = LAB.law(LawCase("exact", critic, name, weight, steps)).w1
     assert found is not None
     return found
 
@@ -75,14 +84,14 @@ def test_the_oracles_distance_vanishes_at_first_order() -> None:
     errors = [w1("oracle", 2.0, T) for T in steps]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert -1.2 < slope < -0.8, errors
-    case = Case("exact", "quadratic", "oracle", 2.4, 80)
+    case = LawCase("exact", "quadratic", "oracle", 2.4, 80)
     wrong = LAB.law(case).actions
     assert wrong is not None
     assert wasserstein_1(wrong, target("quadratic", 2.0)) > 3 * errors[-1]
 
 
 def test_the_laboratory_samples_as_anyone_would() -> None:
-    case = Case("exact", "bump", "qgf", 2.0, 10, 1.25)
+    case = LawCase("exact", "bump", "qgf", 2.0, 10, 1.25)
     noise = quantile_noise(1000)
     a = sample(LAB.flow(case), np.zeros((1000, 0)), noise=noise, estimator="qgf", weight=2.0)
     np.testing.assert_array_equal(LAB.law(case).actions, a[:, 0])
@@ -93,7 +102,7 @@ def test_the_laboratory_samples_as_anyone_would() -> None:
 
 def test_product_of_jacobians() -> None:
     """Against differences of the flow, and as T → ∞ against φ(a_0)/π̂(a_1) away from the peaks."""
-    flow = LAB.flow(Case("exact", "distance", "none", 0.0, 400))
+    flow = LAB.flow(LawCase("exact", "distance", "none", 0.0, 400))
     p = product(flow, 500)
     h = 1e-6
 
@@ -121,7 +130,7 @@ def test_divergence_is_reported() -> None:
     lab = Laboratory.of(None, ["tests.studies.test_didactic:explode", "none"], 200)
     name = next(iter(lab.estimators))
     weights = (1e5, 1e6)
-    cases = [Case("exact", c, n, w, 5) for c in ("distance", "quadratic", "bump")
+    cases = [LawCase("exact", c, n, w, 5) for c in ("distance", "quadratic", "bump")
              for n in lab.estimators for w in weights]  # fmt: skip
     laws = lab.laws(cases)
     law = laws[cases[0]]
@@ -141,7 +150,7 @@ def test_escaped() -> None:
 def test_claims_are_computed_from_the_distances() -> None:
     lab = Laboratory.of(None, ["ood", "qgf", "bptt", "oracle"], 200)
     weights = (0.5,)
-    cases = [Case(f, c, n, w, T) for f in ("exact",) for c in ("distance", "quadratic", "bump")
+    cases = [LawCase(f, c, n, w, T) for f in ("exact",) for c in ("distance", "quadratic", "bump")
              for n in lab.estimators for w in weights for T in (5, 8)]  # fmt: skip
     laws = lab.laws(cases)
     found = {(r["claim"], r["field"], r["T"]): r for r in claims(laws, weights, (5, 8))}
@@ -163,8 +172,11 @@ def test_claims_are_computed_from_the_distances() -> None:
 def test_the_whole_study() -> None:
     outcome = study_on(TINY, StudySettings())
     assert max(map(len, outcome.text.splitlines())) <= 100
-    assert {"weight_w1", "steps_kl", "separation_w1", "panels_learned"} < outcome.figures.keys()
-    assert png(outcome.figures["divergence"]).startswith(b"\x89PNG")
+    assert drawn("didactic", outcome) == {
+        *(f"{over}_{metric}" for over in AXES for metric in METRICS),
+        *(f"densities_{critic}" for critic in FORMULAS),
+        "divergence", "panels_exact", "panels_learned",
+    }  # fmt: skip
     json.dumps(outcome.details, allow_nan=False)
     # exact: 2 weights at 2 T, 1 further T, 1 further separation; learned: 2 weights, 1 further T
     cells = 3 * (4 + 1 + 1), 3 * (2 + 1)
@@ -183,6 +195,6 @@ def test_only_the_estimators_asked_for() -> None:
     assert {r["field"] for r in rows if r["estimator"] == "oracle"} == {"exact"}
     assert "No claim" in outcome.text
     alone = study_on(grid, StudySettings(estimators=("oracle",)))
-    assert "panels_learned" not in alone.figures
+    assert "panels_learned" not in drawn("didactic", alone)
     with pytest.raises(InputError, match="unknown estimator"):
         study_on(TINY, StudySettings(estimators=("qfg",)))

@@ -15,9 +15,17 @@ from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.noise import study as noise
-from qgf_ref.studies.noise.study import Measured, Sensitivity, sensitivity, study
+from qgf_ref.studies.noise.study import (
+    Sensitivities,
+    Sensitivity,
+    lead_rows,
+    sensitivity,
+    study,
+)
+from qgf_ref.studies.noise.words import verdict
 from qgf_ref.studies.shared.trained import chain
 from tests.conftest import small_checkpoint
+from tests.studies.lines import drawn
 
 ROWS = 7
 
@@ -68,7 +76,7 @@ def test_a_zero_gradient_has_no_cosine() -> None:
     assert np.isnan(found.change).all()
 
 
-def planted(cosines: dict[str, float]) -> Measured:
+def planted(cosines: dict[str, float]) -> Sensitivities:
     """Estimators with these cosines, ± a little over 20 observations, at one σ and two t."""
     jitter = np.linspace(-0.001, 0.001, 20)
 
@@ -77,11 +85,11 @@ def planted(cosines: dict[str, float]) -> Measured:
         return [Sensitivity(cosine, 1 - cosine, cosine[0], cosine[0])]
 
     found = {name: made(v, 1 if name == "qgf" else -1) for name, v in cosines.items()}
-    return Measured((0.1,), (0.0, 0.5), found)
+    return Sensitivities((0.1,), (0.0, 0.5), found)
 
 
 @pytest.mark.parametrize(
-    ("rival", "verdict", "counts"),
+    ("rival", "answer", "counts"),
     [
         (0.8, "paper's rivals: yes", "ahead at 2, behind at 0 of 2"),
         (0.95, "paper's rivals: no; less sensitive at some σ: ood", "ahead at 0, behind at 2 of 2"),
@@ -92,10 +100,10 @@ def planted(cosines: dict[str, float]) -> Measured:
         ),
     ],
 )
-def test_the_verdict_follows_the_planted_order(rival: float, verdict: str, counts: str) -> None:
+def test_the_verdict_follows_the_planted_order(rival: float, answer: str, counts: str) -> None:
     measured = planted({"qgf": 0.9, "ood": rival})
-    text = " ".join(noise._verdict(measured, noise._leads(measured)))
-    assert verdict in text
+    text = " ".join(verdict(lead_rows(measured)).split())
+    assert answer in text
     assert counts in text
 
 
@@ -133,9 +141,9 @@ def test_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert rows["ood", "cosine", 0.003, "all"] > rows["ood", "cosine", 1.0, "all"]
     assert len({t for *_, t in rows}) == 1 + checkpoints[0].options.denoise_steps
-    assert "2 checkpoints (Student's t)" in found.text
+    assert "2 checkpoints (Student's t)" in " ".join(found.text.split())
     assert max(map(len, found.text.splitlines())) <= 100
-    assert set(found.figures) == {"", "by_time"}
+    assert drawn("noise", found) == {"", "by_time"}
     # the same seed, the same numbers; another, others
     again = study(settings).tables[""]
     assert again == found.tables[""]

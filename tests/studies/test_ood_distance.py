@@ -14,10 +14,12 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import Estimate
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.ood_distance.data_actions import DataActions, whole_chunks
-from qgf_ref.studies.ood_distance.study import BC, Found, _ood_claim, distance_at, study
+from qgf_ref.studies.ood_distance.study import study
+from qgf_ref.studies.ood_distance.words import BC, Distances, distance_at, ood_claim
 from qgf_ref.studies.shared.trained import interval, observations
 from tests.conftest import small_checkpoint
 from tests.data.synthetic import TASK, write_dataset
+from tests.studies.lines import drawn
 
 
 def maze_checkpoint(seed: int = 0, obs_dim: int = 2, action_dim: int = 4) -> Checkpoint:
@@ -83,11 +85,11 @@ def test_distance_at_equal_q() -> None:
 def test_the_verdict_follows_the_planted_distances(ood: float, verdict: str) -> None:
     rows = np.linspace(0, 5, 20)  # differs between rows, paired between estimators
     wobble = 0.01 * np.where(np.arange(20) % 2, 1, -1)
-    found: Found = {
+    distances: Distances = {
         ("ood", 1.0): [{"data": rows + ood + wobble}],
         ("qgf", 1.0): [{"data": rows + 1.0}],
     }
-    assert f"{verdict} at w = 1." in " ".join(_ood_claim(found, ["qgf"], (1.0,)))
+    assert f"{verdict} at w = 1." in ood_claim(distances, ["qgf"], (1.0,))
 
 
 def test_intervals_over_checkpoints_or_observations() -> None:
@@ -118,7 +120,7 @@ def test_the_study(tmp_path: Path) -> None:
     assert at["ood", 0.01, "oracle"] == pytest.approx(at[BC, None, "oracle"], abs=0.05)
     assert ("held-out data", None, "data") in at
     assert max(map(len, found.text.splitlines())) <= 100
-    assert set(found.figures) == {"", "against_q"}
+    assert drawn("ood-distance", found) == {"", "against_q"}
     assert study(settings).tables == found.tables
 
 

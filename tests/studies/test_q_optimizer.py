@@ -14,9 +14,9 @@ from qgf_ref.evaluation.statistics import Estimate
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.sampling import sample
 from qgf_ref.studies.q_optimizer import points as q_optimizer_points
-from qgf_ref.studies.q_optimizer.points import Point, at_equal_q, fixed_observations, optimised
+from qgf_ref.studies.q_optimizer.points import QPoint, at_equal_q, fixed_observations, optimised
 from qgf_ref.studies.q_optimizer.study import study
-from tests.studies.lines import FORWARD, cell, line_settings
+from tests.studies.lines import FORWARD, cell, drawn, line_settings
 
 OOD, QGF = Method("ood"), Method("qgf")
 
@@ -29,9 +29,9 @@ def _observations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(q_optimizer_points, "observations", observations)
 
 
-def points(method: Method, q: list[float], wins: list[list[bool]]) -> list[Point]:
+def points(method: Method, q: list[float], wins: list[list[bool]]) -> list[QPoint]:
     return [
-        Point(cell(method, float(i), each), Estimate(x, x - 1, x + 1), Estimate(x, x, x))
+        QPoint(cell(method, float(i), each), Estimate(x, x - 1, x + 1), Estimate(x, x, x))
         for i, (x, each) in enumerate(zip(q, wins, strict=True))
     ]
 
@@ -95,6 +95,7 @@ def test_the_study() -> None:
     assert f"here it {'reaches' if by_q[0] == 'ood' else 'does not reach'} it" in text
     assert "Spearman's ρ of Q and success over all 15 points" in text
     assert max(map(len, found.text.splitlines())) <= 100
+    assert drawn("q-optimizer", found) == {""}
 
 
 def test_missing_data_is_told_before_anything_is_played(monkeypatch: pytest.MonkeyPatch) -> None:

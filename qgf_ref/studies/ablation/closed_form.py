@@ -26,7 +26,6 @@ from qgf_ref.evaluation.statistics import Estimate, student_mean
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
 from qgf_ref.flow.distances import sliced_wasserstein
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
-from qgf_ref.flow.perturbed import PerturbedCritic
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.queries import one_step_estimate
@@ -34,18 +33,19 @@ from qgf_ref.guidance.registry import estimator
 from qgf_ref.sampling import sample
 from qgf_ref.studies.ablation.factors import FOUR, factor_rows
 from qgf_ref.studies.bias_variance.scores import score
+from qgf_ref.studies.shared.problems import Errors, with_errors
 
 STEPS = 10
 SD = 0.25
 WEIGHT = 2.0
-ERROR_AMPLITUDE, ERROR_LENGTH = 0.2, 0.5
+ERRORS = Errors(critic_amplitude=0.2, critic_length=0.5)
 """Of Q, against a standard deviation of Q over the data of about 1."""
 WEIGHT_FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 MEASURES = ("bias", "sd", "distance")
 
 
 @dataclass(frozen=True)
-class Scene:
+class BoundedScene:
     """One random scene in n dimensions."""
 
     n: int
@@ -95,22 +95,17 @@ class Scene:
         """By estimator: bias with exact Q, and sd with an error in Q."""
         steps = self.steps(self.flow, rows)
         truth = np.stack([Oracle()(self.flow, step).gradient for step in steps])
-        noisy = []
-        for r in range(draws):
-            critic = self.flow.critic
-            assert isinstance(critic, QuadraticCritic)
-            wrong = PerturbedCritic(critic, ERROR_AMPLITUDE, ERROR_LENGTH, self.seed * 1009 + r)
-            noisy.append(replace(self.flow, critic=wrong))
-        found = {}
+        noisy = [with_errors(self.flow, ERRORS, self.seed * 1009 + r) for r in range(draws)]
+        by_name = {}
         for name in FOUR:
             e = estimator(name)
             exact = np.stack([e(self.flow, step).gradient for step in steps])
             errors = np.stack([[e(flow, step).gradient for step in steps] for flow in noisy])
-            found[name] = (
+            by_name[name] = (
                 score(exact[None], truth).scaled_bias.value,
                 score(errors, truth).scaled_sd.value,
             )
-        return found
+        return by_name
 
     def distances(self, rows: int, directions: int = 50) -> dict[str, tuple[float, float]]:
         """By estimator: distance to the clipped exact law at its chosen weight, and that weight.
@@ -129,15 +124,15 @@ class Scene:
             rng = np.random.default_rng((self.seed, 4))
             return sliced_wasserstein(x, y, rng, directions)
 
-        found = {
+        by_name = {
             "none": (distance("none", 0.0, 1), 0.0),
             "exact": (apart(self.exact_actions(rows, 2), truths[1]), WEIGHT),
         }
         for name in FOUR:
             weights = [WEIGHT * factor for factor in WEIGHT_FACTORS]
             best = min(weights, key=lambda w, name=name: distance(name, w, 0))  # type: ignore[misc]
-            found[name] = (distance(name, best, 1), best)
-        return found
+            by_name[name] = (distance(name, best, 1), best)
+        return by_name
 
 
 def closed_form(
@@ -163,7 +158,7 @@ def closed_form(
             shares = []
             for i in range(scenes):
                 progress(f"closed form: n={n} reach={reach:g}")
-                scene = Scene(n, reach, 1000 * seed + i)
+                scene = BoundedScene(n, reach, 1000 * seed + i)
                 shares.append(scene.clipped(rows))
                 for name, (bias, sd) in scene.bias_and_sd(rows, draws).items():
                     y["bias"][name].append(bias)

@@ -7,6 +7,8 @@ from typing import Any
 
 from qgf_ref.arrays import Array
 from qgf_ref.evaluation.statistics import Estimate
+from qgf_ref.studies.base import Rows
+from qgf_ref.tables import text_table
 
 NEITHER, MASK, JACOBIAN, BOTH = "qgf", "qgf_masked", "qgf_jacobian_unmasked", "qgf_jacobian"
 FOUR = (NEITHER, MASK, JACOBIAN, BOTH)
@@ -50,18 +52,14 @@ def factor_rows(
     return rows
 
 
-def table_head(label: str) -> str:
-    """The columns of `table_line`."""
-    cells = "".join(f"{HEADS[name]:>8}" for name in FOUR)
-    return f"{label:20}{cells}" + "".join(f"{e:>16}" for e in EFFECTS)
-
-
-def table_line(label: str, rows: list[dict[str, Any]], digits: int = 2) -> str:
+def factor_table(rows_by_label: Mapping[str, Rows], digits: int = 2) -> str:
     """The four cells, and each effect ± half of its interval; * where the interval excludes 0."""
-    at = {r["term"]: r for r in rows}
-    cells = "".join(f"{at[name]['value']:8.{digits}f}" for name in FOUR)
-    shown = [effect_text(at[e], digits) for e in EFFECTS]
-    return f"{label:20}{cells}" + "".join(f"{text:>16}" for text in shown)
+    body = []
+    for label, rows in rows_by_label.items():
+        at = {r["term"]: r for r in rows}
+        cells = [f"{at[name]['value']:.{digits}f}" for name in FOUR]
+        body.append([label, *cells, *(effect_text(at[e], digits) for e in EFFECTS)])
+    return text_table(["", *HEADS.values(), *EFFECTS], body, left=(0,))
 
 
 def effect_text(row: Mapping[str, Any], digits: int = 2) -> str:

@@ -44,20 +44,22 @@ def gradients(
         bound = np.inf if flow.action_bound is None else flow.action_bound
         free = replace(flow, action_bound=None)
         outside = np.stack([np.abs(one_step_estimate(free, s).x) > bound for s in states])
-        found: dict[str, dict[str, Array]] = {"clipped": {"": outside.mean(axis=-1)}}
+        by_measure: dict[str, dict[str, Array]] = {"clipped": {"": outside.mean(axis=-1)}}
         rng = np.random.default_rng((settings.seed, 41))
         xi = rng.standard_normal((draws, *still.shape)).astype(still.dtype)
         G = {name: gradients_near(estimator(name), flow, states, still) for name in FOUR}
-        found["change"] = {n: _ratio(_norm(G[n] - G[NEITHER]), _norm(G[NEITHER])) for n in FOUR}
-        found["cosine"] = {n: cosine(G[n], G[NEITHER]) for n in FOUR}
-        found["norm ratio"] = {n: _ratio(_norm(G[n]), _norm(G[NEITHER])) for n in FOUR}
-        found["variance"] = {}
+        by_measure["change"] = {
+            n: _ratio(_norm(G[n] - G[NEITHER]), _norm(G[NEITHER])) for n in FOUR
+        }
+        by_measure["cosine"] = {n: cosine(G[n], G[NEITHER]) for n in FOUR}
+        by_measure["norm ratio"] = {n: _ratio(_norm(G[n]), _norm(G[NEITHER])) for n in FOUR}
+        by_measure["variance"] = {}
         for name in FOUR:
             progress("gradients along the BC chain")
             e = estimator(name)
             near = np.stack([gradients_near(e, flow, states, SIGMA * x) for x in xi])
-            found["variance"][name] = relative_variance(near)
-        measured.append(found)
+            by_measure["variance"][name] = relative_variance(near)
+        measured.append(by_measure)
     result: list[dict[str, Any]] = []
     for k, t in (("all", "all"), *enumerate(times)):
         head = {"part": "trained", "time": t}

@@ -1,160 +1,191 @@
-"""The figures of the bias-variance study: error, bias, variance, curl and samples by estimator."""
+"""The figures of the bias-variance study: error, bias, variance, curl, samples, the boundary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy.interpolate import RectBivariateSpline
 
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
-from qgf_ref.studies.base import Rows
-from qgf_ref.studies.bias_variance.phase import log_ticks
-
-Chosen = Callable[[Any], bool]
-
-
-def _estimators(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(row["estimator"] for row in rows))
-
-
-def _lines(
-    axes: Any, rows: Rows, x: Callable[[Any], float], labels: Sequence[str] | None = None
-) -> None:
-    """A line with its interval for each estimator; of `labels` also those without a row, so that
-    the legend has them.
-    """
-    for label in labels or _estimators(rows):
-        mine = sorted((row for row in rows if row["estimator"] == label), key=x)
-        look = style(label)
-        axes.plot([x(r) for r in mine], [r["value"] for r in mine], label=label, **look)
-        low, high = [r["low"] for r in mine], [r["high"] for r in mine]
-        axes.fill_between([x(r) for r in mine], low, high, color=look["color"], alpha=0.15, lw=0)
-
-
-def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
-    figure = new_figure(2.6 * columns + 2.0, 2.6 * rows + 0.2)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
+from qgf_ref.arrays import Array
+from qgf_ref.plotting import dress, style
+from qgf_ref.studies.base import Rows, distinct, select
+from qgf_ref.studies.bias_variance.errors import PLANES, Plane
+from qgf_ref.studies.shared.figures import grid, legend, lines, reach, ticks
 
 ERRORS = {
     "error": "error of G / size of g*",
     "scaled_error": "error at the best scale",
 }
-
-
-def error_figure(rows: Rows, x: str, label: str, log_x: bool) -> Figure:
-    """Raw and scaled error against column x, a column of panels for each n."""
-    dims = sorted({row["n"] for row in rows})
-    figure, grid = _grid(2, len(dims))
-    for i, (quantity, y) in enumerate(ERRORS.items()):
-        for axes, n in zip(grid[i], dims, strict=True):
-            shown = [r for r in rows if r["quantity"] == quantity and r["n"] == n]
-            _lines(axes, shown, lambda row: float(row[x]))
-            dress(axes, f"n = {n}", label, y if n == dims[0] else "")
-            if log_x:
-                axes.set_xscale("log")
-            if quantity == "error":
-                axes.set_yscale("log")
-            else:
-                axes.set_ylim(0, 1.05)
-            axes.minorticks_off()
-    legend_beside(grid[0][-1])
-    return figure
-
-
 BOTTOM = 0.01
-"""Of the logarithmic panels: a bias or sd below 1% of g*."""
-
+"""Of the logarithmic panels: 1% of g*. What is less is as good as exact."""
 NOISES = {
     "critic": ("rho", "slope of Q's error / slope of Q"),
     "field": ("strain", "strain of v's error, √n·sd/length"),
 }
+LIMIT = 1.5
+"""Colours of the boundary's map end at a ratio of 2.8."""
 
 
-def noise_figure(rows: Rows, quantities: dict[str, str], log_y: bool) -> Figure:
+def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figure]:
+    """Over t, w and the errors; curl; samples; and the boundary's map for each rival."""
+    scores, phase = tables[""], tables["phase"]
+    by_time = [r for r in select(scores, sweep="t") if r["t"] is not None]
+    noise = [r for r in scores if r["sweep"] in NOISES]
+    parts = {"bias": "bias / size of g*", "sd": "sd / size of g*"}
+    maps = {f"phase_{r}": _map(select(phase, rival=r)) for r in distinct(phase, "rival")}
+    return {
+        "time": _errors(by_time, "t", "flow time t"),
+        "weight": _errors(select(scores, sweep="w"), "w", "guidance weight w"),
+        "noise": _noise(noise, {"scaled_error": "error at the best scale"}, log_y=False),
+        "bias_variance": _noise(noise, parts, log_y=True),
+        "curl": _curl(tables["curl"]),
+        "samples": _samples(tables["samples"]),
+        **maps,
+    }
+
+
+def _errors(rows: Rows, x: str, label: str) -> Figure:
+    """Raw and scaled error against column x, a column of panels for each n."""
+    dims = sorted(distinct(rows, "n"))
+    figure, panels = grid(2, len(dims), 2.6, 2.6)
+    for row, (quantity, y) in zip(panels, ERRORS.items(), strict=True):
+        for axes, n in zip(row, dims, strict=True):
+            lines(axes, select(rows, quantity=quantity, n=n), x, alpha=0.15)
+            dress(axes, f"n = {n}", label, y if n == dims[0] else "")
+            axes.set_xscale("log" if x == "w" else "linear")
+            if quantity == "error":
+                axes.set_yscale("log")
+                axes.set_ylim(bottom=max(BOTTOM, axes.get_ylim()[0]))
+            else:
+                axes.set_ylim(0, 1.05)
+            axes.minorticks_off()
+    legend(figure, panels[0][0])
+    return figure
+
+
+def _noise(rows: Rows, quantities: Mapping[str, str], log_y: bool) -> Figure:
     """The quantities against the error of Q and of v, a row of panels for each n."""
-    dims = sorted({row["n"] for row in rows})
-    figure, grid = _grid(len(dims), 2 * len(quantities))
-    for i, n in enumerate(dims):
-        panels = [(s, q) for s in NOISES for q in quantities]
-        for axes, (sweep, quantity) in zip(grid[i], panels, strict=True):
+    dims = sorted(distinct(rows, "n"))
+    figure, grids = grid(len(dims), 2 * len(quantities), 2.6, 2.6)
+    for panels, n in zip(grids, dims, strict=True):
+        columns = [(s, q) for s in NOISES for q in quantities]
+        for axes, (sweep, quantity) in zip(panels, columns, strict=True):
             x, label = NOISES[sweep]
-            wanted = (sweep, n, quantity)
-            here = [r for r in rows if (r["sweep"], r["n"], r["quantity"]) == wanted and r[x] > 0]
-            ticks = sorted({r[x] for r in here})
+            here = [r for r in select(rows, sweep=sweep, n=n, quantity=quantity) if r[x] > 0]
+            ticked = sorted(distinct(here, x))
             if log_y:  # zero within rounding, or within its interval, has no place on the axis
                 here = [r for r in here if r["value"] > BOTTOM and r["low"] > 0]
-            _lines(axes, here, lambda row, x=x: float(row[x]), _estimators(rows))  # type: ignore[misc]
+            lines(axes, here, x, names=distinct(rows, "estimator"), alpha=0.15)
             dress(axes, f"n = {n}", label, quantities[quantity])
             axes.set_xscale("log")
-            log_ticks(axes.xaxis, ticks)
+            ticks(axes.xaxis, ticked)
             if log_y:
                 axes.set_yscale("log")
                 axes.minorticks_off()
                 axes.set_ylim(bottom=BOTTOM)
             else:
                 axes.set_ylim(0, 1.05)
-    legend_beside(grid[0][-1])
+    legend(figure, grids[0][0])
     return figure
 
 
-def curl_figure(rows: Rows) -> Figure:
+def _curl(rows: Rows) -> Figure:
     """Departure from a gradient field against t, by n and by whether the networks are exact."""
-    panels = list(dict.fromkeys((row["n"], row["networks"]) for row in rows))
-    figure, grid = _grid(1, len(panels))
-    for axes, (n, networks) in zip(grid[0], panels, strict=True):
-        shown = [r for r in rows if (r["n"], r["networks"]) == (n, networks)]
-        _lines(axes, shown, lambda row: float(row["t"]))
-        first = (n, networks) == panels[0]
-        dress(axes, f"n = {n}, {networks}", "flow time t", "‖A − Aᵀ‖/‖A + Aᵀ‖" if first else "")
+    columns = distinct(rows, "n", "networks")
+    figure, (panels,) = grid(1, len(columns), 2.6, 2.6)
+    for axes, (n, networks) in zip(panels, columns, strict=True):
+        lines(axes, select(rows, n=n, networks=networks), "t", alpha=0.15)
+        y = "" if axes is not panels[0] else "‖A − Aᵀ‖/‖A + Aᵀ‖"
+        dress(axes, f"n = {n}, {networks}", "flow time t", y)
         axes.set_yscale("symlog", linthresh=1e-3)
         axes.set_ylim(bottom=0)
-    legend_beside(grid[0][-1])
+    legend(figure, panels[0])
     return figure
 
 
-def sample_figure(rows: Rows) -> Figure:
-    """Energy distance of tuned samples, a panel for each condition."""
-    shown = [r for r in rows if r["metric"] == "energy" and r["at"] == "tuned"]
-    dims = sorted({row["n"] for row in shown})
-    conditions = list(dict.fromkeys(row["condition"] for row in shown))
-    figure = new_figure(2.3 * len(conditions) + 1.6, 2.4 * len(dims) + 0.4)
-    grid = figure.subplots(len(dims), len(conditions), squeeze=False, sharey=True)
-    for i, n in enumerate(dims):
-        for axes, condition in zip(grid[i], conditions, strict=True):
-            here = [r for r in shown if (r["n"], r["condition"]) == (n, condition)]
-            _bars(axes, here)
-            floor = _floor(rows, n, condition)
-            axes.axvline(floor, color="black", linewidth=0.8, linestyle=":")
-            last = n == dims[-1]
-            dress(axes, f"n = {n}, {condition}", "energy distance" if last else "", "")
+def _samples(samples: Rows) -> Figure:
+    """Energy distance of tuned samples, a panel for each condition; dotted: exact samples."""
+    energy = select(samples, metric="energy")
+    tuned = select(energy, at="tuned")
+    dims, conditions = sorted(distinct(tuned, "n")), distinct(tuned, "condition")
+    figure, grids = grid(len(dims), len(conditions), 2.3, 2.4, 1.6, sharey=True)
+    for panels, n in zip(grids, dims, strict=True):
+        for axes, condition in zip(panels, conditions, strict=True):
+            for r in select(tuned, n=n, condition=condition):
+                look = {k: style(r["estimator"])[k] for k in ("color", "marker")}
+                at = r["value"], r["estimator"]
+                axes.errorbar(*at, xerr=reach(r), markersize=5, capsize=2, **look)
+            (floor,) = select(energy, estimator="exact samples", n=n, condition=condition)
+            axes.axvline(floor["value"], color="black", linewidth=0.8, linestyle=":")
+            dress(axes, f"n = {n}, {condition}", "energy distance" if n == dims[-1] else "", "")
+            axes.tick_params(axis="y", labelsize=7.5)
             axes.title.set_fontsize(8.5)
             axes.set_xlim(left=0)
-    grid[0][0].invert_yaxis()
+    grids[0][0].invert_yaxis()
     return figure
 
 
-def _bars(axes: Any, rows: Sequence[Any]) -> None:
-    for row in rows:
-        look = style(row["estimator"])
-        # a percentile interval need not contain the mean of few, skewed values
-        reach = [[max(row["value"] - row["low"], 0)], [max(row["high"] - row["value"], 0)]]
-        axes.errorbar(
-            [row["value"]],
-            [row["estimator"]],
-            xerr=reach,
-            color=look["color"],
-            marker=look["marker"],
-            markersize=5,
-            capsize=2,
-        )
-    axes.tick_params(axis="y", labelsize=7.5)
+def _map(rows: Rows) -> Figure:
+    """One rival: log2 of the errors' ratio, a row of panels for each n, a column for each plane."""
+    dims, names = distinct(rows, "n"), distinct(rows, "plane")
+    planes = [plane for plane in PLANES if plane.name in names]
+    figure, grids = grid(len(dims), len(planes), 3.5, 3.1, 0.8)
+    predicted = all(r.get("predicted_log2_ratio") is not None for r in rows)
+    for panels, n in zip(grids, dims, strict=True):
+        for axes, plane in zip(panels, planes, strict=True):
+            image = _plane(axes, plane, select(rows, n=n, plane=plane.name), predicted)
+            dress(axes, f"n = {n}", plane.x_label, plane.y_label)
+            axes.grid(False)
+    rival = rows[0]["rival"]
+    bar = figure.colorbar(image, ax=grids, shrink=0.8, extend="both")
+    bar.set_label(f"log2 (error of qgf / error of {rival})")
+    line = "line: predicted boundary; " if predicted else ""
+    figure.suptitle(
+        f"orange: qgf nearer to g*; violet: {rival} nearer; {line}dot: not distinguishable",
+        fontsize=9,
+    )
+    return figure
 
 
-def _floor(rows: Rows, n: int, condition: str) -> float:
-    wanted = ("exact samples", n, condition, "energy")
-    for r in rows:
-        if (r["estimator"], r["n"], r["condition"], r["metric"]) == wanted:
-            return float(r["value"])
-    raise KeyError(wanted)
+def _plane(axes: Any, plane: Plane, rows: Rows, predicted: bool) -> Any:
+    """The rows are in the order of `phase_rows`: y outside, x inside, every second if coarse."""
+    stride = 1 if len(rows) == len(plane.x) * len(plane.y) else 2
+    x, y = plane.x[::stride], plane.y[::stride]
+
+    def square(column: str) -> Array:
+        return np.array([r[column] for r in rows]).reshape(len(y), len(x))
+
+    ratio = square("log2_ratio")
+    image = axes.pcolormesh(_edges(x), _edges(y), ratio, cmap="PuOr", vmin=-LIMIT, vmax=LIMIT)
+    low, high = (square(f"squared_error_difference_{end}") for end in ("low", "high"))
+    unclear = np.nonzero((low <= 0) & (high >= 0))
+    axes.plot(np.take(x, unclear[1]), np.take(y, unclear[0]), "k.", markersize=3)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks(axes.xaxis, x)
+    ticks(axes.yaxis, y)
+    if predicted:
+        _prediction(axes, x, y, square("predicted_log2_ratio"))
+    return image
+
+
+def _prediction(axes: Any, x: Sequence[float], y: Sequence[float], ratio: Array) -> None:
+    """Where the predicted ratio is 1, linear between its values at the cells: what is smoother
+    overshoots, and draws boundaries where there are none.
+    """
+    surface = RectBivariateSpline(np.log(y), np.log(x), ratio, kx=1, ky=1)
+    fine_x, fine_y = (np.geomspace(values[0], values[-1], 60) for values in (x, y))
+    fine = surface(np.log(fine_y), np.log(fine_x))
+    if fine.min() < 0 < fine.max():
+        axes.contour(fine_x, fine_y, fine, levels=[0.0], colors="black", linewidths=1.6)
+
+
+def _edges(centres: Sequence[float]) -> Array:
+    """Cell borders half way between the centres on a logarithmic axis."""
+    logs = np.log(centres)
+    middle = (logs[1:] + logs[:-1]) / 2
+    ends = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
+    return np.asarray(np.exp([ends[0], *middle, ends[1]]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.evaluation.statistics import Estimate, student_mean
+from qgf_ref.evaluation.statistics import student_mean
 from qgf_ref.flow.distances import energy_distance, sliced_wasserstein
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator
@@ -37,7 +38,6 @@ def sample_distances(
     rows: int,
     draws: int,
     seed: int,
-    progress: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Distances of `rows` samples to as many of the tilted law, each draw with its own errors.
 
@@ -50,53 +50,44 @@ def sample_distances(
     guides = [estimator("none"), *(e for e in estimators if e.label != "none")]
     if condition.errors.none:
         guides.append(estimator("oracle"))
-    n = condition.problem.n
-    distances: dict[str, list[list[tuple[float, float]]]] = {e.label: [] for e in guides}
-    floor = []
+    problem, n = condition.problem, condition.problem.n
+    distances: dict[str, list[list[tuple[float, float]]]] = {"exact samples": []}
+    distances |= {e.label: [] for e in guides}
     for r in range(draws):
         rng = np.random.default_rng((seed, r, n))
-        target = condition.problem.tilted.sample(rng, rows)
+        target = problem.tilted.sample(rng, rows)
         noise = rng.standard_normal((rows, n))
-        floor.append(_distances(condition.problem.tilted.sample(rng, rows), target))
-        flow = condition.problem.flow_with(condition.errors, seed * 100_003 + r)
+        distances["exact samples"].append([_distances(problem.tilted.sample(rng, rows), target)])
+        flow = problem.flow_with(condition.errors, seed * 100_003 + r)
         for guide in guides:
-            fixed = guide.label in ("none", "oracle")
-            cells = []
-            for factor in (1.0,) if fixed else MULTIPLIERS:
-                weight = factor * condition.problem.weight
-                made = sample(
-                    flow, np.zeros((rows, 0)), estimator=guide, weight=weight, noise=noise
-                )
-                cells.append(_distances(made, target))
-            distances[guide.label].append(cells)
-            progress()
+            alone = guide.label in ("none", "oracle")
+            weights = [factor * problem.weight for factor in ((1.0,) if alone else MULTIPLIERS)]
+            draw = partial(sample, flow, np.zeros((rows, 0)), estimator=guide, noise=noise)
+            distances[guide.label].append([_distances(draw(weight=w), target) for w in weights])
+    head = {"condition": condition.title, "n": n, "w": problem.weight, **asdict(condition.errors)}
     table: list[dict[str, Any]] = []
-    head = {
-        "condition": condition.title,
-        "n": n,
-        "w": condition.problem.weight,
-        **asdict(condition.errors),
-    }
-
-    def add(label: str, weight: str, values: Array) -> None:
-        for i, metric in enumerate(("energy", "sliced_wasserstein")):
-            e: Estimate = student_mean(values[:, i])
-            numbers = {"value": e.value, "low": e.low, "high": e.high}
-            table.append({**head, "estimator": label, "at": weight, "metric": metric, **numbers})
-
-    add("exact samples", "at_w", np.array(floor))
-    values = {}
-    for label, each in distances.items():
-        grid = np.array(each)  # (draws, multipliers, metrics)
-        values[label, "at_w"] = grid[:, 0 if grid.shape[1] == 1 else MULTIPLIERS.index(1.0)]
-        values[label, "tuned"] = np.array([_tuned(grid, r) for r in range(draws)])
-    for (label, at), distance in values.items():
-        add(label, at, distance)
-        if ("qgf", at) in values and label != "qgf":
-            below = student_mean(values["qgf", at][:, 0] - distance[:, 0])
-            row = {**head, "estimator": label, "at": at, "metric": "below_qgf"}
-            table.append({**row, "value": below.value, "low": below.low, "high": below.high})
+    reference = _by_choice(distances["qgf"]) if "qgf" in distances else {}
+    for label, by_draw in distances.items():
+        choices = _by_choice(by_draw)
+        if label == "exact samples":
+            del choices["tuned"]
+        for at, values in choices.items():
+            columns = {**head, "estimator": label, "at": at}
+            metrics = dict(zip(("energy", "sliced_wasserstein"), values.T, strict=True))
+            if at in reference and label not in ("qgf", "exact samples"):
+                metrics["below_qgf"] = reference[at][:, 0] - values[:, 0]
+            table += [
+                {**columns, "metric": metric, **student_mean(each)._asdict()}
+                for metric, each in metrics.items()
+            ]
     return table
+
+
+def _by_choice(cells: list[list[tuple[float, float]]]) -> dict[str, Array]:
+    """(draws, metrics) at the target's own weight, and at the tuned one."""
+    grid = np.array(cells)  # (draws, multipliers, metrics)
+    at_w = grid[:, 0 if grid.shape[1] == 1 else MULTIPLIERS.index(1.0)]
+    return {"at_w": at_w, "tuned": np.array([_tuned(grid, r) for r in range(len(grid))])}
 
 
 def _distances(x: Array, y: Array) -> tuple[float, float]:

@@ -12,11 +12,12 @@ from qgf_ref.arrays import Array
 from qgf_ref.audit.profile import cosine
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_ratio
 from qgf_ref.guidance.base import Estimator
+from qgf_ref.studies.bias_variance.errors import ideal_states
 from qgf_ref.studies.shared.problems import Errors, Problem
 
 
 @dataclass(frozen=True)
-class Measured:
+class GradientDraws:
     """g* (T, B, n), and for each estimator its G (R, T, B, n) in R draws of the errors."""
 
     problem: Problem
@@ -33,17 +34,17 @@ def measure(
     rows: int,
     draws: int,
     seed: int,
-) -> Measured:
+) -> GradientDraws:
     """Every estimator at `rows` states of each time, in `draws` draws (1 without errors)."""
-    points = problem.points(rows, seed)
+    states = ideal_states(problem, rows, seed)
     gradients: dict[str, list[Array]] = {e.label: [] for e in estimators}
     for r in range(1 if errors.none else draws):
         flow = problem.flow_with(errors, seed * 100_003 + r)
-        steps = [problem.step(flow, x, k) for k, x in enumerate(points)]
+        steps = [problem.step(flow, x, k) for k, x in enumerate(states.points)]
         for e in estimators:
             gradients[e.label].append(np.stack([e(flow, step).gradient for step in steps]))
-    made = {label: np.stack(parts) for label, parts in gradients.items()}
-    return Measured(problem, errors, problem.truth(points), made)
+    stacked = {label: np.stack(parts) for label, parts in gradients.items()}
+    return GradientDraws(problem, errors, states.truth, stacked)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _root(squared: Estimate) -> Estimate:
     return Estimate(*(float(np.sqrt(max(x, 0.0))) for x in squared))
 
 
-def score_rows(measured: Measured, sweep: str, by_time: bool = False) -> list[dict[str, Any]]:
+def score_rows(measured: GradientDraws, sweep: str, by_time: bool = False) -> list[dict[str, Any]]:
     """Long-form rows of every estimator: of the whole path (t empty), and of each time if asked."""
     p, rows = measured.problem, []
     where = {"n": p.n, "w": p.weight, "separation": p.separation, "sd": p.sd}

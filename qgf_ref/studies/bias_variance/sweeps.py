@@ -1,9 +1,11 @@
-"""The sweeps of the bias-variance study: over t, w, the errors of Q and v, geometry; and curl."""
+"""What the bias-variance study measures, as a list of cells: each gives rows of one table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,199 +13,146 @@ import numpy as np
 from qgf_ref.audit.definitions import at_action, departure_from_gradient_field
 from qgf_ref.evaluation.statistics import bootstrap_mean
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.studies.bias_variance.boundary import (
-    PREDICTED,
-    linear_response,
-    log2_ratio,
-    measured_boundary,
-    predicted_boundary,
+from qgf_ref.guidance.registry import estimator
+from qgf_ref.studies.bias_variance.boundary import boundary_rows
+from qgf_ref.studies.bias_variance.errors import (
+    PLANES,
+    both_errors,
+    critic_errors,
+    field_errors,
+    ideal_states,
 )
-from qgf_ref.studies.bias_variance.phase import both_errors, critic_errors, field_errors
+from qgf_ref.studies.bias_variance.phase import phase_rows
+from qgf_ref.studies.bias_variance.samples import Condition, sample_distances
 from qgf_ref.studies.bias_variance.scores import measure, score_rows
-from qgf_ref.studies.shared.problems import EXACT, Problem
+from qgf_ref.studies.bias_variance.size import SweepSize
+from qgf_ref.studies.shared.problems import EXACT, Errors, Problem
 
 Row = dict[str, Any]
-Progress = Callable[[], object]
+SweepCell = tuple[str, Callable[[], list[Row]]]
+"""A table's name, and what computes some of its rows."""
 
 ROLLOUTS = ("bptt", "qgf_chain")
 """Estimators that integrate to the end: too slow for the sweeps of many cells."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is computed. rows: states of each time; draws: of the errors."""
-
-    dims: tuple[int, ...] = (1, 2, 10, 25)
-    shown_dims: tuple[int, ...] = (2, 10)
-    weights: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    boundary_weights: tuple[float, ...] = (0.1, 0.5, 2.0)
-    weight: float = 0.5
-    strains: tuple[float, ...] = (0.0, 0.03, 0.1, 0.2, 0.4, 1.0)
-    rhos: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)
-    separations: tuple[float, ...] = (0.5, 1.0, 2.0)
-    sds: tuple[float, ...] = (0.15, 0.3, 0.6)
-    exact_rows: int = 256
-    rows: int = 24
-    draws: int = 12
-    curl_rows: int = 12
-    sample_rows: int = 600
-    sample_draws: int = 4
-    coarse: bool = False
-
-
-QUICK = replace(
-    Size(),
-    dims=(1, 2, 10),
-    shown_dims=(2,),
-    weights=(0.03, 0.3, 3.0),
-    boundary_weights=(0.5,),
-    strains=(0.0, 0.1, 0.3, 1.0),
-    rhos=(0.0, 0.3, 3.0),
-    separations=(0.5, 2.0),
-    sds=(0.15, 0.6),
-    exact_rows=64,
-    rows=16,
-    draws=6,
-    curl_rows=8,
-    sample_rows=300,
-    sample_draws=3,
-    coarse=True,
-)
-
 TYPICAL_RHO, TYPICAL_STRAIN = 0.5, 0.2
 """The errors of the curves "with errors": the gradient of Q off by half, a strain near the
 boundary."""
 ANISOTROPY = 4.0
 """Of M where curl is measured: the ratio of its largest eigenvalue to its smallest."""
+STRONG = 3.0
+"""A weight at which the tilted law is almost one mode."""
 
 
-def one_step(estimators: Sequence[Estimator]) -> list[Estimator]:
-    """Those that do not integrate to the end."""
-    return [e for e in estimators if e.label not in ROLLOUTS]
+def cells(size: SweepSize, chosen: Sequence[Estimator], seed: int) -> Iterator[SweepCell]:
+    """Every cell of every table: the scores "", boundary, phase, curl and samples."""
+    one_step = [e for e in chosen if e.label not in ROLLOUTS]
+    # qgf and its rivals: those that are not known to leave the Jacobian out
+    without = ("none", "ood", "qgf", "qgf_masked")
+    compared = [estimator("qgf"), *(e for e in one_step if e.label not in without)]
+    yield from (("", cell) for cell in score_cells(size, chosen, seed))
+    for problem, kind in product(boundary_problems(size), ("strain", "rho")):
+        yield "boundary", partial(boundary_rows, problem, kind, size, compared, seed)
+    stride = 2 if size.coarse else 1
+    for n, plane in product(size.shown_dims if compared[1:] else (), PLANES):
+        for y, x in product(plane.y[::stride], plane.x[::stride]):
+            at = partial(phase_rows, Problem(n, size.weight), plane, x, y)
+            yield "phase", partial(at, compared, rows=size.rows, draws=size.draws, seed=seed)
+    for n, networks, e in product(size.shown_dims, ("exact", "with errors"), chosen):
+        yield "curl", partial(curl_rows, size, n, networks, e, seed)
+    samplers = [e for e in one_step if e.label != "none"]
+    for condition in _conditions(size, seed):
+        yield (
+            "samples",
+            partial(
+                sample_distances,
+                condition,
+                samplers,
+                rows=size.sample_rows,
+                draws=size.sample_draws,
+                seed=seed,
+            ),
+        )
 
 
-def exact_sweeps(
-    size: Size, estimators: Sequence[Estimator], seed: int, tick: Progress
-) -> list[Row]:
-    """Exact v and Q: by t at one weight, over w, and over the geometry at n = 2."""
-    table: list[Row] = []
-
-    def add(problem: Problem, sweep: str, by_time: bool = False) -> None:
-        made = measure(problem, EXACT, estimators, rows=size.exact_rows, draws=1, seed=seed)
-        table.extend(score_rows(made, sweep, by_time))
-        tick()
-
+def score_cells(
+    size: SweepSize, estimators: Sequence[Estimator], seed: int
+) -> Iterator[Callable[[], list[Row]]]:
+    """Exact v and Q: by t at one weight, over w, and over the geometry at n = 2. Then over the
+    error of Q and of v at one weight, for the figures' dimensions.
+    """
+    of_these = partial(_scores, estimators=estimators, seed=seed)
+    exact = partial(of_these, errors=EXACT, rows=size.exact_rows, draws=1)
     for n in size.dims:
-        add(Problem(n, size.weight), "t", by_time=True)
+        yield partial(exact, Problem(n, size.weight), sweep="t", by_time=True)
         for w in size.weights:
-            add(Problem(n, w), "w")
-    for separation in size.separations:
-        for sd in size.sds:
-            add(Problem(2, size.weight, separation, sd), "geometry")
-    return table
-
-
-def noise_sweeps(
-    size: Size, estimators: Sequence[Estimator], seed: int, tick: Progress
-) -> list[Row]:
-    """Over the error of Q and of v at one weight, for the figures' dimensions."""
-    table: list[Row] = []
-    options = {"rows": size.rows, "draws": size.draws, "seed": seed}
+            yield partial(exact, Problem(n, w), sweep="w")
+    for problem in _geometries(size):
+        yield partial(exact, problem, sweep="geometry")
+    noisy = partial(of_these, rows=size.rows, draws=size.draws)
     for n in size.shown_dims:
         problem = Problem(n, size.weight)
-        slope = problem.critic_slope(problem.points(size.exact_rows, seed))
+        slope = ideal_states(problem, size.exact_rows, seed).slope
         for rho in size.rhos:
-            made = measure(problem, critic_errors(problem, slope, rho), estimators, **options)
-            table += [{**row, "rho": rho} for row in score_rows(made, "critic")]
-            tick()
+            errors = critic_errors(problem, slope, rho)
+            yield partial(noisy, problem, errors=errors, sweep="critic", rho=rho)
         for strain in size.strains:
-            made = measure(problem, field_errors(problem, strain), estimators, **options)
-            table += [{**row, "strain": strain} for row in score_rows(made, "field")]
-            tick()
-    return table
+            errors = field_errors(problem, strain)
+            yield partial(noisy, problem, errors=errors, sweep="field", strain=strain)
 
 
-def boundary_cells(size: Size) -> list[Problem]:
+def _scores(
+    problem: Problem,
+    *,
+    errors: Errors,
+    estimators: Sequence[Estimator],
+    rows: int,
+    draws: int,
+    seed: int,
+    sweep: str,
+    by_time: bool = False,
+    **columns: float,
+) -> list[Row]:
+    measured = measure(problem, errors, estimators, rows=rows, draws=draws, seed=seed)
+    return [{**row, **columns} for row in score_rows(measured, sweep, by_time)]
+
+
+def _geometries(size: SweepSize) -> list[Problem]:
+    return [Problem(2, size.weight, *geometry) for geometry in product(size.separations, size.sds)]
+
+
+def boundary_problems(size: SweepSize) -> list[Problem]:
     """Where the boundary is looked for: every n and w at the default geometry, n = 2 at others."""
-    cells = [Problem(n, w) for n in size.dims for w in size.boundary_weights]
-    others = [
-        Problem(2, size.weight, separation, sd)
-        for separation in size.separations
-        for sd in size.sds
-    ]
-    return cells + [p for p in others if p not in cells]
+    usual = [Problem(n, w) for n, w in product(size.dims, size.boundary_weights)]
+    return usual + [p for p in _geometries(size) if p not in usual]
 
 
-def boundaries(size: Size, estimators: Sequence[Estimator], seed: int, tick: Progress) -> list[Row]:
-    """For each problem and rival: strain of v's error and slope of Q's beyond which qgf has the
-    smaller scaled error, predicted and measured. qgf must be among the estimators.
-    """
-    table: list[Row] = []
-    rivals = [e.label for e in estimators if e.label not in ("qgf", "ood", "none")]
-    for problem in boundary_cells(size):
-        points = problem.points(size.exact_rows, seed)
-        slope = problem.critic_slope(points)
-        response = linear_response(problem, points, problem.truth(points))
-        kinds = {
-            "strain": (size.strains, [field_errors(problem, s) for s in size.strains]),
-            "rho": (size.rhos, [critic_errors(problem, slope, r) for r in size.rhos]),
-        }
-        units = {
-            "strain": field_errors(problem, 1.0),
-            "rho": critic_errors(problem, slope, 1.0),
-        }
-        for kind, (factors, errors) in kinds.items():
-            ratios: dict[str, list[float]] = {rival: [] for rival in rivals}
-            for e in errors:
-                # without errors there is one draw, and more points cost nothing
-                rows = size.exact_rows if e.none else size.rows
-                made = measure(problem, e, estimators, rows=rows, draws=size.draws, seed=seed)
-                for rival in rivals:
-                    ratios[rival].append(log2_ratio(made, rival)[0])
-            tick()
-            for rival in rivals:
-                row = {
-                    "n": problem.n,
-                    "w": problem.weight,
-                    "separation": problem.separation,
-                    "sd": problem.sd,
-                    "kind": kind,
-                    "rival": rival,
-                    "measured": measured_boundary(factors, ratios[rival]),
-                    "largest_tried": max(factors),
-                    "log2_ratio_exact": ratios[rival][0],
-                }
-                if rival in PREDICTED:
-                    pair = response["qgf"], response[rival]
-                    row["predicted"] = predicted_boundary(*pair, units[kind])
-                table.append(row)
-    return table
-
-
-def curls(size: Size, estimators: Sequence[Estimator], seed: int, tick: Progress) -> list[Row]:
+def curl_rows(size: SweepSize, n: int, networks: str, e: Estimator, seed: int) -> list[Row]:
     """Mean departure from a gradient field by t, as the audit measures it, over states.
 
     Of a Q with curvature M ≠ I: of M = I and an exact v even `qgf` is a gradient field. From the
     first positive time: at t = 0 the exact E[x1|x_t] is constant, its departure undefined.
     """
-    table: list[Row] = []
-    for n in size.shown_dims:
-        problem = Problem(n, size.weight, anisotropy=ANISOTROPY)
-        points = problem.points(size.curl_rows, seed)
-        slope = problem.critic_slope(points)
-        networks = {
-            "exact": EXACT,
-            "with errors": both_errors(problem, slope, TYPICAL_RHO, TYPICAL_STRAIN),
-        }
-        for name, errors in networks.items():
-            flow = problem.flow_with(errors, seed)
-            for e in estimators:
-                for k, x in enumerate(points[1:], start=1):
-                    step = problem.step(flow, x, k)
-                    each = departure_from_gradient_field(e, flow, at_action(flow, step, x))
-                    value, low, high = bootstrap_mean(np.minimum(each, 1e6))
-                    numbers = {"value": value, "low": low, "high": high}
-                    where = {"n": n, "w": size.weight, "networks": name, **asdict(errors)}
-                    table.append({**where, "estimator": e.label, "t": flow.times[k], **numbers})
-                tick()
+    problem = Problem(n, size.weight, anisotropy=ANISOTROPY)
+    states = ideal_states(problem, size.curl_rows, seed)
+    errors = both_errors(problem, states.slope, TYPICAL_RHO, TYPICAL_STRAIN)
+    errors = EXACT if networks == "exact" else errors
+    flow = problem.flow_with(errors, seed)
+    where = {"n": n, "w": size.weight, "networks": networks, **asdict(errors)}
+    table = []
+    for k, x in enumerate(states.points[1:], start=1):
+        step = problem.step(flow, x, k)
+        each = departure_from_gradient_field(e, flow, at_action(flow, step, x))
+        mean = bootstrap_mean(np.minimum(each, 1e6))
+        table.append({**where, "estimator": e.label, "t": flow.times[k], **mean._asdict()})
     return table
+
+
+def _conditions(size: SweepSize, seed: int) -> Iterator[Condition]:
+    for n in size.shown_dims:
+        usual, strong = Problem(n, size.weight), Problem(n, STRONG)
+        slope = ideal_states(usual, size.exact_rows, seed).slope
+        yield Condition(usual, EXACT, f"exact w={size.weight:g}")
+        yield Condition(strong, EXACT, f"exact w={STRONG:g}")
+        for strain in (0.3, 1.0, 3.0):
+            yield Condition(usual, field_errors(usual, strain), f"strain {strain:g}")
+        yield Condition(usual, critic_errors(usual, slope, 1.0), "slope 1")

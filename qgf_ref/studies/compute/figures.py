@@ -2,81 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
-from qgf_ref.studies.compute.points import Cost, Point
+from qgf_ref.plotting import dress, legend_beside, style
+from qgf_ref.studies.base import Rows, distinct, select
+from qgf_ref.studies.shared.figures import grid, plain_log, reach
 
-_LABELS = {
-    "FLOPs": "matrix products of one action chunk (MFLOP)",
-    "ms (numba)": "time of one action chunk (ms), numba",
+_COSTS = {
+    "flops_nominal": (1e-6, "matrix products of one action chunk (MFLOP)"),
+    "ms_numba": (1.0, "time of one action chunk (ms), numba"),
 }
+"""A column, its unit, and the axis' label."""
 
 
-def panels(
-    task: str,
-    points: Sequence[Point],
-    costs: Mapping[str, Cost],
-) -> Figure:
+def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figure]:
     """One panel for each cost, success with Wilson's interval, one line a family; the first and
     last point of a line bear their number.
     """
-    figure = new_figure(9.4, 4.2)
-    every = figure.subplots(1, len(costs), sharey=True)
-    families = list(dict.fromkeys(p.family for p in points))
-    for axes, (name, cost) in zip(every, costs.items(), strict=True):
-        for family in families:
-            own = [(c, p) for p in points if p.family == family and (c := cost(p)) is not None]
-            if not own:
-                continue
-            own.sort(key=lambda pair: pair[1].number)
-            look = _look(own[0][1])
-            rates = [p.cell.success for _, p in own]
-            x = [c for c, _ in own]
-            low = [r.value - r.low for r in rates]
-            high = [r.high - r.value for r in rates]
-            axes.errorbar(
-                x,
-                [r.value for r in rates],
-                yerr=[low, high],
-                label=family,
-                elinewidth=0.6,
-                capsize=0,
-                **look,
-            )
-            for at in {0, len(own) - 1}:
-                axes.annotate(
-                    own[at][1].number,
-                    (x[at], rates[at].value),
-                    xytext=(5, -11),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    color=look["color"],
-                )
+    rows = tables[""]
+    figure, (panels,) = grid(1, len(_COSTS), 3.9, 3.9, 1.6, sharey=True)
+    for axes, (column, (unit, label)) in zip(panels, _COSTS.items(), strict=True):
+        for family in distinct(rows, "family"):
+            known = [r for r in select(rows, family=family) if r[column] is not None]
+            _family(axes, family, sorted(known, key=lambda r: r["number"]), column, unit)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_log(axes.xaxis)
         axes.set_ylim(-0.03, 1.05)
-        dress(axes, "", _LABELS[name], "")
-    every[0].set_ylabel("success rate, with 95% interval")
-    episodes = len(points[0].cell.episodes)
-    every[0].set_title(
-        f"{task}, {episodes} held-out episodes a point; numbers: N, L or T",
+        dress(axes, "", label, "")
+    panels[0].set_ylabel("success rate, with 95% interval")
+    panels[0].set_title(
+        f"{about['settings']['task']}, {rows[0]['episodes']} held-out episodes a point; "
+        "numbers: N, L or T",
         fontsize=9,
         loc="left",
     )
-    legend_beside(every[-1])
-    return figure
+    legend_beside(panels[-1])
+    return {"": figure}
 
 
-def _look(point: Point) -> dict[str, Any]:
-    method = point.cell.method
-    look = style("none" if method.base == "bc" else method.base)
-    if method.weighted and method.best_of > 1:
+def _family(axes: Any, family: str, rows: Rows, column: str, unit: float) -> None:
+    if not rows:
+        return
+    look = _look(rows[0]["method"])
+    x, y = [unit * r[column] for r in rows], [r["success"] for r in rows]
+    ends = [reach(r, "success") for r in rows]
+    bars = [[low for (low,), _ in ends], [high for _, (high,) in ends]]
+    axes.errorbar(x, y, yerr=bars, label=family, elinewidth=0.6, capsize=0, **look)
+    for i in {0, len(rows) - 1}:
+        axes.annotate(
+            rows[i]["number"], (x[i], y[i]), xytext=(5, -11), textcoords="offset points",
+            fontsize=7.5, color=look["color"],
+        )  # fmt: skip
+
+
+def _look(method: str) -> dict[str, Any]:
+    """That of the estimator; guided best-of-N is dashed."""
+    base, _, draws = method.partition(" ")[0].partition("+bfn-")
+    look = style("none" if base == "bc" or base.startswith("bfn-") else base)
+    if draws:
         look |= {"linestyle": (0, (4, 2)), "markerfacecolor": "white"}
     return look

@@ -11,7 +11,7 @@ from qgf_ref.evaluation.statistics import paired_difference
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """One method at its chosen weight on the held-out episodes, and what an action of it costs.
 
     family  the curve that it belongs to, as "QGF, T steps"; number  its N, L or T
@@ -41,7 +41,7 @@ class Point:
         return None if self.counts is None else self.counts.nominal.flops / 1e6
 
 
-Cost = Callable[[Point], float | None]
+Cost = Callable[[CostPoint], float | None]
 COSTS: dict[str, Cost] = {
     "FLOPs": lambda p: p.mflop,
     "ms (numba)": lambda p: p.ms["numba"]["median"],
@@ -49,17 +49,18 @@ COSTS: dict[str, Cost] = {
 }
 
 
-def frontier(points: Sequence[Point], cost: Cost) -> list[Point]:
+def frontier(points: Sequence[CostPoint], cost: Cost) -> list[CostPoint]:
     """The points that no other dominates, cheapest first: each succeeds more than all cheaper."""
     known = [(c, -p.cell.success.value, i) for i, p in enumerate(points) if (c := cost(p))]
-    found: list[Point] = []
+    undominated: list[CostPoint] = []
     for _, _, i in sorted(known):
-        if not found or points[i].cell.success.value > found[-1].cell.success.value:
-            found.append(points[i])
-    return found
+        rate = points[i].cell.success.value
+        if not undominated or rate > undominated[-1].cell.success.value:
+            undominated.append(points[i])
+    return undominated
 
 
-def cheapest_of_the_best(points: Sequence[Point], cost: Cost) -> Point | None:
+def cheapest_of_the_best(points: Sequence[CostPoint], cost: Cost) -> CostPoint | None:
     """The cheapest point whose paired difference to the best one's success holds 0 in its 95%
     interval; None when no cost is known.
     """
@@ -73,6 +74,6 @@ def cheapest_of_the_best(points: Sequence[Point], cost: Cost) -> Point | None:
     return points[min(near)[1]] if near else None
 
 
-def best(points: Sequence[Point]) -> Point:
+def best(points: Sequence[CostPoint]) -> CostPoint:
     """The point of the highest success; among equals of the higher return."""
     return max(points, key=lambda p: (p.cell.success.value, p.cell.mean_reward))

@@ -20,7 +20,10 @@ from qgf_ref.studies.shared.scenes import TRIMODAL, critics, exact_law
 TRUE_ROWS = 4000
 DIRECTIONS = 64
 ANISOTROPY = 3.0
-
+STEPS = 10
+BASELINE = "qgf"
+FREE_TIME = "qgf_shifted_taylor, free t′"
+MORE_STEPS = "qgf, 3T steps"
 
 CONDITIONS = {
     "exact": EXACT,
@@ -40,7 +43,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Scene:
+class TiltedScene:
     """A mixture and a critic whose tilted law is known: in one dimension, or Q quadratic."""
 
     name: str
@@ -49,8 +52,8 @@ class Scene:
 
     def flow(self, errors: Errors, steps: int, seed: int) -> GuidedFlow:
         """v and Q with one draw of their errors."""
-        made = GuidedFlow(MixtureFlow(self.mixture), self.critic, steps, action_bound=None)
-        return with_errors(made, errors, seed)
+        exact = GuidedFlow(MixtureFlow(self.mixture), self.critic, steps, action_bound=None)
+        return with_errors(exact, errors, seed)
 
     def distance_to(self, weight: float, seed: int) -> Callable[[Array], float]:
         """The distance of actions (B, n) to π ∝ π̂·exp(w·Q), Q and π̂ without errors, in the
@@ -73,19 +76,19 @@ class Scene:
         return np.random.default_rng((seed, 9)).standard_normal((rows, self.mixture.dim))
 
 
-def scenes() -> dict[str, Scene]:
+def scenes() -> dict[str, TiltedScene]:
     """By name. `1-D` is that of method.md, section 6; n-D are those of the bias-variance study."""
-    made = {}
+    by_name = {}
     for n in (1, 2, 10):
         problem = Problem(n, 1.0, anisotropy=1.0 if n == 1 else ANISOTROPY)
-        made[f"{n}-D"] = Scene(f"{n}-D", problem.mixture, problem.critic)
+        by_name[f"{n}-D"] = TiltedScene(f"{n}-D", problem.mixture, problem.critic)
     for name in ("distance", "bump"):
-        made[f"1-D {name}"] = Scene(f"1-D {name}", TRIMODAL, critics()[name])
-    return made
+        by_name[f"1-D {name}"] = TiltedScene(f"1-D {name}", TRIMODAL, critics()[name])
+    return by_name
 
 
 def reached(
-    scene: Scene, flow: GuidedFlow, estimator: Estimator, weight: float, rows: int, seed: int
+    scene: TiltedScene, flow: GuidedFlow, estimator: Estimator, weight: float, rows: int, seed: int
 ) -> Array | None:
     """The sampler's actions (rows, n), or None when it left the finite numbers."""
     unguided = estimator.name == "none"

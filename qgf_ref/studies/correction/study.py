@@ -19,16 +19,19 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import student_mean
 from qgf_ref.guidance.qgf_shifted import QGFShiftedTaylor
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.studies.base import Outcome, Rows, StudySettings
-from qgf_ref.studies.correction.scenes import CONDITIONS, Contender, Scene, reached, scenes
-from qgf_ref.studies.correction.words import (
+from qgf_ref.studies.base import Rows, StudyOutcome, StudySettings
+from qgf_ref.studies.correction.scenes import (
     BASELINE,
+    CONDITIONS,
     FREE_TIME,
     MORE_STEPS,
     STEPS,
-    figure,
-    report,
+    Contender,
+    TiltedScene,
+    reached,
+    scenes,
 )
+from qgf_ref.studies.correction.words import report
 
 DEFAULT = (
     "none",
@@ -40,10 +43,12 @@ DEFAULT = (
     "qgf_shifted_taylor",
 )
 MANY_STEPS = 100
+CELL = ("scene", "condition", "T", "weight")
+"""The columns that say where estimators are compared."""
 
 
 @dataclass(frozen=True)
-class Size:
+class CorrectionSize:
     """weights; draws of errors and noise; rows of a sample in one and in more dimensions."""
 
     weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -54,7 +59,7 @@ class Size:
     conditions: tuple[str, ...] = ("exact", "wrong v", "wrong Q", "both wrong")
 
 
-QUICK = Size(
+QUICK = CorrectionSize(
     weights=(0.03, 0.3, 3.0),
     draws=2,
     rows_1d=400,
@@ -64,20 +69,19 @@ QUICK = Size(
 )
 
 
-def study(settings: StudySettings) -> Outcome:
+def study(settings: StudySettings) -> StudyOutcome:
     """Distances of every estimator's samples to the exact law, and their ratio to qgf's.
 
     Raises InputError when `oracle`, which is always beside the others, is among the estimators.
     """
-    size = QUICK if settings.quick else Size()
+    size = QUICK if settings.quick else CorrectionSize()
     chosen = contenders(settings.estimators)
     rows = measure(size, chosen, settings.seed)
     compared = comparison(rows)
-    return Outcome(
-        text=report(size.weights, size.draws, chosen, compared),
-        tables={"": rows, "ratios": compared},
-        figures={"distance": figure(size.names, size.conditions, rows, STEPS)},
-        details={
+    return StudyOutcome(
+        report(size.weights, size.draws, chosen, compared),
+        {"": rows, "ratios": compared},
+        {
             "draws": size.draws,
             "rows": {"1-D": size.rows_1d, "n-D": size.rows},
             "errors": {name: vars(CONDITIONS[name]) for name in size.conditions},
@@ -90,18 +94,18 @@ def contenders(names: Sequence[str] | None = None) -> list[Contender]:
     """Those to compare: `names` or DEFAULT, qgf at the same number of v's forwards as
     `qgf_shifted`, and that with any t′.
     """
-    found = [Contender(e.label, e) for e in map(estimator, names or DEFAULT)]
-    if any(c.label == "oracle" for c in found):
+    chosen = [Contender(e.label, e) for e in map(estimator, names or DEFAULT)]
+    if any(c.label == "oracle" for c in chosen):
         raise InputError("the oracle is there wherever v and Q are exact: leave it out")
-    if BASELINE not in [c.label for c in found]:
-        found.insert(0, Contender(BASELINE, estimator(BASELINE)))
+    if BASELINE not in [c.label for c in chosen]:
+        chosen.insert(0, Contender(BASELINE, estimator(BASELINE)))
     if names is None:
-        found.append(Contender(FREE_TIME, QGFShiftedTaylor(grid=False)))
-        found.append(Contender(MORE_STEPS, estimator(BASELINE), refine=3))
-    return found
+        chosen.append(Contender(FREE_TIME, QGFShiftedTaylor(grid=False)))
+        chosen.append(Contender(MORE_STEPS, estimator(BASELINE), refine=3))
+    return chosen
 
 
-def measure(size: Size, chosen: Sequence[Contender], seed: int) -> list[dict[str, Any]]:
+def measure(size: CorrectionSize, chosen: Sequence[Contender], seed: int) -> list[dict[str, Any]]:
     """One row for each scene, condition, T, weight, estimator and draw; distance None: diverged."""
     every = scenes()
     cells = [
@@ -122,9 +126,9 @@ def measure(size: Size, chosen: Sequence[Contender], seed: int) -> list[dict[str
 
 
 def _cell(
-    size: Size,
+    size: CorrectionSize,
     chosen: Sequence[Contender],
-    scene: Scene,
+    scene: TiltedScene,
     condition: str,
     steps: int,
     weight: float,
@@ -163,27 +167,20 @@ def comparison(rows: Rows) -> list[dict[str, Any]]:
     Student's t over draws; a point where nothing is drawn (exact v and Q in one dimension). None
     where the estimator diverged in one of them.
     """
-    found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    table = []
+    cells: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for r in rows:
-        cell = found.setdefault((r["scene"], r["condition"], r["T"], r["weight"]), {})
+        cell = cells.setdefault(tuple(r[c] for c in CELL), {})
         value = math.inf if r["distance"] is None else r["distance"]
         cell.setdefault(r["estimator"], []).append(value)
-    table = []
-    for (scene, condition, steps, weight), cell in found.items():
-        for name, values in cell.items():
-            if name == BASELINE:
-                continue
-            ratio = np.array(values) / np.array(cell[BASELINE])
-            row = {
-                "scene": scene, "condition": condition, "T": steps, "weight": weight,
-                "estimator": name,
-            }  # fmt: skip
-            if not np.isfinite(ratio).all():
-                table.append({**row, "ratio": None, "low": None, "high": None})
-                continue
-            mean = student_mean(np.log(ratio))
+    for key, cell in cells.items():
+        for name in (n for n in cell if n != BASELINE):
+            ratio = np.array(cell[name]) / np.array(cell[BASELINE])
+            numbers: Sequence[float | None] = (None, None, None)
+            if np.isfinite(ratio).all():
+                numbers = [float(np.exp(x)) for x in student_mean(np.log(ratio))]
             table.append(
-                {**row, "ratio": float(np.exp(mean.value)), "low": float(np.exp(mean.low)),
-                 "high": float(np.exp(mean.high))}
-            )  # fmt: skip
+                {**dict(zip(CELL, key, strict=True)), "estimator": name}
+                | dict(zip(("ratio", "low", "high"), numbers, strict=True))
+            )
     return table

@@ -25,7 +25,15 @@ from qgf_ref.flow.distances import quantile_noise
 from qgf_ref.flow.euler import RolloutCache, rollout, rollout_jvp
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.sampling import Trace
-from qgf_ref.studies.didactic.runs import Case, Laboratory, escaped, path, target
+from qgf_ref.studies.didactic.runs import (
+    Laboratory,
+    LawCase,
+    escaped,
+    path,
+    path_rows,
+    rounded,
+    target,
+)
 from qgf_ref.studies.shared.scenes import trimodal
 
 COMPARED = ("bptt", "qgf_jacobian", "qgf", "ood")
@@ -33,6 +41,14 @@ FINE = 8
 """Noises of the products for each point of the study's laws: their peaks are narrow."""
 BLOCK = 500
 """Noises rolled out at once: the network's caches of T = 50 steps take 150 MB."""
+
+
+LIMIT = "exact, T → ∞"
+DRAWN = (("exact", "bptt"), ("learned", "bptt"), ("learned", "qgf"))
+"""Field and estimator of the paths drawn: PATHS at even quantiles of the noise, and all that end
+beyond FAR."""
+PATHS = 80
+FAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,30 @@ class Divergence:
     peaks: dict[str, list[tuple[float, float]]]
     rows: list[dict[str, Any]]
 
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What the figure draws: the products by noise and along t, and the paths of DRAWN."""
+        noise = rounded(next(iter(self.products.values())).noise)
+        curves = {"noise": noise} | {n: rounded(abs(p.product)) for n, p in self.products.items()}
+        products = [
+            dict(zip(curves, each, strict=True)) for each in zip(*curves.values(), strict=True)
+        ]
+        limit = (rounded(x) for x in self.limit)
+        products += [{"noise": z, LIMIT: p} for z, p in zip(*limit, strict=True)]
+        growth = [
+            {"series": name, "t": k / (len(p.growth) - 1), "growth": float(abs(x))}
+            for name, p in self.products.items()
+            for k, x in enumerate(p.growth)
+        ]
+        paths = []
+        for field, name in DRAWN:
+            path = self.paths[field, name]
+            if path is not None:
+                even = np.linspace(0, path.shape[1] - 1, PATHS).astype(int)
+                far = np.flatnonzero(abs(path[-1]) > FAR)
+                head = {"field": field, "estimator": name}
+                paths += path_rows(head, path[:, even], path[:, far])
+        return {"products": products, "growth": growth, "escaping_paths": paths}
+
     @property
     def numbers(self) -> dict[str, Any]:
         """For the JSON."""
@@ -94,10 +134,10 @@ def divergence(
     paths: dict[tuple[str, str], Array | None] = {}
     for field in ("exact", "learned"):
         for T in (steps, 5 * steps):
-            flow = inside.flow(Case(field, "distance", "bptt", weight, T))
+            flow = inside.flow(LawCase(field, "distance", "bptt", weight, T))
             products[f"{field}, T = {T}"] = product(flow, FINE * lab.points)
         for name in COMPARED:
-            run = inside.trace(Case(field, "distance", name, weight, steps), 2 * lab.points)
+            run = inside.trace(LawCase(field, "distance", name, weight, steps), 2 * lab.points)
             paths[field, name] = None if run is None else path(run)
             rows.append({"field": field, "estimator": name, "weight": weight, "T": steps,
                          **_summary(run)})  # fmt: skip
@@ -138,7 +178,7 @@ def limit(separation: float) -> tuple[Array, Array]:
 
 def _peak(lab: Laboratory, steps: int, separation: float) -> float:
     """The largest |∂ODE/∂a_0| of the exact field over the noise's quantiles."""
-    flow = lab.flow(Case("exact", "distance", "bptt", 0.0, steps, separation))
+    flow = lab.flow(LawCase("exact", "distance", "bptt", 0.0, steps, separation))
     return product(flow, FINE * lab.points).largest
 
 
@@ -153,25 +193,3 @@ def _summary(run: Trace | None) -> dict[str, Any]:
         "escaped": escaped(run.action[:, 0]),
         "diverged": False,
     }
-
-
-def divergence_text(found: Divergence) -> str:
-    """The rows as a table, and what the product reaches."""
-    lines = [
-        f"Divergence: Q = −|a − a*|, w = {found.weight:g}, T = {found.steps}. |∇Q| = 1, so |G| of "
-        "bptt is the product",
-        "of the flow's Jacobians; escaped: actions farther than 10 sd from every mode.",
-        f"{'velocity':10}{'estimator':14}{'max |G|':>10}{'max |a_t|':>11}{'max |a_1|':>11}"
-        f"{'escaped':>10}",
-    ]
-    for row in found.rows:
-        values = [row[name] for name in ("largest_g", "largest_a_t", "largest_action")]
-        shown = ["diverged" if v is None else f"{v:.3g}" for v in values]
-        lines.append(
-            f"{row['field']:10}{row['estimator']:14}{shown[0]:>10}{shown[1]:>11}{shown[2]:>11}"
-            f"{row['escaped']:>10.1%}"
-        )
-    lines.append("Largest |∂a_1/∂a_0|, the product of all Jacobians:")
-    lines += [f"  {name:20}{p.largest:>10.3g}" for name, p in found.products.items()]
-    lines.append(f"  {'exact, T → ∞':20}{found.limit[1].max():>10.3g}  (φ(a_0)/π̂(a_1))")
-    return "\n".join(lines)

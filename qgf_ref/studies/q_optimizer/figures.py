@@ -2,77 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from qgf_ref.evaluation.methods import Method
-from qgf_ref.evaluation.statistics import Estimate
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
-from qgf_ref.studies.q_optimizer.points import Point
+from qgf_ref.plotting import dress, legend_beside, style
+from qgf_ref.studies.base import Rows, distinct, select
+from qgf_ref.studies.shared.figures import banded_line, grid, reach
 
 _Q = "Q above behaviour cloning's"
-_REFERENCE = {"bc": "o", "bfn-16": "*", "gradstep": "P"}
+_REFERENCES: dict[str, tuple[str, Any]] = {
+    "bc": ("o", "-"),
+    "bfn": ("*", (0, (4, 2))),
+    "gradstep": ("P", (0, (1, 1.5))),
+}
+"""Marker, and dash of the line at the left, by the beginning of a method's label."""
 
 
-def scatter(
-    task: str,
-    curves: Mapping[Method, Sequence[Point]],
-    alone: Sequence[Point],
-    episodes: int,
-) -> Figure:
+def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figure]:
     """Left: Q against w. Right: success against Q, each estimator's points joined along w, the
     marker growing with w.
     """
-    figure = new_figure(9.2, 4.0)
-    left, right = figure.subplots(1, 2)
-    for method, points in curves.items():
-        look = style(method.label)
-        x = [p.cell.weight for p in points]
-        q = [p.gain.value for p in points]
-        left.plot(x, q, label=method.label, **look)
+    figure, ((left, right),) = grid(1, 2, 3.7, 3.7)
+    rows = tables[""]
+    for name in distinct([r for r in rows if r["weight"] is not None], "method"):
+        points = select(rows, method=name)
+        look = style(name)
+        x = [r["weight"] for r in points]
+        banded_line(left, x, points, "gain", alpha=0.1, label=name, **look)
+        q, y = [r["gain"] for r in points], [r["success"] for r in points]
         color = look["color"]
-        ends = [p.gain.low for p in points], [p.gain.high for p in points]
-        left.fill_between(x, *ends, color=color, alpha=0.1, linewidth=0)
-        y = [p.cell.success.value for p in points]
         right.plot(q, y, color=color, linestyle=look["linestyle"], linewidth=1, alpha=0.7)
         sizes = [10 + 50 * (i / max(len(q) - 1, 1)) for i in range(len(q))]
-        right.scatter(
-            q, y, s=sizes, color=color, marker=look["marker"], label=method.label, zorder=3
-        )
-    for p in alone:
-        look = style("gradstep" if p.method.base == "gradstep" else "none")
-        left.axhline(p.gain.value, color=look["color"], linewidth=0.9, linestyle=_dash(p.method))
-        rate = p.cell.success
-        right.errorbar(
-            p.gain.value,
-            rate.value,
-            xerr=_bar(p.gain),
-            yerr=_bar(rate),
-            color=look["color"],
-            marker=_REFERENCE.get(p.method.label, "o"),
-            markersize=9,
-            markeredgecolor="black",
-            markeredgewidth=0.8,
-            elinewidth=0.8,
-            linestyle="none",
-            label=f"{p.method.label} (left: line)",
-            zorder=4,
-        )
+        right.scatter(q, y, s=sizes, color=color, marker=look["marker"], label=name, zorder=3)
+    for r in select(rows, weight=None):
+        _reference(left, right, r)
     left.set_xscale("log")
     dress(left, "Q of the final action, band: 95%", "guidance weight w", _Q)
     right.set_ylim(-0.03, 1.03)
-    title = f"{task}\n{episodes} episodes a point; marker grows with w"
+    task = about["settings"]["task"]
+    title = f"{task}\n{rows[0]['episodes']} episodes a point; marker grows with w"
     dress(right, title, _Q, "success rate")
     right.title.set_fontsize(8)
     legend_beside(right)
-    return figure
+    return {"": figure}
 
 
-def _dash(method: Method) -> Any:
-    return "-" if method == Method() else (0, (4, 2)) if method.best_of > 1 else (0, (1, 1.5))
-
-
-def _bar(e: Estimate) -> list[list[float]]:
-    return [[e.value - e.low], [e.high - e.value]]
+def _reference(left: Any, right: Any, row: Mapping[str, Any]) -> None:
+    """A method without a weight: a line at the left, a point with its intervals at the right."""
+    label = row["method"].partition(" ")[0]
+    base = label.partition("-")[0]
+    marker, dash = _REFERENCES[base]
+    color = style("gradstep" if base == "gradstep" else "none")["color"]
+    left.axhline(row["gain"], color=color, linewidth=0.9, linestyle=dash)
+    right.errorbar(
+        row["gain"], row["success"], xerr=reach(row, "gain"), yerr=reach(row, "success"),
+        color=color, marker=marker, markersize=9, markeredgecolor="black", markeredgewidth=0.8,
+        elinewidth=0.8, linestyle="none", label=f"{label} (left: line)", zorder=4,
+    )  # fmt: skip

@@ -25,7 +25,7 @@ _LEVELS = 9
 
 
 @dataclass(frozen=True)
-class Point:
+class QPoint:
     """One method at one weight, and its episodes.
 
     q     mean of the aggregated target critic of its final actions on the fixed observations
@@ -56,7 +56,7 @@ def fixed_observations(settings: StudySettings) -> list[Array]:
 
 def optimised(
     settings: StudySettings, cells: Sequence[Cell], states: Sequence[Array]
-) -> list[Point]:
+) -> list[QPoint]:
     """Each cell with the aggregated target critic of its method's final, clipped actions on the
     `fixed_observations`; every method starts from the same noise. One of the cells must
     be behaviour cloning's.
@@ -73,17 +73,17 @@ def optimised(
         for checkpoint, obs, start in zip(settings.checkpoints, states, starts, strict=True):
             policy = Policy.of(checkpoint, cell.method, cell.weight, Engine.of("numba", 1))
             # the first candidate of best-of-N is the one that N = 1 would draw
-            own = start[:, : cell.method.best_of].reshape(-1, start.shape[-1])
-            values.append(policy.act(obs, own)[1])
+            first = start[:, : cell.method.best_of].reshape(-1, start.shape[-1])
+            values.append(policy.act(obs, first)[1])
         every.append(values)
     unguided = every[[c.method for c in cells].index(Method())]
     return [
-        Point(cell, interval(own), interval([a - b for a, b in zip(own, unguided, strict=True)]))
-        for cell, own in zip(cells, every, strict=True)
+        QPoint(cell, interval(q), interval([a - b for a, b in zip(q, unguided, strict=True)]))
+        for cell, q in zip(cells, every, strict=True)
     ]
 
 
-def at_equal_q(first: Sequence[Point], second: Sequence[Point], seed: int = 0) -> Estimate | None:
+def at_equal_q(first: Sequence[QPoint], second: Sequence[QPoint], seed: int = 0) -> Estimate | None:
     """Success of `first` minus that of `second` at equal Q, averaged over the Q that both reach.
 
     Each curve up to its highest Q, where Q rises with w, success interpolated in Q between
@@ -106,10 +106,10 @@ def at_equal_q(first: Sequence[Point], second: Sequence[Point], seed: int = 0) -
     return bootstrap_mean(sides[0] - sides[1], seed)
 
 
-def _rising(points: Sequence[Point]) -> list[Point]:
+def _rising(points: Sequence[QPoint]) -> list[QPoint]:
     """The points up to the highest Q, less those on the way whose Q is not above all before."""
-    found = [points[0]]
+    rising = [points[0]]
     for p in points[1:]:
-        if p.q.value > found[-1].q.value:
-            found.append(p)
-    return found
+        if p.q.value > rising[-1].q.value:
+            rising.append(p)
+    return rising

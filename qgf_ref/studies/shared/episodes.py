@@ -7,8 +7,7 @@ chosen there is told by the held-out episodes.
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +28,15 @@ QUICK_WEIGHTS = (0.01, 0.04, 0.16, 0.64)
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """Episodes of each cell, over all checkpoints: they share them, so that more cost no time."""
 
     selection: int
     held_out: int
 
-    def of_each(self, checkpoints: int) -> Plan:
+    def of_each(self, checkpoints: int) -> EpisodePlan:
         """Episodes of each cell and checkpoint, rounded up."""
-        return Plan(-(-self.selection // checkpoints), -(-self.held_out // checkpoints))
+        return EpisodePlan(-(-self.selection // checkpoints), -(-self.held_out // checkpoints))
 
 
 def guided_methods(
@@ -49,8 +48,8 @@ def guided_methods(
     Raises InputError when one of settings.estimators cannot run, or none guides.
     """
     known = [n for n in names if n in learned_estimator_names()]
-    found, without = usable_estimators(settings, known)
-    specs = settings.estimators or tuple(e.label for e in found)
+    usable, without = usable_estimators(settings, known)
+    specs = settings.estimators or tuple(e.label for e in usable)
     methods = dict.fromkeys(Method(spec) for spec in specs)
     return tuple(m for m in methods if m.weighted), without
 
@@ -59,7 +58,7 @@ def play(
     settings: StudySettings,
     methods: Sequence[Method],
     weights: Sequence[float],
-    plan: Plan,
+    plan: EpisodePlan,
     part: str = "",
 ) -> Evaluation:
     """Every method at every weight on the selection episodes, and on the held-out ones at the
@@ -92,9 +91,14 @@ def play(
         ) from error
 
 
-def interval_text(estimate: Estimate, digits: int = 2) -> str:
-    """Low and high: 0.62–0.86."""
-    return f"{estimate.low:.{digits}f}–{estimate.high:.{digits}f}"
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Low and high of the columns of `success_columns`: 0.62–0.86."""
+    return f"{row['success_low']:.2f}–{row['success_high']:.2f}"
+
+
+def held_out(evaluation: Evaluation, method: Method) -> Cell:
+    """The method's held-out episodes, at the weight chosen for it."""
+    return next(c for c in evaluation.held_out if c.method == method)
 
 
 def seeds_text(cell: Cell) -> str:
@@ -104,12 +108,9 @@ def seeds_text(cell: Cell) -> str:
 
 def success_columns(cell: Cell) -> dict[str, Any]:
     """A cell's success as columns: over all checkpoints, and lowest and highest of them."""
-    rate = cell.success
     return {
         "episodes": len(cell.episodes),
-        "success": rate.value,
-        "success_low": rate.low,
-        "success_high": rate.high,
+        **prefixed("success", cell.success),
         "success_lowest_checkpoint": min(cell.rates),
         "success_highest_checkpoint": max(cell.rates),
     }
@@ -117,31 +118,35 @@ def success_columns(cell: Cell) -> dict[str, Any]:
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Success in long form: each cell over all checkpoints, then each checkpoint's own episodes."""
-    found = []
+    table = []
     for cell in cells:
         parts: list[tuple[str, tuple[Episode, ...]]] = [("all", cell.episodes)]
         if len(cell.by_checkpoint) > 1:
             parts += [(str(i), each) for i, each in enumerate(cell.by_checkpoint)]
         for checkpoint, episodes in parts:
             rate = wilson(sum(e.success for e in episodes), len(episodes))
-            found.append(
+            table.append(
                 {
                     "method": cell.method.identity,
                     "weight": cell.weight,
                     "split": cell.split,
                     "checkpoint": checkpoint,
                     "episodes": len(episodes),
-                    "success": rate.value,
-                    "success_low": rate.low,
-                    "success_high": rate.high,
+                    **prefixed("success", rate),
                     "mean_return": sum(e.total_reward for e in episodes) / len(episodes),
                     "mean_length": sum(e.length for e in episodes) / len(episodes),
                 }
             )
-    return found
+    return table
 
 
-def note(settings: StudySettings, plan: Plan) -> str:
+def prefixed(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as the columns name, name_low, name_high; None is None in all."""
+    numbers = (None, None, None) if estimate is None else estimate
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+
+
+def note(settings: StudySettings, plan: EpisodePlan) -> str:
     """How many episodes a number has, and what its interval is over."""
     count = len(settings.checkpoints)
     each = plan.of_each(count)
@@ -160,8 +165,3 @@ def note(settings: StudySettings, plan: Plan) -> str:
 def short(label: str) -> str:
     """A method's label for a table: of package.module:function, the function."""
     return label.rpartition(":")[2]
-
-
-def paragraphs(texts: Sequence[str]) -> str:
-    """Each text wrapped to the width of a table."""
-    return "\n".join(textwrap.fill(text, 98) for text in texts)

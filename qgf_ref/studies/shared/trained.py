@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +19,8 @@ from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.interop.load import embedded_observations, is_embedded
-from qgf_ref.plotting import style
 from qgf_ref.sampling import trace
-from qgf_ref.studies.base import Rows, StudySettings
+from qgf_ref.studies.base import StudySettings, fill
 from qgf_ref.training.record import RECORD, Record
 
 
@@ -52,11 +49,11 @@ def common_times(settings: StudySettings) -> tuple[float, ...]:
         raise InputError("the study needs a trained checkpoint: give --checkpoint")
     if len({digest(c) for c in settings.checkpoints}) < len(settings.checkpoints):
         raise InputError("the same checkpoint is given twice; several are meant to be seeds")
-    found = {c.flow.times for c in settings.checkpoints}
-    if len(found) > 1:
+    times = {c.flow.times for c in settings.checkpoints}
+    if len(times) > 1:
         steps = ", ".join(str(len(c.flow.times)) for c in settings.checkpoints)
         raise InputError(f"the checkpoints differ in their denoising steps: T = {steps}")
-    return found.pop()
+    return times.pop()
 
 
 def observations(settings: StudySettings, checkpoint_index: int, rows: int) -> Array:
@@ -105,7 +102,7 @@ def usable_estimators(
     Raises InputError when one of settings.estimators does not run.
     """
     wanted = settings.estimators or names or learned_estimator_names()
-    found: list[Estimator] = []
+    usable: list[Estimator] = []
     without: dict[str, str] = {}
     for spec in wanted:
         e = estimator(spec)
@@ -122,10 +119,10 @@ def usable_estimators(
                 raise
             without[e.label] = str(error)
         else:
-            found.append(e)
-    if not found:
+            usable.append(e)
+    if not usable:
         raise InputError("no estimator to study: give one that guides, e.g. --estimators qgf")
-    return found, without
+    return usable, without
 
 
 def over_time(x: Array) -> Array:
@@ -164,14 +161,4 @@ def interval_over(settings: StudySettings) -> str:
 
 def left_out(without: Mapping[str, str]) -> list[str]:
     """A paragraph for each estimator that could not take part."""
-    return [
-        fill(f"Without {name}: {why}", 98, subsequent_indent="  ") for name, why in without.items()
-    ]
-
-
-def banded_line(axes: Any, estimator: str, x: Sequence[float], rows: Rows, **look: Any) -> None:
-    """An estimator's line with its 95% band. rows: one value, low and high for each x."""
-    chosen = {**style(estimator), "label": estimator, **look}
-    axes.plot(x, [r["value"] for r in rows], **chosen)
-    low, high = [r["low"] for r in rows], [r["high"] for r in rows]
-    axes.fill_between(x, low, high, color=chosen["color"], alpha=0.12, linewidth=0)
+    return [fill(f"Without {name}: {why}", "  ") for name, why in without.items()]

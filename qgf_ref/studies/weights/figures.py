@@ -1,72 +1,87 @@
-"""The figure of the study `weights`: one panel an estimator."""
+"""The figures of the study `weights`: one panel an estimator, and all in one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from qgf_ref.evaluation.methods import Method
-from qgf_ref.evaluation.protocol import Evaluation
-from qgf_ref.plotting import dress, new_figure, style
+from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
+from qgf_ref.plotting import dress, legend_beside, new_figure, style
+from qgf_ref.studies.base import Rows, select
+from qgf_ref.studies.shared.figures import banded_line, grid, lines, reach
 
+NAMED = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain")
+"""Of the figure with all: the paper's. The others are grey where there are many."""
 _LIMITS = (-0.04, 1.06)
+_BC = "bc"
 
 
-def panels(found: Evaluation, plateaus: Mapping[Method, tuple[float, float]]) -> Figure:
+def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figure]:
+    """ "" and "overview"."""
+    success = select(tables[""], checkpoint="all")
+    task = about["settings"]["task"]
+    own = tuple(about["settings"]["estimators"] or ())
+    return {
+        "": _panels(task, success, tables["summary"]),
+        "overview": _overview(task, select(success, split=SELECTION), own),
+    }
+
+
+def _panels(task: str, success: Rows, summary: Rows) -> Figure:
     """Success (selection episodes, Wilson's band) against w; BC grey; plateau at the bottom; ◇ the
     chosen weight on held-out episodes, with its interval.
     """
-    methods = list(plateaus)
-    columns = min(4, len(methods))
-    count = -(-len(methods) // columns)
-    figure = new_figure(1.9 * columns + 0.5, 1.9 * count + 0.9)
-    grid = figure.subplots(count, columns, sharey=True, squeeze=False)
-    bc = next((c.success for c in found.selection if c.method == Method()), None)
-    for axes, method in zip(grid.flat, methods):
-        look = {**style(method.label), "linestyle": "-"}
-        curve = [c for c in found.curve(method) if c.weight]
-        x = [c.weight for c in curve]
-        if bc is not None:
-            axes.axhspan(bc.low, bc.high, color=style("none")["color"], alpha=0.18, linewidth=0)
-            axes.axhline(bc.value, color=style("none")["color"], linewidth=1.0)
-        axes.fill_between(
-            x,
-            [c.success.low for c in curve],
-            [c.success.high for c in curve],
-            color=look["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(x, [c.success.value for c in curve], **look)
-        axes.plot(plateaus[method], (0, 0), color=look["color"], linewidth=4, alpha=0.6)
-        held = next(c for c in found.held_out if c.method == method)
-        rate = held.success
+    curves, held = select(success, split=SELECTION), select(success, split=HELD_OUT)
+    columns = min(4, len(summary))
+    figure, panels = grid(-(-len(summary) // columns), columns, 1.9, 1.9, 0.5, sharey=True)
+    for axes, row in zip(panels.flat, summary):
+        name = row["estimator"]
+        look = {**style(name), "linestyle": "-"}
+        _unguided(axes, curves, 0.18)
+        curve = [r for r in select(curves, method=name) if r["weight"]]
+        banded_line(axes, [r["weight"] for r in curve], curve, "success", alpha=0.2, **look)
+        plateau = row["plateau_low"], row["plateau_high"]
+        axes.plot(plateau, (0, 0), color=look["color"], linewidth=4, alpha=0.6)
         axes.errorbar(
-            held.weight,
-            rate.value,
-            yerr=[[rate.value - rate.low], [rate.high - rate.value]],
-            marker="D",
-            markersize=5,
-            markerfacecolor="white",
-            color="black",
-            capsize=2,
-            linewidth=1,
-            zorder=4,
-        )
+            row["chosen_weight"], row["success"], yerr=reach(row, "success"), marker="D",
+            markersize=5, markerfacecolor="white", color="black", capsize=2, linewidth=1, zorder=4,
+        )  # fmt: skip
         axes.set_xscale("log")
         axes.set_ylim(*_LIMITS)
-        dress(axes, method.label, "", "")
+        dress(axes, name, "", "")
         axes.title.set_fontsize(8.5)
-    for axes in list(grid.flat)[len(methods) :]:
+    for axes in panels.flat[len(summary) :]:
         axes.set_visible(False)
     figure.supxlabel("guidance weight w", fontsize=10)
     figure.supylabel("success rate", fontsize=10)
-    size = len(found.selection[0].episodes) if found.selection else 0
     figure.suptitle(
-        f"{found.task}: {size} selection episodes a weight, band: 95%; bar: plateau;\n"
-        f"◇ {len(found.held_out[0].episodes)} held-out episodes at the chosen w; grey: behaviour "
-        "cloning",
+        f"{task}: {curves[0]['episodes']} selection episodes a weight, band: 95%; bar: plateau;\n"
+        f"◇ {held[0]['episodes']} held-out episodes at the chosen w; grey: behaviour cloning",
         fontsize=9,
     )
+    return figure
+
+
+def _unguided(axes: Any, curves: Rows, alpha: float) -> None:
+    """BC: a grey line and band, the same at every w."""
+    color = style("none")["color"]
+    for bc in select(curves, method=_BC):
+        axes.axhline(bc["success"], color=color, linewidth=1.0, label="bc")
+        ends = bc["success_low"], bc["success_high"]
+        axes.axhspan(*ends, color=color, alpha=alpha, linewidth=0)
+
+
+def _overview(task: str, curves: Rows, own: tuple[str, ...]) -> Figure:
+    figure = new_figure(7.6, 4.0)
+    axes = figure.add_subplot()
+    _unguided(axes, curves, 0.1)
+    guided = [r for r in curves if r["method"] != _BC and r["weight"]]
+    lines(axes, guided, "weight", by="method", y="success", focus=(*NAMED, *own), alpha=0.1)
+    axes.set_xscale("log")
+    axes.set_ylim(*_LIMITS)
+    title = f"{task}, {curves[0]['episodes']} selection episodes"
+    dress(axes, title, "guidance weight w", "success (band: 95%)")
+    legend_beside(axes)
     return figure
