@@ -30,7 +30,7 @@ from qgf_ref.studies.shared.scenes import FORMULAS
 from tests.studies.lines import drawn
 
 TINY = DidacticGrid(
-    points=100,
+    points=200,
     updates=20,
     weights=(0.5, 2.0),
     shown=(0.5, 2.0),
