@@ -76,3 +76,13 @@ def test_no_test_imports_another(path: Path) -> None:
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(BETWEEN_PEERS):
             words = (node.module or "").split(".")
             assert words[0] != "tests" or not words[-1].startswith("test_"), f"{path}: {words}"
+
+
+def test_no_public_class_name_occurs_twice() -> None:
+    """One word, one meaning: a reader who has met a name knows what it is."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse((ROOT / path).read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path))
+    assert {name: at for name, at in places.items() if len(at) > 1} == {}
