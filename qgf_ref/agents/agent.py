@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from qgf_ref.agents.part import Part
+from qgf_ref.agents.recipe import Recipe
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import EngineLike
 from qgf_ref.denoising import GradientSteps
@@ -13,7 +17,7 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.nets.mlp import MLPOptions
+from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import sample
@@ -41,12 +45,27 @@ class Acting:
 class Agent:
     """What is trained and how it acts. A subclass says how, by `act` and `q`, or has a `flow`.
 
-    name, and the parts in the order in which files and reports list them. Checkpoints carry their
-    agent to worker processes: its fields must be picklable.
+    parts        in the order in which files and reports list them
+    recipe       its training update; None: it is not trained here
+    base         the agent against whose finished run it is trained, whose networks stay as they
+                 are; None: it is trained alone
+    drawn_first  parts whose initial parameters are drawn before those of the others
+    stream       of an agent with a base: tells its random numbers from those of other agents
+                 with the same base and seed
+    Checkpoints carry their agent to worker processes, without its recipe: the other fields of a
+    subclass must be picklable.
     """
 
     name: str
     parts: tuple[Part, ...]
+    recipe: Recipe | None = None
+    base: str | None = None
+    drawn_first: tuple[str, ...] = ()
+    stream: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what is pickled plays and does not train; recipes are made of functions without a name
+        return {**vars(self), "recipe": None}
 
     def part(self, name: str) -> Part:
         """The part of that name. Raises InputError, listing the agent's, when there is none."""
@@ -59,6 +78,36 @@ class Agent:
     def part_names(self) -> tuple[str, ...]:
         """The names of all parts, in order."""
         return tuple(part.name for part in self.parts)
+
+    def require_recipe(self) -> Recipe:
+        """Its recipe. Raises InputError when it has none."""
+        if self.recipe is None:
+            raise InputError(f"the agent {self.name} has no recipe to be trained by")
+        return self.recipe
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """The generator from which initial parameters, then batches and noise are drawn."""
+        return np.random.default_rng(seed if self.base is None else (seed, self.stream))
+
+    def initial(
+        self,
+        rng: np.random.Generator,
+        obs_dim: int,
+        flat_action_dim: int,
+        hidden: Sequence[int],
+        members: int,
+    ) -> dict[str, MLPParams]:
+        """Initial parameters of all parts, float32. O, D, hidden widths, E.
+
+        Averages start as copies of what they follow.
+        """
+        order = sorted(self.part_names, key=lambda name: name not in self.drawn_first)
+        drawn = {
+            name: self.part(name).initial(rng, obs_dim, flat_action_dim, hidden, members)
+            for name in order
+            if self.part(name).target_of is None
+        }
+        return {part.name: drawn[part.target_of or part.name] for part in self.parts}
 
     def flow(
         self,

@@ -30,7 +30,6 @@ PARTS = (
     Part("value", ("obs",), "scalar"),
 )
 """In the order in which files and reports list them."""
-IQL = FlowAgent("iql", PARTS)
 
 Ingredient = Callable[[StageInputs], Any]
 
@@ -89,6 +88,12 @@ class IQLRecipe(Recipe):
             Stage("value", ("value",), self._value, reads=("target_critic",), fixed=self._q),
         )
 
+    def held_out(self, inputs: StageInputs) -> dict[str, float]:
+        """The mean of the target critic at the data's actions."""
+        batch = inputs.batch
+        q = dataset_q(inputs.nets.target_critic, batch.obs, batch.action)
+        return {"q": float(q.mean())}
+
     def _policy(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.flow_matching.flow_matching`."""
         field, batch = inputs.nets.policy, inputs.batch
@@ -142,3 +147,4 @@ def _scaled(
 
 RECIPE = IQLRecipe()
 """The official code's."""
+IQL = FlowAgent("iql", PARTS, RECIPE, drawn_first=("critic",))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from qgf_ref.nets.critic import MLPCritic, RobustCritic
+from qgf_ref.nets.initialisers import init_mlp, init_table, lecun_normal
 from qgf_ref.nets.joint import COLUMNS, Input, JointMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.value import MLPValue
@@ -54,6 +58,24 @@ class Part:
         values = {**vars(settings), "inputs": self.inputs}
         taken = {f.name for f in fields(kind)}
         return kind(params, **{name: value for name, value in values.items() if name in taken})
+
+    def initial(
+        self,
+        rng: np.random.Generator,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        members: int,
+    ) -> MLPParams:
+        """Initial parameters, float32, of the law of the official code's networks."""
+        table = init_table(rng) if "label" in self.inputs else None
+        width, E = self.in_features(obs_dim, action_dim), members if self.ensemble else None
+        if self.outputs == "action":
+            norms = len(hidden) - 1
+            trunk = init_mlp(rng, width, hidden, action_dim, norms=norms, output=lecun_normal)
+        else:
+            trunk = init_mlp(rng, width, hidden, 1, ensemble=E, norms=len(hidden))
+        return MLPParams(trunk.layers, table)
 
     def _usual_kind(self) -> type[JointMLP]:
         if self.outputs == "action":

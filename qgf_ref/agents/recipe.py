@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from qgf_ref.agents.part import Part
-from qgf_ref.agents.stage import Draw, Stage
+from qgf_ref.agents.stage import Draw, Stage, StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
@@ -57,6 +57,11 @@ class Recipe:
         """The losses, in the order in which they are reported."""
         raise NotImplementedError(f"{type(self).__name__} has no stages")
 
+    def held_out(self, inputs: StageInputs) -> dict[str, float]:
+        """What validation reports beside the losses, by name."""
+        del inputs
+        return {}
+
     @property
     def losses(self) -> tuple[str, ...]:
         """The stages' names."""
@@ -84,3 +89,11 @@ class Recipe:
         arrays = {draw.name: np.asarray(draw.sample(rng, batch, hyper)) for draw in self.draws}
         dtype = batch.action.dtype
         return {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in arrays.items()}
+
+
+@dataclass(frozen=True)
+class PlainRecipe(Recipe):
+    """A recipe of given parts and stages, whose losses have no ingredients."""
+
+    parts: tuple[Part, ...] = ()  # type: ignore[misc]
+    stages: tuple[Stage, ...] = ()

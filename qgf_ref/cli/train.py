@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import types
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from qgf_ref.agents.registry import agent_named
 from qgf_ref.errors import InputError
+from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
 from qgf_ref.training.interruption import signal_name
 
 if TYPE_CHECKING:
+    from qgf_ref.agents.agent import Agent
+    from qgf_ref.training.beside import TrainedBeside
     from qgf_ref.training.run import Finished
 
 EXAMPLE = """examples:
@@ -21,7 +26,14 @@ EXAMPLE = """examples:
   qgf-ref train --resume runs/cube1                    (after Ctrl-C or a kill)
   qgf-ref train --resume runs/cube1 --updates 60000    (longer than planned)
   qgf-ref train pointmaze-medium-navigate-singletask-v0 --preset paper --seed 1
+  qgf-ref train --agent cfgrl --base runs/cube1        (against a finished run's networks)
+  qgf-ref train cube-single-play-singletask-task1-v0 --agent mine.agents:FQL
 """
+
+BESIDE = {"updates": 10_000, "batch": 256, "learning_rate": 3e-4, "seed": 0, "backend": "numba"}
+"""Settings of a training against a base that are not the base run's, unless they are given."""
+CHANGEABLE = (*BESIDE, "hidden", "data", "threads", "log_every")
+"""Settings of a training against a base that may differ from the base run's."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +48,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("name", nargs="?", metavar="TASK", help="OGBench single-task name")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR")
+    parser.add_argument(
+        "--base", type=Path, metavar="DIR", help="of --agent: the run that it is trained against"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: qgf_runs/TASK/seedN")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="default: small")
     parser.add_argument(
@@ -55,9 +70,14 @@ def run(args: argparse.Namespace) -> int:
 
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
+    if args.base is not None:
+        allowed = ("agent", *CHANGEABLE)
+        _refuse_other_settings(args, given, "--base takes its other settings from the run", allowed)
+        return train_beside(str(given.pop("agent", "iql")), args.base, given)
     if args.resume is not None:
-        _refuse_other_settings(args, given)
-        finished = resume(args.resume, given.get("updates"), given.get("data"))
+        allowed = ("agent", "updates", "data")
+        _refuse_other_settings(args, given, "--resume takes its settings from the run", allowed)
+        finished = resume(args.resume, given.get("updates"), given.get("data"), given.get("agent"))
     else:
         config = _configuration(args, given)
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
@@ -84,14 +104,46 @@ def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConf
     return config
 
 
-def _refuse_other_settings(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    other = sorted(set(given) - {"updates", "data"})
-    other += [n for n in ("name", "out", "preset", "config") if getattr(args, n) is not None]
-    if other:
-        raise InputError(
-            f"--resume takes its settings from the run; only --updates and --data may change, "
-            f"not {', '.join(other)}"
+def train_beside(name: str, directory: Path, given: Mapping[str, Any]) -> int:
+    """Train the agent `name` against the run in `directory`; 130 or 143 when a signal ended it."""
+    from qgf_ref.training import beside
+
+    agent, changes = agent_named(name), {**BESIDE, **given}
+    if "data" in given:
+        changes["data"] = str(Path(given["data"]).expanduser().resolve())
+    if "hidden" in given:
+        changes["hidden"] = tuple(given["hidden"])
+    trained = beside.train_beside(agent, directory, changes)
+    return _report_beside(agent, trained, changes["updates"])
+
+
+def _report_beside(agent: Agent, trained: TrainedBeside, updates: int) -> int:
+    where, name = trained.directory, agent.name
+    methods = " ".join(n for n in estimator_names() if estimator(n).auxiliary == name)
+    if trained.signal is not None:
+        print(
+            f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
+            f"saved in {where}\nNext: give the same command to continue"
         )
+        return 128 + trained.signal
+    if trained.rows:
+        print("  ".join(f"{key} {value:.5g}" for key, value in trained.rows[-1].items()))
+    print(f"{name}.safetensors, {name}.csv and {name}.json are in {where}")
+    print(f"Next: qgf-ref evaluate --checkpoint {where} --methods bc qgf {methods}")
+    return 0
+
+
+def _refuse_other_settings(
+    args: argparse.Namespace, given: dict[str, Any], why: str, allowed: Sequence[str]
+) -> None:
+    other = sorted(set(given) - set(allowed))
+    other += [n for n in ("name", "out", "preset", "config") if getattr(args, n) is not None]
+    if args.base is not None and args.resume is not None:
+        other.append("resume")
+    if other:
+        flags = [f"--{name.replace('_', '-')}" for name in allowed if name != "agent"]
+        may = f"{', '.join(flags[:-1])} and {flags[-1]}"
+        raise InputError(f"{why}; only {may} may change, not {', '.join(other)}")
 
 
 def _report(finished: Finished) -> int:

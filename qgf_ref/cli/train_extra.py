@@ -1,17 +1,13 @@
-"""qgf-ref train-extra."""
+"""qgf-ref train-extra: `qgf-ref train --agent NETWORK --base DIR` under its older name."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from qgf_ref.guidance.registry import estimator, estimator_names
+from qgf_ref.cli.train import CHANGEABLE, train_beside
+from qgf_ref.errors import unknown_name
 from qgf_ref.nets.auxiliary import AUXILIARY
-from qgf_ref.training.interruption import signal_name
-
-if TYPE_CHECKING:
-    from qgf_ref.training.extra import ExtraTrained
 
 EXAMPLE = """networks:
   robust_q   a critic of noisy actions, for the estimator robust_q
@@ -64,34 +60,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Train; 130 or 143 when a signal ended it."""
-    from qgf_ref.training.extra import train_extra
-
-    given = {
-        "updates": args.updates,
-        "batch": args.batch,
-        "learning_rate": args.learning_rate,
-        "seed": args.seed,
-        "hidden": None if args.hidden is None else tuple(args.hidden),
-        "data": None if args.data is None else str(Path(args.data).expanduser().resolve()),
-        "backend": args.backend,
-        "threads": args.threads,
-        "log_every": args.log_every,
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return _report(train_extra(args.network, args.directory, changes), args.updates)
-
-
-def _report(trained: ExtraTrained, updates: int) -> int:
-    where, name = trained.directory, trained.name
-    methods = " ".join(n for n in estimator_names() if estimator(n).auxiliary == name)
-    if trained.signal is not None:
-        print(
-            f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
-            f"saved in {where}\nNext: give the same command to continue"
-        )
-        return 128 + trained.signal
-    if trained.rows:
-        print("  ".join(f"{key} {value:.5g}" for key, value in trained.rows[-1].items()))
-    print(f"{name}.safetensors, {name}.csv and {name}.json are in {where}")
-    print(f"Next: qgf-ref evaluate --checkpoint {where} --methods bc qgf {methods}")
-    return 0
+    if args.network not in AUXILIARY:
+        raise unknown_name("auxiliary network", args.network, AUXILIARY)
+    given = {name: getattr(args, name) for name in CHANGEABLE}
+    given = {name: value for name, value in given.items() if value is not None}
+    return train_beside(args.network, args.directory, given)

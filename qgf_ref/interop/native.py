@@ -1,7 +1,8 @@
 """Our own checkpoint format: safetensors, in one file or in a directory with its JSON.
 
 One file: `NAME.safetensors`, tensors named `policy.layers.0.kernel` …, and in the header's metadata
-`format` = "qgf_ref.checkpoint", `version` = "1" and `options` (JSON). A directory holds the same as
+`format` = "qgf_ref.checkpoint", `version` = "1", `options` (JSON) and, of another agent than
+`iql`, the `agent`'s name. A directory holds the same as
 `model.safetensors`, and the options as `config.json` as well, for people to read and edit: what it
 says wins.
 """
@@ -19,6 +20,7 @@ from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
+from qgf_ref.agents.registry import agent_of_file
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically
 from qgf_ref.interop.format import Format, Written
@@ -43,7 +45,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     """
     path = Path(path)
     options = json.dumps(checkpoint.options.stated(), indent=1)
-    data = serialise(checkpoint.params, {"format": FORMAT, "version": VERSION, "options": options})
+    agent = checkpoint.agent.name
+    about = {"format": FORMAT, "version": VERSION, "options": options}
+    if agent != IQL.name:
+        about["agent"] = agent
+    data = serialise(checkpoint.params, about)
     if path.suffix == ".safetensors":
         write_atomically(path, data)
         return
@@ -68,8 +74,9 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
         stored |= json_object(text, str(config))
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **chosen}, str(path))
-    params = parameter_groups(tensors, present_parts(IQL, tensors), str(path))
-    return Checkpoint(options, params=params, source=str(path))
+    agent = agent_of_file(metadata.get("agent", IQL.name), str(path))
+    params = parameter_groups(tensors, present_parts(agent, tensors), str(path))
+    return Checkpoint(options, params=params, source=str(path), agent=agent)
 
 
 def present_parts(agent: Agent, tensors: Iterable[str]) -> tuple[str, ...]:

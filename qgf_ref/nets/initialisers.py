@@ -98,10 +98,13 @@ def init_conditional(
     *,
     dtype: DTypeLike = "float32",
 ) -> MLPParams:
-    """Parameters of `ConditionalVelocity`: `init_velocity`'s, and a table N(0, 1/32).
-
-    The table's law is flax's default for Embed.
-    """
-    table = rng.standard_normal((LABELS, LABEL_COLUMNS)) / np.sqrt(LABEL_COLUMNS)
+    """Parameters of `ConditionalVelocity`: `init_velocity`'s, and a table."""
+    table = init_table(rng, dtype)
     trunk = init_velocity(rng, obs_dim + LABEL_COLUMNS, action_dim, hidden, dtype=dtype)
-    return MLPParams(trunk.layers, table.astype(dtype))
+    return MLPParams(trunk.layers, table)
+
+
+def init_table(rng: np.random.Generator, dtype: DTypeLike = "float32") -> Array:
+    """The table of a label's embedding, N(0, 1/32): flax's default for Embed."""
+    draws = rng.standard_normal((LABELS, LABEL_COLUMNS)) / np.sqrt(LABEL_COLUMNS)
+    return draws.astype(dtype)

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.options import Options
+from qgf_ref.agents.registry import agent_named, agent_of_file
 from qgf_ref.backends.engine import backend_named, require_backend
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
@@ -63,6 +65,7 @@ class TrainConfig:
         None,
         "default: QGF_REF_THREADS, else all cores (numba) or 1 (numpy, whose bits depend on it)",
     )
+    agent: str = _setting("iql", "what is trained: a name, or your own package.module:AGENT")
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(TrainConfig)
@@ -95,6 +98,12 @@ class TrainConfig:
                 f"{self.evaluate_every}"
             )
         self.options()
+        # in files an agent has a name; where it comes from says only the command
+        object.__setattr__(self, "agent", self.trained_agent().name)
+
+    def trained_agent(self) -> Agent:
+        """The agent. Raises InputError on a name that is none."""
+        return agent_named(self.agent)
 
     def with_threads(self) -> TrainConfig:
         """The same with a number of threads: the given one, or this machine's default.
@@ -137,7 +146,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "hidden": list(self.hidden)}
+        settings = {**asdict(self), "hidden": list(self.hidden)}
+        if self.agent == "iql":  # as in the files of versions that had no other
+            del settings["agent"]
+        return settings
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> TrainConfig:
@@ -151,6 +163,8 @@ class TrainConfig:
         for name in values:
             if name not in known:
                 raise unknown_name(f"setting in {source}", name, known)
+        if isinstance(name := values.get("agent"), str):
+            agent_of_file(name, source)
         return cls(**values)
 
 

@@ -8,23 +8,23 @@ from pathlib import Path
 from qgf_ref.files import write_atomically
 from qgf_ref.plotting import dress, new_figure, png
 
-_PANELS = {
-    "policy": ("flow matching loss", "#0072B2"),
-    "critic": ("critic loss", "#D55E00"),
-    "value": ("value loss", "#009E73"),
-}
+_LABELS = {"policy": "flow matching loss"}
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def loss_curves(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> None:
-    """The three losses against the update, training solid, validation dashed."""
-    figure = new_figure(9.6, 3.2)
+def loss_curves(
+    rows: Sequence[Mapping[str, float]], names: Sequence[str], title: str, path: Path
+) -> None:
+    """The losses of these names against the update, training solid, validation dashed."""
+    figure = new_figure(3.2 * len(names), 3.2)
     updates = [row["update"] for row in rows]
-    for index, (name, (label, color)) in enumerate(_PANELS.items()):
-        axes = figure.add_subplot(1, len(_PANELS), index + 1)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), index + 1)
+        color = _COLORS[index % len(_COLORS)]
         axes.plot(updates, [row[name] for row in rows], color=color, label="training")
         held_out = [row.get(f"validation_{name}", float("nan")) for row in rows]
         axes.plot(updates, held_out, color=color, linestyle="--", alpha=0.7, label="validation")
-        dress(axes, label, "update", "mean over the batch")
+        dress(axes, _LABELS.get(name, f"{name} loss"), "update", "mean over the batch")
         axes.legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     write_atomically(path, png(figure))

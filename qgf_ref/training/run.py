@@ -1,4 +1,12 @@
-"""Starting and resuming a run: its directory, its data, its loop."""
+"""Starting and resuming a run: its directory, its data, its loop.
+
+What a run's directory holds:
+
+    model.safetensors, config.json  the checkpoint, which `qgf_ref.load` reads from the directory
+    state.safetensors               everything a resumed run needs, in one piece, written first
+    metrics.csv, losses.png         losses, on training and on validation data
+    train.json                      configuration, data set, versions, commit, timing
+"""
 
 from __future__ import annotations
 
@@ -10,21 +18,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.datasets import DatasetFiles, find_dataset, load_transitions
 from qgf_ref.data.slices import SliceStream
 from qgf_ref.data.tasks import Task, task
 from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError
-from qgf_ref.files import require_writable, sole_use
-from qgf_ref.interop.native import CONFIG, MODEL
+from qgf_ref.files import csv_bytes, require_writable, sole_use, write_atomically
+from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.curves import loss_curves
 from qgf_ref.training.periodic import evaluator
 from qgf_ref.training.record import RECORD, Record, fingerprint
-from qgf_ref.training.state import RunState, initial_state, load_state
+from qgf_ref.training.state import RunState, initial_state, load_state, save_state
 
 LOCK = ".lock"
-FILES = (MODEL, CONFIG, loop.STATE, loop.METRICS, loop.CURVES, RECORD)
+STATE, METRICS, CURVES = "state.safetensors", "metrics.csv", "losses.png"
+FILES = (MODEL, CONFIG, STATE, METRICS, CURVES, RECORD)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,34 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class RunPlace:
+    """The files of a run's own directory: see `qgf_ref.training.loop.Place`."""
+
+    config: TrainConfig
+    columns: tuple[str, ...]
+    directory: Path
+    record: Record
+    last_row: bool = False
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+    def log(self, state: RunState) -> None:
+        """Write metrics.csv."""
+        write_atomically(self.directory / METRICS, csv_bytes(state.metrics))
+
+    def save(self, state: RunState, first: int, seconds: float) -> None:
+        """Write everything, the state first: it can make all the others."""
+        self.record.progress(first, state.update, seconds)
+        save_state(state, self.directory / STATE, self.config.agent)
+        save_checkpoint(state.checkpoint(self.config), self.directory)
+        self.log(state)
+        self.record.write()
+        if state.metrics:
+            loss_curves(state.metrics, self.columns, self.config.task, self.directory / CURVES)
+
+
+@dataclass(frozen=True)
 class Feed:
     """`at(update)`: the transitions that serve an update; `peak_bytes()`: memory taken so far."""
 
@@ -54,8 +93,13 @@ class Feed:
 
 def start(config: TrainConfig, directory: Path) -> Finished:
     """Train from the first update. Raises InputError when `directory` already holds a run, or a
-    file that a run would replace.
+    file that a run would replace, and for an agent that is trained against another one's run.
     """
+    if base := config.trained_agent().base:
+        raise InputError(
+            f"{config.agent} is trained against a finished run of the agent {base}: say which, "
+            "with --base DIR"
+        )
     problem = task(config.task)
     config = config.with_threads()
     if config.data is not None:  # so that the run can be resumed from anywhere
@@ -90,16 +134,25 @@ def start(config: TrainConfig, directory: Path) -> Finished:
         return _run(config, state, feed, found, problem, directory, record)
 
 
-def resume(directory: Path, updates: int | None = None, data: str | Path | None = None) -> Finished:
+def resume(
+    directory: Path,
+    updates: int | None = None,
+    data: str | Path | None = None,
+    agent: str | None = None,
+) -> Finished:
     """Continue the run in `directory` as if it had never stopped.
 
     updates  length of the whole run, if it shall be another than planned
     data     where the data set is now, if it has moved
+    agent    the run's agent as "package.module:AGENT", if it is a user's own
     Raises InputError when there is no run, when its state is damaged, when the data set is not the
     one that it was started on, or while another process works on it.
     """
+    own = None if agent is None else agent_named(agent)
     record = Record.read(directory)
     config = record.config
+    if own is not None and own.name != config.agent:
+        raise InputError(f"the run in {directory} is of the agent {config.agent}, not {own.name}")
     if updates is not None:
         config = replace(config, updates=updates)
     if data is not None:
@@ -110,8 +163,8 @@ def resume(directory: Path, updates: int | None = None, data: str | Path | None 
     _require_same_data(found, record)
     with _alone(directory), _transitions(found, problem, config) as feed:
         _remove_temporary_files(directory)
-        if (directory / loop.STATE).exists():
-            state = load_state(directory / loop.STATE, config)
+        if (directory / STATE).exists():
+            state = load_state(directory / STATE, config)
         else:  # stopped before anything was saved
             first = feed.at(1)
             state = initial_state(config, first.observations.shape[1], first.actions.shape[1])
@@ -156,7 +209,9 @@ def _run(
         print(f"not the machine or version of the first session: {difference}", file=sys.stderr)
     record.write()
     with evaluator(config, problem) as evaluate:
-        ended = loop.run(config, state, feed.at, validation, directory, record, evaluate)
+        recipe = config.trained_agent().require_recipe()
+        place = RunPlace(config, recipe.losses, directory, record)
+        ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate)
     # in bytes on macOS, in KiB elsewhere
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qgf_ref.training import loop
+from qgf_ref.training import run
 from qgf_ref.training.config import TrainConfig
 from tests.data.synthetic import TASK, write_dataset
 
@@ -26,7 +26,7 @@ def config(data: Path) -> TrainConfig:
 def _no_plots(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Drawing takes most of the time of so short a run."""
     if "draws" not in request.fixturenames:
-        monkeypatch.setattr(loop, "loss_curves", lambda rows, title, path: None)
+        monkeypatch.setattr(run, "loss_curves", lambda *arguments: None)
 
 
 @pytest.fixture

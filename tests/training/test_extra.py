@@ -14,15 +14,20 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError, NonFiniteError
+from qgf_ref.agents import distill
+from qgf_ref.agents.registry import AGENTS
 from qgf_ref.nets.auxiliary import AUXILIARY
-from qgf_ref.training import extra
+from qgf_ref.training import beside, loop
+from qgf_ref.training.beside import TrainedBeside, train_beside
 from qgf_ref.training.config import TrainConfig
-from qgf_ref.training.extra import train_extra
-from qgf_ref.training.extra_losses import draw
 from qgf_ref.training.run import start
 from tests.training.conftest import tiny_config
 
 SMALL: dict[str, Any] = {"updates": 24, "batch": 9, "log_every": 6, "checkpoint_every": 7}
+
+
+def train_extra(name: str, directory: Path, changes: dict[str, Any]) -> TrainedBeside:
+    return train_beside(AGENTS[name], directory, changes)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +76,7 @@ def test_reproducible_and_resumed_bit_for_bit(
     train_extra(name, other, {**SMALL, "seed": 3})
     assert content(run, name) != content(other, name)
 
-    class Impatient(extra.StopRequest):
+    class Impatient(loop.StopRequest):
         """Stops after ten updates, between two rows of losses."""
 
         asked = 0
@@ -83,7 +88,7 @@ def test_reproducible_and_resumed_bit_for_bit(
             return self.signal is not None
 
     with monkeypatch.context() as patch:
-        patch.setattr(extra, "StopRequest", Impatient)
+        patch.setattr(loop, "StopRequest", Impatient)
         ended = train_extra(name, stopped, SMALL)
     assert (ended.updates, ended.signal) == (10, 2)
     assert train_extra(name, stopped, SMALL).updates == 24
@@ -107,15 +112,19 @@ def test_what_each_is_trained_on(config: TrainConfig) -> None:
 
     data = load_transitions(Path(str(config.data)), task(config.task))
     config = tiny_config(Path(str(config.data)), batch=500)
-    drawn = {name: draw(name, np.random.default_rng(0), data, config)[2] for name in AUXILIARY}
+    drawn: dict[str, Any] = {}
+    for name in AUXILIARY:
+        rng, recipe = np.random.default_rng(0), AGENTS[name].require_recipe()
+        _, numbers = loop.training_batch(rng, data, 500, recipe, config.hyperparameters())
+        drawn[name] = numbers["start" if name == "distill" else "t"]
     assert len(np.unique(drawn["robust_q"])) > 490
     np.testing.assert_allclose(np.unique(drawn["cfgrl"]), [0, 0.25, 0.5, 0.75, 1])
     assert np.unique(drawn["distill"]).tolist() == [0, 1, 2, 3]
 
 
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unknown auxiliary network 'robust'.*cfgrl, distill"):
-        train_extra("robust", run, SMALL)
+    with pytest.raises(InputError, match=r"iql is trained against no other; the run in .* of iql"):
+        train_extra("iql", run, SMALL)
     with pytest.raises(InputError, match="holds no training run"):
         train_extra("cfgrl", tmp_path, SMALL)
     train_extra("cfgrl", run, SMALL)
@@ -126,7 +135,7 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = extra.LOSSES["distill"]
+    real = distill.distill_loss
     calls = 0
 
     def poisoned(*args: Any) -> Any:
@@ -136,8 +145,8 @@ def test_a_loss_that_is_not_finite(run: Path, monkeypatch: pytest.MonkeyPatch) -
         return (float("nan") if calls == 13 else value), bar
 
     # the sixth update's row asks for one more loss, of the validation data
-    monkeypatch.setitem(extra.LOSSES, "distill", poisoned)
-    with pytest.raises(NonFiniteError, match="update 12: the loss of distill"):
+    monkeypatch.setattr(distill, "distill_loss", poisoned)
+    with pytest.raises(NonFiniteError, match=r"update 12: the distill loss.* after update 10 is"):
         train_extra("distill", run, {**SMALL, "checkpoint_every": 5})
     assert qgf_ref.load(run).auxiliary.distill is not None
 
@@ -179,7 +188,7 @@ def test_a_run_that_evaluated_itself_and_another_t(run: Path) -> None:
 )
 def test_a_damaged_state(run: Path, spoiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     train_extra("cfgrl", run, SMALL)
-    read = extra.read_auxiliary
+    read = beside.read_auxiliary
 
     def damaged(*args: Any) -> Any:
         held = read(*args)
@@ -190,6 +199,6 @@ def test_a_damaged_state(run: Path, spoiled: str, monkeypatch: pytest.MonkeyPatc
             text = spoiled
         return replace(held, metadata={**held.metadata, "state": text})
 
-    monkeypatch.setattr(extra, "read_auxiliary", damaged)
+    monkeypatch.setattr(beside, "read_auxiliary", damaged)
     with pytest.raises(InputError, match=r"cfgrl.safetensors is damaged"):
         train_extra("cfgrl", run, SMALL)

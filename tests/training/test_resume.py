@@ -15,6 +15,7 @@ from qgf_ref import InputError, NonFiniteError
 from qgf_ref.files import sole_use
 from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.training import loop
+from qgf_ref.training import run as run_module
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.run import resume, start
 from qgf_ref.training.state import load_state
@@ -164,7 +165,8 @@ def test_a_second_signal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It interrupts at once, but never the saving that the first one asked for."""
-    real = getattr(loop, during)
+    module = {"update": loop, "loss_curves": run_module}[during]
+    real = getattr(module, during)
     calls = 0
 
     def interrupted(*args: object) -> object:
@@ -176,7 +178,7 @@ def test_a_second_signal(
         return real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, during, interrupted)
+        patched.setattr(module, during, interrupted)
         with pytest.raises(KeyboardInterrupt):
             start(config, tmp_path)
     saved = load_state(tmp_path / "state.safetensors", config)

@@ -70,7 +70,7 @@ def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
         Path(str(config.data)).with_name(f"{Path(str(config.data)).stem}-val.npz"), task(TASK)
     )
     finished = start(config, tmp_path)
-    fixed = ValidationSet.draw(held, config)
+    fixed = ValidationSet.draw(held, RECIPE, config.hyperparameters())
     nets = finished.state.train.networks
     found = losses(RECIPE, nets, fixed.batch, fixed.drawn, config.hyperparameters())
     row = finished.state.metrics[-1]
@@ -118,10 +118,14 @@ def test_uniform_flow_times(data: Path, tmp_path: Path) -> None:
 
     config = tiny_config(data, batch=4000, flow_times="uniform")
     loaded = load_transitions(data, task(TASK))
-    t = training_batch(np.random.default_rng(0), loaded, config)[1]["t"]
+
+    def times(config: TrainConfig) -> Any:
+        rng, hyper = np.random.default_rng(0), config.hyperparameters()
+        return training_batch(rng, loaded, config.batch, RECIPE, hyper)[1]["t"]
+
+    t = times(config)
     assert t.dtype == np.float32 and len(np.unique(t)) > 3900
-    grid = replace(config, flow_times="grid")
-    t = training_batch(np.random.default_rng(0), loaded, grid)[1]["t"]
+    t = times(replace(config, flow_times="grid"))
     np.testing.assert_allclose(np.unique(t), [0, 0.25, 0.5, 0.75, 1])
 
 
@@ -172,8 +176,9 @@ def test_slices_serve_in_turn(tmp_path: Path) -> None:
     from qgf_ref.training.loop import training_batch
 
     for n in range(1, 15):
-        batch, drawn = training_batch(state.rng, slices[n // 5], config)
-        state.train, found = update(RECIPE, state.train, batch, drawn, config.hyperparameters())
+        hyper = config.hyperparameters()
+        batch, drawn = training_batch(state.rng, slices[n // 5], config.batch, RECIPE, hyper)
+        state.train, found = update(RECIPE, state.train, batch, drawn, hyper)
         assert finished.state.metrics[n - 1]["critic"] == found.values["critic"]
 
 

@@ -1,0 +1,52 @@
+"""Agents by name: ours, and a user's own as "package.module:AGENT"."""
+
+from __future__ import annotations
+
+from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.cfgrl import CFGRL
+from qgf_ref.agents.distill import DISTILL
+from qgf_ref.agents.iql import IQL
+from qgf_ref.agents.robust_q import ROBUST_Q
+from qgf_ref.errors import InputError, listing, unknown_name
+from qgf_ref.user_code import import_named
+
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL)}
+"""Every agent that this process knows, by name."""
+
+
+def register_agent(agent: Agent) -> Agent:
+    """Make an agent known by its name. Raises InputError when another one has that name."""
+    if AGENTS.setdefault(agent.name, agent) is not agent:
+        raise InputError(f"there is another agent named {agent.name!r}: give yours another name")
+    return agent
+
+
+def agent_named(name: str) -> Agent:
+    """The agent of a name, or the one at "package.module:AGENT", which is known from then on.
+
+    Raises InputError, listing the valid names, on a name that is none, and when what is there is no
+    agent.
+    """
+    if ":" in name:
+        agent = import_named(name, "the agent")
+        if not isinstance(agent, Agent):
+            raise InputError(
+                f"{name} is a {type(agent).__name__}, not a qgf_ref.agents.agent.Agent"
+            )
+        return register_agent(agent)
+    if name not in AGENTS:
+        raise unknown_name("agent", name, (*AGENTS, "package.module:AGENT"))
+    return AGENTS[name]
+
+
+def agent_of_file(name: str, source: str) -> Agent:
+    """The agent that a file says it is of. Raises InputError when this process does not know it.
+
+    A file names no code to import: whoever opens it says where its agent is.
+    """
+    if name not in AGENTS:
+        raise InputError(
+            f"{source} is of the agent {listing([name])}, which is not among those known here "
+            f"({', '.join(AGENTS)}): say where it is, with --agent package.module:AGENT"
+        )
+    return AGENTS[name]
