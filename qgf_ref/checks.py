@@ -87,12 +87,14 @@ def _point(x: Tree, directions: int) -> Tree:
 
 
 def _require_shape(derivative: Tree, expected: Tree, what: str) -> None:
-    given, wanted = ([a.shape for a in _leaves(t)] for t in (derivative, expected))
-    if given != wanted:
-        raise InputError(f"the {what} has shape {_shown(given)}, expected {_shown(wanted)}")
+    shapes, expected_shapes = ([a.shape for a in _leaves(t)] for t in (derivative, expected))
+    if shapes != expected_shapes:
+        raise InputError(
+            f"the {what} has shape {_listed(shapes)}, expected {_listed(expected_shapes)}"
+        )
 
 
-def _shown(shapes: list[tuple[int, ...]]) -> str:
+def _listed(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes))
 
 

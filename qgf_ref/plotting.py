@@ -46,9 +46,9 @@ ESTIMATOR_STYLES = {
 
 def _derived(name: str) -> LineStyle:
     number = crc32(name.encode())
-    given = list(ESTIMATOR_STYLES.values())
-    color = given[number % len(given)].color
-    return LineStyle(color, (0, (3, 1, 1, 1)), "1234"[number // len(given) % 4])
+    listed = list(ESTIMATOR_STYLES.values())
+    color = listed[number % len(listed)].color
+    return LineStyle(color, (0, (3, 1, 1, 1)), "1234"[number // len(listed) % 4])
 
 
 def style(estimator: str) -> dict[str, Any]:

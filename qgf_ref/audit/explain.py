@@ -208,11 +208,11 @@ def _line(group: list[LedgerEntry]) -> str:
     operand, result = first.operand, last.result
     shapes = " → ".join("–" if x is None else _shape(x) for x in (operand, result))
     norms = [None if x is None else float(np.linalg.norm(x)) for x in (operand, result)]
-    shown = [f"{'–':>8}" if n is None else f"{n:>8.3g}" for n in norms]
+    norm_cells = [f"{'–':>8}" if n is None else f"{n:>8.3g}" for n in norms]
     gain = f"{norms[1] / norms[0]:>8.3g}" if norms[0] and norms[1] is not None else f"{'–':>8}"
     return (
         f"{first.index:>4}  {name:<20} {where:<9} {_sources(first):<12} {shapes:<21} "
-        f"{shown[0]} {shown[1]} {gain}"
+        f"{norm_cells[0]} {norm_cells[1]} {gain}"
     )
 
 

@@ -63,9 +63,9 @@ def cosine_figure(profile: Profile) -> Figure:
     for i, row in enumerate(table):
         for j, value in enumerate(row):
             dark = abs(value) > 0.7
-            shown = "–" if np.isnan(value) else f"{value:.2f}"
+            digits = "–" if np.isnan(value) else f"{value:.2f}"
             text = axes.text(
-                j, i, shown, ha="center", va="center", fontsize=7,
+                j, i, digits, ha="center", va="center", fontsize=7,
                 color="white" if dark else "black",
             )  # fmt: skip
             text.set_in_layout(False)  # inside the axes; measuring 200 of them takes seconds

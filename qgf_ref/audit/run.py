@@ -133,5 +133,5 @@ def _measure(
 
 def _describe(estimator: Estimator) -> str:
     options: dict[str, Any] = asdict(estimator) if is_dataclass(estimator) else {}
-    shown = ", ".join(f"{k}={v}" for k, v in options.items() if not callable(v))
-    return f"{estimator.label}({shown})" if shown else estimator.label
+    settings = ", ".join(f"{k}={v}" for k, v in options.items() if not callable(v))
+    return f"{estimator.label}({settings})" if settings else estimator.label
