@@ -83,7 +83,7 @@ def train_beside(agent: Agent, directory: Path, changes: Mapping[str, Any]) -> T
     # T is the sampler's, which people may edit in config.json; nothing is evaluated here
     own = {"denoise_steps": base.options.denoise_steps, "evaluate_every": 0}
     config = replace(record.config, **{**own, **changes}).with_threads()
-    place = BesidePlace(agent, config, base, directory)
+    place = BesideRunFiles(agent, config, base, directory)
     for file in (place.network_file, place.rows_file, place.record_file):
         require_writable(file)
     with ExitStack() as stack:
@@ -101,8 +101,8 @@ def train_beside(agent: Agent, directory: Path, changes: Mapping[str, Any]) -> T
     return TrainedBeside(directory, agent.name, state.update, state.metrics, signal)
 
 
-class BesidePlace:
-    """The three files of a training beside a run: see `qgf_ref.training.loop.Place`."""
+class BesideRunFiles:
+    """The three files of a training beside a run: see `qgf_ref.training.loop.RunFiles`."""
 
     columns: tuple[str, ...] = ("loss",)
     last_row = True

@@ -29,7 +29,7 @@ VALIDATION_SEED = 20_260_611
 _POSTFIX_EVERY = 50
 
 
-class Place(Protocol):
+class RunFiles(Protocol):
     """Where a training leaves its files; str() names it to people."""
 
     @property
@@ -85,7 +85,7 @@ def run(
     state: RunState,
     data_at: Callable[[int], Transitions],
     validation: Transitions | None,
-    place: Place,
+    files: RunFiles,
     evaluate: Callable[[RunState], dict[str, float]] | None = None,
 ) -> int | None:
     """Update `state` up to config.updates, saving on the way. Returns the signal that ended it, if
@@ -100,7 +100,7 @@ def run(
     held_out = None if validation is None else ValidationSet.draw(validation, recipe, hyper)
     saved = "Nothing was saved before."
     if state.update:
-        saved = f"What was saved after update {state.update} is in {place}."
+        saved = f"What was saved after update {state.update} is in {files}."
     bar = tqdm(
         total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
     )
@@ -122,8 +122,8 @@ def run(
             except NonFiniteError as error:
                 raise diverged(state.update, error) from error
             with stop.deferred():
-                place.save(state, first, time.perf_counter() - started)
-            saved = f"What was saved after update {state.update} is in {place}."
+                files.save(state, first, time.perf_counter() - started)
+            saved = f"What was saved after update {state.update} is in {files}."
 
         while state.update < config.updates and not stop:
             n = state.update + 1
@@ -134,21 +134,21 @@ def run(
                     state.train, result = update(recipe, state.train, batch, drawn, hyper, at_once)
             except NonFiniteError as error:
                 raise diverged(n, error) from error
-            values = dict(zip(place.columns, result.values.values(), strict=True))
+            values = dict(zip(files.columns, result.values.values(), strict=True))
             state.update = n
             state.sums += tuple(values.values())
             bar.update()
             if n % _POSTFIX_EVERY == 0:
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
-            if n % config.log_every == 0 or (place.last_row and n == config.updates):
-                row = {"update": n, **state.mean_losses(place.columns)}
+            if n % config.log_every == 0 or (files.last_row and n == config.updates):
+                row = {"update": n, **state.mean_losses(files.columns)}
                 if held_out is not None:
-                    row |= held_out.metrics(recipe, state.train, hyper, place.columns)
+                    row |= held_out.metrics(recipe, state.train, hyper, files.columns)
                 if evaluate is not None and n % config.evaluate_every == 0:
                     row |= evaluate(state)
                 state.metrics.append(row)
                 state.sums[:] = 0
-                place.log(state)
+                files.log(state)
                 if bar.disable:  # a log file gets lines instead of a bar
                     print(_line(row, n - first, time.perf_counter() - started), file=sys.stderr)
             if n % config.checkpoint_every == 0:

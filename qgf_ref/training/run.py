@@ -56,8 +56,8 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class RunPlace:
-    """The files of a run's own directory: see `qgf_ref.training.loop.Place`."""
+class OwnRunFiles:
+    """The files of a run's own directory: see `qgf_ref.training.loop.RunFiles`."""
 
     config: TrainConfig
     columns: tuple[str, ...]
@@ -210,7 +210,7 @@ def _run(
     record.write()
     with evaluator(config, problem) as evaluate:
         recipe = config.trained_agent().require_recipe()
-        place = RunPlace(config, recipe.losses, directory, record)
+        place = OwnRunFiles(config, recipe.losses, directory, record)
         ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate)
     # in bytes on macOS, in KiB elsewhere
     unit = 1 if sys.platform == "darwin" else 1024
