@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 import qgf_ref
-from benchmarks.readme import INDEX, README, ROOT, pages
+from benchmarks.readme import INDEX, README, RESULTS, ROOT, pages
 from qgf_ref.cli.main import main as qgf_ref_command
 from qgf_ref.cli.main import parser
 
@@ -198,6 +198,12 @@ def linked(page: Path) -> set[Path]:
 def test_every_page_is_linked_from_the_index() -> None:
     assert set(PAGES) - {MAP} == {p for p in linked(MAP) if p.suffix == ".md"} & set(PAGES)
     assert MAP in linked(README)
+
+
+def test_every_picture_that_is_committed_is_on_a_page() -> None:
+    pictures = {path for path in RESULTS.iterdir() if path.suffix in (".png", ".pdf")}
+    on_pages = set().union(*(linked(page) for page in PAGES))
+    assert pictures <= on_pages, f"on no page: {sorted(p.name for p in pictures - on_pages)}"
 
 
 def test_the_map_lists_the_public_names() -> None:
