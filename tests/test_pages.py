@@ -25,7 +25,7 @@ from qgf_ref.cli.main import parser
 MAP = ROOT / "qgf_ref" / "README.md"
 PAGES = pages()
 LONGEST = 250
-SKETCHES = {"qgf_ref/crosscheck/README.md", "qgf_ref/bench/README.md", "qgf_ref/agents/README.md"}
+SKETCHES = {"qgf_ref/crosscheck/README.md", "qgf_ref/bench/README.md"}
 """Pages whose Python blocks stand for a reader's own code: their imports are checked alone."""
 CHEAP = ("qgf-ref estimators", "qgf-ref study", "python benchmarks/all.py")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
