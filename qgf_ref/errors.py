@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
 from collections.abc import Iterable
+
+EXTRAS = {
+    "numba": "numba",
+    "llvmlite": "numba",
+    "gymnasium": "ogbench",
+    "mujoco": "ogbench",
+    "ogbench": "ogbench",
+    "matplotlib": "plots",
+    "PIL": "plots",
+    "scipy": "studies",
+}
+"""Packages that this one can do without, and the extra of pyproject.toml that brings each."""
+OGBENCH_PYTHONS = "Python 3.10 to 3.12"
+"""For which OGBench can be installed: its dm_control needs labmaze, of which there is no other."""
 
 
 class QGFError(Exception):
@@ -21,9 +37,36 @@ class NonFiniteError(QGFError, FloatingPointError):
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> InputError:
-    """The error for a name that is not in a registry; it lists the names that are."""
+    """The error for a name that is not in a registry; it lists those that are, nearest first."""
     shown = repr(name) if isinstance(name, str) else f"of type {type(name).__name__}"
-    return InputError(f"unknown {kind} {shown}; the valid ones are: {', '.join(sorted(valid))}")
+    names = ", ".join(nearest_first(str(name), valid))
+    return InputError(f"unknown {kind} {shown}; the valid ones are: {names}")
+
+
+def nearest_first(name: str, valid: Iterable[str]) -> list[str]:
+    """The valid names, up to three that look like `name` first, the others as in a dictionary."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names)
+    return near + [other for other in names if other not in near]
+
+
+def missing_package(module: str | None) -> InputError | None:
+    """The error for an import of `module` that failed; None where no extra would bring it."""
+    package = (module or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    extra = EXTRAS[package]
+    if extra == "ogbench" and sys.version_info >= (3, 13):
+        return InputError(
+            f"{package} is not installed: OGBench exists for {OGBENCH_PYTHONS}, and this is "
+            f"{sys.version_info.major}.{sys.version_info.minor}"
+        )
+    return InputError(f'{package} is not installed: pip install "qgf_ref[{extra}]"')
+
+
+def reason(error: Exception) -> str:
+    """Why reading or writing failed, without errno and the path that the message names anyway."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def listing(names: Iterable[object], most: int = 12) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from qgf_ref.errors import missing_package
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any  # for annotations: Matplotlib is imported when the first figure is drawn
 
 
 class LineStyle(NamedTuple):
@@ -57,8 +64,20 @@ def style(estimator: str) -> dict[str, Any]:
     return {**line._asdict(), "markersize": 4, "linewidth": 1.4}
 
 
+@lru_cache(maxsize=1)
+def can_draw() -> bool:
+    """Whether Matplotlib is installed; where it is not, says once that there will be no figures."""
+    if find_spec("matplotlib") is not None:
+        return True
+    print(f"no figures: {missing_package('matplotlib')}", file=sys.stderr)
+    return False
+
+
 def new_figure(width: float = 7.2, height: float = 3.8) -> Figure:
     """A figure without global state, its layout kept free of overlaps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

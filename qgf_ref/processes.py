@@ -14,9 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from qgf_ref.errors import QGFError
+from qgf_ref.threads import limited
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -75,7 +74,7 @@ class Crew(Generic[Job, Result]):
         """
         if self._work is not None:
             for job in jobs:
-                with threadpool_limits(1):
+                with limited(1):
                     result = self._work(job)
                 yield job, result
             return
@@ -136,7 +135,7 @@ class Crew(Generic[Job, Result]):
 def _worker(connection: Connection) -> None:
     """What a process does: jobs as they come, until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threadpool_limits(1)
+    limited(1)
     try:
         with connection.recv()() as work:
             while True:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 PACKAGES = (
     "qgf_ref",
@@ -35,11 +34,7 @@ def provenance() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "blas": [
-            {key: info.get(key) for key in ("internal_api", "version", "num_threads")}
-            for info in threadpool_info()
-            if info.get("user_api") == "blas"
-        ],
+        "blas": _blas(),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "numpy_cpu": np.show_config(mode="dicts")["SIMD Extensions"].get("found", []),
@@ -55,6 +50,19 @@ def _processor() -> str:
     return names[0] if names else "unknown"
 
 
+def _blas() -> list[dict[str, Any]]:
+    """Each BLAS that is loaded, as threadpoolctl knows it; none without threadpoolctl."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ModuleNotFoundError:
+        return []
+    return [
+        {key: info.get(key) for key in ("internal_api", "version", "num_threads")}
+        for info in threadpool_info()
+        if info.get("user_api") == "blas"
+    ]
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -63,10 +71,12 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of a checkout, marked when files differ from it; "unknown" outside one."""
+    """The commit of a checkout, marked when files differ from it; "unknown" where git cannot tell,
+    "installed" for an installed package, whose version is beside it.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
-        return "unknown"
+        return "installed" if _version("qgf_ref") != "not installed" else "unknown"
     try:
         run = [
             subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True)

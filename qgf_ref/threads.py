@@ -6,9 +6,10 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from qgf_ref.errors import InputError
 
@@ -84,6 +85,19 @@ def _checked(threads: object, name: str) -> int:
     if not whole or not 1 <= int(threads) <= MOST:  # type: ignore[call-overload]
         raise InputError(f"{name} must be a whole number from 1 to {MOST}, got {threads!r}")
     return int(threads)  # type: ignore[call-overload]
+
+
+def limited(threads: int | None, api: str | None = None) -> AbstractContextManager[Any]:
+    """BLAS and OpenMP (api "blas": BLAS alone) on at most `threads` threads, from now to the exit.
+
+    Without threadpoolctl, which a light installation lacks, they go on as they are.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(threads, user_api=api)
+    return limits
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object] = list) -> None:

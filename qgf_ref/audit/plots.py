@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from qgf_ref.audit.profile import Profile
 from qgf_ref.checks import Check
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
+from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, style
 
 FLOOR = 1e-17
 """Where an error of exactly zero is drawn on a logarithmic axis."""

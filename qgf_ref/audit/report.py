@@ -8,14 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from qgf_ref.audit import plots
 from qgf_ref.audit.coverage import Coverage
 from qgf_ref.audit.profile import Profile
 from qgf_ref.checks import Check
 from qgf_ref.files import write_atomically, write_json
-from qgf_ref.plotting import png
+from qgf_ref.plotting import Figure, can_draw, png
 from qgf_ref.tables import formatted
 
 
@@ -137,7 +135,9 @@ ESTIMATOR_NOTE = (
 
 
 def figures(report: AuditReport) -> dict[str, tuple[Figure, str]]:
-    """Every figure with a sentence on how to read it."""
+    """Every figure with a sentence on how to read it; none without Matplotlib."""
+    if not can_draw():
+        return {}
     p = report.profile
     return {
         "checks": (

@@ -7,7 +7,6 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import sample
+from qgf_ref.threads import limited
 
 BAR = "{desc} {bar:24} {n_fmt}/{total_fmt} {elapsed}"
 CHECK_ROWS = 16
@@ -59,7 +59,7 @@ def audit(
     obs = obs[:rows]
     engine = _fastest() if backend is None else Engine.of(backend)
     _require_usable(checkpoint, obs, estimators, weight)
-    with threadpool_limits(1, "blas"):
+    with limited(1, "blas"):
         checks, covered, measured, rounding = _measure(
             checkpoint, obs, estimators, weight, seed, show_progress, engine
         )

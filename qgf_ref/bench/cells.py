@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
@@ -25,6 +24,7 @@ from qgf_ref.bench.validation import Reference
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
 from qgf_ref.progress import progress
+from qgf_ref.threads import limited
 
 GEMM, READ = "control: product", "control: read"
 _HEAVY = 1.0
@@ -208,7 +208,7 @@ def main() -> None:
     sys.path.extend(entry for entry in job["path"] if entry not in sys.path)
     threads: int = job["threads"]
     try:
-        with threadpool_limits(threads, user_api="blas"), Machine(threads) as machine:
+        with limited(threads, "blas"), Machine(threads) as machine:
             bench = Bench(BenchSettings.from_dict(job["settings"]), threads, machine)
             answer = {"rows": bench.run(), "notes": bench.notes}
     except InputError as error:

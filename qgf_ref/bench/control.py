@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 GEMM = 1024
 """Rows, columns and depth of the product: a 4×1024 network's, at batch 1024."""
@@ -15,12 +15,19 @@ GEMM_FLOPS = 2 * GEMM**3
 _LEAST_READ = 1 << 26
 
 
-@njit(nogil=True, fastmath=True)
-def _read(x: Any) -> Any:
-    total = np.float32(0)
-    for i in range(x.size):
-        total += x[i]
-    return total
+@lru_cache(maxsize=1)
+def _reader() -> Callable[[Any], Any]:
+    """Sums an array, compiled."""
+    from numba import njit
+
+    def read(x: Any) -> Any:
+        total = np.float32(0)
+        for i in range(x.size):
+            total += x[i]
+        return total
+
+    compiled: Callable[[Any], Any] = njit(nogil=True, fastmath=True)(read)
+    return compiled
 
 
 class Machine:
@@ -61,9 +68,11 @@ class Machine:
         once = sum(part.nbytes for part in parts)
         passes = -(-_LEAST_READ // once)
 
+        read = _reader()
+
         def sweep(part: Any) -> None:
             for _ in range(passes):
-                _read(part)
+                read(part)
 
-        _read(parts[0])
+        read(parts[0])
         return lambda: list(self._pool.map(sweep, parts)), once * passes

@@ -16,11 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from qgf_ref.bench.contenders import Declined, Factory, backend, first_call, peer
 from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.bench.validation import random_inputs
+from qgf_ref.threads import limited
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -105,7 +104,7 @@ def main() -> None:
     """Read the job, do it, print."""
     job = json.load(sys.stdin)
     sys.path.extend(entry for entry in job["path"] if entry not in sys.path)
-    with threadpool_limits(job["threads"], user_api="blas"):
+    with limited(job["threads"], "blas"):
         print(json.dumps(in_this_process(job)))
 
 

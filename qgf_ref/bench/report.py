@@ -8,7 +8,7 @@ from typing import Any
 
 from qgf_ref.bench.roofline import roofline
 from qgf_ref.files import write_atomically, write_json
-from qgf_ref.plotting import png
+from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, markdown_table, text_table
 
 FILES = ("bench.json", "bench.md", "bench.png")
@@ -26,10 +26,11 @@ rounding explains."""
 
 
 def write_report(content: dict[str, Any], out: Path) -> None:
-    """`FILES` in `out`, which exists."""
+    """`FILES` in `out`, which exists; no figure without Matplotlib."""
     write_json(out / FILES[0], content)
     write_atomically(out / FILES[1], markdown(content).encode())
-    write_atomically(out / FILES[2], png(roofline(content["rows"])))
+    if can_draw():
+        write_atomically(out / FILES[2], png(roofline(content["rows"])))
 
 
 def groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from qgf_ref.plotting import ESTIMATOR_STYLES, dress, new_figure
+from qgf_ref.plotting import ESTIMATOR_STYLES, Figure, dress, new_figure
 
 _LOOKS = [ESTIMATOR_STYLES[n] for n in ("qgf", "none", "ood", "qgf_chain", "qgf_jacobian", "bptt")]
 _CEILING = "#000000"

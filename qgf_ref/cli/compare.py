@@ -8,6 +8,7 @@ from pathlib import Path
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_directory
 from qgf_ref.files import write_atomically, write_json, write_npz
 from qgf_ref.interop.trace_file import read_trace
+from qgf_ref.plotting import can_draw
 from qgf_ref.provenance import provenance
 
 FILES = ("compare.json", "compare.png", "compare.txt")
@@ -65,9 +66,11 @@ def run(args: argparse.Namespace) -> int:
     print(words)
     if out is not None:
         write_json(out / "compare.json", {**as_dict(result), **provenance()})
-        write_atomically(out / "compare.png", heat_map(result))
         write_atomically(out / "compare.txt", (words + "\n").encode())
-        print(f"\nwrote {', '.join(str(out / name) for name in FILES)}")
+        if can_draw():
+            write_atomically(out / "compare.png", heat_map(result))
+        written = [str(out / name) for name in FILES if can_draw() or not name.endswith(".png")]
+        print(f"\nwrote {', '.join(written)}")
         if result.separate is not None:
             probe = result.separate
             write_npz(out / PROBE, {"obs": probe.obs, "noise": probe.noise})

@@ -25,7 +25,7 @@ from qgf_ref.cli import (
     train,
     train_extra,
 )
-from qgf_ref.errors import InputError, QGFError
+from qgf_ref.errors import InputError, QGFError, missing_package, reason
 from qgf_ref.threads import VARIABLE
 
 BAD_INPUT = 2
@@ -81,7 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"qgf-ref {args.command}: {where}{reason(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        lacking = missing_package(error.name)
+        if lacking is None:
+            raise
+        print(f"qgf-ref {args.command}: {lacking}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; no file is left half written", file=sys.stderr)

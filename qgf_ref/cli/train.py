@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from qgf_ref.agents.registry import agent_named
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, reason
 from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
@@ -92,7 +92,7 @@ def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConf
         try:
             text = args.config.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
-            raise InputError(f"cannot read {args.config}: {error}") from error
+            raise InputError(f"cannot read {args.config}: {reason(error)}") from error
         config = TrainConfig.from_json(json_object(text, str(args.config)), str(args.config))
     else:
         config = preset(args.preset or "small")

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from qgf_ref.evaluation.critic_error import calibration, chunks
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell, Evaluation
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
+from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, style
 
 _HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 _BAND = 0.1
@@ -28,6 +26,8 @@ def title(cell: Cell) -> str:
 def success_figure(evaluation: Evaluation) -> Figure:
     """Held-out success of every method at its chosen weight, with 95% intervals."""
     cells = evaluation.held_out
+    from matplotlib.patheffects import withStroke
+
     figure = new_figure(7.2, 1.5 + 0.36 * len(cells))
     axes = figure.add_subplot()
     hatches = _hatches(evaluation.settings.methods)

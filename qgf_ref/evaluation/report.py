@@ -13,7 +13,7 @@ from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.records import FILE as RECORDS
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, paired_difference
 from qgf_ref.files import csv_bytes, write_atomically, write_json, write_npz
-from qgf_ref.plotting import png
+from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, formatted
 
 FILES = (
@@ -149,12 +149,13 @@ def write_report(evaluation: Evaluation, directory: Path) -> None:
     write_atomically(directory / "episodes.csv", csv_bytes(_episode_rows(cells)))
     write_atomically(directory / "critic_error.csv", csv_bytes(critic))
     write_npz(directory / "critic_error.npz", table_of_chunks(cells))
-    for name, figure in (
-        ("success", success_figure(evaluation)),
-        ("weights", weights_figure(evaluation)),
-        ("calibration", calibration_figure(evaluation)),
+    for name, draw in (
+        ("success", success_figure),
+        ("weights", weights_figure),
+        ("calibration", calibration_figure),
     ):
         path = directory / f"{name}.png"
+        figure = draw(evaluation) if can_draw() else None
         if figure is not None:
             write_atomically(path, png(figure))
         else:

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy.stats import truncnorm
 
 from qgf_ref.arrays import Array
 from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
@@ -24,6 +23,8 @@ def fan_avg_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Normal cut at ±2σ and rescaled to standard deviation √(1/in): flax's default for Dense."""
+    from scipy.stats import truncnorm
+
     cut = truncnorm(-2, 2)
     draws = np.asarray(cut.ppf(rng.uniform(size=shape)))
     return draws * (math.sqrt(1 / shape[-2]) / float(cut.std()))

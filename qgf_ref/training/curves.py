@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qgf_ref.files import write_atomically
-from qgf_ref.plotting import dress, new_figure, png
+from qgf_ref.plotting import can_draw, dress, new_figure, png
 
 _LABELS = {"policy": "flow matching loss"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -15,7 +15,12 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def loss_curves(
     rows: Sequence[Mapping[str, float]], names: Sequence[str], title: str, path: Path
 ) -> None:
-    """The losses of these names against the update, training solid, validation dashed."""
+    """The losses of these names against the update, training solid, validation dashed.
+
+    Without Matplotlib there is no figure.
+    """
+    if not can_draw():
+        return
     figure = new_figure(3.2 * len(names), 3.2)
     updates = [row["update"] for row in rows]
     for index, name in enumerate(names):

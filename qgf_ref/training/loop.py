@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from qgf_ref.agents.recipe import Recipe
@@ -20,6 +19,7 @@ from qgf_ref.backends.engine import backend_named
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.threads import limited
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.interruption import StopRequest
 from qgf_ref.training.state import RunState
@@ -106,7 +106,7 @@ def run(
     )
     threads = config.with_threads().threads
     at_once = threads if backend_named(config.backend).threaded and threads is not None else 1
-    with threadpool_limits(threads), StopRequest() as stop, bar:
+    with limited(threads), StopRequest() as stop, bar:
         started, first = time.perf_counter(), state.update
 
         def diverged(update: int, error: NonFiniteError) -> NonFiniteError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.backends.engine import backend_named
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, reason
 from qgf_ref.files import write_json
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.provenance import provenance
@@ -39,7 +39,7 @@ class Record:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise InputError(
-                f"{directory} holds no training run: cannot read {path}: {error}"
+                f"{directory} holds no training run: cannot read {path}: {reason(error)}"
             ) from error
         content = json_object(text, str(path))
         settings = content.pop("config", None)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap, LogNorm
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import Comparison
@@ -169,6 +169,8 @@ def wrapped(words: str, indent: str) -> list[str]:
 
 def heat_map(result: Comparison) -> bytes:
     """A PNG: how many times over the limit, by quantity and step. Blue is rounding."""
+    from matplotlib.colors import LogNorm
+
     names = [name for name in CAUSAL if name in result.judged]
     steps = max(len(result.judged[name].ratio) for name in names)
     excess: Array = np.full((len(names), steps), np.nan)
@@ -199,9 +201,10 @@ def heat_map(result: Comparison) -> bytes:
     return png(figure)
 
 
-def _colours() -> ListedColormap:
+def _colours() -> Any:
     """Blue up to the limit, from pale to dark red beyond it (LogNorm 1e-2 … 1e6: a quarter)."""
     from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
 
     calm = colormaps["Blues_r"](np.linspace(0.35, 0.9, 64))
     loud = colormaps["OrRd"](np.linspace(0.25, 1.0, 192))

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.errors import InputError, listing
+from qgf_ref.errors import InputError, listing, reason
 from qgf_ref.interop.mapping.mapping import Entry, NameMapping, mapping_error
 from qgf_ref.interop.native import NETWORKS
 from qgf_ref.interop.parameter_file import json_object
@@ -111,7 +111,7 @@ def _read(path: Path) -> tuple[list[_Rule], list[str]]:
     try:
         text = path.read_text()
     except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
     content = json_object(text, str(path))
     unknown = set(content) - {"rules", "ignore"}
     rules, ignore = content.get("rules"), content.get("ignore", [])
