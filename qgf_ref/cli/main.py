@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from qgf_ref import __version__
 from qgf_ref.cli import (
@@ -25,6 +26,7 @@ from qgf_ref.cli import (
     train,
     train_extra,
 )
+from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
 from qgf_ref.threads import VARIABLE
 
@@ -33,23 +35,39 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+GROUPS: dict[str, tuple[Any, ...]] = {
+    "is this estimator, this checkpoint right?": (audit, explain, estimators),
+    "your own implementation": (compare, trace, convert, bench),
+    "from data to a success rate": (collect, train, train_extra, evaluate),
+    "how biased, how noisy, and what follows": (study,),
+}
+EXAMPLES = """examples:
+  qgf-ref audit                                       the checkpoint inside the package
+  qgf-ref compare --trace theirs.npz --estimator qgf --weight 0.1
+  qgf-ref study noise --quick
+  qgf-ref COMMAND --help                              its flags, and more examples"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = CommandParser(
         prog="qgf-ref",
-        description="The ground truth for Q-Guided Flow: collect data, train, evaluate; audit a "
-        "checkpoint, explain a gradient, trace a sampler, compare another implementation, time it.",
-        epilog="example:\n  qgf-ref audit",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="qgf-ref [-h] [--version] COMMAND …",
+        description="The ground truth for Q-Guided Flow: every gradient written by hand, checked "
+        "against independent oracles, and compared with yours.",
     )
     top.add_argument("--version", action="version", version=f"qgf-ref {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = (
-        collect, train, train_extra, evaluate, audit, explain, trace, compare, convert, bench,
-        study, estimators,
-    )  # fmt: skip
-    for command in modules:
-        command.add_parser(commands)
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog="qgf-ref", help=argparse.SUPPRESS
+    )
+    parts = []
+    for title, modules in GROUPS.items():
+        before = len(commands._choices_actions)
+        for command in modules:
+            command.add_parser(commands)
+        lines = [f"  {c.dest:12}  {c.help}" for c in commands._choices_actions[before:]]
+        parts.append("\n".join([f"{title}", *lines]))
+    top.epilog = "\n\n".join([*parts, EXAMPLES])
     return top
 
 

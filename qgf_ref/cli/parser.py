@@ -1,0 +1,73 @@
+"""A parser that says what was probably meant, and whose help wraps and tells the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from qgf_ref.errors import nearest_first
+
+WIDTH = 100
+_MEANT = {"--lr": "--learning-rate", "--steps": "--updates", "--epochs": "--updates"}
+"""What other programs call our flags, too unlike them to be found by spelling."""
+_GPU = {"--device", "--gpu", "--cuda", "cuda", "cupy"}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of the command line and of each command; its class is that of its subparsers."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "formatter_class": _Help})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but every argument must be known: to the command, not to its caller."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        return known, unknown
+
+    def _meant(self, unknown: Sequence[str]) -> str:
+        if _GPU & {part for argument in unknown for part in argument.split("=")}:
+            return "; everything is computed on the CPU, by --backend numpy or numba"
+        flags = [f for f in self._option_string_actions if f.startswith("--")]
+        for argument in unknown:
+            flag = argument.partition("=")[0]
+            near = [_MEANT.get(flag, ""), *difflib.get_close_matches(flag, flags, 1)]
+            if argument.startswith("--") and (fitting := [n for n in near if n in flags]):
+                return f"; did you mean {fitting[0]}?"
+        return ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse, the nearest of the choices first."""
+        if action.choices is not None and value not in action.choices:
+            names = ", ".join(nearest_first(str(value), map(str, action.choices)))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {names})")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wraps what is one line, leaves examples as they are, and adds defaults that no help tells."""
+
+    def __init__(self, prog: str) -> None:
+        columns = shutil.get_terminal_size((WIDTH, 24)).columns
+        super().__init__(prog, max_help_position=28, width=min(columns, WIDTH))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return super()._fill_text(text, width, indent)
+        return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As argparse; an argument without help tells its default."""
+        if action.help is None and action.default not in (None, False, argparse.SUPPRESS):
+            action.help = "default: %(default)s"
+        super().add_argument(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.help is None or "default" in action.help
+        if told or action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
