@@ -139,9 +139,18 @@ def registered_tasks() -> list[str]:
 
 
 def make_env(env_id: str, **options: Any) -> Any:
-    """`gymnasium.make` with OGBench registered and its known, harmless warnings off."""
+    """`gymnasium.make` with OGBench registered and its known, harmless warnings off.
+
+    Raises InputError where a task judges success after the action, as OGBench did before 1.2: its
+    rewards would be one step earlier than those of the data sets, for which a critic is trained.
+    """
     gymnasium = _gymnasium()
     quiet()
+    if "-singletask" in env_id and gymnasium.spec(env_id).kwargs.get("success_timing") != "pre":
+        raise InputError(
+            f"{env_id} judges rewards after the action, but data sets are labelled with those "
+            'before it: pip install "ogbench>=1.2"'
+        )
     return gymnasium.make(env_id, disable_env_checker=True, **options)
 
 

@@ -11,7 +11,7 @@ import pytest
 from qgf_ref import InputError
 from qgf_ref.data import datasets
 from qgf_ref.data.datasets import find_dataset, load_transitions
-from qgf_ref.data.tasks import dataset_env, task
+from qgf_ref.data.tasks import dataset_env, relabel, seeded_reset, task
 from tests.conftest import SHARED
 from tests.data.synthetic import DATASET, TASK, episodes, write_dataset
 
@@ -54,6 +54,39 @@ def test_the_real_data_set_against_ogbenchs_own_loader() -> None:
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
     clipped = load_transitions(path, problem)
     assert np.abs(clipped.actions).max() == np.float32(1 - 1e-5)
+
+
+@pytest.mark.parametrize("task_name", [TASK, "cube-single-play-singletask-task1-v0"])
+def test_rewards_are_those_of_the_state_before_the_action(task_name: str) -> None:
+    """What a data set's state is labelled with is what a step from it returns."""
+    problem = task(task_name)
+    env = problem.make_env()
+    seeded_reset(env, 0)
+    world = env.unwrapped
+    if "cube" in task_name:
+        world._data.qpos[14:17] = world._data.mocap_pos[0]  # the cube lies where it should
+        world.post_step()
+        qpos = world._data.qpos
+    else:
+        world.set_xy(np.array(world.cur_goal_xy))
+        qpos = world.data.qpos
+    shape = env.observation_space.shape
+    state = {"observations": np.zeros((1, *shape), np.float32), "qpos": qpos.copy()[None]}
+    labels, _ = relabel(problem, state)
+    # away from the goal as fast as an action can
+    _, reward, *_ = env.step(env.action_space.high)
+    assert labels[0] == reward == 0
+
+
+def test_an_ogbench_that_judges_after_the_action_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gymnasium
+
+    problem = task(TASK)
+    monkeypatch.delitem(gymnasium.spec(problem.env_id).kwargs, "success_timing")
+    with pytest.raises(InputError, match=r"ogbench>=1\.2"):
+        problem.make_env()
 
 
 def test_official_100m_masks(tmp_path: Path) -> None:
