@@ -18,7 +18,7 @@ from tests.data.synthetic import DATASET, TASK, episodes, write_dataset
 
 def ogbench_loads(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """OGBench's own training and validation data."""
-    import ogbench
+    ogbench = pytest.importorskip("ogbench")
 
     task(name)  # registers the environments and silences their warnings
     _, train, held_out = ogbench.make_env_and_datasets(name, dataset_path=str(path), cur_env=None)
@@ -41,6 +41,7 @@ def test_the_real_data_set_against_ogbenchs_own_loader() -> None:
     path = SHARED / "data" / "cube-single-play-v0-val.npz"
     if not path.exists():
         pytest.skip(f"needs {path}, which a bare clone does not have")
+    pytest.importorskip("ogbench")
     from ogbench.relabel_utils import relabel_dataset
     from ogbench.utils import load_dataset
 
@@ -81,7 +82,7 @@ def test_rewards_are_those_of_the_state_before_the_action(task_name: str) -> Non
 def test_an_ogbench_that_judges_after_the_action_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import gymnasium
+    gymnasium = pytest.importorskip("gymnasium")
 
     problem = task(TASK)
     monkeypatch.delitem(gymnasium.spec(problem.env_id).kwargs, "success_timing")
