@@ -14,6 +14,7 @@ EXTRAS = {
     "ogbench": "ogbench",
     "matplotlib": "plots",
     "PIL": "plots",
+    "pytest": "test",
     "scipy": "studies",
 }
 """Packages that this one can do without, and the extra of pyproject.toml that brings each."""
@@ -59,7 +60,7 @@ def missing_package(module: str | None) -> InputError | None:
     if extra == "ogbench" and sys.version_info >= (3, 13):
         return InputError(
             f"{package} is not installed: OGBench exists for {OGBENCH_PYTHONS}, and this is "
-            f"{sys.version_info.major}.{sys.version_info.minor}"
+            f"{sys.version_info[0]}.{sys.version_info[1]}"
         )
     return InputError(f'{package} is not installed: pip install "qgf_ref[{extra}]"')
 

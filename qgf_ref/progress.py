@@ -1,7 +1,7 @@
 """Progress of a long job: the job says how far it is, and who starts it decides what is shown.
 
 The library is silent unless told otherwise. Commands show a bar on a terminal, and in a log file
-a line a minute.
+(or without tqdm) a line a minute.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ def progress(
     """Shows a job of `total` steps, `first` of them done before; `leave`: the bar stays behind."""
     if not show:
         yield SILENT
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and find_spec("tqdm") is not None:
         shown = _Bar(total, unit, title, first, leave)
         try:
             yield shown

@@ -7,7 +7,6 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
@@ -21,11 +20,11 @@ from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
+from qgf_ref.progress import progress
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import sample
 from qgf_ref.threads import limited
 
-BAR = "{desc} {bar:24} {n_fmt}/{total_fmt} {elapsed}"
 CHECK_ROWS = 16
 """Rows at which derivatives are checked; more rows repeat the same code paths."""
 
@@ -114,13 +113,12 @@ def _measure(
     checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs = checks_of(point, estimators)
-    hidden = None if show_progress else True  # None: shown on a terminal, not in a log file
     stages = len(jobs) + profile_stages(estimators) + len(estimators)
-    with tqdm(total=stages, disable=hidden, bar_format=BAR, leave=False) as bar:
+    with progress(stages, "stage", leave=False, show=show_progress) as shown:
 
         def advance(what: str) -> None:
-            bar.set_description_str(what[:48].ljust(48))
-            bar.update()
+            shown.say(what)
+            shown.advance()
 
         for name, job in jobs.items():
             advance(f"(a) derivatives of {name}")

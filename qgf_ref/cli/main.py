@@ -28,7 +28,7 @@ from qgf_ref.cli import (
 )
 from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
-from qgf_ref.threads import VARIABLE
+from qgf_ref.threads import VARIABLE, limited
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -122,12 +122,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
     named = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", VARIABLE)
     if any(os.environ.get(name) for name in named):
         return nullcontext()
-    try:
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:  # a light installation
-        return nullcontext()
-    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
-    return limits
+    return limited(1, "blas")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -61,10 +62,35 @@ def _gelu_curvature(x: Array, inner: Array) -> Array:
     return sech2 * du * (1 - x * inner * du) + 0.5 * x * (sech2 * ddu)
 
 
-def _gelu_erf(x: Array) -> tuple[Array, Array]:
-    from scipy.special import erf  # here, because it is most of the time of `import qgf_ref`
+@lru_cache(maxsize=1)
+def _erf() -> Callable[[Array], Array]:
+    """SciPy's erf, imported here because it is most of the time of `import qgf_ref`; or ours."""
+    try:
+        from scipy.special import erf
+    except ModuleNotFoundError:
+        return erf_series
+    chosen: Callable[[Array], Array] = erf
+    return chosen
 
-    inner = erf(x * math.sqrt(0.5))
+
+def erf_series(z: Array) -> Array:
+    """erf(z) = 2/√π e^(−z²) Σ 2ⁿ z^(2n+1)/(2n+1)!! (DLMF 7.6.2), near the real axis or on it.
+
+    For installations without SciPy. No terms cancel on the real axis; beyond ±6 erf is ±1.
+    """
+    double = z.astype(np.complex128 if np.iscomplexobj(z) else np.float64)
+    near = np.abs(double.real) < 6
+    w = np.where(near, double, 0)
+    total = term = w
+    for n in range(1, 120):
+        term = term * (2 * w * w / (2 * n + 1))
+        total = total + term
+    inside = 2 / math.sqrt(math.pi) * np.exp(-w * w) * total
+    return np.asarray(np.where(near, inside, np.sign(double.real)), z.dtype)
+
+
+def _gelu_erf(x: Array) -> tuple[Array, Array]:
+    inner = _erf()(x * math.sqrt(0.5))
     return 0.5 * x * (1 + inner), inner
 
 
