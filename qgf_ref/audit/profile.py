@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.audit.by_oracle import (
     REFERENCE,
@@ -25,6 +24,7 @@ from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import critic_value, one_step_estimate
+from qgf_ref.guidance.registry import FunctionEstimator
 from qgf_ref.sampling import sample, trace
 
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -117,12 +117,9 @@ def profile(
     epsilon = rng.standard_normal(chain.a.shape)
     for e in guided:
         progress(f"(b) noise sensitivity of {e.label}")
-        noise_cosine[e.label] = [
-            _mean(
-                cosine(gradients[e.label], gradients_near(e, flow, states, sigma * epsilon, engine))
-            )
-            for sigma in NOISE_LEVELS
-        ]
+        offsets = np.multiply.outer(NOISE_LEVELS, epsilon)
+        moved = _gradients_around(e, flow, states, offsets, engine)
+        noise_cosine[e.label] = [_mean(cosine(gradients[e.label], near)) for near in moved]
     departure = {}
     few = _rows(states[middle], 16)
     for e in guided:
@@ -182,15 +179,62 @@ def _final_q(
     result = {}
     for e in guided:
         progress(f"(c) final Q of {e.label}")
-        cells = []
-        for weight in WEIGHTS:
-            action = sample(
-                flow, obs, estimator=e, weight=weight, noise=noise, backend=own(e, engine)
-            )
-            q = critic_value(flow, obs, action)
-            cells.append((float(q.mean()), float(q.std(ddof=1) / np.sqrt(len(q)))))
-        result[e.label] = cells
+        q = np.stack(
+            [
+                critic_value(flow, obs, action)
+                for action in _final_actions(e, flow, obs, noise, engine)
+            ]
+        )
+        error = q.std(axis=1, ddof=1) / np.sqrt(len(obs))
+        result[e.label] = list(zip(q.mean(axis=1).tolist(), error.tolist(), strict=True))
     return result
+
+
+def _one_batch(e: Estimator, engine: Engine) -> bool:
+    """Whether rows of several measurements may share one call, which compiled code does faster.
+
+    Of the registered estimators: that a row does not depend on its batch is in their contract. A
+    user's function might have rows that do.
+    """
+    fast = own(e, engine).backend is not REFERENCE.backend
+    return fast and not isinstance(e, FunctionEstimator)
+
+
+def _final_actions(
+    e: Estimator, flow: GuidedFlow, obs: Array, noise: Array, engine: Engine
+) -> list[Array]:
+    """The sampled actions (B, D) of each of WEIGHTS."""
+    if not _one_batch(e, engine):
+        runner = own(e, engine)
+        return [
+            sample(flow, obs, estimator=e, weight=weight, noise=noise, backend=runner)
+            for weight in WEIGHTS
+        ]
+    many, B = len(WEIGHTS), len(obs)
+    all_obs, all_noise = np.tile(obs, (many, 1)), np.tile(noise, (many, 1))
+    weights = np.repeat(WEIGHTS, B)
+    action = sample(flow, all_obs, estimator=e, weight=weights, noise=all_noise, backend=engine)
+    return list(action.reshape(many, B, -1))
+
+
+def _gradients_around(
+    e: Estimator,
+    flow: GuidedFlow,
+    states: Sequence[DenoisingStep],
+    offsets: Array,
+    engine: Engine,
+) -> list[Array]:
+    """`gradients_near` for each of several offsets (N, T, B, D)."""
+    if not _one_batch(e, engine):
+        return [gradients_near(e, flow, states, offset, engine) for offset in offsets]
+    many = len(offsets)
+    tiled = [
+        replace(step, obs=np.tile(step.obs, (many, 1)), action=np.tile(step.action, (many, 1)))
+        for step in states
+    ]
+    T, B, D = offsets.shape[1:]
+    each = offsets.transpose(1, 0, 2, 3).reshape(T, many * B, D)
+    return list(gradients_near(e, flow, tiled, each, engine).reshape(T, many, B, D).swapaxes(0, 1))
 
 
 def gradients_near(
@@ -254,42 +298,3 @@ def _on(e: Estimator, flow: GuidedFlow, step: DenoisingStep) -> tuple[GuidedFlow
 def _rows(step: DenoisingStep, rows: int) -> DenoisingStep:
     # the velocity's cache is not sliced: callers recompute the velocity with `at_action`
     return replace(step, obs=step.obs[:rows], action=step.action[:rows])
-
-
-def precision(
-    checkpoint: Checkpoint,
-    obs: Array,
-    estimators: list[Estimator],
-    weight: float,
-    seed: int,
-    progress: Progress = lambda _: None,
-    engine: Engine = REFERENCE,
-) -> dict[str, dict[str, list[float]]]:
-    """Audit, part (d): float32 against float64 along the chain.
-
-    For each estimator and each of "a", "v", "g" and the two ways to compute time embeddings in
-    float32: ‖float32 − float64‖/‖float64‖ at each step (T,), over all rows, free-running from the
-    same noise. The float64 run is on `engine`.
-    """
-    rng = np.random.default_rng((seed, 2))
-    noise = rng.standard_normal((len(obs), checkpoint.flat_action_dim)).astype(np.float32)
-    single = checkpoint.astype(np.float32)
-    double = single.astype(np.float64)
-    result: dict[str, dict[str, list[float]]] = {}
-    for e in estimators:
-        progress(f"(d) float32 against float64: {e.label}")
-        true = trace(
-            double.flow, obs, estimator=e, weight=weight, noise=noise, backend=own(e, engine)
-        )
-        rows = {}
-        for embedding in ("exact", "float32"):
-            flow = single.guided_flow(embedding=embedding)
-            run = trace(flow, obs, estimator=e, weight=weight, noise=noise)
-            for name in ("a", "v", "g"):
-                expected, actual = getattr(true, name), getattr(run, name).astype(np.float64)
-                scale = np.linalg.norm(expected, axis=(1, 2))
-                error = np.linalg.norm(actual - expected, axis=(1, 2))
-                ratio = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
-                rows[f"{name}, {embedding} embedding"] = ratio.tolist()
-        result[e.label] = rows
-    return result

@@ -13,7 +13,8 @@ from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.by_oracle import REFERENCE
 from qgf_ref.audit.coverage import Coverage, coverage
 from qgf_ref.audit.derivatives import checks_of, oracle_steps
-from qgf_ref.audit.profile import Profile, precision, profile, profile_stages
+from qgf_ref.audit.precision import precision
+from qgf_ref.audit.profile import Profile, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
 from qgf_ref.audit.rules import AuditedStates
 from qgf_ref.backends.engine import Engine, EngineLike
