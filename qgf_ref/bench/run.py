@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.bench.memory import measured
 from qgf_ref.bench.settings import BenchSettings
 from qgf_ref.errors import InputError, QGFError
@@ -70,6 +71,8 @@ def measure_on(threads: int, settings: BenchSettings) -> dict[str, Any]:
 
     Raises InputError as `benchmark`, QGFError when the process dies.
     """
+    for name in settings.backends:
+        backend_named(name)  # what is not installed is said before anything is timed
     with tempfile.TemporaryDirectory() as place:
         answer = Path(place, "answer.json")
         job = {
