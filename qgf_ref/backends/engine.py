@@ -68,6 +68,7 @@ def require_backend(name: str) -> None:
         raise unknown_name("backend", name, backend_names())
 
 
+@cache
 def backend_named(name: str) -> Backend:
     """The backend of that name.
 

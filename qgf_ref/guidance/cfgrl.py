@@ -23,6 +23,7 @@ class CFGRL(Estimator):
 
     name = "cfgrl"
     summary = "v₁ − v₀ of a flow conditioned on A > 0, sampled on v₀"
+    recordable = True
     auxiliary = "cfgrl"
     default_weights = (1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
 

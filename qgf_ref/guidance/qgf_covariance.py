@@ -98,6 +98,7 @@ class QGFCovariance(Estimator):
 
     name = "qgf_covariance"
     summary = "C(I + wMC)⁻¹∇Q(s, â₁)/(1−t), C = ((1−t)²/t)·sym J₀, M = −∇²Q"
+    recordable = True
     analytic = False
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ class QGFDistill(Estimator):
 
     name = "qgf_distill"
     summary = "∇Q(s, f_η(s, a_t, t)), f_η distilled from ODE(a_t)"
+    recordable = True
     auxiliary = "distill"
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
@@ -49,6 +50,7 @@ class QGFJacobianDistill(Estimator):
 
     name = "qgf_jacobian_distill"
     summary = "(∂f_η/∂a_t)ᵀ∇Q(s, f_η(s, a_t, t))"
+    recordable = True
     auxiliary = "distill"
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

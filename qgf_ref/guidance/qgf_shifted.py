@@ -92,6 +92,7 @@ class QGFShifted(Estimator):
 
     name = "qgf_shifted"
     summary = "(D(x′, t′) − D(a_t, t))/(w(1−t)), D = a + (1−t)v at the tilt's point"
+    recordable = True
     analytic = False
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ class RobustQ(Estimator):
 
     name = "robust_q"
     summary = "∇Q_rob(s, a_t, t), Q_rob trained on noisy actions"
+    recordable = True
     auxiliary = "robust_q"
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

@@ -69,19 +69,31 @@ def time_embedding(
     half = dim // 2
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be an even number ≥ 2, got {dim}")
-    divisor = half if divisor is None else divisor
+    frequencies = angular_frequencies(half, precision, max_period, divisor)
     if precision == "float32":
         t32 = np.asarray(t).astype(np.float32)
-        log_step = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
-        # exp in float64, then rounded: the same bits on every machine, and XLA's
-        freq = np.exp((log_step / np.float32(divisor)).astype(np.float64)).astype(np.float32)
-        angle = (t32 * np.float32(scale))[:, None] * freq
-        omega = np.float32(scale) * freq
+        angle = (t32 * np.float32(scale))[:, None] * frequencies
+        omega = np.float32(scale) * frequencies
     else:
-        omega = scale * np.exp(-math.log(max_period) * np.arange(half) / divisor)
+        omega = scale * frequencies
         angle = np.asarray(t)[:, None] * omega
     embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
     return embedding, TimeEmbeddingCache(omega, embedding)
+
+
+def angular_frequencies(
+    half: int,
+    precision: Precision = "exact",
+    max_period: float = MAX_PERIOD,
+    divisor: int | None = None,
+) -> Array:
+    """exp(−ln(max_period)·i/divisor), i = 0 … half − 1, rounded as `precision` says."""
+    divisor = half if divisor is None else divisor
+    if precision == "exact":
+        return np.exp(-math.log(max_period) * np.arange(half) / divisor)
+    log_step = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
+    # exp in float64, then rounded: the same bits on every machine, and XLA's
+    return np.exp((log_step / np.float32(divisor)).astype(np.float64)).astype(np.float32)
 
 
 def time_embedding_jvp(t_dot: Array, cache: TimeEmbeddingCache) -> Array:

@@ -31,6 +31,7 @@ def test_unknown_names_list_the_valid_ones() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend_named.cache_clear()
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "numba" else name)
     with pytest.raises(InputError, match=r'backend numba needs numba: pip install "qgf_ref\[numba'):
         backend_named("numba")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qgf_ref.backends.numba.kernels.cache import inner, summing
 from qgf_ref.backends.numba.kernels.simd import like, view
 
@@ -38,6 +40,20 @@ def clip_values(x_at, out_at, slope_at, size, bound, work):
         work[slope_at + i] = one if abs(x) < bound else outside
         low = -bound if x < -bound else x
         work[out_at + i] = bound if x > bound else low
+
+
+@inner
+def nearest(s_at, out_at, rows, numbers, work):
+    """Of the second half of the numbers, that whose partner in the first is nearest by ratio."""
+    half = numbers.size // 2
+    for r in range(rows):
+        wanted, best, chosen = float(work[s_at + r]), np.inf, 0
+        for i in range(half):
+            apart = numbers[i] / wanted
+            apart = apart if apart > 1 else 1 / apart
+            if apart < best:
+                best, chosen = apart, i
+        work[out_at + r] = like(numbers[half + chosen], work[0])
 
 
 @summing

@@ -1,8 +1,4 @@
-"""From a program's values to places in memory: registers, reused as soon as a value is dead.
-
-`assign` is done once for a program; `Layout` then places the registers of a block of rows in one
-flat workspace.
-"""
+"""Where the interpreter finds everything: offsets into one flat workspace for a block of rows."""
 
 from __future__ import annotations
 
@@ -11,99 +7,72 @@ from dataclasses import dataclass
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.program.program import FIELD, Kind, Program
+from qgf_ref.backends.program.program import CRITIC, Kind, Op
+from qgf_ref.backends.program.registers import Code
 
-COLUMNS = 7
-OP, IN_0, IN_1, OUT_0, OUT_1, NETWORK, TIME = range(COLUMNS)
-"""Columns of the interpreter's code: one row for each instruction; −1 where nothing is meant."""
+PLACES = 17
+(
+    OBS_DIM, WIDE, PRE_WIDE, PRE_KERNEL, PRE_BIAS, X, Z, SCRATCH, PRE, TANGENTS, DRAWS, BATCH,
+    FIRST, ROWS, MEMBER, TEAM, PRECISE,
+) = range(PLACES)  # fmt: skip
+"""The numbers that `interpreter.run_block` is given of networks, workspace and block.
 
-
-@dataclass(frozen=True)
-class Code:
-    """What the interpreter reads. table (n, COLUMNS) int64, numbers (n,) float64.
-
-    registers  the kind of each register
-    results    the registers of the program's results, in order
-    """
-
-    table: Array
-    numbers: Array
-    registers: tuple[Kind, ...]
-    results: tuple[int, ...]
-
-
-def assign(program: Program) -> Code:
-    """Give every value a register. What a forward saves gets one only if a vjp reads it."""
-    last_use = {value: len(program.instructions) for value in program.results}
-    for n, instruction in enumerate(program.instructions):
-        for value in instruction.inputs:
-            last_use[value] = max(last_use.get(value, -1), n)
-    registers: list[Kind] = []
-    free: dict[Kind, list[int]] = {kind: [] for kind in Kind}
-    place: dict[int, int] = {}
-
-    def take(value: int) -> int:
-        kind = program.kinds[value]
-        if not free[kind]:
-            free[kind].append(len(registers))
-            registers.append(kind)
-        place[value] = free[kind].pop()
-        return place[value]
-
-    take(0)
-    table = np.full((len(program.instructions), COLUMNS), -1, np.int64)
-    for n, instruction in enumerate(program.instructions):
-        inputs = [place[value] for value in instruction.inputs]
-        outputs = []
-        for value in instruction.outputs:
-            saved = program.kinds[value] in (Kind.SAVED_FIELD, Kind.SAVED_CRITIC)
-            outputs.append(-1 if saved and value not in last_use else take(value))
-        # inputs die after the outputs have their places: no operation overwrites what it reads
-        for value in dict.fromkeys(instruction.inputs):
-            if last_use[value] == n:
-                free[program.kinds[value]].append(place[value])
-        for value, register in zip(instruction.outputs, outputs):
-            if register >= 0 and value not in last_use:
-                free[program.kinds[value]].append(register)
-        table[n, OP] = instruction.op
-        table[n, IN_0 : IN_0 + len(inputs)] = inputs
-        table[n, OUT_0 : OUT_0 + len(outputs)] = outputs
-        table[n, NETWORK], table[n, TIME] = instruction.network, instruction.time
-    numbers = np.array([instruction.number for instruction in program.instructions], np.float64)
-    return Code(table, numbers, tuple(registers), tuple(place[v] for v in program.results))
+OBS_DIM, WIDE  columns of an observation; row stride of a hidden layer's value
+PRE_WIDE, PRE_KERNEL, PRE_BIAS  the observations' share of all first layers: columns, and where
+               in the weights its kernel and bias are
+X, Z, SCRATCH, PRE, TANGENTS  where in the workspace: two buffers of hidden values, four rows, the
+               observations' share, a member's tangents
+DRAWS, BATCH   rows of an observation; of the batch
+FIRST, ROWS    of the block
+MEMBER, TEAM   number of this thread, and of the threads that share the block
+PRECISE        1: rows' times are embedded in double precision, 0: as the official code does
+"""
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Widths that a workspace depends on, in elements.
 
-    action  D                                       members  E
-    hidden  for each network and layer, the width; of a critic, of one member
+    action  D                                       members  E of each network
+    hidden  for each network and layer, the width; of an ensemble, of one member
     wide    row stride of a hidden layer's value    pre      width of all first layers together
     """
 
     action: int
-    members: int
-    hidden: tuple[tuple[int, ...], tuple[int, ...]]
+    members: tuple[int, ...]
+    hidden: tuple[tuple[int, ...], ...]
     wide: int
     pre: int
+
+    def width(self, kind: int) -> int:
+        """Numbers for each row of a value of that kind."""
+        if kind >= len(Kind):
+            network = kind - len(Kind)
+            return self.members[network] * sum(2 * width + 1 for width in self.hidden[network])
+        return {Kind.ACTION: self.action, Kind.MEMBERS: self.members[CRITIC]}.get(Kind(kind), 1)
 
 
 @dataclass(frozen=True)
 class Layout:
     """Offsets into one workspace for blocks of up to `rows` rows.
 
-    registers (R,); x, z: two buffers of hidden values; scratch: four rows; pre: the observations'
-    share of the first layers; size: of the workspace.
+    registers (R,); x, z, scratch, pre, tangents: see `PLACES`; size: of the workspace. height: rows
+    of x and z for each row of the block.
     """
 
-    rows: int
     registers: Array
     x: int
     z: int
     scratch: int
     pre: int
+    tangents: int
     size: int
+    height: int
+
+
+def height(code: Code) -> int:
+    """Rows of hidden values for each row of a block: a Hessian product carries two at once."""
+    return 2 if code.asks(Op.HVP) else 1
 
 
 def lay_out(code: Code, sizes: Sizes, rows: int, elements_in_line: int) -> Layout:
@@ -116,18 +85,9 @@ def lay_out(code: Code, sizes: Sizes, rows: int, elements_in_line: int) -> Layou
         top += -(-elements // elements_in_line) * elements_in_line
         return at
 
-    def saved(network: int) -> int:
-        members = 1 if network == FIELD else sizes.members
-        return members * sum(rows * (2 * width + 1) for width in sizes.hidden[network])
-
-    extent = {
-        Kind.ACTION: rows * sizes.action,
-        Kind.MEMBERS: rows * sizes.members,
-        Kind.SCALAR: rows,
-        Kind.SAVED_FIELD: saved(FIELD),
-        Kind.SAVED_CRITIC: saved(1),
-    }
-    registers = np.array([reserve(extent[kind]) for kind in code.registers], np.int64)
-    x, z = reserve(rows * sizes.wide), reserve(rows * sizes.wide)
+    registers = np.array([reserve(rows * sizes.width(k)) for k in code.registers], np.int64)
+    high = height(code)
+    x, z = (reserve(high * rows * sizes.wide) for _ in range(2))
     scratch, pre = reserve(4 * sizes.wide), reserve(rows * sizes.pre)
-    return Layout(rows, registers, x, z, scratch, pre, top)
+    tangents = reserve(rows * max(map(sum, sizes.hidden)) if high > 1 else 0)
+    return Layout(registers, x, z, scratch, pre, tangents, top, high)

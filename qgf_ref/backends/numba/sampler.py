@@ -6,7 +6,6 @@ of parameters must not be changed in place: the packed copies would not follow.
 
 from __future__ import annotations
 
-import math
 import os
 import weakref
 from functools import partial
@@ -20,14 +19,36 @@ from qgf_ref.backends.numba.barrier import ABORT
 from qgf_ref.backends.numba.interpreter import run_block
 from qgf_ref.backends.numba.kernels.cache import compiling
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, VECTOR_BYTES, panel_width
-from qgf_ref.backends.numba.layout import Code, Layout, assign, lay_out
+from qgf_ref.backends.numba.layout import (
+    BATCH,
+    DRAWS,
+    FIRST,
+    MEMBER,
+    OBS_DIM,
+    PLACES,
+    PRE,
+    PRE_BIAS,
+    PRE_KERNEL,
+    PRE_WIDE,
+    PRECISE,
+    ROWS,
+    SCRATCH,
+    TANGENTS,
+    TEAM,
+    WIDE,
+    Layout,
+    X,
+    Z,
+    height,
+    lay_out,
+)  # fmt: skip
 from qgf_ref.backends.numba.weights import Weights, gather, time_constants
-from qgf_ref.backends.program.program import Kind
-from qgf_ref.backends.program.record import Chain, NotRecordable, Shape, record
+from qgf_ref.backends.program.program import CRITIC, FIELD, Kind, Op
+from qgf_ref.backends.program.record import Chain, NotRecordable, networks_of, record
+from qgf_ref.backends.program.registers import NETWORK, OP, Code, assign
 from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.ops.time_embedding import DIM, Precision, angular_frequencies
 from qgf_ref.threads import in_parallel
 
 BLOCK_ROWS = 128
@@ -41,6 +62,8 @@ TEAM_PANELS = 2
 """Panels of the narrowest layer for each member: more members would only wait."""
 WORKSPACE_BYTES = 64 << 20
 """Of one thread, where fewer rows in a block can keep to it."""
+OTHERS = "embedding", "aggregation", "condition"
+"""What networks have beside parameters, options and inputs; not all have each."""
 KEPT = 16
 """Compiled samplers, and packed networks, that are remembered."""
 
@@ -51,49 +74,60 @@ def compiled_sampler(flow: GuidedFlow, chain: Chain, key: Any) -> CompiledSample
     key  tells chains apart: hashable; chains with equal keys must be the same
     Raises NotRecordable when there is no program for it.
     """
-    field, critic = flow.field, flow.critic
-    # exactly these: what a subclass does otherwise, the interpreter does not know
-    if (
-        type(field) is not MLPVelocity
-        or field.inputs != MLPVelocity.inputs
-        or type(critic) is not MLPCritic
-        or type(flow) is not GuidedFlow
-    ):
-        raise NotRecordable(f"a {type(field).__name__} with a {type(critic).__name__}")
-    shape = Shape(
-        field.action_dim,
-        critic.params.ensemble or 1,
-        critic.aggregation,
-        flow.denoise_steps,
-        flow.action_bound,
-        flow.time_precision,
+    networks = networks_of(flow)
+    if type(flow) is not GuidedFlow or not all(hasattr(n, "params") for n in networks):
+        raise NotRecordable(f"a {type(flow).__name__} of other networks than ours")
+    field: Any = flow.field
+    owners = tuple(network.params for network in networks)
+    # parameters by identity, what else a network has by value
+    alike = tuple(
+        (id(n.params), type(n), n.options, n.inputs, *(getattr(n, name, None) for name in OTHERS))
+        for n in networks
     )
-    networks = (id(field.params), id(critic.params), field.options, critic.options)
-    wanted = (*networks, field.embedding, shape, key)
-    owners = field.params, critic.params
+    loop = flow.denoise_steps, flow.action_bound, flow.time_precision
+    wanted = alike, loop, key
     try:
-        found = _samplers.get(wanted)
+        remembered = _samplers.get(wanted)
     except TypeError:
         raise NotRecordable("an estimator that is not hashable") from None
-    if found is None:
-        weights = _networks.get(networks)
-        if weights is None:
-            weights = gather(field, critic)
-            _remember(_networks, networks, weights, owners)
-        program = record(shape, chain)
-        times = time_constants(field, program.times)
-        found = CompiledSampler(assign(program), weights, times)
-        _remember(_samplers, wanted, found, owners)
-    return found
+    if remembered is not None:
+        return remembered
+    code = assign(record(flow, chain))
+    asks = code.table[code.table[:, OP] <= Op.HVP]
+    used = frozenset({FIELD, CRITIC, *asks[:, NETWORK].tolist()})
+    weights = _networks.get((alike, used))
+    if weights is None:
+        weights = gather(networks, used)
+        _remember(_networks, (alike, used), weights, owners)
+    times = time_constants(networks, code, weights.sizes.wide)
+    sampler = CompiledSampler(code, weights, times, field.embedding)
+    _remember(_samplers, wanted, sampler, owners)
+    return sampler
 
 
 class CompiledSampler:
     """A program with its weights. Calls may come from several threads at once."""
 
-    def __init__(self, code: Code, weights: Weights, times: Array) -> None:
-        self.code, self.weights, self.times = code, weights, times
-        self._kinds = np.array([int(kind) for kind in code.registers], np.int64)
+    def __init__(self, code: Code, weights: Weights, times: Array, embedding: Precision) -> None:
+        self.code, self.weights = code, weights
+        self._kinds = np.array(code.registers, np.int64)
         self._results = np.array(code.results, np.int64)
+        frequencies = angular_frequencies(DIM // 2, embedding).astype(np.float64)
+        self._model = (
+            weights.flat,
+            times,
+            weights.layers,
+            weights.networks,
+            weights.eps,
+            frequencies,
+        )
+        self._places = np.zeros(PLACES, np.int64)
+        self._places[[OBS_DIM, WIDE, PRE_WIDE, PRE_KERNEL, PRE_BIAS, PRECISE]] = (
+            weights.obs_dim, weights.sizes.wide, weights.sizes.pre, weights.pre_kernel,
+            weights.pre_bias, embedding == "exact",
+        )  # fmt: skip
+        kinds = [Kind(code.registers[register]) for register in code.results]
+        self._answers = [(weights.sizes.width(kind), kind) for kind in kinds]
         self._layouts: dict[int, Layout] = {}
         self._idle: list[Array] = []
 
@@ -106,14 +140,12 @@ class CompiledSampler:
         noise in the networks' dtype. None when something on the way was not finite.
         """
         B, dtype = len(noise), noise.dtype
-        shapes = [self._shape(self.code.registers[register], B) for register in self.code.results]
-        sizes = [math.prod(shape) for shape in shapes]
         run = _Run(
             _flat(obs, dtype),
             _flat(noise, dtype),
             _flat(np.broadcast_to(np.ravel(weight), B), dtype),
             B // max(len(obs), 1),
-            np.empty(sum(sizes), dtype),
+            np.empty(B * sum(width for width, _ in self._answers), dtype),
             B,
             np.zeros(1, np.int64),
         )
@@ -127,18 +159,19 @@ class CompiledSampler:
                     self._apart(run, B, rows, threads)
         if run.status[0]:
             return None
-        parts = np.split(run.answers, np.cumsum(sizes)[:-1])
-        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-
-    def _shape(self, kind: Kind, B: int) -> tuple[int, ...]:
-        sizes = self.weights.sizes
-        return {Kind.ACTION: (B, sizes.action), Kind.MEMBERS: (sizes.members, B)}.get(kind, (B,))
+        results, start = [], 0
+        for width, kind in self._answers:
+            part = run.answers[start : start + B * width]
+            shapes = {Kind.ACTION: (B, width), Kind.MEMBERS: (width, B)}
+            results.append(part.reshape(shapes.get(kind, (B,))))
+            start += B * width
+        return tuple(results)
 
     def division(self, B: int, threads: int) -> tuple[int, int]:
         """Rows of a block, and members of the team (1: threads take blocks one by one)."""
         if B <= TEAM_ROWS and self._bytes(B) <= WORKSPACE_BYTES:
             sizes = self.weights.sizes
-            narrowest = min(*sizes.hidden[0], *sizes.hidden[1])
+            narrowest = min(width for widths in sizes.hidden for width in widths)
             panels = -(-narrowest // panel_width(self._itemsize))
             enough = self.weights.flat.nbytes * max(1, B / TEAM_FEW) >= TEAM_BYTES
             return B, max(1, min(threads, int(panels / TEAM_PANELS))) if enough else 1
@@ -180,7 +213,7 @@ class CompiledSampler:
 
     def _team(self, run: _Run, B: int, members: int) -> None:
         counters = np.zeros(8 * (1 + members), np.int64)
-        shared = np.zeros(2 * B * self.weights.sizes.wide, run.noise.dtype)
+        shared = np.zeros(2 * height(self.code) * B * self.weights.sizes.wide, run.noise.dtype)
         # before any member starts, since one that failed would be waited for
         spaces = [self._take(B) for _ in range(members)]
 
@@ -215,15 +248,17 @@ class CompiledSampler:
         member: int,
         members: int,
     ) -> None:
-        layout, w = self._layout(capacity), self.weights
-        places = np.array([layout.x, layout.z, layout.scratch, layout.pre], np.int64)
-        run_block(
-            self.code.table, self.code.numbers, layout.registers, self._results, self._kinds,
-            w.flat, self.times, w.layers, w.networks, w.eps, w.pre_kernel, w.pre_bias, w.obs_dim,
-            w.sizes.wide, w.sizes.pre, places,
-            run.obs, run.noise, run.weight, run.draws, first, rows, work, shared, counters,
-            np.zeros(capacity, np.int64), member, members, run.answers, run.batch, run.status,
-        )  # fmt: skip
+        layout, at = self._layout(capacity), self._places.copy()
+        # one by one: as a list of indices it would take as long as a small network
+        at[X], at[Z], at[SCRATCH] = layout.x, layout.z, layout.scratch
+        at[PRE], at[TANGENTS] = layout.pre, layout.tangents
+        at[DRAWS], at[BATCH], at[FIRST], at[ROWS] = run.draws, run.batch, first, rows
+        at[MEMBER], at[TEAM] = member, members
+        code = self.code
+        program = code.table, code.numbers, layout.registers, self._kinds, self._results
+        memory = work, shared, counters, np.zeros(capacity, np.int64)
+        batch = run.obs, run.noise, run.weight
+        run_block(program, self._model, at, batch, memory, run.answers, run.status)
 
 
 class _Run(NamedTuple):
@@ -278,5 +313,5 @@ def _remember(store: dict[Any, Any], key: Any, value: Any, owners: tuple[MLPPara
 def _forget(owner: int) -> None:
     _watched.discard(owner)
     for store in (_samplers, _networks):
-        for key in [key for key in list(store) if owner in key[:2]]:
+        for key in [k for k in list(store) if any(owner == params for params, *_ in k[0])]:
             store.pop(key, None)

@@ -8,7 +8,9 @@ of the first kernel alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,31 +19,37 @@ from qgf_ref.backends.numba.kernels.gemm import packed
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.backends.numba.kernels.simd import VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import Sizes
-from qgf_ref.backends.program.program import CRITIC, FIELD
+from qgf_ref.backends.program.program import FIELD
 from qgf_ref.backends.program.record import NotRecordable
-from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.backends.program.registers import Code
+from qgf_ref.nets.critic import MLPCritic, RobustCritic
+from qgf_ref.nets.joint import COLUMNS
 from qgf_ref.nets.mlp import LayerParams
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.time_embedding import time_embedding
 
-LAYER_COLUMNS = 9
-IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE = range(LAYER_COLUMNS)
+LAYER_COLUMNS = 10
+IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE, TIMED = range(LAYER_COLUMNS)
 """Columns of the layer table; offsets are in elements of the flat array.
 
 IN, OUT  widths (IN of a first layer: D)      KERNEL, TRANSPOSE  of the products with W and Wᵀ
 BIAS     of a first layer: within its PRE     NORM               1 if LayerNorm follows
 PRE      first layers: column of this layer in the observations' share
+TIMED    first layers: the rows of the kernel for the embedded time, not packed; −1 without
 """
-NETWORK_COLUMNS = 5
-FIRST, DEPTH, MEMBERS, ACTIVATION, FAST = range(NETWORK_COLUMNS)
+NETWORK_COLUMNS = 6
+FIRST_LAYER, DEPTH, MEMBERS, ACTIVATION, FAST, SCALAR_OUTPUT = range(NETWORK_COLUMNS)
 """Columns of the network table: first row in the layer table, layers, members, activation's code,
-1 if the variance is the fast one. Member e's layer l is in row FIRST + e·DEPTH + l.
+1 if the variance is the fast one, 1 if the output is one number. Member e's layer l is in row
+FIRST_LAYER + e·DEPTH + l.
 """
+EXACTLY = (MLPVelocity, ConditionalVelocity, MLPCritic, RobustCritic)
+"""What a subclass does otherwise, the interpreter does not know."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """flat (1-D) and the tables; eps (2,) of each network's LayerNorm.
+    """flat (1-D) and the tables; eps (networks,) of each network's LayerNorm.
 
     pre_kernel, pre_bias  offsets of the observations' share of all first layers together: a
     packed kernel (O, pre) and its bias (pre,).
@@ -57,42 +65,44 @@ class Weights:
     sizes: Sizes
 
 
-def gather(field: MLPVelocity, critic: MLPCritic) -> Weights:
-    """Pack both networks.
-
-    Raises NotRecordable.
-    """
-    _require_plain(field, critic)
-    dtype = field.dtype
+def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
+    """Pack the networks of a program, those that it uses. Raises NotRecordable."""
+    field = networks[FIELD]
+    O, D, dtype = field.obs_dim, field.action_dim, field.dtype
     width = panel_width(dtype.itemsize)
-    O, D = field.obs_dim, field.action_dim
     builder = _Builder(dtype)
     tables: list[list[int]] = []
     observed: list[tuple[Array, Array]] = []
-    networks = np.zeros((2, NETWORK_COLUMNS), np.int64)
+    table = np.zeros((len(networks), NETWORK_COLUMNS), np.int64)
+    members, hidden = [1] * len(networks), [()] * len(networks)  # type: list[int], list[Any]
     pre = 0
-    for network, params, options in (
-        (FIELD, field.params, field.options),
-        (CRITIC, critic.params, critic.options),
-    ):
-        members = params.ensemble or 1
-        networks[network] = (
+    for number in sorted(used):
+        network = networks[number]
+        _require_plain(network, O, D, dtype)
+        params, options = network.params, network.options
+        columns = _columns(network, O, D)
+        members[number] = params.ensemble or 1
+        hidden[number] = tuple(int(x.kernel.shape[-1]) for x in params.layers[:-1])
+        table[number] = (
             len(tables),
             len(params.layers),
-            members,
+            members[number],
             CODES[options.activation],
             int(options.variance == "fast"),
+            int(network.scalar),
         )
-        for e in range(members):
+        for e in range(members[number]):
             member = params if params.ensemble is None else params.map(lambda a, e=e: a[e])
             for l, layer in enumerate(member.layers):
                 kernel = layer.kernel
-                scalar = network == CRITIC and l == len(member.layers) - 1
-                row = builder.layer(layer, kernel[O : O + D] if l == 0 else kernel, scalar)
+                scalar = network.scalar and l == len(member.layers) - 1
+                row = builder.layer(layer, kernel[columns["action"]] if l == 0 else kernel, scalar)
                 if l == 0:
                     row[PRE] = pre
-                    observed.append((kernel[:O], layer.bias))
+                    observed.append((kernel[columns["obs"]], layer.bias))
                     pre += -(-kernel.shape[1] // width) * width
+                    if "time" in columns:
+                        row[TIMED] = builder.add(kernel[columns["time"]])
                 tables.append(row)
     wide = np.zeros((O, pre), dtype)
     bias = np.zeros(pre, dtype)
@@ -100,24 +110,25 @@ def gather(field: MLPVelocity, critic: MLPCritic) -> Weights:
         wide[:, row[PRE] : row[PRE] + row[OUT]] = kernel
         bias[row[PRE] : row[PRE] + row[OUT]] = offset
     pre_kernel, pre_bias = builder.add(packed(wide)), builder.add(bias)
-    hidden = tuple(
-        tuple(int(x.kernel.shape[-1]) for x in params.layers[:-1])
-        for params in (field.params, critic.params)
-    )
-    widest = max(D, *hidden[0], *hidden[1])
+    widest = max(D, *(width for widths in hidden for width in widths))
     line = VECTOR_BYTES // dtype.itemsize
-    sizes = Sizes(
-        action=D,
-        members=critic.params.ensemble or 1,
-        hidden=(hidden[0], hidden[1]),
-        # rows a multiple of 4096 bytes apart would share one cache set
-        wide=-(-widest // width) * width + line,
-        pre=pre,
-    )
-    eps = np.array([field.options.layer_norm_eps, critic.options.layer_norm_eps])
+    # rows a multiple of 4096 bytes apart would share one cache set
+    stride = -(-widest // width) * width + line
+    sizes = Sizes(D, tuple(members), tuple(hidden), stride, pre)
+    eps = np.array([network.options.layer_norm_eps for network in networks])
     return Weights(
-        builder.flat(), np.array(tables, np.int64), networks, eps, pre_kernel, pre_bias, O, sizes
+        builder.flat(), np.array(tables, np.int64), table, eps, pre_kernel, pre_bias, O, sizes
     )
+
+
+def _columns(network: Any, O: int, D: int) -> dict[str, slice]:
+    """The rows of the first kernel that belong to each input."""
+    first, columns = 0, {}
+    for name in network.inputs:
+        width = {"obs": O, "action": D}.get(name, COLUMNS.get(name, 0))
+        columns[name] = slice(first, first + width)
+        first += width
+    return columns
 
 
 class _Builder:
@@ -165,38 +176,53 @@ def _aligned(size: int, dtype: np.dtype[np.generic]) -> Array:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def time_constants(field: MLPVelocity, times: tuple[float, ...]) -> Array:
-    """emb(t)·W_emb of the field's first layer for every time, (times · F,), flat.
+def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
+    """What the time adds to a network's first layer, for every (network, time) of the code: flat,
+    `wide` elements each. The embedding's product and, of CFGRL, the label's.
 
     Like a linear layer's input, the embedding is rounded to the kernel's dtype; the product is not
     rounded before its end.
     """
-    kernel = field.params.layers[0].kernel
-    weight = kernel[field.obs_dim + field.action_dim :]
-    embedding, _ = time_embedding(np.array(times), len(weight), field.embedding)
-    rounded = embedding.astype(kernel.dtype).astype(np.float64)
-    return (rounded @ weight.astype(np.float64)).astype(kernel.dtype).ravel()
+    field = networks[FIELD]
+    constants = np.zeros((len(code.times), wide), field.dtype)
+    for number in {number: None for number, _ in code.times}:
+        network = networks[number]
+        rows = [n for n, (asked, _) in enumerate(code.times) if asked == number]
+        columns = _columns(network, field.obs_dim, field.action_dim)
+        kernel = network.params.layers[0].kernel
+        weight = kernel[columns["time"]]
+        times = np.array([code.times[n][1] for n in rows])
+        embedding, _ = time_embedding(times, len(weight), network.embedding)
+        total = embedding.astype(kernel.dtype).astype(np.float64) @ weight.astype(np.float64)
+        if "label" in columns:
+            label = network.params.table[network.condition].astype(np.float64)
+            total = total + label @ kernel[columns["label"]].astype(np.float64)
+        constants[rows, : total.shape[1]] = total
+    return constants.ravel()
 
 
-def _require_plain(field: MLPVelocity, critic: MLPCritic) -> None:
-    """Raise NotRecordable unless the interpreter's picture of the networks is the right one."""
-    O, D = field.obs_dim, field.action_dim
-    v, q = field.params, critic.params
-    ones = {array.dtype for params in (v, q) for array in params.arrays()}
-    if len(ones) > 1 or field.dtype.name not in REAL_DTYPES:
+def _require_plain(network: Any, O: int, D: int, dtype: np.dtype[Any]) -> None:
+    """Raise NotRecordable unless the interpreter's picture of the network is the right one."""
+    if type(network) not in EXACTLY or not {*network.inputs} <= {"obs", "action", "time", "label"}:
+        raise NotRecordable(f"a {type(network).__name__}")
+    params, options = network.params, network.options
+    if dtype.name not in REAL_DTYPES or {array.dtype for array in params.arrays()} != {dtype}:
         raise NotRecordable("networks of several dtypes, or neither float32 nor float64")
-    if (
-        v.ensemble is not None
-        or q.ensemble is None
-        or (q.in_features, q.out_features) != (O + D, 1)
+    columns = max(part.stop for part in _columns(network, O, D).values())
+    ensemble = type(network) is MLPCritic
+    output = 1 if network.scalar else D
+    if (params.ensemble is not None) != ensemble or (params.in_features, params.out_features) != (
+        columns,
+        output,
     ):
         raise NotRecordable("an ensemble of policies, or a critic that is not E times (s, a) → 1")
-    for params, options in ((v, field.options), (q, critic.options)):
-        if O < 1 or len(params.layers) < 2 or params.layers[-1].scale is not None:
-            raise NotRecordable(
-                "a network without observations or hidden layers, or with LayerNorm at its end"
-            )
-        if options.activation not in CODES or options.variance not in ("fast", "two_pass"):
-            raise NotRecordable("an activation or a variance that does not exist")
-        if not all(np.isfinite(array).all() for array in params.arrays()):
-            raise NotRecordable("parameters that are not finite")
+    if O < 1 or len(params.layers) < 2 or params.layers[-1].scale is not None:
+        raise NotRecordable(
+            "a network without observations or hidden layers, or with LayerNorm at its end"
+        )
+    if options.activation not in CODES or options.variance not in ("fast", "two_pass"):
+        raise NotRecordable("an activation or a variance that does not exist")
+    if not all(np.isfinite(array).all() for array in params.arrays()):
+        raise NotRecordable("parameters that are not finite")
+    if "label" in network.inputs and not isinstance(network.condition, int):
+        raise NotRecordable("a label for each row")

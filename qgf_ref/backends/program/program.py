@@ -1,4 +1,7 @@
-"""A sampler as a program: instructions on values, each for all rows of the batch."""
+"""A chain as a program: instructions on values, each for all rows of the batch.
+
+`qgf_ref.backends.program.executor` says in NumPy what each instruction does.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,62 @@ from typing import NamedTuple
 
 
 class Op(IntEnum):
-    """What the interpreter can do. Inputs → outputs; D-wide values unless stated."""
+    """What an interpreter can do. Inputs → outputs. x, y: of one kind, ACTION or SCALAR; s: SCALAR.
+
+    The results of those up to `LAST_CHECKED` must be finite.
+    """
 
     FORWARD = 0
-    """x → y and what its vjp needs. The field's y is v (D), the critic's the members (E)."""
+    """a, or a and the time s → the network's y, and what its products need. numbers: the time."""
     VJP = 1
-    """y_bar, saved → x_bar."""
-    AXPY = 2
+    """y_bar, saved → a_bar."""
+    JVP = 2
+    """a_dot, saved → y_dot, of a network whose y is an ACTION."""
+    HVP = 3
+    """a_dot, y_bar, saved → the derivative of `VJP` along a_dot, of a network of numbers."""
+    AXPY = 4
     """x, y → y + number·x."""
-    AXPY_WEIGHT = 3
-    """x, y → y + w·x, w the row's guidance weight."""
-    SCALE = 4
+    AXPY_ROW = 5
+    """x, y, s → y + s·x."""
+    SCALE = 6
     """x → number·x."""
-    CLIP = 5
+    SCALE_ROW = 7
+    """x, s → s·x."""
+    DIVIDE = 8
+    """x, s, y → x/s, and y where s is 0."""
+    ROW_DOT = 9
+    """x, y (ACTION) → ⟨x, y⟩ (SCALAR)."""
+    RATIO = 10
+    """s, s′ → s/s′, and 0 where either is not positive."""
+    CLIP = 11
     """x → x within ±number, and the clip's slope."""
-    MULTIPLY = 6
-    """x, y → x·y, both D wide."""
-    REDUCE_MIN = 7
-    """members (E) → minimum (1) and every member's share in it (E)."""
-    REDUCE_MEAN = 8
-    """members (E) → mean (1) and shares (E)."""
-    FILL = 9
+    MULTIPLY = 12
+    """x, y → x·y."""
+    REDUCE_MIN = 13
+    """members → their minimum (SCALAR) and every member's share in it (MEMBERS)."""
+    REDUCE_MEAN = 14
+    """members → mean and shares."""
+    FILL = 15
     """→ number everywhere."""
-    SHARE = 10
-    """y_bar (1), shares (E) → q_bar (E)."""
+    SHARE = 16
+    """s, shares (MEMBERS) → s·shares."""
+    WHERE_POSITIVE = 17
+    """x, y → x where y > 0, else 0."""
+    PLUS = 18
+    """x → x + number."""
+    AT_LEAST = 19
+    """x → max(x, number)."""
+    NEAREST = 20
+    """s → of the numbers' second half that whose partner in the first is nearest by ratio."""
 
 
+LAST_CHECKED = Op.RATIO
 FIELD, CRITIC = 0, 1
-"""The networks of a program."""
+"""The first two networks of a program; auxiliary ones follow, in the order of `networks_of`."""
 
 
 class Kind(IntEnum):
-    """What a value of the program is for each row of the batch."""
+    """What a value of the program is for each row of the batch; `saved` gives the further ones."""
 
     ACTION = 0
     """D numbers."""
@@ -47,31 +74,31 @@ class Kind(IntEnum):
     """E numbers."""
     SCALAR = 2
     """One number."""
-    SAVED_FIELD = 3
-    """What a forward of the field saved for its vjp."""
-    SAVED_CRITIC = 4
+
+
+def saved(network: int) -> int:
+    """The kind of what a forward of that network saved for its products."""
+    return len(Kind) + network
+
+
+NOISE, WEIGHT = 0, 1
+"""The values that are there from the start: ACTION and SCALAR."""
 
 
 class Instruction(NamedTuple):
-    """One step. inputs and outputs are values; time is an index into `Program.times`, or −1."""
+    """One step: inputs and outputs are values."""
 
     op: Op
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     network: int = FIELD
-    time: int = -1
-    number: float = 0.0
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Program:
-    """A recorded sampler. kinds[i] is the kind of value i; value 0 is the noise.
-
-    times    the flow times at which the field is asked
-    results  the values that the chain returned, in its order
-    """
+    """A recorded chain. kinds[i] is the kind of value i; results: values, in the chain's order."""
 
     instructions: tuple[Instruction, ...]
-    kinds: tuple[Kind, ...]
-    times: tuple[float, ...]
+    kinds: tuple[int, ...]
     results: tuple[int, ...]

@@ -12,8 +12,16 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba import sampler, weights
 from qgf_ref.backends.numba.kernels.rows import CODES
-from qgf_ref.backends.numba.weights import ACTIVATION, DEPTH, FIRST, KERNEL, TRANSPOSE, Weights
+from qgf_ref.backends.numba.weights import (
+    ACTIVATION,
+    DEPTH,
+    FIRST_LAYER,
+    KERNEL,
+    TRANSPOSE,
+    Weights,
+)
 from qgf_ref.backends.program.program import CRITIC, FIELD, Instruction, Op, Program
+from qgf_ref.backends.program.registers import Code
 from qgf_ref.sampling import sample
 from qgf_ref.testing import CrossCheckError, SamplerReport, check_sampler
 from tests.crosscheck.ports import lively
@@ -96,8 +104,10 @@ def times(change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Plant:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         constants = weights.time_constants
 
-        def changed(field: Any, times: tuple[float, ...]) -> Array:
-            return constants(field, change(times))
+        def changed(networks: Any, code: Code, wide: int) -> Array:
+            asked = tuple(network for network, _ in code.times)
+            others = change(tuple(time for _, time in code.times))
+            return constants(networks, replace(code, times=tuple(zip(asked, others))), wide)
 
         monkeypatch.setattr(sampler, "time_constants", changed)
 
@@ -105,11 +115,11 @@ def times(change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Plant:
 
 
 def unclipped(each: Instruction) -> Instruction:
-    return each._replace(number=1e30) if each.op == Op.CLIP else each
+    return each._replace(numbers=(1e30,)) if each.op == Op.CLIP else each
 
 
 def full_step(each: Instruction) -> Instruction:
-    return each._replace(number=1.0) if each.op == Op.AXPY else each
+    return each._replace(numbers=(1.0,)) if each.op == Op.AXPY else each
 
 
 def mean(each: Instruction) -> Instruction:
@@ -117,13 +127,15 @@ def mean(each: Instruction) -> Instruction:
 
 
 def weight_of_one(each: Instruction) -> Instruction:
-    return each._replace(op=Op.AXPY, number=1.0) if each.op == Op.AXPY_WEIGHT else each
+    if each.op != Op.AXPY_ROW:
+        return each
+    return each._replace(op=Op.AXPY, inputs=each.inputs[:2], numbers=(1.0,))
 
 
 def slope_ignored(each: Instruction) -> Instruction:
     if each.op != Op.MULTIPLY:
         return each
-    return each._replace(op=Op.SCALE, inputs=each.inputs[:1], number=1.0)
+    return each._replace(op=Op.SCALE, inputs=each.inputs[:1], numbers=(1.0,))
 
 
 def no_observation_bias(packed: Weights) -> None:
@@ -132,7 +144,7 @@ def no_observation_bias(packed: Weights) -> None:
 
 def members_exchanged_backwards(packed: Weights) -> None:
     """Each member's cotangent is taken back through the other one."""
-    first, depth = packed.networks[CRITIC, FIRST], packed.networks[CRITIC, DEPTH]
+    first, depth = packed.networks[CRITIC, FIRST_LAYER], packed.networks[CRITIC, DEPTH]
     pair = slice(first, first + depth - 1), slice(first + depth, first + 2 * depth - 1)
     a, b = (packed.layers[rows, TRANSPOSE].copy() for rows in pair)
     packed.layers[pair[0], TRANSPOSE], packed.layers[pair[1], TRANSPOSE] = b, a
@@ -140,13 +152,13 @@ def members_exchanged_backwards(packed: Weights) -> None:
 
 def first_member_twice(packed: Weights) -> None:
     """Member 1's tables are member 0's."""
-    first, depth = packed.networks[CRITIC, FIRST], packed.networks[CRITIC, DEPTH]
+    first, depth = packed.networks[CRITIC, FIRST_LAYER], packed.networks[CRITIC, DEPTH]
     packed.layers[first + depth : first + 2 * depth] = packed.layers[first : first + depth]
 
 
 def layer_transposed_wrongly(packed: Weights) -> None:
     """One product of the vjp uses W where Wᵀ belongs."""
-    row = packed.layers[packed.networks[CRITIC, FIRST] + 1]
+    row = packed.layers[packed.networks[CRITIC, FIRST_LAYER] + 1]
     row[TRANSPOSE] = row[KERNEL]
 
 

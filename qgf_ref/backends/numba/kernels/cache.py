@@ -30,7 +30,7 @@ from numba.core.caching import (
 PACKAGE = Path(__file__).parents[3]
 COMPILED = ("backends/program", "backends/numba")
 """Folders with compiled functions and their constants."""
-CONSTANTS = ("ops/activations.py",)
+CONSTANTS = ("ops/activations.py", "ops/time_embedding.py")
 """Other files whose constants are compiled in."""
 FLAGS = {"nogil": True, "error_model": "numpy"}
 """Compiled code lets other Python threads run, and divides without asking for zero."""

@@ -148,6 +148,50 @@ def activate(h, scale, code, y, slope):
             slope[j] = s * scale[j]
 
 
+@inline
+def _swish_curve(x, p, p_dot, p_bent):
+    # (xσ(p))″, p a function of x with the derivatives p_dot and p_bent
+    one, two = like(1, x), like(2, x)
+    s = reciprocal(one + exp(-p))
+    slope = s * (one - s)
+    return slope * (two * p_dot + x * ((one - two * s) * p_dot * p_dot + p_bent))
+
+
+@inner
+def curve(h, code, out):
+    """out = f″(h), elementwise: see `qgf_ref.ops.activations.activation_vjp_jvp`."""
+    zero, one, two = like(0, h[0]), like(1, h[0]), like(2, h[0])
+    for j in range(h.size):
+        x = h[j]
+        if code == GELU:
+            c, k = like(TWO_SQRT_2_OVER_PI, x), like(GELU_CUBIC, x)
+            # far out the curvature is 0, and the cube of x would overflow
+            near = min(max(x, like(-30, x)), like(30, x))
+            square = near * near
+            p, p_dot = c * near * (one + k * square), c * (one + like(3, x) * k * square)
+            out[j] = _swish_curve(near, p, p_dot, like(6, x) * c * k * near)
+        elif code == GELU_QUICK:
+            out[j] = _swish_curve(x, like(QUICK_GELU, x) * x, like(QUICK_GELU, x), zero)
+        elif code == SILU:
+            out[j] = _swish_curve(x, x, one, zero)
+        elif code == GELU_ERF:
+            out[j] = (two - x * x) * like(NORMAL_PEAK, x) * exp(like(-0.5, x) * x * x)
+        elif code == RELU:
+            out[j] = zero
+        elif code == TANH:
+            y, slope = _tanh(x)
+            out[j] = -two * y * slope
+        elif code == ELU:
+            out[j] = zero if x > zero else exp(x)
+        else:
+            near = min(x, _far(x))
+            e = exp(near)
+            n = e * (e + two)
+            t, s = n / (n + two), e / (one + e)
+            rest = like(4, x) * (n + one) / ((n + two) * (n + two))
+            out[j] = rest * s * (two + near * (one - s - two * s * t))
+
+
 @summing
 def _sums(z):
     total = square = like(0, z[0])
@@ -198,3 +242,78 @@ def normalised_jacobian(u, x_hat, rstd, out):
     mean, slope = total / width, along / width
     for j in range(u.size):
         out[j] = rstd * (u[j] - mean - x_hat[j] * slope)
+
+
+@inner
+def layer_row(z, norm, scale, offset, eps, fast, code, x_hat, h, y, slope):
+    """y = f(LayerNorm(z)) of one row, or f(z) without `norm`; returns rstd, or 0.
+
+    slope = f′·γ, and x_hat: what the products need; without LayerNorm x_hat is z itself.
+    """
+    rstd = like(0, z[0])
+    if norm:
+        rstd = normalise(z, scale, offset, eps, fast, x_hat, h)
+    else:
+        for j in range(z.size):
+            x_hat[j] = z[j]
+            h[j] = z[j]
+    activate(h, scale, code, y, slope)
+    return rstd
+
+
+@inner
+def layer_row_back(y_bar, norm, x_hat, rstd, slope, u, z_bar):
+    """z_bar = (∂y/∂z)ᵀ y_bar of one row; u is room."""
+    if norm:
+        for j in range(y_bar.size):
+            u[j] = y_bar[j] * slope[j]
+        normalised_jacobian(u, x_hat, rstd, z_bar)
+    else:
+        for j in range(y_bar.size):
+            z_bar[j] = y_bar[j] * slope[j]
+
+
+@inner
+def layer_row_tangent(z_dot, norm, x_hat, rstd, slope, u, y_dot):
+    """y_dot = (∂y/∂z) z_dot of one row; u is room."""
+    if norm:
+        normalised_jacobian(z_dot, x_hat, rstd, u)
+        for j in range(z_dot.size):
+            y_dot[j] = u[j] * slope[j]
+    else:
+        for j in range(z_dot.size):
+            y_dot[j] = z_dot[j] * slope[j]
+
+
+@inner
+def layer_row_bent(
+    y_bar, y_bar_dot, z_dot, norm, scale, offset, code, x_hat, rstd, slope, u, u_dot, x_hat_dot, h,
+    z_bar, z_bar_dot,
+):  # fmt: skip
+    """z_bar, and its derivative along z_dot and y_bar_dot, of one row; the four before are room.
+
+    See `qgf_ref.ops.layer_norm.layer_norm_vjp_jvp` and `activation_vjp_jvp`.
+    """
+    for j in range(z_dot.size):
+        u[j] = x_hat[j] * scale[j] + offset[j] if norm else x_hat[j]
+    curve(u, code, h)
+    if not norm:
+        for j in range(z_dot.size):
+            z_bar[j] = y_bar[j] * slope[j]
+            z_bar_dot[j] = y_bar_dot[j] * slope[j] + h[j] * z_dot[j] * y_bar[j]
+        return
+    width = like(z_dot.size, rstd)
+    normalised_jacobian(z_dot, x_hat, rstd, x_hat_dot)
+    _, along = _projections(z_dot, x_hat)
+    relative = -rstd * (along / width)
+    for j in range(z_dot.size):
+        bent = h[j] * (scale[j] * x_hat_dot[j]) * y_bar[j]
+        u[j] = y_bar[j] * slope[j]
+        u_dot[j] = y_bar_dot[j] * slope[j] + scale[j] * bent + relative * u[j]
+    normalised_jacobian(u, x_hat, rstd, z_bar)
+    normalised_jacobian(u_dot, x_hat, rstd, z_bar_dot)
+    _, through = _projections(u, x_hat)
+    _, across = _projections(u, x_hat_dot)
+    through, across = through / width, across / width
+    for j in range(z_dot.size):
+        z_bar_dot[j] -= rstd * (x_hat_dot[j] * through + x_hat[j] * across)
