@@ -56,6 +56,9 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     recipe = "where updates are made or checked, and returns discounted"
     group.add_argument("--discount", type=float, metavar="γ", help=recipe)
     group.add_argument("--expectile", type=float, metavar="τ", help=recipe)
+    group.add_argument(
+        "--agent", metavar="A", help="package.module:AGENT, if it is of an agent of your own"
+    )
 
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:

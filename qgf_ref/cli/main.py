@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref import __version__
+from qgf_ref.agents.registry import agent_named
 from qgf_ref.cli import (
     audit,
     bench,
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if here not in sys.path:
             # so that --estimator my_module:function finds a module beside the user
             sys.path.insert(0, here)
+        if getattr(args, "agent", None) is not None:
+            agent_named(args.agent)  # known from now on: files say that they are of it
         with one_blas_thread():
             code = int(args.run(args))
         sys.stdout.flush()

@@ -85,3 +85,26 @@ def test_its_own_networks_gradient(run: Path) -> None:
         lambda z, a_bar: actor.vjp(a_bar, actor.forward(obs, z)[1]),
         rng.standard_normal((3, checkpoint.flat_action_dim)),
     )
+
+
+def test_the_other_commands_take_it_too(run: Path, tmp_path: Path) -> None:
+    """In processes that do not know it: converted, evaluated by two workers; no flow to audit."""
+    evaluate = (
+        "evaluate", "--checkpoint", str(run), "--methods", "bc", "--selection-episodes", "1",
+        "--episodes", "2", "--envs", "1", "--workers", "2", "--out", str(tmp_path / "evaluation"),
+    )  # fmt: skip
+    commands: tuple[tuple[int, tuple[str, ...]], ...] = (
+        (0, ("convert", str(run), str(tmp_path / "copy.safetensors"))),
+        (0, ("convert", str(run), str(tmp_path / "toy.npz"))),
+        (0, evaluate),
+        (2, ("audit", "--checkpoint", str(run), "--obs", "normal", "--out", str(tmp_path))),
+    )
+    for code, words in commands:
+        program = [sys.executable, "-m", "qgf_ref", *words, "--agent", SPEC]
+        ended = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert ended.returncode == code, ended.stderr
+    assert "the agent toy has no flow to guide" in ended.stderr
+    copy = qgf_ref.load(tmp_path / "copy.safetensors")
+    assert copy.agent.name == "toy" and list(copy.params) == list(qgf_ref.load(run).params)
+    with np.load(tmp_path / "toy.npz") as arrays:
+        assert "actor.layers.0.kernel" in arrays
