@@ -214,5 +214,5 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 
 def page(room: str) -> Path:
-    """The page of a room (qgf_ref/ROOM/README.md), which is installed beside its code."""
+    """The page of a room (qgf_ref/ROOM/README.md), installed beside its code; of "": the index."""
     return Path(__file__).parent / room / "README.md"

@@ -29,6 +29,7 @@ from qgf_ref.cli import (
 )
 from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
+from qgf_ref.files import page
 from qgf_ref.threads import VARIABLE, limited
 
 BAD_INPUT = 2
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_parser(commands)
         lines = [f"  {c.dest:12}  {c.help}" for c in commands._choices_actions[before:]]
         parts.append("\n".join([f"{title}", *lines]))
-    top.epilog = "\n\n".join([*parts, EXAMPLES])
+    top.epilog = "\n\n".join([*parts, EXAMPLES, f"pages: {page('')}"])
     return top
 
 

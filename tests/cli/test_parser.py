@@ -23,7 +23,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
         ("audit --checkpont x", "usage: qgf-ref audit ", "did you mean --checkpoint?"),
         ("evaluate --best_of 4", "usage: qgf-ref evaluate ", "did you mean --best-of?"),
         ("audit --device cuda", "usage: qgf-ref audit ", "on the CPU, by --backend numpy or numba"),
-        ("audit --backend=cupy", "usage: qgf-ref audit ", "on the CPU"),
+        ("explain --backend=cupy", "usage: qgf-ref explain ", "on the CPU"),
         ("estimators --zzz", "usage: qgf-ref estimators ", "arguments: --zzz\n"),
         ("audti", "usage: qgf-ref [-h]", "invalid choice: 'audti' (choose from audit, "),
         ("train --preset papr", "usage: qgf-ref train ", "(choose from paper, small)"),
