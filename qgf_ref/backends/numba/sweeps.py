@@ -15,6 +15,7 @@ import numpy as np
 
 from qgf_ref.backends.numba.barrier import wait_for_all
 from qgf_ref.backends.numba.kernels.cache import inner
+from qgf_ref.backends.numba.kernels.exponential import inline
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
 from qgf_ref.backends.numba.kernels.rows import (
     layer_row,
@@ -92,7 +93,7 @@ def _embed(time, precise, frequencies, out):
         out[half + i] = like(math.sin(angle), out[0])
 
 
-@inner
+@inline
 def _first_layer(row, r, time, time_at, z, sums, room, at, model, work):
     """sums = z and what observation and time add to it in the first layer of row r."""
     flat, times, frequencies = model[0], model[1], model[5]
