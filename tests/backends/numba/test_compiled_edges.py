@@ -14,6 +14,7 @@ import pytest
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba import sampler as compiled
+from qgf_ref.backends.numba.layout import MEMBER
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.queries import critic_gradient
@@ -214,7 +215,8 @@ def test_a_member_that_fails_does_not_leave_the_others_waiting(
     for failing in (0, 1, 2):
 
         def interrupted(*arguments: Any, failing: int = failing) -> None:
-            if arguments[-5] == failing:
+            _, _, at, *_ = arguments
+            if at[MEMBER] == failing:
                 raise KeyboardInterrupt
             run_block(*arguments)
 
