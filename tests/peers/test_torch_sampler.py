@@ -140,5 +140,5 @@ def test_other_steps_and_errors() -> None:
     assert len(TorchSampler(ck, denoise_steps=3).trace(*probes(ck)[0])["v"]) == 3
     with pytest.raises(InputError, match=r"'sgf'.*bptt, none"):
         TorchSampler(ck, estimator="sgf")
-    with pytest.raises(InputError, match=r"'gelu_erf'.*elu, gelu"):
+    with pytest.raises(InputError, match=r"'gelu_erf'.*gelu, elu"):
         TorchSampler(small_checkpoint(activation="gelu_erf"))
