@@ -77,7 +77,8 @@ def write_json(path: Path, content: Any) -> None:
 def write_npz(path: Path, arrays: dict[str, Array]) -> None:
     """Write `arrays` as a compressed npz, atomically."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # without allow_pickle=False, which NumPy before 2.2 writes as an array of that name
+    np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 

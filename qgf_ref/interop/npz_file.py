@@ -65,7 +65,7 @@ def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> No
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {w.name: w.array for w in tensors}
     options = np.array(json.dumps(checkpoint.options.stated()))
-    np.savez(buffer, allow_pickle=False, **arrays, options=options)
+    np.savez(buffer, **arrays, options=options)
     write_atomically(path, buffer.getvalue())
 
 
