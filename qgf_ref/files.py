@@ -74,12 +74,20 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def write_npz(path: Path, arrays: dict[str, Array]) -> None:
-    """Write `arrays` as a compressed npz, atomically."""
+def npz_bytes(arrays: Mapping[str, Array], compressed: bool = False) -> bytes:
+    """The bytes of an npz of numbers and text. Raises TypeError on an array of Python objects."""
+    for name, array in arrays.items():
+        # here, since NumPy before 2.2 writes allow_pickle=False as an array of that name
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"{name} holds Python objects, which an npz would have to pickle")
     buffer = io.BytesIO()
-    # without allow_pickle=False, which NumPy before 2.2 writes as an array of that name
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    (np.savez_compressed if compressed else np.savez)(buffer, **dict[str, Any](arrays))
+    return buffer.getvalue()
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write `arrays` as a compressed npz, atomically."""
+    write_atomically(path, npz_bytes(arrays, compressed=True))
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

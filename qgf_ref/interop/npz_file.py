@@ -15,7 +15,7 @@ import numpy as np
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
-from qgf_ref.files import write_atomically
+from qgf_ref.files import npz_bytes, write_atomically
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.real_tensors import MOST_AXES, TensorFile, filled, tensor_file, text_of
 from qgf_ref.interop.zip_members import ZIP, read_members
@@ -62,11 +62,9 @@ def _npy(data: bytes, where: str) -> Array:
 
 
 def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
-    buffer = io.BytesIO()
     arrays: dict[str, Any] = {w.name: w.array for w in tensors}
     options = np.array(json.dumps(checkpoint.options.stated()))
-    np.savez(buffer, **arrays, options=options)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, npz_bytes({**arrays, "options": options}))
 
 
 NPZ = Format(

@@ -293,3 +293,11 @@ def test_directories_without_slices(tmp_path: Path) -> None:
         slice_files(tmp_path)
     with pytest.raises(InputError, match="is a file; expected a directory"):
         slice_files(tmp_path / "cube-val.npz")
+
+
+def test_an_npz_holds_numbers_and_text_alone(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="y holds Python objects"):
+        write_npz(tmp_path / "a.npz", {"x": np.zeros(2), "y": np.array([{}])})
+    assert not list(tmp_path.iterdir())
+    write_npz(tmp_path / "a.npz", {"x": np.zeros(2), "text": np.array("t")})
+    assert set(read_npz(tmp_path / "a.npz", ("x", "text"))) == {"x", "text"}

@@ -108,7 +108,7 @@ def test_a_shift_in_three_dimensions() -> None:
     assert abs(sliced - 0.5) < 0.02  # 4,000 directions: standard error 0.0046
     assert energy_distance(x, x + shift) > 0.3
     assert energy_distance(x, x[::-1]) == 0.0
-    assert sliced_wasserstein(x, x[::-1], np.random.default_rng(0)) < 1e-15  # 4e-17, SciPy 1.11
+    assert sliced_wasserstein(x, x[::-1], np.random.default_rng(0)) < 2e-16  # 4e-17, SciPy 1.11
 
 
 def test_bad_input() -> None:
