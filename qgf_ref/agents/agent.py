@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.recipe import Recipe
+from qgf_ref.agents.settings import OwnSettings
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import EngineLike
 from qgf_ref.denoising import GradientSteps
@@ -52,6 +53,10 @@ class Agent:
     drawn_first  parts whose initial parameters are drawn before those of the others
     stream       of an agent with a base: tells its random numbers from those of other agents
                  with the same base and seed
+    settings     what of it can be set, if anything; parts and recipe follow from it
+    official     settings of the paper's runs: "" → those of a training that differ from every
+                 agent's, a task's domain → its own
+    guided       whether it has a flow that an estimator may guide
     Checkpoints carry their agent to worker processes, without its recipe: the other fields of a
     subclass must be picklable.
     """
@@ -62,6 +67,29 @@ class Agent:
     base: str | None = None
     drawn_first: tuple[str, ...] = ()
     stream: int = 0
+    settings: OwnSettings | None = None
+    official: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    guided: ClassVar[bool] = False
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """{name: value} of its own settings: what files hold beside the options."""
+        return {} if self.settings is None else dict(vars(self.settings))
+
+    def having(self, changes: Mapping[str, Any]) -> Agent:
+        """The same agent, some of its own settings changed.
+
+        Raises InputError on a setting that it does not have, and on a value of another type.
+        """
+        if not changes:
+            return self
+        if self.settings is None:
+            raise InputError(f"the agent {self.name} has no settings: not {', '.join(changes)}")
+        return self.with_settings(self.settings.changed(changes))
+
+    def with_settings(self, settings: Any) -> Agent:
+        """The agent of these settings: a subclass that has any makes it."""
+        raise NotImplementedError(f"what follows from {settings}, {self.name} does not say")
 
     def __getstate__(self) -> dict[str, Any]:
         # what is pickled plays and does not train; recipes are made of functions without a name
@@ -124,7 +152,7 @@ class Agent:
         if how != Acting(backend=how.backend):
             raise InputError(
                 f"{checkpoint.source}: the agent {self.name} has no flow to guide, to rank or to "
-                "refine: evaluate it as bc"
+                "refine: evaluate it as bc (--methods bc)"
             )
 
     def act(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
@@ -142,6 +170,7 @@ class FlowAgent(Agent):
 
     field: str = "policy"
     critic: str = "target_critic"
+    guided: ClassVar[bool] = True
 
     def flow(
         self,

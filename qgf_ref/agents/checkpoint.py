@@ -221,7 +221,10 @@ class Checkpoint:
         discount, expectile = (
             self.recipe_option(name, "a training update") for name in ("discount", "expectile")
         )
-        return Hyperparameters(discount, self.options.horizon_length, expectile)
+        options = self.options
+        return Hyperparameters(
+            discount, options.horizon_length, expectile, denoise_steps=options.denoise_steps
+        )
 
     def describe(self) -> dict[str, Any]:
         """Sizes and options, for reports."""
@@ -241,6 +244,7 @@ class Checkpoint:
             "parameters": self.count,
             "dtype": self.dtype,
             **self.options.stated(),
+            **self.agent.stated,
             **({"absent": list(self.absent)} if self.absent else {}),
             **({"auxiliary": list(self.auxiliary.present())} if self.auxiliary.present() else {}),
         }

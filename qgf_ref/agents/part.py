@@ -12,6 +12,7 @@ from qgf_ref.nets.critic import MLPCritic, RobustCritic
 from qgf_ref.nets.initialisers import init_mlp, init_table, lecun_normal
 from qgf_ref.nets.joint import COLUMNS, Input, JointMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.one_step import OneStepPolicy
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.kernels import Kernels, reference_kernels
@@ -42,6 +43,8 @@ class Part:
     acting     whether the agent needs it to act and to say what it expects; without another it
                still does
     kind       the network's class; None: that of `qgf_ref.nets` with such inputs and outputs
+    layer_norm whether LayerNorm follows its hidden layers (of an action's network, all but the
+               last) when it is drawn anew; what is loaded says so itself
     """
 
     name: str
@@ -51,6 +54,7 @@ class Part:
     target_of: str | None = None
     acting: bool = False
     kind: type[JointMLP] | None = None
+    layer_norm: bool = True
 
     def network(self, params: MLPParams, settings: NetworkSettings) -> Any:
         """The network of these parameters, ready to be evaluated."""
@@ -71,13 +75,16 @@ class Part:
         table = init_table(rng) if "label" in self.inputs else None
         width, E = self.in_features(obs_dim, action_dim), members if self.ensemble else None
         if self.outputs == "action":
-            norms = len(hidden) - 1
+            norms = len(hidden) - 1 if self.layer_norm else 0
             trunk = init_mlp(rng, width, hidden, action_dim, norms=norms, output=lecun_normal)
         else:
-            trunk = init_mlp(rng, width, hidden, 1, ensemble=E, norms=len(hidden))
+            norms = len(hidden) if self.layer_norm else 0
+            trunk = init_mlp(rng, width, hidden, 1, ensemble=E, norms=norms)
         return MLPParams(trunk.layers, table)
 
     def _usual_kind(self) -> type[JointMLP]:
+        if "noise" in self.inputs:
+            return OneStepPolicy
         if self.outputs == "action":
             return ConditionalVelocity if "label" in self.inputs else MLPVelocity
         if self.ensemble:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.cfgrl import CFGRL
 from qgf_ref.agents.distill import DISTILL
+from qgf_ref.agents.fql import FQL
 from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.robust_q import ROBUST_Q
 from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.user_code import import_named
 
-AGENTS: dict[str, Agent] = {agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL)}
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL, FQL)}
 """Every agent that this process knows, by name."""
 
 
@@ -37,6 +41,22 @@ def agent_named(name: str) -> Agent:
     if name not in AGENTS:
         raise unknown_name("agent", name, (*AGENTS, "package.module:AGENT"))
     return AGENTS[name]
+
+
+def agent_with(name: str, settings: Mapping[str, Any]) -> Agent:
+    """The agent of a name with these of its own settings, the others at their defaults.
+
+    Raises InputError as `agent_named`, and on a setting that is another agent's, saying whose.
+    """
+    agent = agent_named(name)
+    for each in settings:
+        owners = [other.name for other in AGENTS.values() if each in other.stated]
+        if each not in agent.stated and owners:
+            own = listing(agent.stated) if agent.stated else "none"
+            raise InputError(
+                f"{each} is a setting of {', '.join(owners)}; the agent {agent.name} has {own}"
+            )
+    return agent.having(settings)
 
 
 def agent_of_file(name: str, source: str) -> Agent:

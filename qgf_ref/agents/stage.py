@@ -68,7 +68,12 @@ class Stage:
     def fixed_rows(self, inputs: StageInputs, rows: slice) -> Array:
         """Some rows of `fixed`."""
         assert self.fixed is not None
-        return self.fixed(replace(inputs, batch=inputs.batch.rows(rows)))
+        drawn = {
+            draw.name: inputs.drawn[draw.name][(slice(None),) * draw.row_axis + (rows,)]
+            for draw in self.draws
+        }
+        batch = inputs.batch.rows(rows)
+        return self.fixed(replace(inputs, batch=batch, drawn={**inputs.drawn, **drawn}))
 
 
 def _flow_times(rng: np.random.Generator, batch: Batch, hyper: Hyperparameters) -> Array:
@@ -80,6 +85,8 @@ def _flow_times(rng: np.random.Generator, batch: Batch, hyper: Hyperparameters) 
 
 NOISE = Draw("x0", lambda rng, batch, hyper: rng.standard_normal(batch.action.shape))
 """x0 (B, D), standard normal: where the flow starts."""
+NEXT_NOISE = Draw("next_noise", NOISE.sample)
+"""(B, D), standard normal: where the actor's next action starts, of a bootstrapped critic."""
 FLOW_TIMES = Draw("t", _flow_times)
 """t (B,), uniform on the sampler's grid {0, 1/T, …, 1} or in [0, 1), as `hyper.flow_times` says."""
 UNIFORM_TIMES = Draw("t", lambda rng, batch, hyper: rng.uniform(size=len(batch.obs)))

@@ -121,10 +121,10 @@ def _parts(trial: AgentTrial) -> None:
 def _networks(trial: AgentTrial) -> None:
     """⟨y_bar, J x_dot⟩ = ⟨Jᵀ y_bar, x_dot⟩ in the active input of every part's network."""
     for part in trial.agent.parts:
-        values: dict[str, Any] = {"time": 0.3, "raw_time": 0.3, "label": 1}
+        values: dict[str, Any] = {"time": 0.3, "label": 1}
         values |= {"obs": trial.inputs[0], "action": trial.inputs[1], "noise": trial.inputs[1]}
         net = trial.checkpoint.network(part.name)
-        y, cache = net.joint(**{name: values[name] for name in part.inputs})
+        y, cache = net.joint(**values)
         rng = np.random.default_rng(trial.seed)
         x_dot, y_bar = (rng.standard_normal(np.shape(a)) for a in (values[net.active], y))
         y_dot, x_bar = net.jvp(x_dot, cache), net.vjp(y_bar, cache)

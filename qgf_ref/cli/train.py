@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from qgf_ref.agents.registry import agent_named
+from qgf_ref.agents.registry import AGENTS, agent_named
 from qgf_ref.errors import InputError, reason
 from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.interop.parameter_file import json_object
@@ -27,7 +27,9 @@ EXAMPLE = """examples:
   qgf-ref train --resume runs/cube1 --updates 60000    (longer than planned)
   qgf-ref train pointmaze-medium-navigate-singletask-v0 --preset paper --seed 1
   qgf-ref train --agent cfgrl --base runs/cube1        (against a finished run's networks)
-  qgf-ref train cube-single-play-singletask-task1-v0 --agent mine.agents:FQL
+  qgf-ref train cube-single-play-singletask-task1-v0 --agent fql --alpha 100
+  qgf-ref train cube-triple-play-singletask-task1-v0 --agent fql --preset paper
+  qgf-ref train cube-single-play-singletask-task1-v0 --agent mine.agents:MINE
 """
 
 BESIDE = {"updates": 10_000, "batch": 256, "learning_rate": 3e-4, "seed": 0, "backend": "numba"}
@@ -59,9 +61,30 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = parser.add_argument_group("settings")
     kinds = get_type_hints(TrainConfig)
     for setting in fields(TrainConfig):
-        if setting.name != "task":
-            _add_flag(group, setting.name, kinds[setting.name], setting)
+        if setting.name not in ("task", "agent_settings"):
+            shown, about = setting.default, setting.metadata["help"]
+            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
+            default = "" if shown is None else f" (default: {shown})"
+            _add_flag(group, setting.name, kinds[setting.name], f"{about}{default}")
+    group = parser.add_argument_group("settings that only some agents have")
+    for name, (kind, about) in _agents_settings().items():
+        _add_flag(group, name, kind, about)
     parser.set_defaults(run=run)
+
+
+def _agents_settings() -> dict[str, tuple[Any, str]]:
+    """Settings of the agents' own by name: their type, and the help of each agent that has one."""
+    found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+    for agent in AGENTS.values():
+        kinds = get_type_hints(type(agent.settings)) if agent.settings is not None else {}
+        for own in fields(agent.settings) if agent.settings is not None else ():
+            about = f"{own.metadata['help']} (default: {own.default})"
+            _, helps = found.setdefault(own.name, (kinds[own.name], {}))
+            helps.setdefault(about, []).append(agent.name)
+    return {
+        name: (kind, "; ".join(f"{', '.join(owners)}: {about}" for about, owners in helps.items()))
+        for name, (kind, helps) in found.items()
+    }
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,22 +93,27 @@ def run(args: argparse.Namespace) -> int:
 
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
+    own = {name: getattr(args, name) for name in _agents_settings()}
+    own = {name: value for name, value in own.items() if value is not None}
+    every = given | own
     if args.base is not None:
         allowed = ("agent", *CHANGEABLE)
-        _refuse_other_settings(args, given, "--base takes its other settings from the run", allowed)
+        _refuse_other_settings(args, every, "--base takes its other settings from the run", allowed)
         return train_beside(str(given.pop("agent", "iql")), args.base, given)
     if args.resume is not None:
         allowed = ("agent", "updates", "data")
-        _refuse_other_settings(args, given, "--resume takes its settings from the run", allowed)
+        _refuse_other_settings(args, every, "--resume takes its settings from the run", allowed)
         finished = resume(args.resume, given.get("updates"), given.get("data"), given.get("agent"))
     else:
-        config = _configuration(args, given)
+        config = _configuration(args, given, own)
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
         finished = start(config, out)
     return _report(finished)
 
 
-def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConfig:
+def _configuration(
+    args: argparse.Namespace, given: dict[str, Any], own: dict[str, Any]
+) -> TrainConfig:
     if args.config is not None and args.preset is not None:
         raise InputError("give --config or --preset, not both: a configuration is complete")
     if args.config is not None:
@@ -95,8 +123,12 @@ def _configuration(args: argparse.Namespace, given: dict[str, Any]) -> TrainConf
             raise InputError(f"cannot read {args.config}: {reason(error)}") from error
         config = TrainConfig.from_json(json_object(text, str(args.config)), str(args.config))
     else:
-        config = preset(args.preset or "small")
-    config = replace(config, **given, **({"task": args.name} if args.name else {}))
+        agent = given.get("agent", "iql")
+        config = preset(args.preset or "small", agent, args.name or "", own)
+    if given.get("agent", config.agent) == config.agent:
+        own = {**config.agent_settings, **own}
+    given |= {"task": args.name} if args.name else {}
+    config = replace(config, **given, agent_settings=own)
     if not config.task:
         raise InputError(
             "which task? e.g. qgf-ref train cube-single-play-singletask-task1-v0 (or --resume DIR)"
@@ -167,9 +199,7 @@ def _report(finished: Finished) -> int:
     return 0
 
 
-def _add_flag(group: Any, name: str, kind: Any, setting: Any) -> None:
-    flag = f"--{name.replace('_', '-')}"
-    shown = setting.default
+def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
     options: dict[str, Any] = {"dest": name, "default": None}
     if get_origin(kind) is types.UnionType:
         options["type"] = get_args(kind)[0]
@@ -177,10 +207,10 @@ def _add_flag(group: Any, name: str, kind: Any, setting: Any) -> None:
         options["choices"] = get_args(kind)
     elif get_origin(kind) is tuple:
         options |= {"type": int, "nargs": "+", "metavar": "F"}
-        shown = " ".join(str(v) for v in shown)
+    elif kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
     else:
         options["type"] = kind
-    if "choices" not in options and "metavar" not in options:
+    if not {"choices", "metavar", "action"} & set(options):
         options["metavar"] = {int: "N", float: "X"}.get(kind, "V")
-    default = "" if shown is None else f" (default: {shown})"
-    group.add_argument(flag, help=f"{setting.metadata['help']}{default}", **options)
+    group.add_argument(f"--{name.replace('_', '-')}", help=about, **options)

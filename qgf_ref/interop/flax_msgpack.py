@@ -236,13 +236,16 @@ def _printable(text: str) -> str:
 
 
 def _names(network: str, params: MLPParams) -> Iterator[Written]:
-    """policy/MLP_0/Dense_0/kernel, policy/Dense_0/kernel (output); critic/value_net/Dense_0/…"""
+    """policy/MLP_0/Dense_0/kernel, policy/Dense_0/kernel (output); critic/value_net/Dense_0/…
+
+    Other flow actors (actor_…, target_actor_…) as the policy.
+    """
     last = len(params.layers) - 1
     for own, array in params.named():
         _, layer, part = own.split(".")
         module = "LayerNorm" if part in ("scale", "offset") else "Dense"
         place = f"value_net/{module}_{layer}"
-        if network == "policy":
+        if network == "policy" or "actor_" in network:
             place = "Dense_0" if int(layer) == last else f"MLP_0/{module}_{layer}"
         leaf = "bias" if part == "offset" else part
         yield Written(f"{network}.{own}", f"{network}/{place}/{leaf}", array)

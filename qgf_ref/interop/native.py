@@ -44,7 +44,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
     path = Path(path)
-    options = json.dumps(checkpoint.options.stated(), indent=1)
+    options = json.dumps({**checkpoint.options.stated(), **checkpoint.agent.stated}, indent=1)
     agent = checkpoint.agent.name
     about = {"format": FORMAT, "version": VERSION, "options": options}
     if agent != IQL.name:
@@ -75,6 +75,7 @@ def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **chosen}, str(path))
     agent = agent_of_file(metadata.get("agent", IQL.name), str(path))
+    agent = agent.having({name: stored[name] for name in agent.stated if name in stored})
     params = parameter_groups(tensors, present_parts(agent, tensors), str(path))
     return Checkpoint(options, params=params, source=str(path), agent=agent)
 

@@ -1,8 +1,9 @@
 """Checkpoints of the official JAX code: `params_N.pkl` with its `flags.json`.
 
-Layout (official.md, section 4): {"agent": {policy, critic, target_critic, value}}, each
-{step, params, opt_state}; policy params {MLP_0: {Dense_i, LayerNorm_i}, Dense_0}, the others
-{value_net: {Dense_i, LayerNorm_i}}.
+Layout (official.md, section 4; baselines.md, section 1): {"agent": {policy, critic, target_critic,
+value}}, each {step, params, opt_state}, or {"agent": {"network": {"params": {modules_NAME, …}}}};
+a flow's params {MLP_0: {Dense_i, LayerNorm_i}, Dense_0}, those of critics and values {value_net:
+{Dense_i, LayerNorm_i}}.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
 from qgf_ref.agents.shapes import with_ensembles
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.flax_msgpack import FLAX
 from qgf_ref.interop.format import Format
+from qgf_ref.interop.official_agents import MODULES, OFFICIAL, agent_of, official_agent
 from qgf_ref.interop.real_tensors import TensorFile, flatten, tensor_file
 from qgf_ref.interop.unpickle import read_pickle
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -62,17 +63,35 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     agent = _child(tree, "agent", str(path))
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
-    values = {**flags, **{k: v for k, v in overrides.items() if v is not None}}
+    together = isinstance(agent, dict) and "network" in agent
+    trees = _networks_together(agent, str(path)) if together else {}
+    kind = official_agent(trees, str(path)) if together else OFFICIAL["iql"]
+    values = kind.options({**flags, **{k: v for k, v in overrides.items() if v is not None}})
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     options = options_from(values, where)
-    params = {
-        name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
-        for name in IQL.part_names
+    if together and "value" not in trees:
+        values.setdefault("critic_loss_type", "ddpg")
+    ours = agent_of(kind, values)
+    if not together:
+        trees = {
+            name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
+            for name in ours.part_names
+        }
+    nets = {
+        name: params_from_flax(_child(trees, name, str(path)), f"{path}: {name}")
+        for name in ours.part_names
     }
-    nets = {name: params_from_flax(tree, f"{path}: {name}") for name, tree in params.items()}
     # num_qs = 1 is stored without the ensemble axis (official.md, D4)
-    nets = with_ensembles(IQL, nets)
-    return Checkpoint(options, params=nets, source=str(path))
+    nets = with_ensembles(ours, nets)
+    return Checkpoint(options, params=nets, source=str(path), agent=ours)
+
+
+def _networks_together(agent: Any, where: str) -> dict[str, Any]:
+    """The networks of an agent that keeps them in one tree, by name."""
+    params = _child(_child(agent, "network", where), "params", f"{where}: network")
+    if not isinstance(params, dict):
+        raise InputError(f"{where}: network/params must be a dict, got {type(params).__name__}")
+    return {str(name).removeprefix(MODULES): tree for name, tree in params.items()}
 
 
 def params_from_flax(tree: Any, where: str) -> MLPParams:

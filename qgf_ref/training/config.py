@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
-import types
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.options import Options
-from qgf_ref.agents.registry import agent_named, agent_of_file
+from qgf_ref.agents.registry import agent_named, agent_of_file, agent_with
+from qgf_ref.agents.settings import coerced
+from qgf_ref.agents.settings import setting as _setting
 from qgf_ref.backends.engine import backend_named, require_backend
 from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.losses.batch import FlowTimes, Hyperparameters
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.threads import VARIABLE, thread_count
-
-
-def _setting(default: Any, about: str) -> Any:
-    return field(default=default, metadata={"help": about})
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,14 @@ class TrainConfig:
         "default: QGF_REF_THREADS, else all cores (numba) or 1 (numpy, whose bits depend on it)",
     )
     agent: str = _setting("iql", "what is trained: a name, or your own package.module:AGENT")
+    agent_settings: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "the agent's own, by name (each has a flag)"}
+    )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(TrainConfig)
         for setting in fields(self):
-            value = _coerced(setting.name, getattr(self, setting.name), kinds[setting.name])
+            value = coerced(setting.name, getattr(self, setting.name), kinds[setting.name])
             object.__setattr__(self, setting.name, value)
         least = {
             "seed": 0, "updates": 0, "batch": 1, "ensemble": 1, "slice_steps": 1, "log_every": 1,
@@ -99,11 +99,13 @@ class TrainConfig:
             )
         self.options()
         # in files an agent has a name; where it comes from says only the command
-        object.__setattr__(self, "agent", self.trained_agent().name)
+        agent = self.trained_agent()
+        object.__setattr__(self, "agent", agent.name)
+        object.__setattr__(self, "agent_settings", agent.stated)
 
     def trained_agent(self) -> Agent:
-        """The agent. Raises InputError on a name that is none."""
-        return agent_named(self.agent)
+        """The agent, with its own settings. Raises InputError as `agent_with`."""
+        return agent_with(self.agent, self.agent_settings)
 
     def with_threads(self) -> TrainConfig:
         """The same with a number of threads: the given one, or this machine's default.
@@ -148,7 +150,7 @@ class TrainConfig:
         """As a JSON object."""
         settings = {**asdict(self), "hidden": list(self.hidden)}
         if self.agent == "iql":  # as in the files of versions that had no other
-            del settings["agent"]
+            del settings["agent"], settings["agent_settings"]
         return settings
 
     @classmethod
@@ -181,30 +183,32 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings that differ from the defaults. paper: the table of method.md, section 1."""
 
 
-def preset(name: str) -> TrainConfig:
-    """The configuration of a preset, its task still empty."""
+def preset(
+    name: str, agent: str = "iql", task: str = "", own: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """The configuration of a preset for an agent, its task still empty.
+
+    task  decides the paper's settings of the agent itself, which it states for some domains
+    own   the agent's own settings, which come before the preset's
+    Raises InputError on a preset that is none, and where the paper says nothing of the task.
+    """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
-    return replace(TrainConfig(), **PRESETS[name])
+    changes, own = dict(PRESETS[name]), dict(own or {})
+    official = dict(agent_named(agent).official)
+    if name == "paper" and official:
+        changes |= official.pop("")
+        domain = next((d for d in official if task.startswith(f"{d}-")), None)
+        lacking = {setting for each in official.values() for setting in each} - set(own)
+        if domain is None and lacking:
+            stated = "; ".join(f"{d}: {_flags(each)}" for d, each in official.items())
+            raise InputError(
+                f"the paper has no {' and no '.join(sorted(lacking))} of {agent} for this task "
+                f"({stated}): give your own, or another --preset"
+            )
+        own = {**official.get(domain or "", {}), **own}
+    return replace(TrainConfig(), **changes, agent=agent, agent_settings=own)
 
 
-def _coerced(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of `kind` (an int serves as a float, a list as a tuple)."""
-    if get_origin(kind) is types.UnionType:
-        inner, _ = get_args(kind)
-        return None if value is None else _coerced(name, value, inner)
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise unknown_name(name, value, get_args(kind))
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{name} must be a list of integers, got {value!r}")
-        return tuple(_coerced(name, v, int) for v in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        raise InputError(f"{name} must be of type {kind.__name__}, got {value!r}")
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{name} must be finite, got {value}")
-    return value
+def _flags(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items())

@@ -21,18 +21,22 @@ def evaluator(
     """A function from the state to success rates, or None when the configuration asks for none.
 
     It plays the episodes of seeds 0, 1, …, the same at every call, with behaviour cloning and with
-    `qgf` at config.evaluate_weight, and draws nothing from the run's own generator.
+    `qgf` at config.evaluate_weight, if the agent has a flow to guide, and draws nothing from the
+    run's own generator.
     """
     if config.evaluate_every == 0:
         yield None
         return
     seeds = range(config.evaluate_episodes)
+    methods: list[tuple[str, float | None]] = [("none", None)]
+    if config.trained_agent().guided:
+        methods.append(("qgf", config.evaluate_weight))
     with Simulator(problem, min(ENVIRONMENTS, len(seeds))) as simulator:
 
         def rates(state: RunState) -> dict[str, float]:
             checkpoint = state.checkpoint(config)
             found = {}
-            for method, weight in (("none", None), ("qgf", config.evaluate_weight)):
+            for method, weight in methods:
                 cell = success_rate(checkpoint, problem, method, weight, seeds, simulator=simulator)
                 name = "success_bc" if weight is None else "success_qgf"
                 found[name] = float(cell.success.value)

@@ -27,9 +27,13 @@ from qgf_ref.training.state import initial_state, load_state, save_state
 from tests.agents.toy.agent import TOY
 from tests.conftest import small_checkpoint, states
 
-EVERY = (*AGENTS.values(), TOY)
+VARIANTS = (AGENTS["fql"].having({"critic_loss_type": "ddpg", "normalize_q_loss": True}),)
+"""Of the agents with settings, what their defaults leave out."""
+EVERY = (*AGENTS.values(), *VARIANTS, TOY)
 HYPER = Hyperparameters(0.9, 3, 0.8, 0.1, 1e-2, denoise_steps=4)
-pytestmark = pytest.mark.parametrize("agent", EVERY, ids=lambda agent: agent.name)
+pytestmark = pytest.mark.parametrize(
+    "agent", EVERY, ids=[f"{a.name}-variant" if a in VARIANTS else a.name for a in EVERY]
+)
 
 
 @cache
@@ -211,7 +215,10 @@ def test_its_state_is_saved_whole(agent: Agent, tmp_path: Path) -> None:
     if agent.base is not None:
         return
     agent_named("tests.agents.toy.agent:TOY")
-    config = TrainConfig(agent=agent.name, hidden=(7, 6), horizon_length=3, backend="numpy")
+    config = TrainConfig(
+        agent=agent.name, agent_settings=agent.stated, hidden=(7, 6), horizon_length=3,
+        backend="numpy",
+    )  # fmt: skip
     action_dim = base().flat_action_dim // 3
     recipe, batch = agent.require_recipe(), batch_of(dtype="float32")
 

@@ -1,0 +1,64 @@
+"""How the official code stores each agent: which networks tell it, and its options' names there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.registry import AGENTS
+from qgf_ref.errors import InputError, listing
+
+MODULES = "modules_"
+"""What the names of networks begin with where one tree holds them all."""
+
+
+@dataclass(frozen=True)
+class OfficialAgent:
+    """One kind of checkpoint of the official code.
+
+    agent    ours
+    network  of a tree that holds all networks, one that only this agent has; "": each network has
+             a tree of its own
+    renamed  their option → ours
+    without  options that their code does not have, and what it does instead
+    """
+
+    agent: str
+    network: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Options and settings by our names."""
+        return {**self.without, **{self.renamed.get(name, name): v for name, v in flags.items()}}
+
+
+OFFICIAL = {
+    "iql": OfficialAgent("iql"),
+    "fql": OfficialAgent(
+        "fql", "actor_onestep_flow", {"flow_steps": "denoise_steps", "q_agg": "q_aggregation"}
+    ),
+}
+
+
+def official_agent(networks: Mapping[str, Any], where: str) -> OfficialAgent:
+    """The kind of a checkpoint whose one tree holds these networks. Raises InputError."""
+    for kind in OFFICIAL.values():
+        if kind.network and kind.network in networks:
+            return kind
+    known = ", ".join(kind.network for kind in OFFICIAL.values() if kind.network)
+    raise InputError(
+        f"{where} is of no agent known here: it has {listing(networks)}, but none of {known}"
+    )
+
+
+def with_stated(agent: Agent, values: Mapping[str, Any]) -> Agent:
+    """The agent with those of its settings that `values` has."""
+    return agent.having({name: values[name] for name in agent.stated if name in values})
+
+
+def agent_of(kind: OfficialAgent, values: Mapping[str, Any]) -> Agent:
+    """Our agent of that kind, with the settings among the values."""
+    return with_stated(AGENTS[kind.agent], values)
