@@ -22,7 +22,13 @@ from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.flax_msgpack import FLAX
 from qgf_ref.interop.format import Format
-from qgf_ref.interop.official_agents import MODULES, OFFICIAL, agent_of, official_agent
+from qgf_ref.interop.official_agents import (
+    MODULES,
+    OFFICIAL,
+    OfficialAgent,
+    agent_of,
+    official_agent,
+)
 from qgf_ref.interop.real_tensors import TensorFile, flatten, tensor_file
 from qgf_ref.interop.unpickle import read_pickle
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -65,7 +71,7 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     flags = read_flags(flags_path) if flags_path.exists() else {}
     together = isinstance(agent, dict) and "network" in agent
     trees = _networks_together(agent, str(path)) if together else {}
-    kind = official_agent(trees, str(path)) if together else OFFICIAL["iql"]
+    kind = official_agent(trees, str(path)) if together else _apart(flags)
     values = kind.options({**flags, **{k: v for k, v in overrides.items() if v is not None}})
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     options = options_from(values, where)
@@ -84,6 +90,11 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     # num_qs = 1 is stored without the ensemble axis (official.md, D4)
     nets = with_ensembles(ours, nets)
     return Checkpoint(options, params=nets, source=str(path), agent=ours)
+
+
+def _apart(flags: Mapping[str, Any]) -> OfficialAgent:
+    """The kind of an agent whose networks have trees of their own: EDP's are named like QGF's."""
+    return OFFICIAL["edp" if flags.get("agent_name") == "edp" else "iql"]
 
 
 def _networks_together(agent: Any, where: str) -> dict[str, Any]:

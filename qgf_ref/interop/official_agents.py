@@ -37,6 +37,7 @@ class OfficialAgent:
 
 OFFICIAL = {
     "iql": OfficialAgent("iql"),
+    "edp": OfficialAgent("edp"),
     "fql": OfficialAgent(
         "fql", "actor_onestep_flow", {"flow_steps": "denoise_steps", "q_agg": "q_aggregation"}
     ),
