@@ -16,6 +16,7 @@ EXTRAS = {
     "PIL": "plots",
     "pytest": "test",
     "scipy": "studies",
+    "tensorstore": "orbax",
 }
 """Packages that this one can do without, and the extra of pyproject.toml that brings each."""
 OGBENCH_PYTHONS = "Python 3.10 to 3.12"

@@ -19,6 +19,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
+from qgf_ref.file_kinds import START, odd_kind
 
 try:
     import fcntl
@@ -182,13 +183,13 @@ def read_npz(
     try:
         with path.open("rb") as raw, warnings.catch_warnings():
             warnings.simplefilter("error")  # of headers that NumPy has to repair
-            prefix = np.lib.format.MAGIC_PREFIX
-            if raw.read(len(prefix)) == prefix:
-                raise InputError(f"{path} is a single .npy array; expected an .npz")
+            if (kind := odd_kind(raw.read(START))) is not None:
+                raise InputError(f"{path} is not a readable npz: it is {kind}")
             with zipfile.ZipFile(raw) as archive:
                 members = {
                     m.filename.removesuffix(".npy"): m for m in archive.infolist() if not m.is_dir()
                 }
+                held = list(members)
                 if only is not None:
                     members = {name: m for name, m in members.items() if name in only}
                 require_modest(members.values(), most_unpacked(path.stat().st_size), path)
@@ -203,7 +204,9 @@ def read_npz(
         raise InputError(f"{path} is not a readable npz: {detail}") from error
     missing = [name for name in required if name not in arrays]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; it holds {listing(arrays)}")
+        torch = any(name.endswith("/data.pkl") for name in held)
+        way = ": a PyTorch file; write numpy.savez(F, **{name: tensor.numpy(), …})" if torch else ""
+        raise InputError(f"{path} lacks {', '.join(missing)}; it holds {listing(held)}{way}")
     return arrays
 
 
@@ -213,9 +216,14 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        if dtype.hasobject:
+            raise ValueError(
+                f"{member.filename.removesuffix('.npy')} holds Python objects, which are never "
+                "unpickled: write numbers (numpy.stack(…)) or text (json.dumps(…))"
+            )
         # NumPy allocates what a header declares before it reads
         held = member.file_size - stream.tell()
-        if not dtype.hasobject and math.prod(shape) * dtype.itemsize != held:
+        if math.prod(shape) * dtype.itemsize != held:
             raise ValueError(f"{member.filename} has shape {shape}, which {held} bytes do not fill")
     with archive.open(member) as stream:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)

@@ -11,8 +11,8 @@ import qgf_ref
 
 ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
-    "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "files",
-    "plotting",
+    "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
+    "files", "plotting",
     "provenance", "processes", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
     "flow", "losses", "guidance", "denoising", "backends.program", "backends.engine",
     "backends.numpy", "backends.numba", "backends", "sampling", "agents", "interop", "data",

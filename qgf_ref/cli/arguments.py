@@ -16,6 +16,7 @@ from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, require_writable
 from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
+from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -59,12 +60,25 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--agent", metavar="A", help="package.module:AGENT, if it is of an agent of your own"
     )
+    group.add_argument(
+        "--rules", metavar="R.json", help="how its names map (qgf-ref convert --help)"
+    )
+    group.add_argument(
+        "--target-critic-from",
+        choices=TARGET_CRITIC_SOURCES,
+        help="what the target critic is made of if it has none",
+    )
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_option_arguments` adds and was typed, as arguments of `load`."""
+    names = (*option_names(), "rules", "target_critic_from")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
     """The checkpoint that the arguments name."""
-    options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
-    return load(args.checkpoint, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
+    return load(args.checkpoint, dtype=dtype, **given_options(args))
 
 
 def load_checkpoints(args: argparse.Namespace, dtype: str) -> list[Checkpoint]:

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.agents.options import option_names
 from qgf_ref.backends.engine import backend_names
-from qgf_ref.cli.arguments import add_option_arguments, natural, output_directory
+from qgf_ref.cli.arguments import add_option_arguments, given_options, natural, output_directory
 from qgf_ref.errors import InputError
 
 EXAMPLE = """examples:
@@ -102,8 +101,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     """The `BenchSettings` that the arguments describe."""
     from qgf_ref.bench.settings import BenchSettings, Peer
 
-    options: dict[str, Any] = {name: getattr(args, name) for name in option_names()}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = given_options(args)
     steps = options.pop("denoise_steps", None)
     if args.checkpoint is not None and args.network is not None:
         raise InputError("give --network or --checkpoint, not both")

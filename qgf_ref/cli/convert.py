@@ -14,7 +14,7 @@ from qgf_ref.interop.export import export, tensors_in
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.formats import recognised, suffixes, to_write, written_formats
 from qgf_ref.interop.load import load_as_stored
-from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES, NameMapping
+from qgf_ref.interop.mapping.mapping import NameMapping
 
 _NAME = 36
 _WIDE = 100
@@ -25,7 +25,9 @@ EXAMPLE = """examples:
 
 Names: the networks are found by the words policy or actor, critic or q, target_critic (target_q, …)
 and value or v in the names; layers by order and shapes; weight is (out, in), kernel (in, out).
-Where that leaves two readings, or tensors over, a rule file says it:
+Where that leaves two readings, or tensors over, a rule file says more: {"ignore": ["encoder.*"]},
+{"take": ["ema_model.*"]}, {"rename": {"0": "policy", "1": "critic"}}, {"gaps": "as ours"} (modules
+without parameters for which the numbering leaves room do nothing); or all of it:
 
   {"rules": [
      {"from": "actor.net.{i*3}.weight",   "to": "policy.layers.{i}.kernel", "transpose": true},
@@ -36,7 +38,7 @@ Where that leaves two readings, or tensors over, a rule file says it:
    "ignore": ["optimizer.*"]}
 
 {i*3+1} stands for a number that is 3 i + 1. Networks: policy, critic, target_critic, value; parts:
-kernel, bias, scale, offset (LayerNorm's). Orbax directories are refused, with the way to export.
+kernel, bias, scale, offset (LayerNorm's).
 
 A written .pt is a flat state dict: policy.layers.0.weight, .bias, policy.norms.0.weight, .bias,
 critic.0.layers.0.weight (member 0), …; a .msgpack has the official trees, policy/MLP_0/Dense_0/…
@@ -63,12 +65,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"a directory, {', '.join(s for f in forms.values() for s in f.suffixes)}",
     )
     parser.add_argument("--to", choices=sorted(forms), help="default: by the suffix of DST")
-    parser.add_argument("--rules", type=Path, metavar="R.json", help="how names map (see below)")
-    parser.add_argument(
-        "--target-critic-from",
-        choices=TARGET_CRITIC_SOURCES,
-        help="what the target critic is made of if SRC has none",
-    )
     add_option_arguments(parser)
     parser.set_defaults(run=run)
 

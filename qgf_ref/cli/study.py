@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qgf_ref.agents.options import option_names
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
+    given_options,
     load_checkpoints,
     natural,
     output_directory,
@@ -94,12 +94,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoints=tuple(checkpoints),
             task=task_name(args.task, checkpoints),
         )
-    elif (
-        args.checkpoint != [EMBEDDED]
-        or args.task
-        or args.data
-        or any(getattr(args, name) is not None for name in option_names())
-    ):
+    elif args.checkpoint != [EMBEDDED] or args.task or args.data or given_options(args):
         raise InputError(
             f"the study {args.name} is of closed-form flows: it takes no --checkpoint nor options "
             "of one, --task or --data"

@@ -141,11 +141,11 @@ class _Decoder:
             return self.extension(self.number(">b"), self.take(size), depth)
         if kind == "array":
             return [self.value(depth + 1) for _ in range(size)]
-        found: dict[str, Any] = {}
+        found: dict[str | int, Any] = {}
         for _ in range(size):
             key = self.value(depth + 1)
-            if type(key) is not str or key in found:
-                raise _Malformed("a map with a key that is no string, or occurs twice")
+            if type(key) not in (str, int) or key in found:
+                raise _Malformed("a map with a key that is no string or integer, or occurs twice")
             found[key] = self.value(depth + 1)
         return _joined(found) if _CHUNKED in found else found
 
@@ -187,7 +187,7 @@ def _in_order(node: Any) -> list[Any]:
     return [node[str(i)] for i in range(len(node))]
 
 
-def _joined(node: dict[str, Any]) -> Array:
+def _joined(node: dict[str | int, Any]) -> Array:
     chunks = _in_order(node.get("chunks"))
     shape = _shape(_in_order(node.get("shape")))
     if not chunks or not all(isinstance(c, np.ndarray) and c.ndim == 1 for c in chunks):
@@ -269,9 +269,11 @@ def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> No
 
 
 def _resembles(start: bytes) -> bool:
-    """A map; a safetensors file has the first byte of its JSON after eight of its length."""
-    a_map = start[:1] in (b"\xde", b"\xdf") or b"\x80" < start[:1] < b"\x90"
-    return a_map and start[8:9] != b"{"
+    """A map whose first key is a string."""
+    first = start[:1]
+    at = {b"\xde": 3, b"\xdf": 5}.get(first, 1 if b"\x80" < first < b"\x90" else 0)
+    key = start[at : at + 1]
+    return at > 0 and (b"\xa0" <= key < b"\xc0" or key in (b"\xd9", b"\xda", b"\xdb"))
 
 
 FLAX = Format(

@@ -8,23 +8,45 @@ from typing import Any
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import options_from
-from qgf_ref.errors import InputError, listing
+from qgf_ref.arrays import Array
+from qgf_ref.errors import listing
 from qgf_ref.interop.format import Format
 from qgf_ref.interop.mapping.by_names import mapping_by_names
-from qgf_ref.interop.mapping.by_rules import mapping_by_rules
+from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
+from qgf_ref.interop.mapping.gaps import require_no_gaps
 from qgf_ref.interop.mapping.mapping import NameMapping, assemble, complete
 from qgf_ref.interop.official import read_flags
 from qgf_ref.interop.parameter_file import json_object
 
-ORBAX = ("_CHECKPOINT_METADATA", "manifest.ocdbt", "_METADATA", "ocdbt.process_0")
-"""What the directories of Orbax hold."""
+Rules = str | Path | Mapping[str, Any] | None
+"""A rule file, or what is in one (`qgf_ref.interop.mapping.by_rules`)."""
+
+
+def mapped(tensors: Mapping[str, Array], said: RuleFile, source: str) -> NameMapping:
+    """Which tensor is which parameter, by the rules or by the names that they leave.
+
+    Raises InputError as `load_foreign`.
+    """
+    if said.rules:
+        mapping = mapping_by_rules(tensors, said, source)
+        names = {name: name for name in tensors}
+    else:
+        names, passed = said.refined(tensors, source)
+        mapping = mapping_by_names({new: tensors[old] for new, old in names.items()}, source)
+        if passed:
+            notes = [*mapping.notes, f"passed over as asked: {listing(passed)}"]
+            mapping = NameMapping(mapping.entries, [*mapping.ignored, *passed], notes)
+            names |= {name: name for name in passed}
+    if not said.gaps_as_ours:
+        require_no_gaps(mapping.entries, source)
+    return mapping.renamed(names)
 
 
 def load_foreign(
     path: Path,
     form: Format,
     overrides: Mapping[str, Any],
-    rules: str | Path | None = None,
+    rules: Rules = None,
     target_critic_from: str | None = None,
 ) -> tuple[Checkpoint, NameMapping]:
     """(checkpoint, which tensor became which parameter), in the dtypes of the file.
@@ -32,36 +54,21 @@ def load_foreign(
     form                how it is read
     overrides           options that win over a flags.json beside the file, and that over the JSON
                         in its metadata
-    rules               a rule file (`mapping/by_rules.py`); without one, names and shapes decide
+    rules               a rule file or its content (`mapping/by_rules.py`); without one, names and
+                        shapes decide
     target_critic_from  "critic" where the file has no target critic
 
     Raises InputError on a file that is refused or damaged, on names that do not tell one mapping,
     and on options that are not given.
     """
-    file = form.read(path)
-    if rules is None:
-        mapping = mapping_by_names(file.tensors, str(path))
-    else:
-        mapping = mapping_by_rules(file.tensors, rules, str(path))
-    mapping = complete(mapping, target_critic_from, str(path))
+    file, said = form.read(path), rule_file(rules)
+    mapping = mapped(file.tensors, said, str(path))
+    mapping = complete(mapping, target_critic_from, str(path), file.tensors)
     mapping.notes.extend(file.notes)
     networks = assemble(file.tensors, mapping, str(path))
     stored = json_object(file.options, f"{path}: the stored options") if file.options else {}
-    flags = path.with_name("flags.json")
+    flags = path / "flags.json" if path.is_dir() else path.with_name("flags.json")
     beside = read_flags(flags) if flags.exists() else {}
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **beside, **chosen}, str(path))
     return Checkpoint(options, params=networks, source=str(path)), mapping
-
-
-def refuse_orbax(directory: Path) -> None:
-    """Raise InputError, with the way out, when `directory` is an Orbax checkpoint."""
-    files = [name for name in ORBAX if (directory / name).exists()]
-    if files:
-        raise InputError(
-            f"{directory} is an Orbax checkpoint ({listing(files)}): its arrays are compressed "
-            "with Zstandard in TensorStore's format, which is not read. Export it where it was "
-            "trained: tree = orbax.checkpoint.PyTreeCheckpointer().restore(DIR); "
-            "open('x.msgpack', 'wb').write(flax.serialization.msgpack_serialize("
-            "jax.tree.map(numpy.asarray, tree))); then give x.msgpack"
-        )

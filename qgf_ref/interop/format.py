@@ -34,6 +34,7 @@ class Format:
     name      what `--to` calls it
     suffixes  of its files, the usual one first
     read      path → tensors, under the names that the file has
+    other_suffixes  that others give to such files, among files of other kinds
     begins    first bytes that tell, whatever the suffix says; formats may share them
     holds     among formats that share them: whether the archive's member names are this one's
     resembles whether first bytes look like it, asked where neither they nor the suffix tell
@@ -54,3 +55,4 @@ class Format:
     names: Callable[[str, MLPParams], Iterable[Written]] = our_names
     write: Callable[[Path, Sequence[Written], Checkpoint], None] | None = None
     next_step: str = ""
+    other_suffixes: tuple[str, ...] = ()

@@ -5,12 +5,14 @@ A format of one's own is a file that defines a `Format`, and a line here.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.errors import InputError, listing, unknown_name
+from qgf_ref.file_kinds import START, odd_kind
 from qgf_ref.interop import flax_msgpack, native, npz_file, official, torch_file
 from qgf_ref.interop.format import Format
-from qgf_ref.interop.zip_members import read_members
+from qgf_ref.interop.zip_members import ZIP
 
 FORMATS: tuple[Format, ...] = (
     native.OURS,
@@ -20,12 +22,11 @@ FORMATS: tuple[Format, ...] = (
     official.PICKLE,
 )
 """Our own first: what nothing tells is taken for it."""
-_START = 64
 
 
 def suffixes() -> tuple[str, ...]:
     """The suffixes of all formats."""
-    return tuple(suffix for form in FORMATS for suffix in form.suffixes)
+    return tuple(s for form in FORMATS for s in (*form.suffixes, *form.other_suffixes))
 
 
 def written_formats() -> dict[str, Format]:
@@ -36,22 +37,42 @@ def written_formats() -> dict[str, Format]:
 def recognised(path: Path) -> Format:
     """The format of a file, by its contents where these are unmistakable, else by its suffix.
 
-    Raises InputError when the file cannot be read.
+    Raises InputError when the file cannot be read, and when its first bytes say that it is
+    something else.
     """
     try:
         with path.open("rb") as file:
-            start = file.read(_START)
+            start = file.read(START)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     by_suffix = _by_suffix(path)
     certain = [form for form in FORMATS if form.begins and start.startswith(form.begins)]
-    if by_suffix in certain or (by_suffix and not certain):
-        return by_suffix
-    if len(certain) > 1:
-        members, _ = read_members(path, "zip archive", stored=False)
-        return next((form for form in certain if form.holds(list(members))), certain[-1])
-    return next((form for form in (*certain, *FORMATS) if form in certain or form.resembles(start)),
-                FORMATS[0])  # fmt: skip
+    if start.startswith(ZIP):
+        return _archive(path, certain, by_suffix)
+    if certain:
+        return certain[0]
+    likely = [form for form in FORMATS if form.resembles(start)]
+    if not likely and (kind := odd_kind(start)) is not None:
+        raise InputError(f"{path} is no readable checkpoint: it is {kind}")
+    if by_suffix in (FORMATS[0], *likely) or not likely:
+        return by_suffix or FORMATS[0]
+    return likely[0]
+
+
+def _archive(path: Path, certain: list[Format], by_suffix: Format | None) -> Format:
+    """The format of a zip archive, by the names of its members."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return by_suffix or certain[-1]  # its reader says what is wrong
+    held = next((form for form in certain if form.holds(members)), by_suffix)
+    if held is None:
+        raise InputError(
+            f"{path} is no readable checkpoint: it is a zip archive of {listing(members, most=6)}: "
+            "unpack it, and give the file of the weights"
+        )
+    return held
 
 
 def to_write(path: Path, name: str | None = None) -> Format:
@@ -64,7 +85,7 @@ def to_write(path: Path, name: str | None = None) -> Format:
             raise InputError(f"{path}: our format is a .safetensors file or a directory")
         return known[name]
     form = FORMATS[0] if not path.suffix else _by_suffix(path)
-    if form is None or form.write is None:
+    if form is None or form.write is None or path.suffix.lower() in form.other_suffixes:
         listed = "; ".join(f"{f.name} ({', '.join(f.suffixes)})" for f in known.values())
         raise InputError(
             f"{path}: its suffix does not say what to write; formats are {listed}, and a name "
@@ -74,4 +95,7 @@ def to_write(path: Path, name: str | None = None) -> Format:
 
 
 def _by_suffix(path: Path) -> Format | None:
-    return next((form for form in FORMATS if path.suffix.lower() in form.suffixes), None)
+    name = path.name.lower()
+    return next(
+        (form for form in FORMATS if name.endswith((*form.suffixes, *form.other_suffixes))), None
+    )

@@ -12,13 +12,12 @@ from numpy.typing import DTypeLike
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, listing
+from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz
 from qgf_ref.interop.auxiliary_file import with_auxiliary
-from qgf_ref.interop.foreign import load_foreign, refuse_orbax
-from qgf_ref.interop.formats import recognised, suffixes
+from qgf_ref.interop.foreign import Rules, load_foreign
 from qgf_ref.interop.mapping.mapping import NameMapping
-from qgf_ref.interop.native import MODEL
+from qgf_ref.interop.several_files import located
 
 EMBEDDED = "cube-single-play"
 """Name of the checkpoint inside the package."""
@@ -30,7 +29,7 @@ def load(
     path: str | Path = EMBEDDED,
     *,
     dtype: DTypeLike = "float64",
-    rules: str | Path | None = None,
+    rules: Rules = None,
     target_critic_from: str | None = None,
     **options: Any,
 ) -> Checkpoint:
@@ -41,7 +40,8 @@ def load(
              file of ours; a PyTorch `.pt`, flax `.msgpack`, `.npz` or other `.safetensors` file,
              whose names tell the networks; or a directory that holds one of them. A run's
              directory may also hold auxiliary networks (`qgf-ref train-extra`)
-    rules    a rule file (`qgf_ref.interop.mapping.by_rules`) where those names do not tell
+    rules    a rule file (`qgf_ref.interop.mapping.by_rules`), or its content, where those names do
+             not tell
     target_critic_from  "critic" where such a file has no target critic
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile: they override what is stored
@@ -65,7 +65,7 @@ def checkpoint_of(given: CheckpointLike) -> Checkpoint:
 def load_as_stored(
     path: str | Path,
     options: Mapping[str, Any],
-    rules: str | Path | None = None,
+    rules: Rules = None,
     target_critic_from: str | None = None,
 ) -> tuple[Checkpoint, NameMapping | None]:
     """`load` in the dtype of the file, and how names were mapped; None where they are known.
@@ -80,8 +80,7 @@ def load_as_stored(
         )
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
-    path = _resolve(Path(path))
-    form = recognised(path)
+    path, form = located(Path(path))
     if rules is None and target_critic_from is None and form.load is not None:
         checkpoint = form.load(path, options)
         if checkpoint is not None:
@@ -97,28 +96,3 @@ def embedded_observations() -> Array:
 def is_embedded(checkpoint: Checkpoint) -> bool:
     """Whether this is the checkpoint inside the package, whose observations fit it."""
     return Path(checkpoint.source) == _ASSETS / f"{EMBEDDED}.safetensors"
-
-
-def _resolve(path: Path) -> Path:
-    try:
-        path.stat()
-    except OSError as error:
-        raise InputError(f"no checkpoint at {path}: {error.strerror or error}") from error
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"{path} is no regular file")
-        return path
-    if (path / MODEL).exists():
-        return path / MODEL
-    refuse_orbax(path)
-    files = sorted(path.glob("params_*.pkl")) + sorted(path.glob("*.safetensors"))
-    others = [s for s in suffixes() if s not in (".safetensors", ".npz", ".pkl", ".pickle")]
-    if not files:
-        files = [p for suffix in others for p in sorted(path.glob(f"*{suffix}"))]
-    if len(files) != 1:
-        names = listing(p.name for p in files)
-        raise InputError(
-            f"{path} must hold {MODEL}, or just one params_*.pkl or *.safetensors, or else one "
-            f"{', '.join(others)}; found: {names}"
-        )
-    return files[0]

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.iql import IQL
@@ -26,11 +24,12 @@ from qgf_ref.files import write_atomically
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.parameter_file import (
     json_object,
+    of_kind,
     parameter_groups,
-    read_tensors,
     serialise,
 )
-from qgf_ref.interop.real_tensors import read_safetensors
+from qgf_ref.interop.real_tensors import TensorFile
+from qgf_ref.interop.safetensors_file import read_safetensors
 
 FORMAT, VERSION = "qgf_ref.checkpoint", "1"
 MODEL, CONFIG = "model.safetensors", "config.json"
@@ -61,9 +60,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     write_atomically(path / CONFIG, (options + "\n").encode())
 
 
-def load_native(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint in the .safetensors file `path`; raises InputError if it is not one."""
-    tensors, metadata = read_tensors(path, FORMAT, VERSION)
+def load_native(
+    path: Path, overrides: Mapping[str, Any], file: TensorFile | None = None
+) -> Checkpoint:
+    """The checkpoint in the .safetensors file `path`; raises InputError if it is not one.
+
+    file  its tensors, where they were read before
+    """
+    tensors, metadata = of_kind(file or read_safetensors(path), path, FORMAT, VERSION)
     stored = json_object(metadata.get("options", ""), f"{path}: the stored options")
     config = path.with_name(CONFIG)
     if path.name == MODEL and config.exists():
@@ -88,13 +92,9 @@ def present_parts(agent: Agent, tensors: Iterable[str]) -> tuple[str, ...]:
 
 def _load_ours(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint; None when the file says that it is somebody else's."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError, ValueError, TypeError):
-        return load_native(path, overrides)  # says what is wrong
-    ours = str(metadata.get("format", "")).startswith("qgf_ref.")
-    return load_native(path, overrides) if ours else None
+    file = read_safetensors(path)
+    ours = file.metadata.get("format", "").startswith("qgf_ref.")
+    return load_native(path, overrides, file) if ours else None
 
 
 def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
@@ -106,6 +106,7 @@ OURS = Format(
     "qgf",
     (".safetensors",),
     read_safetensors,
+    resembles=lambda start: start[8:9] == b"{",
     load=_load_ours,
     write=_write,
     next_step="next: qgf-ref audit --checkpoint {path}",

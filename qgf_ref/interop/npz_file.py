@@ -17,26 +17,48 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import npz_bytes, write_atomically
 from qgf_ref.interop.format import Format, Written
-from qgf_ref.interop.real_tensors import MOST_AXES, TensorFile, filled, tensor_file, text_of
+from qgf_ref.interop.real_tensors import (
+    MOST_AXES,
+    TensorFile,
+    filled,
+    from_bfloat16,
+    tensor_file,
+    text_of,
+    with_bfloat16,
+)
 from qgf_ref.interop.zip_members import ZIP, read_members
 
 
 def read_npz_tensors(path: Path) -> TensorFile:
-    """Any npz of numbers; options from its string `options`. Never unpickles. Raises InputError."""
+    """Any npz of numbers; options from its string `options`. Never unpickles. Raises InputError.
+
+    bfloat16, which NumPy writes as two raw bytes, comes out as float32. Text, times and Python
+    objects are passed over, unread, beside arrays of numbers.
+    """
     members, _ = read_members(path, "npz", stored=False)
-    arrays, options = {}, ""
+    arrays, objects, options, bfloat16 = {}, [], "", 0
     for member, data in members.items():
         name = member.removesuffix(".npy")
         array = _npy(data, f"{path}: {listing([name])}")
-        if array.dtype.kind == "U":
-            if name == "options" and array.ndim == 0:
-                options = text_of(array, f"{path}: options")
-        else:
+        if array is None:
+            objects.append(name)
+        elif array.dtype.kind == "V":
+            arrays[name] = from_bfloat16(array.view(np.uint16))
+            bfloat16 += 1
+        elif array.dtype.kind not in "USMm":
             arrays[name] = array
-    return tensor_file(arrays, options, str(path))
+        elif name == "options" and array.ndim == 0:
+            options = text_of(array, f"{path}: options")
+    if objects and not arrays:
+        raise InputError(
+            f"{path}: {listing(objects)} has dtype object, Python objects that are not unpickled; "
+            "save numbers: numpy.savez(F, **flax.traverse_util.flatten_dict(params, sep='/'))"
+        )
+    return with_bfloat16(tensor_file(arrays, options, str(path)), bfloat16)
 
 
-def _npy(data: bytes, where: str) -> Array:
+def _npy(data: bytes, where: str) -> Array | None:
+    """The array; None of Python objects; of dtype V2 what NumPy makes of bfloat16."""
     stream = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
@@ -49,10 +71,13 @@ def _npy(data: bytes, where: str) -> Array:
     except Exception as error:  # a header is an expression: what it raises is open
         detail = listing([f"{type(error).__name__}: {error}"])
         raise InputError(f"{where} is no readable array ({detail})") from error
-    if dtype.kind not in "fiubU" or len(shape) > MOST_AXES:
+    if dtype.hasobject:
+        return None
+    raw = dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None
+    if not (raw or dtype.kind in "fiubUSMm") or len(shape) > MOST_AXES:
         raise InputError(
             f"{where} has dtype {listing([str(dtype)])} and {len(shape)} axes; only numbers are "
-            "read (store bfloat16 as float32)"
+            "read: write float32"
         )
     rest = data[stream.tell() :]
     if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(rest):
@@ -72,6 +97,7 @@ NPZ = Format(
     (".npz",),
     read_npz_tensors,
     begins=(ZIP,),
+    holds=lambda members: bool(members) and all(name.endswith(".npy") for name in members),
     write=_write,
     next_step="next: numpy.load({path!r})['policy.layers.0.kernel'] …, (in, out)",
 )

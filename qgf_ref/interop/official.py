@@ -59,14 +59,18 @@ def read_flags(path: Path) -> dict[str, Any]:
     return agent
 
 
-def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
+def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint at `path`; options from `flags.json` beside it, `overrides` first.
+
+    None when it is another's, without an agent that has a policy.
 
     Raises InputError on a file that is refused, truncated, or not a QGF agent, and on options
     that neither source gives.
     """
     tree = read_pickle(path)
-    agent = _child(tree, "agent", str(path))
+    agent = tree.get("agent") if isinstance(tree, dict) else None
+    if not isinstance(agent, dict) or not isinstance(agent.get("policy"), dict):
+        return None
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
     together = isinstance(agent, dict) and "network" in agent
@@ -149,6 +153,13 @@ def _layers(trunk: Any, where: str) -> list[LayerParams]:
     if count == 0 or not set(trunk) <= known:
         found = listing(trunk) if isinstance(trunk, dict) else type(trunk).__name__
         raise InputError(f"{where} is not an MLP of Dense and LayerNorm layers (found: {found})")
+    norms = sum(1 for key in trunk if str(key).startswith("LayerNorm_"))
+    lost = [f"LayerNorm_{i}" for i in range(norms) if f"LayerNorm_{i}" not in trunk]
+    if lost:
+        raise InputError(
+            f"{where} has no {listing(lost)}, though a later one: a LayerNorm without parameters, "
+            "which no network here has"
+        )
     return [
         _dense(
             _child(trunk, f"Dense_{i}", where), trunk.get(f"LayerNorm_{i}"), f"{where}/Dense_{i}"
@@ -160,6 +171,8 @@ def _layers(trunk: Any, where: str) -> list[LayerParams]:
 def _read(path: Path) -> TensorFile:
     """The arrays of a plain pickle, with dots between the keys. Raises InputError."""
     arrays, strings = flatten(read_pickle(path), str(path))
+    if not arrays or "" in arrays:
+        raise InputError(f"{path} holds no arrays by name; is it a QGF checkpoint?")
     return tensor_file(arrays, strings.get("options", ""), str(path))
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.real_tensors import TensorFile
+from qgf_ref.interop.safetensors_file import read_safetensors
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,2}")
@@ -48,16 +49,14 @@ def _with_ordered_header(data: bytes) -> bytes:
 
 def read_tensors(path: Path, kind: str, version: str) -> tuple[dict[str, Array], dict[str, str]]:
     """Tensors and metadata of `path`; raises InputError if it is no readable `kind` file."""
-    tensors: dict[str, Array] = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
-                tensors[name] = file.get_tensor(name)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+    return of_kind(read_safetensors(path), path, kind, version)
+
+
+def of_kind(
+    file: TensorFile, path: Path, kind: str, version: str
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Tensors and metadata of `file`, read from `path`; raises InputError unless it is a `kind`."""
+    metadata = file.metadata
     if metadata.get("format") != kind:
         raise InputError(
             f"{path} is a safetensors file, but not a {kind.replace('.', ' ')} (format: "
@@ -67,7 +66,7 @@ def read_tensors(path: Path, kind: str, version: str) -> tuple[dict[str, Array],
         raise InputError(
             f"{path} has format version {metadata.get('version')!r}; this release reads {version!r}"
         )
-    return tensors, metadata
+    return file.tensors, metadata
 
 
 def parameter_groups(

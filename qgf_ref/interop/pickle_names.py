@@ -7,6 +7,7 @@ may call them with anything.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import listing
+from qgf_ref.interop.real_tensors import from_bfloat16
+
+_REAL = "fiub"
+_BFLOAT16 = "ml_dtypes.bfloat16"
 
 
 class Refused(Exception):
@@ -31,13 +36,20 @@ class Name(Inert):
         self.full = full
 
 
+class PassedOver(Inert):
+    """What is known to be no weight: generators, devices, an optimizer's classes. It stays empty,
+    whatever a stream calls it with or puts into it.
+    """
+
+
 class DtypeStandIn(Inert):
     """A numpy.dtype under construction."""
 
     def __init__(self, spec: Any) -> None:
-        if not isinstance(spec, str):
+        self.bfloat16 = isinstance(spec, Name) and spec.full == _BFLOAT16
+        if not isinstance(spec, str) and not self.bfloat16:
             raise Refused(f"a dtype described by {type(spec).__name__}")
-        self.spec, self.order = spec, "<"
+        self.spec, self.order = "u2" if self.bfloat16 else spec, "<"
 
     def set_state(self, state: Any) -> None:
         """Take the byte order, and ignore the rest."""
@@ -46,12 +58,12 @@ class DtypeStandIn(Inert):
         self.order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
-        """The dtype, if it is of real numbers."""
+        """The dtype, if it is of numbers, text or times; of bfloat16, that of its bits."""
         try:
             dtype = np.dtype(self.spec).newbyteorder(">" if self.order == ">" else "<")
         except (TypeError, ValueError):
             raise Refused(f"arrays of dtype {listing([self.spec])}") from None
-        if dtype.kind not in "fiub":
+        if dtype.kind not in _REAL + "USMm":
             raise Refused(f"arrays of dtype {listing([self.spec])} (only real numbers are read)")
         return dtype
 
@@ -61,13 +73,23 @@ class ArrayStandIn:
 
     def __init__(self, value: Array | None = None) -> None:
         self.value = value
+        self.text = False
+
+    @classmethod
+    def of(cls, data: Any, dtype: Any, shape: Any, order: Any) -> ArrayStandIn:
+        """The array of these bytes, dtype, shape and order."""
+        array = cls()
+        array.set_state((1, shape, dtype, order == "F", data))
+        return array
 
     def set_state(self, state: Any) -> None:
         """Take (version, shape, dtype, Fortran order, bytes)."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise Refused("an array with a state that NumPy does not write")
         _, shape, dtype, fortran, data = state
-        self.value = _build(data, dtype, shape, "F" if fortran else "C")
+        value = _build(data, dtype, shape, "F" if fortran else "C")
+        self.text = value.dtype.kind not in _REAL  # text or times: no weights
+        self.value = None if self.text else value
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
@@ -78,8 +100,11 @@ def _build(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     resolved = dtype.resolve()
     if len(shape) > 8 or math.prod(shape) * resolved.itemsize != len(data):
         raise Refused(f"an array of shape {shape[:8]} with {len(data)} bytes")
+    if resolved.kind not in _REAL:
+        return np.zeros(0, resolved)
     flat = np.frombuffer(data, dtype=resolved)
-    return flat.reshape(shape, order="F" if order == "F" else "C")
+    array = flat.reshape(shape, order="F" if order == "F" else "C")
+    return from_bfloat16(array) if dtype.bfloat16 else array
 
 
 def _dtype(spec: Any = None, *flags: Any) -> DtypeStandIn:
@@ -91,13 +116,13 @@ def _empty_array(*args: Any) -> ArrayStandIn:
 
 
 def _scalar(dtype: Any = None, data: Any = None) -> ArrayStandIn:
-    return ArrayStandIn(_build(data, dtype, (), "C"))
+    return ArrayStandIn.of(data, dtype, (), "C")
 
 
 def _from_buffer(
     data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C"
 ) -> ArrayStandIn:
-    return ArrayStandIn(_build(data, dtype, shape, order))
+    return ArrayStandIn.of(data, dtype, shape, order)
 
 
 def _jax_array(
@@ -131,6 +156,7 @@ WHITELIST: dict[str, Callable[..., Any] | None] = {
     "jax._src.array._reconstruct_array": _jax_array,
     "numpy.dtype": _dtype,
     "numpy.ndarray": None,
+    _BFLOAT16: None,
     "_codecs.encode": _latin1,
     "collections.OrderedDict": _mapping,
     "flax.core.frozen_dict.FrozenDict": _mapping,
@@ -139,3 +165,14 @@ for _core in ("numpy.core", "numpy._core"):
     WHITELIST[f"{_core}.multiarray._reconstruct"] = _empty_array
     WHITELIST[f"{_core}.multiarray.scalar"] = _scalar
     WHITELIST[f"{_core}.numeric._frombuffer"] = _from_buffer
+
+
+_INERT = re.compile(
+    r"(builtins|__builtin__)\.(set|frozenset|bytearray|complex)|collections\.Counter"
+    r"|(jax\._src\.random|jax\._src\.prng|numpy\.random|optax)\..*"
+)
+
+
+def passed_over(name: str) -> bool:
+    """Whether a name is of a collection, a generator's or an optimizer's state: no weights."""
+    return _INERT.fullmatch(name) is not None

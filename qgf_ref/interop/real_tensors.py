@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
@@ -22,12 +19,14 @@ _LONGEST_NAME = 1000
 class TensorFile:
     """Named arrays of a file, the JSON of its options ("" if none), and what to tell the user.
 
-    tensors  names with dots between their parts; floats are float32 or float64
+    tensors   names with dots between their parts; floats are float32 or float64
+    metadata  the strings in a safetensors header
     """
 
     tensors: dict[str, Array]
     options: str = ""
     notes: list[str] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def from_bfloat16(bits: Array) -> Array:
@@ -36,7 +35,10 @@ def from_bfloat16(bits: Array) -> Array:
 
 
 def filled(
-    data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"] = "C"
+    data: bytes | bytearray,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    order: Literal["C", "F"] = "C",
 ) -> Array:
     """The array of `shape` whose values are `data`, which has just as many bytes."""
     array: Array = np.ndarray(shape, dtype, data, order=order)
@@ -46,8 +48,8 @@ def filled(
 def flatten(tree: Any, source: str) -> tuple[dict[str, Array], dict[str, str]]:
     """(arrays, strings) of nested dicts and lists, with dots between the parts of their names.
 
-    Numbers and None are passed over. Raises InputError on trees that are unreasonably large, and
-    when two names become one.
+    Numbers and None are passed over, however many. Raises InputError on trees that are
+    unreasonably large, and when two names become one.
     """
     arrays: dict[str, Array] = {}
     strings: dict[str, str] = {}
@@ -58,7 +60,11 @@ def flatten(tree: Any, source: str) -> tuple[dict[str, Array], dict[str, str]]:
         if visited > MOST_NODES or len(name) > _LONGEST_NAME:
             raise InputError(f"{source} is refused: more than {MOST_NODES} values, or long names")
         if isinstance(node, dict | list):
-            items = list(node.items() if isinstance(node, dict) else enumerate(node))
+            items: list[tuple[Any, Any]] = [
+                (key, child)
+                for key, child in (node.items() if isinstance(node, dict) else enumerate(node))
+                if isinstance(child, dict | list | np.ndarray | str)
+            ]
             if len(items) > MOST_NODES:
                 raise InputError(f"{source} is refused: more than {MOST_NODES} values")
             todo += [(f"{name}.{key}" if name else str(key), child) for key, child in items[::-1]]
@@ -83,37 +89,6 @@ def tensor_file(arrays: dict[str, Array], options: str, source: str) -> TensorFi
     if widened:
         notes.append(f"{widened} float16 tensors became float32, exactly")
     return TensorFile(arrays, options, notes)
-
-
-_SAFETENSORS = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
-    "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
-}  # fmt: skip
-
-
-def read_safetensors(path: Path) -> TensorFile:
-    """Any safetensors file; options from `options` of its metadata. Raises InputError."""
-    try:
-        data = path.read_bytes()
-        entries = deserialize(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RecursionError) as error:
-        detail = listing([f"{type(error).__name__}: {error}"])
-        raise InputError(f"{path} is not a readable safetensors file: {detail}") from error
-    arrays, bfloat16 = {}, 0
-    for name, entry in entries:
-        kind = entry["dtype"]
-        if kind not in _SAFETENSORS:
-            raise InputError(f"{path}: {listing([name])} has dtype {listing([kind])}; use float32")
-        dtype = np.dtype(_SAFETENSORS[kind])
-        array = filled(bytes(entry["data"]), dtype, tuple(entry["shape"]))
-        arrays[name] = from_bfloat16(array) if kind == "BF16" else array
-        bfloat16 += kind == "BF16"
-    metadata = header.get("__metadata__") or {}
-    file = tensor_file(arrays, metadata.get("options", ""), str(path))
-    return with_bfloat16(file, bfloat16)
 
 
 def with_bfloat16(file: TensorFile, count: int) -> TensorFile:

@@ -28,12 +28,10 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -42,15 +40,14 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import write_atomically
 from qgf_ref.interop.format import Format, Written
-from qgf_ref.interop.pickle_names import WHITELIST, ArrayStandIn, Inert, Name, Names, Refused
 from qgf_ref.interop.real_tensors import (
     TensorFile,
     flatten,
-    from_bfloat16,
     tensor_file,
     with_bfloat16,
 )
-from qgf_ref.interop.unpickle import Dialect, parse_pickle
+from qgf_ref.interop.torch_stream import Storages, dialect
+from qgf_ref.interop.unpickle import parse_pickle
 from qgf_ref.interop.zip_members import ZIP, read_members
 from qgf_ref.nets.mlp import MLPParams
 
@@ -59,26 +56,7 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 OPTIONS = "qgf_ref/options.json"
 """The member in which we keep a checkpoint's options; torch.load passes over it."""
 
-_STORAGES = {
-    "torch.DoubleStorage": "f8",
-    "torch.FloatStorage": "f4",
-    "torch.HalfStorage": "f2",
-    "torch.BFloat16Storage": "u2",
-    "torch.LongStorage": "i8",
-    "torch.IntStorage": "i4",
-    "torch.ShortStorage": "i2",
-    "torch.CharStorage": "i1",
-    "torch.ByteStorage": "u1",
-    "torch.BoolStorage": "?",
-}
 _ALIGNMENT = 64
-
-
-class _Storage(Inert):
-    """A storage's values, as a flat array."""
-
-    def __init__(self, values: Array) -> None:
-        self.values = values
 
 
 def read_torch(path: Path) -> TensorFile:
@@ -91,6 +69,11 @@ def read_torch(path: Path) -> TensorFile:
     require_zip(path)
     members, size = read_members(path, "PyTorch file", stored=True)
     roots = [name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")]
+    if any(name.endswith("/archive_format") for name in members):
+        raise InputError(
+            f"{path} is a program of torch.export; save its tensors alone: "
+            "torch.save(torch.export.load(F).state_dict, G)"
+        )
     if len(roots) != 1:
         raise InputError(
             f"{path} is no PyTorch file: a zip archive without a data.pkl (it holds: "
@@ -105,9 +88,9 @@ def read_torch(path: Path) -> TensorFile:
     order = members.get(f"{root}byteorder", b"little")
     if order not in (b"little", b"big"):
         raise InputError(f"{path} is no readable PyTorch file: byte order {order[:20]!r}")
-    storages = _Storages(members, root, "<" if order == b"little" else ">")
-    dialect = Dialect(_NAMES, storages.find, lenient=True)
-    tree = parse_pickle(members[f"{root}data.pkl"], str(path), 2 * size, dialect)
+    storages = Storages(members, root, "<" if order == b"little" else ">")
+    stream = members[f"{root}data.pkl"]
+    tree = parse_pickle(stream, str(path), 2 * size, dialect(storages))
     arrays, strings = flatten(tree, str(path))
     ours = members.get(root + OPTIONS, b"").decode(errors="replace")
     file = tensor_file(arrays, ours or strings.get("options", ""), str(path))
@@ -126,74 +109,6 @@ def require_zip(path: Path) -> None:
             f"{path} is in PyTorch's format before 1.6, which is not read; save it again with "
             "PyTorch ≥ 1.6: torch.save(torch.load(F, map_location='cpu', weights_only=True), G)"
         )
-
-
-class _Storages:
-    def __init__(self, members: Mapping[str, bytes], root: str, order: Literal["<", ">"]) -> None:
-        self.members, self.root, self.order = members, root, order
-        self.known: dict[tuple[str, str], _Storage] = {}
-
-    def find(self, name: Any) -> _Storage:
-        """The storage of a persistent id ("storage", type, key, device, number of values)."""
-        match name:
-            case ("storage", Name(full=kind), str(key), _, int(count)) if kind in _STORAGES:
-                pass
-            case _:
-                raise Refused("a persistent id that is no tensor storage")
-        if (kind, key) not in self.known:
-            self.known[kind, key] = _Storage(self.read(kind, key, count))
-        return self.known[kind, key]
-
-    def read(self, kind: str, key: str, count: int) -> Array:
-        data = self.members.get(f"{self.root}data/{key}")
-        dtype = np.dtype(_STORAGES[kind]).newbyteorder(self.order)
-        if data is None or len(data) != count * dtype.itemsize:
-            held = "nothing" if data is None else f"{len(data)} bytes"
-            raise Refused(f"a storage of {count} × {dtype.itemsize} bytes for which it has {held}")
-        if kind == "torch.BoolStorage":
-            return np.frombuffer(data, np.uint8) != 0
-        values = np.frombuffer(data, dtype)
-        return from_bfloat16(values) if kind == "torch.BFloat16Storage" else values
-
-
-def _natural(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-def _tensor(
-    storage: Any = None, offset: Any = None, shape: Any = None, strides: Any = None, *rest: Any
-) -> ArrayStandIn:
-    if not isinstance(storage, _Storage) or not _natural(offset):
-        raise Refused("a tensor that is not made of a storage and an offset")
-    for sizes in (shape, strides):
-        if type(sizes) is not tuple or len(sizes) > 8 or not all(map(_natural, sizes)):
-            raise Refused("a tensor with an invalid shape or strides")
-    values = storage.values
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=False))
-    empty = math.prod(shape) == 0
-    if len(shape) != len(strides) or (last >= len(values) and not empty):
-        raise Refused(f"a tensor of shape {shape} that does not fit its storage")
-    if empty:
-        return ArrayStandIn(np.zeros(shape, values.dtype))
-    # a view: what strides of 0 repeat is charged before it is copied
-    view = np.lib.stride_tricks.as_strided(
-        values[offset:], shape, [s * values.itemsize for s in strides], writeable=False
-    )
-    return ArrayStandIn(view)
-
-
-def _parameter(data: Any = None, *rest: Any) -> ArrayStandIn:
-    if not isinstance(data, ArrayStandIn):
-        raise Refused("a parameter that is not made of a tensor")
-    return data
-
-
-_NAMES: Names = {
-    **WHITELIST,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    **dict.fromkeys(_STORAGES),
-}
 
 
 def torch_bytes(tensors: Mapping[str, Array], options: str) -> bytes:
@@ -298,6 +213,7 @@ TORCH = Format(
     holds=lambda members: any(name.endswith("/data.pkl") for name in members),
     names=_names,
     write=_write,
+    other_suffixes=(".ckpt", ".bin", ".pth.tar"),
     next_step="next: torch.load({path!r}, weights_only=True) gives a state dict\n"
     "LayerNorm needs eps=1e-6, gelu approximate='tanh' (PyTorch's defaults differ)",
 )

@@ -85,12 +85,17 @@ class RecordedTrace:
                 layout = "(T, E, B·n)" if name == "q" else "(T, B·n, D)"
                 raise InputError(
                     f"{self.source}: {name} has shape {array.shape}, expected {layout} with "
-                    f"B·n = {rows}, D = {width}"
+                    f"B·n = {rows}, D = {width}{_reordered(name, array.shape, expected, rows)}"
                 )
         steps = {name: len(array) for name, array in self.stepwise.items()}
         if len(set(steps.values())) > 1:
             counts = ", ".join(f"{count} in {name}" for name, count in steps.items())
-            raise InputError(f"{self.source}: one number of steps T was expected, got {counts}")
+            T = min(steps.values())
+            longer = [f"{name}[:T]" for name, count in steps.items() if count == T + 1]
+            way = f"; write {', '.join(longer)}, T = {T}: states before a step" if longer else ""
+            raise InputError(
+                f"{self.source}: one number of steps T was expected, got {counts}{way}"
+            )
 
     def _check(self, name: str, array: Array, axes: int) -> None:
         real = array.dtype.kind in "fiu" and array.dtype.itemsize <= _LARGEST_ITEM
@@ -98,6 +103,7 @@ class RecordedTrace:
             raise InputError(
                 f"{self.source}: {name} must hold real numbers (float64 or narrower) with {axes} "
                 f"axes, got {listing([str(array.dtype)])} of shape {array.shape}"
+                f"{_as_numbers(name, array, axes, real)}"
             )
         require_finite(array, f"{self.source}: {name}", InputError)
         if (np.abs(array.astype(np.float64)) > LARGEST).any():
@@ -165,6 +171,33 @@ def read_trace(path: str | Path) -> RecordedTrace:
         content = text_of(text, f"{path}: metadata")
         metadata = json_object(content, f"{path}: metadata")
     return recorded_trace(arrays, metadata, str(path))
+
+
+def _as_numbers(name: str, array: Array, axes: int, real: bool) -> str:
+    """How to write an array of another dtype, or with the axes of chunks, of one row, of a min."""
+    raw = array.dtype.kind == "V" and array.dtype.itemsize == 2 and not array.dtype.names
+    if not real and (raw or array.dtype.kind in "bfOSU"):
+        what = " (bfloat16, which an npz cannot name)" if raw else ""
+        return f"{what}; write {name}.astype(numpy.float32)"
+    if real and array.ndim == axes - 1:
+        return (
+            f"; write every member, {name} (T, E, B·n)"
+            if name == "q"
+            else f"; for one row, write {name}[{':, ' if axes == 3 else ''}None]"
+        )
+    if not real or array.ndim != axes + 1 or name in ("q", "obs"):
+        return ""
+    to = ", ".join(map(str, (*array.shape[:-2], array.shape[-2] * array.shape[-1])))
+    return f"; write {name}.reshape({'T, ' if axes == 3 else ''}B, H*A), here ({to})"
+
+
+def _reordered(name: str, shape: tuple[int, ...], expected: tuple[int, ...], rows: int) -> str:
+    """How to write a stepwise array whose axes come in another order."""
+    if shape[0] == rows and shape[-1] == expected[-1] and name != "q":
+        return f"; it begins with the rows: write numpy.swapaxes({name}, 0, 1)"
+    if name == "q" and rows in shape[:2]:
+        return f"; rows come last: write numpy.moveaxis(q, {shape.index(rows)}, 2)"
+    return ""
 
 
 def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:

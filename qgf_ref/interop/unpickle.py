@@ -24,7 +24,9 @@ from qgf_ref.interop.pickle_names import (
     Inert,
     Name,
     Names,
+    PassedOver,
     Refused,
+    passed_over,
 )
 
 MAX_DEPTH = 64
@@ -34,7 +36,7 @@ _MARK = object()
 _PUSH_ARGUMENT = frozenset((
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "SHORT_BINSTRING",
 ))
 # fmt: on
 _PUSH_NEW: dict[str, Callable[[], Any]] = {
@@ -45,6 +47,7 @@ _PUSH_NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": PassedOver,
 }
 
 
@@ -54,12 +57,19 @@ class Dialect:
 
     names       the names it may use
     persistent  what a persistent id stands for; None if there are none
-    lenient     whether keys may be integers, and attributes set on a mapping are passed over
+    lenient     whether attributes set on a mapping are passed over
+    inert       whether another name, and whatever is made of it, is passed over
+    way_out     how to save the weights alone, for the message that refuses a file
     """
 
     names: Names
     persistent: Callable[[Any], Any] | None = None
     lenient: bool = False
+    inert: Callable[[str], bool] = passed_over
+    way_out: str = (
+        "to .npz where it was written: tree = flax.serialization.to_state_dict(pickle.load(open(F, "
+        "'rb'))); numpy.savez(G, **flax.traverse_util.flatten_dict(tree, sep='/'))"
+    )
 
 
 NUMPY = Dialect(WHITELIST)
@@ -106,8 +116,12 @@ class _Machine:
             push(self.memo[arg])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             push(self.name(*(arg.split(" ", 1) if name == "GLOBAL" else self.pop(2))))
-        elif name == "REDUCE":
-            push(self.call(*self.pop(2)))
+        elif name in ("ADDITEMS", "FROZENSET"):
+            self.to_mark()
+            push(PassedOver() if name == "FROZENSET" else self.pop(1)[0])
+        elif name in ("REDUCE", "NEWOBJ"):
+            function, args = self.pop(2)
+            push(self.call(function, args, new=name == "NEWOBJ"))
         elif name == "BUILD":
             self.build(self.pop(1)[0])
         elif name == "BINPERSID" and self.dialect.persistent is not None:
@@ -133,27 +147,34 @@ class _Machine:
 
     def extend(self, values: list[Any]) -> None:
         target = self.top()
-        if type(target) is not list:
+        if type(target) is list:
+            target.extend(values)
+        elif not isinstance(target, PassedOver):
             raise ValueError("values appended to what is no list")
-        target.extend(values)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
+        if isinstance(target, PassedOver):
+            return
         if type(target) is not dict or len(items) % 2:
             raise ValueError("items set on what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str and not (self.dialect.lenient and type(key) is int):
-                raise Refused(f"a dict with a key of type {type(key).__name__}")
-            target[key] = value
+            target[_key(key)] = value
 
-    def name(self, module: Any, attribute: Any) -> Name:
+    def name(self, module: Any, attribute: Any) -> Inert:
         full = f"{module}.{attribute}"
-        known = isinstance(module, str) and isinstance(attribute, str)
-        if not known or full not in self.dialect.names:
-            raise Refused(f"the name {listing([full])}")
-        return Name(full)
+        if isinstance(module, str) and isinstance(attribute, str):
+            if full in self.dialect.names:
+                return Name(full)
+            if self.dialect.inert(full):
+                return PassedOver()
+        raise Refused(f"the name {listing([full])}")
 
-    def call(self, function: Any, args: Any) -> Any:
+    def call(self, function: Any, args: Any, new: bool) -> Any:
+        if isinstance(function, PassedOver):
+            return PassedOver()
+        if new:
+            raise Refused("an object of a class")
         call = self.dialect.names.get(function.full) if isinstance(function, Name) else None
         if call is None or type(args) is not tuple:
             shown = function.full if isinstance(function, Name) else type(function).__name__
@@ -167,6 +188,8 @@ class _Machine:
 
     def build(self, state: Any) -> None:
         target = self.top()
+        if isinstance(target, PassedOver):
+            return
         if self.dialect.lenient and type(target) is dict and type(state) is dict:
             return  # PyTorch notes the versions of its modules as an attribute of a state dict
         if not isinstance(target, ArrayStandIn | DtypeStandIn):
@@ -180,6 +203,20 @@ class _Machine:
             self.bytes_left -= built.value.nbytes
         if self.bytes_left < 0:
             raise Refused("more bytes of arrays than the file has")
+
+
+def _key(key: Any) -> str | int | float | None:
+    """A key of a dict, without axes; of several parts (`flax.traverse_util.flatten_dict`), joined.
+
+    Whatever else can be a key tells of no weight: a dtype, a device.
+    """
+    if key is None or isinstance(key, str | int | float):
+        return key
+    if isinstance(key, PassedOver | bytes):
+        return f"<{type(key).__name__}>"
+    if isinstance(key, tuple) and key and all(isinstance(part, str | int) for part in key):
+        return ".".join(map(str, key))
+    raise Refused(f"a dict with a key of type {type(key).__name__}")
 
 
 _MALFORMED = (ValueError, LookupError, UnicodeError, OverflowError, MemoryError)
@@ -214,8 +251,7 @@ def parse_pickle(data: bytes, source: str, size: int, dialect: Dialect = NUMPY) 
     except Refused as refused:
         raise InputError(
             f"{source} is refused: it contains {refused}, which an array file does not need. "
-            "Nothing in it was executed. If you trust the file, convert it to .npz or .safetensors "
-            "with the framework that wrote it."
+            f"Nothing in it was executed. If you trust the file, convert it {dialect.way_out}."
         ) from refused
     except _MALFORMED as error:
         detail = listing([f"{type(error).__name__}: {error}"])
@@ -233,9 +269,13 @@ class _Plain:
     def convert(self, node: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise Refused(f"values nested more than {MAX_DEPTH} deep")
+        if isinstance(node, PassedOver):
+            return None
         if isinstance(node, Inert):
             raise Refused("a bare type or function as a value")
         if isinstance(node, ArrayStandIn):
+            if node.text:
+                return None
             if node.value is None:
                 raise Refused("an array without contents")
             return node.value.astype(node.value.dtype.newbyteorder("="), copy=False)

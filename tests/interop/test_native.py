@@ -37,7 +37,8 @@ def test_bad_files_of_our_format(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 7, 100, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="not a readable safetensors file"):
+        message = "not a readable safetensors file" if size else "is empty"
+        with pytest.raises(InputError, match=message):
             qgf_ref.load(path)
     save_file({"a": np.zeros(2)}, path)
     with pytest.raises(InputError, match="not a qgf_ref checkpoint"):

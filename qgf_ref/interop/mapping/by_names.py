@@ -1,7 +1,8 @@
 """A foreign file's tensors mapped to our parameters by their names, order and shapes.
 
 Nothing is guessed: where two readings remain, and where a tensor is left over, this is an error
-that shows the mapping found so far, and a rule file (`mapping/by_rules.py`) decides.
+that shows the mapping found so far, and a rule file (`mapping/by_rules.py`) decides. What training
+checkpoints hold beside parameters is passed over or asked about (`mapping/beside.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from collections.abc import Mapping, Sequence
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
+from qgf_ref.interop.mapping.beside import is_bookkeeping, sorted_out
 from qgf_ref.interop.mapping.layers import KnownWidths, layers_of
 from qgf_ref.interop.mapping.mapping import CRITICS, Entry, NameMapping, mapping_error
-from qgf_ref.interop.mapping.modules import Module, Path, networks_in, numbers, stem
-from qgf_ref.interop.native import NETWORKS
+from qgf_ref.interop.mapping.modules import (
+    Module,
+    NetworkModules,
+    Path,
+    networks_in,
+    numbers,
+    passing_over,
+    stem,
+)
 
 
 def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
@@ -23,7 +32,36 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
     Raises InputError when a network has two candidates, when no order of its layers, or more than
     one, fits the shapes, when the orientation of its kernels stays open, and when tensors are left.
     """
-    networks, ignored, left = networks_in(tensors, source)
+    ignored = [name for name in tensors if is_bookkeeping(name)]
+    apart = set(ignored)
+    weights = {name: array for name, array in tensors.items() if name not in apart}
+    networks, beside = networks_in(weights, source)
+    entries, notes = _entries(networks, source)
+    used = {e.source for e in entries}
+    beside |= {
+        name: network
+        for network, found in networks.items()
+        for module in found.modules.values()
+        for name in module.names.values()
+        if name not in used
+    }
+    if entries:
+        passed, left, more = sorted_out(beside, weights, source)
+        ignored, notes = [*ignored, *passed], [*notes, *more]
+        if left:
+            raise mapping_error(
+                f"{source}: no parameter of ours fits {listing(left)} ({len(left)} tensors left "
+                "over). If they do not matter, pass them over by a rule file (--rules R.json): "
+                f"{passing_over(left, used)}",
+                entries,
+            )
+    if ignored:
+        notes.append(f"passed over as no parameters: {listing(ignored, most=4)}")
+    return NameMapping(entries, ignored, notes)
+
+
+def _entries(networks: Mapping[str, NetworkModules], source: str) -> tuple[list[Entry], list[str]]:
+    """(entries, notes) of all networks, whose layers must follow each other in one way."""
     entries: list[Entry] = []
     notes: list[str] = []
     sizes = KnownWidths()
@@ -45,24 +83,7 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
                     found.append(Entry(network, i, part, name, member, transpose))
             sizes = sizes.with_network(network, layers)
         entries += found
-    used = {e.source for e in entries}
-    left += [
-        name
-        for network in networks.values()
-        for module in network.modules.values()
-        for name in module.names.values()
-        if name not in used
-    ]
-    if left and entries:
-        raise mapping_error(
-            f"{source}: no parameter of ours fits {listing(left)} ({len(left)} tensors left over); "
-            "name them in a rule file (--rules), under 'ignore' if they do not matter",
-            entries,
-        )
-    if ignored:
-        notes.append(f"passed over as no parameters: {listing(ignored, most=4)}")
-    assert {e.network for e in entries} <= set(NETWORKS)
-    return NameMapping(entries, ignored, notes)
+    return entries, notes
 
 
 def _members(

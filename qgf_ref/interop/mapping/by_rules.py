@@ -18,14 +18,23 @@ transpose  true where the file has (out, in), as torch.nn.Linear
 ignore     names that are passed over; * stands for anything
 
 Every tensor must be matched by just one rule or be ignored, and every rule must match something.
+Without rules, the names are mapped automatically (`mapping/by_names.py`), refined by any of
+
+    {"ignore": ["action_low", "model.*"], "take": ["ema_model.*"],
+     "rename": {"0": "policy", "1": "critic.0", "2": "critic.1"}, "gaps": "as ours"}
+
+take       only names that one of these matches are read
+rename     what names begin with, up to a dot or slash: what to read for it
+gaps       "as ours": where the numbering leaves room for modules without parameters, they do
+           nothing when the networks act, as Dropout and Identity (`mapping/gaps.py`)
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +82,62 @@ class _Rule:
         return Entry(network, int(layer), part, name, index, self.transpose)
 
 
-def mapping_by_rules(names: Iterable[str], path: str | Path, source: str) -> NameMapping:
-    """The mapping of `names` by the rule file at `path`.
+@dataclass(frozen=True)
+class RuleFile:
+    """What a rule file says; see the module. source: for errors."""
 
-    Raises InputError on a rule file that is not as documented above, on a rule that matches
-    nothing, and on a tensor that no rule, or more than one, matches.
+    source: str
+    rules: Sequence[_Rule] = ()
+    ignore: Sequence[str] = ()
+    take: Sequence[str] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    gaps_as_ours: bool = False
+
+    def refined(self, names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:
+        """({name to read: name in the file}, names passed over).
+
+        Raises InputError when an entry matches nothing, and when two names become one.
+        """
+        names = list(names)
+        texts = (*self.ignore, *self.take)
+        idle = [text for text in texts if not any(_glob(name, text) for name in names)]
+        idle += [old for old in self.rename if not any(_begins(name, old) for name in names)]
+        if idle:
+            raise InputError(
+                f"{source}: these entries of {self.source} match nothing: {listing(idle)}; its "
+                f"names are such as {listing(names, most=4)}"
+            )
+        kept: dict[str, str] = {}
+        passed: list[str] = []
+        for name in names:
+            taken = not self.take or any(_glob(name, text) for text in self.take)
+            if not taken or any(_glob(name, text) for text in self.ignore):
+                passed.append(name)
+                continue
+            old = max((o for o in self.rename if _begins(name, o)), key=len, default="")
+            new = f"{self.rename[old]}{name[len(old) :]}" if old else name
+            if kept.setdefault(new, name) != name:
+                raise InputError(f"{source}: {listing([kept[new], name])} are renamed alike")
+        return kept, passed
+
+
+def _begins(name: str, start: str) -> bool:
+    return name == start or name.startswith((f"{start}.", f"{start}/"))
+
+
+def mapping_by_rules(names: Iterable[str], file: RuleFile, source: str) -> NameMapping:
+    """The mapping of `names` by the rules of a file.
+
+    Raises InputError on a rule that matches nothing, and on a tensor that no rule, or more than
+    one, matches.
     """
-    rules, ignore = _read(Path(path))
     entries: list[Entry] = []
     ignored: list[str] = []
     unmatched: list[str] = []
     used: set[str] = set()
     for name in names:
-        found = [(rule, e) for rule in rules if (e := rule.entry(name)) is not None]
-        skipped = any(_glob(name, text) for text in ignore)
+        found = [(rule, e) for rule in file.rules if (e := rule.entry(name)) is not None]
+        skipped = any(_glob(name, text) for text in file.ignore)
         if len(found) + skipped > 1:
             which = [rule.text for rule, _ in found] + (["ignore"] if skipped else [])
             raise mapping_error(
@@ -99,32 +150,51 @@ def mapping_by_rules(names: Iterable[str], path: str | Path, source: str) -> Nam
             entries.append(found[0][1])
         else:
             unmatched.append(name)
-    idle = [rule.text for rule in rules if rule.text not in used]
+    idle = [rule.text for rule in file.rules if rule.text not in used]
     if unmatched or idle:
-        problems = [f"no rule of {path} matches {listing(unmatched)}"] if unmatched else []
+        problems = [f"no rule of {file.source} matches {listing(unmatched)}"] if unmatched else []
         problems += [f"these rules match nothing: {listing(idle)}"] if idle else []
         raise mapping_error(f"{source}: {'; '.join(problems)}", entries)
     return NameMapping(entries, ignored)
 
 
-def _read(path: Path) -> tuple[list[_Rule], list[str]]:
+def rule_file(given: str | Path | Mapping[str, Any] | None) -> RuleFile:
+    """What the rule file at a path says, or its content. Raises InputError on what it must not."""
+    if given is None or isinstance(given, Mapping):
+        return _checked(given or {}, "rules")
+    path = Path(given)
     try:
         text = path.read_text()
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
-    content = json_object(text, str(path))
-    unknown = set(content) - {"rules", "ignore"}
-    rules, ignore = content.get("rules"), content.get("ignore", [])
-    if unknown or not isinstance(rules, list) or not isinstance(ignore, list):
+    return _checked(json_object(text, str(path)), str(path))
+
+
+def _checked(content: Mapping[str, Any], source: str) -> RuleFile:
+    unknown = set(content) - {"rules", "ignore", "take", "rename", "gaps"}
+    rules, ignore, take = (content.get(name, []) for name in ("rules", "ignore", "take"))
+    rename, gaps = content.get("rename", {}), content.get("gaps")
+    lists = all(isinstance(entries, list) for entries in (rules, ignore, take))
+    if unknown or not lists or not isinstance(rename, dict):
         raise InputError(
-            f"{path} must hold a list 'rules' and perhaps a list 'ignore'; it has: "
-            f"{listing(content)}"
+            f"{source} must hold a list 'rules' or, to refine the automatic mapping, lists "
+            f"'ignore' and 'take', an object 'rename', or 'gaps'; it has: {listing(content)}"
         )
-    if len(rules) > _MOST_RULES or len(ignore) > _MOST_RULES:
-        raise InputError(f"{path} has more than {_MOST_RULES} rules")
-    if not all(isinstance(glob, str) and len(glob) <= _LONGEST for glob in ignore):
-        raise InputError(f"{path}: 'ignore' must be a list of names, * for anything")
-    return [_rule(rule, str(path)) for rule in rules], ignore
+    if len(rules) + len(ignore) + len(take) + len(rename) > _MOST_RULES:
+        raise InputError(f"{source} has more than {_MOST_RULES} rules")
+    texts = [*ignore, *take, *rename, *rename.values()]
+    if not all(isinstance(text, str) and 0 < len(text) <= _LONGEST for text in texts):
+        raise InputError(
+            f"{source}: 'ignore' and 'take' must be lists of names, * for anything, and 'rename' "
+            "from names to names"
+        )
+    if gaps not in (None, "as ours"):
+        raise InputError(f"{source}: 'gaps' can be \"as ours\", got {listing([json.dumps(gaps)])}")
+    if rules and (take or rename):
+        raise InputError(f"{source}: 'take' and 'rename' refine the automatic mapping: no 'rules'")
+    return RuleFile(
+        source, [_rule(r, source) for r in rules], ignore, take, rename, gaps is not None
+    )
 
 
 def _glob(name: str, text: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +52,11 @@ class NameMapping:
     ignored: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
 
+    def renamed(self, names: Mapping[str, str]) -> NameMapping:
+        """The same with other names for the tensors of the file."""
+        entries = [replace(e, source=names[e.source]) for e in self.entries]
+        return NameMapping(entries, [names[name] for name in self.ignored], self.notes)
+
     def sources(self) -> dict[str, str]:
         """{our name: the name or names in the file}, in our order."""
         names: dict[str, list[str]] = defaultdict(list)
@@ -76,9 +83,12 @@ def mapping_error(message: str, entries: Iterable[Entry]) -> InputError:
     return InputError(f"{message}. Mapping found so far: {shown or 'none'}{more}")
 
 
-def complete(mapping: NameMapping, target_critic_from: str | None, source: str) -> NameMapping:
+def complete(
+    mapping: NameMapping, target_critic_from: str | None, source: str, names: Iterable[str] = ()
+) -> NameMapping:
     """The mapping with a target critic, made of `target_critic_from` when the file has none.
 
+    names  of the file, for errors
     Raises InputError when the file has no target critic and nothing was chosen, when it has one
     and something was, and when another network is missing.
     """
@@ -118,9 +128,13 @@ def complete(mapping: NameMapping, target_critic_from: str | None, source: str) 
         mapping = NameMapping(mapping.entries, mapping.ignored, [*mapping.notes, note])
     if missing:
         missing = absent
+        firsts = list(dict.fromkeys(re.split("[./]", name)[0] for name in names))
+        example = json.dumps({"rename": {listing(firsts[:1]): missing[0]}})
+        hint = f", such as {example}: its names begin with {listing(firsts)}" if firsts else ""
         raise mapping_error(
             f"{source} is not a qgf_ref checkpoint, and none of its names says which tensors are "
-            f"the {' and the '.join(missing)}; write a rule file (--rules, see qgf-ref convert -h)",
+            f"the {' and the '.join(missing)}; write a rule file (--rules, see qgf-ref convert -h)"
+            f"{hint}",
             mapping.entries,
         )
     return mapping

@@ -1,17 +1,20 @@
 """Names of a foreign file taken apart: network, place within it, kind of module.
 
-A name such as `agent.critic_1.net.0.weight` has parts between dots or slashes. The first part whose
-words say so names the network (NETWORK_WORDS below); a number in it stays part of the place. The
-last part says what the tensor is: `weight` (out, in) as in PyTorch, `kernel` (in, out) as in flax,
-`bias`, and LayerNorm's `scale` and `offset` (also `gamma` and `beta`, or `weight` and `bias`).
+A name such as `agent.critic_1.net.0.weight` has parts between dots, slashes or double underscores.
+The innermost part whose words say so names the network (NETWORK_WORDS below; see `Owners`); a
+number in it stays part of the place. The last part says what the tensor is: `weight` (out, in) as
+in PyTorch, `kernel` (in, out) as in flax, `bias`, and LayerNorm's `scale` and `offset` (also
+`gamma` and `beta`, or `weight` and `bias`).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
@@ -20,10 +23,11 @@ from qgf_ref.interop.mapping.mapping import mapping_error
 Path = tuple[str, ...]
 
 _ALIASES = {
-    "policy": "policy, actor, pi, flow, velocity, velocity field, actor flow, policy flow, "
-    "flow policy, bc flow, actor bc flow",
-    "critic": "critic, critics, q, qs, qf, qfs, q value, q values",
-    "value": "value, v, vf",
+    "policy": "policy, actor, pi, flow, velocity, velocity field, vector field, actor flow, "
+    "policy flow, flow policy, bc, bc flow, bc policy, bc actor, actor bc flow, behavior policy, "
+    "behaviour policy, flow matching",
+    "critic": "critic, critics, q, qs, qf, qfs, q value, q values, qvalue, qvalues, qnet, q critic",
+    "value": "value, values, v, vf, vnet, baseline",
 }
 NETWORK_WORDS = {
     frozenset(words.split()): network
@@ -32,19 +36,25 @@ NETWORK_WORDS = {
 }
 # fmt: off
 _FILLER = frozenset((
-    "net", "nets", "network", "networks", "model", "module", "modules", "function", "fn",
-    "ensemble", "online", "twin", "double",
+    "net", "nets", "network", "networks", "model", "module", "modules", "function", "func", "fn",
+    "ensemble", "online", "main", "local", "current", "twin", "double", "soft", "state", "dict",
+    "params", "parameters", "weights", "ckpt", "checkpoint",
+))
+_TARGET = frozenset(("target", "targets", "targ"))
+_WRAPPERS = frozenset((
+    "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
 ))
 # fmt: on
-_NO_PARAMETERS = re.compile(
-    r"(.*_)?(opt|optim|optimizers?|opt_state|schedulers?)|rng|key|seed|(global_)?steps?|epoch"
-)
+"""What torch.compile, FSDP and Lightning put into names."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LEAF = re.compile(r"(kernel|weight|w|bias|b|scale|gamma|offset|beta)_?([0-9]{1,3})?", re.I)
 _ROLES = {"b": "bias", "gamma": "scale", "beta": "offset"}
 NUMBER = re.compile(r"[0-9]+")
 MOST_TENSORS = 5000
 _LONGEST, _MOST_PARTS = 1000, 32
+_SEPARATOR = re.compile(r"[./]|__")
+_SUFFIX = re.compile(r"(:[0-9]+|\.(raw_)?value)$")
+"""What TensorFlow and flax's NNX put after the name of a variable."""
 
 
 @dataclass
@@ -85,6 +95,23 @@ class NetworkModules:
     stems: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class NamedPlace:
+    """Where a tensor is by its name.
+
+    network  whose it is
+    path     of its module: the parts of the name without the role, and without what names the
+             network, of which the number stays
+    role     kernel, weight, w, bias, scale or offset; None where the last part is none of these
+    prefix   the parts up to the one that names the network, each number as #
+    """
+
+    network: str
+    path: Path
+    role: str | None
+    prefix: str
+
+
 def numbers(path: Path) -> tuple[tuple[int, ...], ...]:
     """The numbers in each part."""
     return tuple(tuple(int(n) for n in NUMBER.findall(part)) for part in path)
@@ -95,21 +122,95 @@ def stem(path: Path) -> Path:
     return tuple(NUMBER.sub("#", part) for part in path)
 
 
-def network_of(part: str, targeted: bool) -> tuple[str | None, bool]:
-    """(the network that a part of a name stands for, whether a target network is meant)."""
-    words = {w.lower() for w in _WORD.findall(part) if not w.isdigit()}
-    targeted = targeted or bool(words & {"target", "targ"})
-    words -= {"target", "targ"} | _FILLER
-    network = NETWORK_WORDS.get(frozenset(words))
-    if network is None or (targeted and network != "critic"):
-        return None, targeted
-    return ("target_critic" if targeted else network), targeted
+def words_of(part: str) -> set[str]:
+    """The words in a part of a name, in lower case."""
+    return {word.lower() for word in _WORD.findall(part) if not word.isdigit()}
+
+
+def parts_of(name: str) -> list[str]:
+    """The parts of a name, without what wraps modules or variables in it."""
+    parts = _SEPARATOR.split(_SUFFIX.sub("", name))
+    return [part.removeprefix("ens_p_") for part in parts if part not in _WRAPPERS] or [name]
+
+
+def module_of(parts: Sequence[str]) -> tuple[Path, str | None]:
+    """(place of the module, role of the tensor in it); None where the last part is no role."""
+    leaf = _LEAF.fullmatch(parts[-1])
+    if leaf is None:
+        return tuple(parts[:-1]), None
+    role = _ROLES.get(leaf[1].lower(), leaf[1].lower())
+    return (*parts[:-1], *([leaf[2]] if leaf[2] else [])), role
+
+
+def network_of(part: str, targeted: bool = False) -> str | None:
+    """The network that a part of a name stands for, in a place where `targeted` ones stand."""
+    words = words_of(part)
+    targeted = targeted or bool(words & _TARGET)
+    network = NETWORK_WORDS.get(frozenset(words - _TARGET - _FILLER))
+    if network is None or not targeted:
+        return network
+    return "target_critic" if network == "critic" else None
+
+
+def _chain(parts: Sequence[str]) -> list[tuple[int, str]]:
+    """The parts that name networks, outermost first: (index, network).
+
+    Each, or one before it, or any that says nothing else, says whether a target network is meant.
+    """
+    mentions = [words_of(part) for part in parts[:-1]]
+    targeted = any(words & _TARGET and words <= _TARGET | _FILLER for words in mentions)
+    chain: list[tuple[int, str]] = []
+    for i, part in enumerate(parts[:-1]):
+        targeted = targeted or bool(mentions[i] & _TARGET)
+        network = network_of(part, targeted)
+        if network is not None:
+            chain.append((i, network))
+    return chain
+
+
+class Owners:
+    """Which networks' words name what owns networks of its own: `policy` in policy.actor, …"""
+
+    def __init__(self, names: Iterable[Sequence[str]]) -> None:
+        self._below: dict[Path, set[str | None]] = defaultdict(set)
+        for parts in names:
+            chain = [*_chain(parts), None]
+            for here, below in pairwise(chain):
+                if here is not None:
+                    prefix = stem(tuple(parts[: here[0] + 1]))
+                    self._below[prefix].add(None if below is None else below[1])
+
+    def _owns(self, prefix: Path, network: str, below: str) -> bool:
+        """Whether the network's part at `prefix` owns the one below, rather than being it.
+
+        A policy owns critics; whatever has two networks below owns them; and so does what has
+        another one below and nothing else, save that any network's own may be called a value.
+        """
+        networks = self._below[stem(prefix)]
+        if (network == "policy" and below.endswith("critic")) or len(networks - {None}) > 1:
+            return True
+        return below not in (network, "value") and None not in networks
+
+    def place(self, parts: Sequence[str]) -> NamedPlace | None:
+        """Where a tensor of that name is: in the innermost of the networks that it mentions."""
+        chain = _chain(parts)
+        if not chain:
+            return None
+        i, network = chain[0]
+        for j, below in chain[1:]:
+            if not self._owns(tuple(parts[: i + 1]), network, below):
+                break
+            i, network = j, below
+        path, role = module_of(parts)
+        number = "_".join(NUMBER.findall(parts[i]))
+        path = (*path[:i], number, *path[i + 1 :])
+        return NamedPlace(network, path, role, ".".join(stem(tuple(parts[: i + 1]))))
 
 
 def networks_in(
     tensors: Mapping[str, Array], source: str
-) -> tuple[dict[str, NetworkModules], list[str], list[str]]:
-    """(networks, names passed over as no parameters, names that are neither).
+) -> tuple[dict[str, NetworkModules], dict[str, str | None]]:
+    """(networks, names that are no parameter of one, each with the network that it mentions).
 
     Raises InputError when a file has too many tensors, two tensors for one role, or two
     candidates for a network.
@@ -117,51 +218,46 @@ def networks_in(
     if len(tensors) > MOST_TENSORS:
         raise InputError(f"{source} has {len(tensors)} tensors; at most {MOST_TENSORS} are mapped")
     networks: dict[str, NetworkModules] = defaultdict(NetworkModules)
-    ignored: list[str] = []
-    left: list[str] = []
+    left: dict[str, str | None] = {}
+    parts = {n: parts_of(n) for n in tensors if len(n) <= _LONGEST}
+    parts = {name: split for name, split in parts.items() if len(split) <= _MOST_PARTS}
+    owners = Owners(parts.values())
     for name, array in tensors.items():
-        parts = re.split(r"[./]", name)
-        if len(name) > _LONGEST or len(parts) > _MOST_PARTS:
-            left.append(name)
+        place = owners.place(parts[name]) if name in parts else None
+        if place is None or place.role is None:
+            left[name] = None if place is None else place.network
             continue
-        if any(_NO_PARAMETERS.fullmatch(part.lower()) for part in parts):
-            ignored.append(name)
+        role, network = place.role, networks[place.network]
+        network.stems.setdefault(place.prefix, name)
+        if len(network.stems) > 1:
             continue
-        place = _place(parts)
-        leaf = _LEAF.fullmatch(parts[-1])
-        if place is None or leaf is None:
-            left.append(name)
-            continue
-        network, path, found_as = place
-        role = _ROLES.get(leaf[1].lower(), leaf[1].lower())
-        networks[network].stems.setdefault(found_as, name)
-        if len(networks[network].stems) > 1:
-            continue
-        module = networks[network].modules[(*path, leaf[2]) if leaf[2] else path]
+        module = network.modules[place.path]
         if role in module.names or (role in ("kernel", "weight", "w") and module.kernel):
             rival = module.names.get(role) or module.names[module.kernel or ""]
             raise mapping_error(
                 f"{source}: {listing([rival, name])} are two candidates for one parameter", ()
             )
         module.names[role], module.shapes[role] = name, array.shape
-    for network, found in networks.items():
-        if len(found.stems) > 1:
+    for name, network in networks.items():
+        if len(network.stems) > 1:
+            first, second = list(network.stems.values())[:2]
             raise mapping_error(
-                f"{source}: {len(found.stems)} candidates for the {network}: "
-                f"{listing(found.stems)} (such as {listing(found.stems.values())}); say by a rule "
-                "file (--rules) which to take",
+                f"{source}: {len(network.stems)} candidates for the {name}: "
+                f"{listing(network.stems)} (such as {listing(network.stems.values())}); say which "
+                f"to pass over by a rule file (--rules R.json): {passing_over([first], [second])} "
+                f"or {passing_over([second], [first])}",
                 (),
             )
-    return networks, ignored, left
+    return networks, left
 
 
-def _place(parts: list[str]) -> tuple[str, Path, str] | None:
-    """(network, place without the part that names it, the stem of what leads to it)."""
-    targeted = False
-    for i, part in enumerate(parts[:-1]):
-        network, targeted = network_of(part, targeted)
-        if network is not None:
-            number = "_".join(NUMBER.findall(part))
-            path = (*parts[:i], number, *parts[i + 1 : -1])
-            return network, path, ".".join(stem(tuple(parts[: i + 1])))
-    return None
+def passing_over(names: Iterable[str], kept: Iterable[str]) -> str:
+    """What a rule file says that passes over `names`, and nothing of `kept`."""
+    kept, globs = list(kept)[:MOST_TENSORS], dict[str, None]()
+    for name in list(names)[:200]:
+        ends = [m.end() for m in re.finditer(r"[./]", name)]
+        begin = next((name[:e] for e in ends if not any(k.startswith(name[:e]) for k in kept)), "")
+        globs[f"{begin}*" if begin else name] = None
+    shown = [*list(globs)[:8], *(["…"] if len(globs) > 8 else [])]
+    text = json.dumps({"ignore": shown}, ensure_ascii=False)
+    return text if text.isprintable() and len(text) < 400 else '{"ignore": [NAMES, * for anything]}'
