@@ -309,7 +309,11 @@ def test_bfloat16_as_numpy_writes_it(tmp_path: Path) -> None:
 
 
 def test_objects_in_an_npz_are_passed_over_unread(tmp_path: Path) -> None:
-    more = {"config": np.array({"lr": 1}), "when": np.datetime64(0, "s"), "note": np.array(["a"])}
+    more: Tensors = {
+        "config": np.array({"lr": 1}),
+        "when": np.array(0, "M8[s]"),
+        "note": np.array(["a"]),
+    }
     same(qgf_ref.load(put(tmp_path / "a.npz", {**WEIGHTS, **more}), **OPTIONS), OURS)
     with pytest.raises(InputError, match=r"config has dtype object.*flatten_dict"):
         qgf_ref.load(put(tmp_path / "a.npz", {"config": more["config"]}), **OPTIONS)
