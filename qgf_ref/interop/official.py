@@ -76,8 +76,9 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     together = isinstance(agent, dict) and "network" in agent
     trees = _networks_together(agent, str(path)) if together else {}
     kind = official_agent(trees, str(path)) if together else _apart(flags)
-    values = kind.options({**flags, **{k: v for k, v in overrides.items() if v is not None}})
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
+    chosen = {k: v for k, v in overrides.items() if v is not None}
+    values = {**kind.options(flags, where), **chosen}
     options = options_from(values, where)
     if together and "value" not in trees:
         values.setdefault("critic_loss_type", "ddpg")

@@ -23,15 +23,23 @@ class OfficialAgent:
              a tree of its own
     renamed  their option → ours
     without  options that their code does not have, and what it does instead
+    only     options that are supported at these values alone
     """
 
     agent: str
     network: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
 
-    def options(self, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """Options and settings by our names."""
+    def options(self, flags: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Options and settings by our names. Raises InputError on those that are not supported."""
+        for name, value in self.only.items():
+            if flags.get(name, value) != value:
+                raise InputError(
+                    f"{where}: {name} = {flags[name]!r} of the agent {self.agent} is not "
+                    f"supported, only {value!r}"
+                )
         return {**self.without, **{self.renamed.get(name, name): v for name, v in flags.items()}}
 
 
@@ -40,6 +48,13 @@ OFFICIAL = {
     "edp": OfficialAgent("edp"),
     "fql": OfficialAgent(
         "fql", "actor_onestep_flow", {"flow_steps": "denoise_steps", "q_agg": "q_aggregation"}
+    ),
+    "qam": OfficialAgent(
+        "qam",
+        "actor_fast",
+        {"flow_steps": "denoise_steps"},
+        {"activation": "gelu", "q_aggregation": "mean"},
+        {"residual": False, "fql_alpha": 0.0, "edit_scale": 0.0},
     ),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qgf_ref.arrays import Array
 from qgf_ref.flow.euler import integrate
 from qgf_ref.flow.path import time_grid
@@ -70,3 +72,21 @@ def weighted_flow_matching(
     """
     point, target = field.kernels(path_point, x0, x1, t)
     return velocity_regression(field, obs, point, target, t, valid[:, None])
+
+
+def pessimistic_q(critic: MLPCritic, obs: Array, action: Array, rho: float) -> Array:
+    """mean_j Q_j − ρ·std_j Q_j (B,), the population's deviation: what a critic bootstraps from.
+
+    obs (B, O), action (B, D); nothing is differentiated. Source: baselines.md, section 3.
+    """
+    q, _ = critic.forward(obs, action)
+    return q.mean(axis=0) - rho * q.std(axis=0) if rho else q.mean(axis=0)
+
+
+def best_action(critic: MLPCritic, obs: Array, candidates: Array) -> Array:
+    """Of each row's candidates (B, n, D) the first of highest mean_j Q_j(s, ·), (B, D)."""
+    B, n, D = candidates.shape
+    if n == 1:
+        return candidates[:, 0]
+    q, _ = critic.forward(np.repeat(obs, n, axis=0), candidates.reshape(B * n, D))
+    return candidates[np.arange(B), q.real.mean(axis=0).reshape(B, n).argmax(axis=1)]

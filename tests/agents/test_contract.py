@@ -12,7 +12,6 @@ import pytest
 
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.registry import AGENTS, agent_named
 from qgf_ref.agents.stage import StageInputs
 from qgf_ref.agents.step import TrainState, losses, update
@@ -27,7 +26,11 @@ from qgf_ref.training.state import initial_state, load_state, save_state
 from tests.agents.toy.agent import TOY
 from tests.conftest import small_checkpoint, states
 
-VARIANTS = (AGENTS["fql"].having({"critic_loss_type": "ddpg", "normalize_q_loss": True}),)
+BOOTSTRAPPED = {"critic_loss_type": "ddpg", "rho": 0.5, "best_of_n": 2}
+VARIANTS = (
+    AGENTS["fql"].having({"critic_loss_type": "ddpg", "normalize_q_loss": True}),
+    AGENTS["qam"].having({**BOOTSTRAPPED, "inv_temp": 3.0, "clip_grad": 0.0}),
+)
 """Of the agents with settings, what their defaults leave out."""
 EVERY = (*AGENTS.values(), *VARIANTS, TOY)
 HYPER = Hyperparameters(0.9, 3, 0.8, 0.1, 1e-2, denoise_steps=4)
@@ -204,9 +207,9 @@ def test_gradients_may_be_treated_jointly(agent: Agent) -> None:
         seen.append(set(bars))
         return bars
 
-    jointly: Recipe = replace(recipe, jointly=unchanged)
+    alone, jointly = (replace(recipe, jointly=how) for how in (None, unchanged))
     state = TrainState.create(recipe, nets)
-    apart, together = (update(r, state, batch, drawn, HYPER)[0] for r in (recipe, jointly))
+    apart, together = (update(r, state, batch, drawn, HYPER)[0] for r in (alone, jointly))
     assert seen == [set(recipe.trained)] and bits(apart.networks) == bits(together.networks)
 
 

@@ -6,6 +6,7 @@ independent float64 autodiff's losses and gradients.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from qgf_ref.interop.official import params_from_flax
 from qgf_ref.losses.batch import Batch
 from qgf_ref.nets.mlp import MLPParams
 
-CASES = ("edp/iql", "edp/mean_relu_nstep", "fql/iql", "fql/ddpg")
+CASES = ("edp/iql", "edp/mean_relu_nstep", "fql/iql", "fql/ddpg", "qam/iql", "qam/ddpg")
 LOSS_32, LOSS_64 = 1e-6, 2e-14
 """Relative. Measured: 8e-7 in float32; 2e-15 in float64."""
 GRADIENT_64 = 1e-11
 """Of each array's norm. Measured 6e-14 (edp, whose times are embedded), 1e-15 elsewhere."""
+RECEIVED = 2e-6
+"""Of a network's norm, float32. Measured 7e-7."""
 AFTER = 1e-5
 """Of parameters. Measured 7e-7 (fql)."""
 SAMPLES = 2e-6
@@ -74,12 +77,19 @@ def official_losses(case: Path) -> dict[str, float]:
     """What the official code logged, under the names of `parts_of`."""
     z = arrays(case, "train_step_float32")
     info = {k.removeprefix("official/info/"): float(v) for k, v in z.items() if "/info/" in k}
-    if case.parent.name == "edp":
-        ck = qgf_ref.load(case / "params_0.pkl")
-        actor = info["q_loss"] + ck.agent.stated["bc_weight"] * info["bc_loss"]
-        return {"actor": actor, "critic": info["critic_loss"], "value": info["value_loss"]}
-    groups = ("actor", "critic", "value")
-    return {g: info[f"{g}/{g}_loss"] for g in groups if f"{g}/{g}_loss" in info}
+    own = qgf_ref.load(case / "params_0.pkl").agent.stated
+    actor = {
+        "edp": lambda: info["q_loss"] + own["bc_weight"] * info["bc_loss"],
+        "fql": lambda: info["actor/actor_loss"],
+        "qam": lambda: info["actor/adj_loss"] + info["actor/flow_loss"],
+        "dac": lambda: info["actor/actor_loss"] + own["alpha"] * info["actor/bc_loss"],
+        "qsm": lambda: info["actor/actor_loss"] + own["alpha"] * info["actor/bc_loss"],
+    }[case.parent.name]()
+    found = {"actor": actor}
+    for name in ("critic", "value"):
+        for key in (f"{name}_loss", f"{name}/{name}_loss"):
+            found |= {name: info[key]} if key in info else {}
+    return found
 
 
 def golden_params(z: dict[str, Array], prefix: str, part: str) -> MLPParams:
@@ -124,8 +134,23 @@ def test_five_updates(case: Path, dtype: str) -> None:
 def test_samples(case: Path, backend: str) -> None:
     ck = qgf_ref.load(case / "params_0.pkl", dtype="float32")
     z = arrays(case, "samples_float32")
-    chunks = ck.agent.act(ck, z["obs"], z["noise"], Acting(backend=backend))
+    noise = z["noise"].reshape(-1, ck.flat_action_dim)
+    chunks = ck.agent.act(ck, z["obs"], noise, Acting(backend=backend))
     assert np.abs(chunks - z["actions"]).max() < SAMPLES
+
+
+def test_what_adam_receives(case: Path) -> None:
+    """After the clip by norm, which a first step of Adam hides: the first moment over 0.1."""
+    ck, batch, (drawn, *_) = training(case, "float32")
+    z, recipe = arrays(case, "train_step_float32"), ck.agent.require_recipe()
+    state = TrainState.create(recipe, ck.networks(embedding="float32"))
+    after, _ = update(recipe, state, batch, drawn, ck.hyperparameters())
+    for part in recipe.trained:
+        theirs = golden_params(z, "official/clipped_grad", part)
+        pairs = zip(after.moments[part].mean.arrays(), theirs.arrays(), strict=True)
+        gaps = [(np.linalg.norm(10 * a - e), np.linalg.norm(e)) for a, e in pairs]
+        gap, size = (np.linalg.norm(of) for of in zip(*gaps, strict=True))
+        assert gap < RECEIVED * size, part
 
 
 def test_best_of_four(case: Path) -> None:
@@ -136,6 +161,18 @@ def test_best_of_four(case: Path) -> None:
     noise = z["best_of_4/noise"].reshape(-1, ck.flat_action_dim)
     chunks = ck.agent.act(ck, z["obs"], noise, Acting(best_of=4))
     assert np.abs(chunks - z["best_of_4/actions"]).max() < SAMPLES
+
+
+@pytest.mark.parametrize(("inv_temp", "flow"), [(0.0, "slow_flow"), (1.0, "fast_flow")])
+@pytest.mark.parametrize("variant", ["iql", "ddpg"])
+def test_both_flows_of_qam(variant: str, inv_temp: float, flow: str) -> None:
+    path = GOLDEN / "qam" / variant
+    if not path.is_dir():
+        pytest.skip(f"needs {path}, which a bare clone does not have")
+    ck, z = qgf_ref.load(path / "params_0.pkl", dtype="float32"), arrays(path, "samples_float32")
+    ck = replace(ck, agent=ck.agent.having({"inv_temp": inv_temp}))
+    chunks = ck.agent.act(ck, z["obs"], z["noise"][:, 0], Acting())
+    assert np.abs(chunks - z[f"{flow}/actions"]).max() < SAMPLES
 
 
 def test_read_converted_and_read_again(case: Path, tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ from qgf_ref.training.config import TrainConfig, preset
 from tests.data.synthetic import TASK, write_dataset
 from tests.replay.recorder import killed_command
 
-METHODS = {"edp": ("--bc-weight", "3"), "fql": ("--alpha", "3", "--critic-loss-type", "ddpg")}
+METHODS = {
+    "edp": ("--bc-weight", "3"),
+    "fql": ("--alpha", "3", "--critic-loss-type", "ddpg"),
+    "qam": ("--inv-temp", "3", "--critic-loss-type", "ddpg", "--rho", "0.5", "--best-of-n", "2"),
+}
 """Agent → flags of its own."""
 SMALL = (
     TASK, "--hidden", "7", "6", "--batch", "16", "--horizon-length", "3", "--updates", "24",
