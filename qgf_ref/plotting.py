@@ -83,8 +83,10 @@ def new_figure(width: float = 7.2, height: float = 3.8) -> Figure:
     return figure
 
 
-def dress(axes: Any, title: str, x: str, y: str) -> None:
-    """Title, axis labels and a light grid."""
+def dress(axes: Any, title: str, x: str, y: str, log: str = "") -> None:
+    """Title, axis labels and a light grid; `log`: the axes that are logarithmic, as "x" or "xy"."""
+    for axis in log:
+        axes.set(**{f"{axis}scale": "log"})
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -11,7 +11,7 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
 from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.records import FILE as RECORDS
-from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, paired_difference
+from qgf_ref.evaluation.statistics import bootstrap_mean, paired_difference, prefixed
 from qgf_ref.files import csv_bytes, write_atomically, write_json, write_npz
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, formatted
@@ -57,7 +57,7 @@ def selection_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         {
             "method": cell.method.label,
             "weight": cell.weight,
-            **_estimate("success", cell.success),
+            **prefixed("success", cell.success),
             "mean_return": cell.mean_reward,
             "by_checkpoint": list(cell.rates),
             "chosen": (cell.method, cell.weight) in chosen,
@@ -188,10 +188,10 @@ def _row(evaluation: Evaluation, cell: Cell, unguided: Cell | None) -> dict[str,
         "method": cell.method.label,
         "weight": cell.weight,
         "episodes": len(wins),
-        **_estimate("success", cell.success),
+        **prefixed("success", cell.success),
         "by_checkpoint": list(cell.rates),
-        **_estimate("minus_bc", difference),
-        **_estimate("mean_return", bootstrap_mean([e.total_reward for e in cell.episodes])),
+        **prefixed("minus_bc", difference),
+        **prefixed("mean_return", bootstrap_mean([e.total_reward for e in cell.episodes])),
         "mean_length": sum(e.length for e in cell.episodes) / len(wins),
         "optimistic": evaluation.optimistic(cell.method),
         "milliseconds_per_chunk": 1e3 * cell.sampling_seconds / chunks_played,
@@ -200,15 +200,10 @@ def _row(evaluation: Evaluation, cell: Cell, unguided: Cell | None) -> dict[str,
     }
 
 
-def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    value, low, high = estimate or (None, None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
 def _error(error: CriticError) -> dict[str, Any]:
     plain = asdict(error)
     del plain["bias"]
-    return {**plain, **_estimate("bias", error.bias)}
+    return {**plain, **prefixed("bias", error.bias)}
 
 
 def _episode_rows(cells: tuple[Cell, ...]) -> list[dict[str, Any]]:

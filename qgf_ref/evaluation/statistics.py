@@ -23,6 +23,12 @@ class Estimate(NamedTuple):
     high: float
 
 
+def prefixed(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as the columns name, name_low, name_high; None is None in all."""
+    numbers = (None, None, None) if estimate is None else estimate
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+
+
 def wilson(successes: int, trials: int) -> Estimate:
     """A proportion with Wilson's score interval. Raises InputError without trials."""
     if trials < 1:

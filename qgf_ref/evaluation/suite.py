@@ -10,7 +10,7 @@ from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.report import rows
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.statistics import paired_difference
+from qgf_ref.evaluation.statistics import paired_difference, prefixed
 from qgf_ref.tables import formatted, markdown_table
 
 
@@ -52,14 +52,9 @@ def minus_qgf(whole: Evaluation, cell: Cell) -> dict[str, float | None]:
     """Success minus that of qgf on the same held-out episodes, with its 95% interval."""
     qgf = next((c for c in whole.held_out if c.method.label == "qgf"), None)
     if qgf is None or qgf is cell:
-        return dict.fromkeys(("minus_qgf", "minus_qgf_low", "minus_qgf_high"))
+        return prefixed("minus_qgf", None)
     wins = [[e.success for e in each.episodes] for each in (cell, qgf)]
-    difference = paired_difference(*wins)
-    return {
-        "minus_qgf": difference.value,
-        "minus_qgf_low": difference.low,
-        "minus_qgf_high": difference.high,
-    }
+    return prefixed("minus_qgf", paired_difference(*wins))
 
 
 def suite_rows(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ from qgf_ref.files import csv_bytes, read_csv, require_writable, write_atomicall
 from qgf_ref.guidance.registry import ALIASES
 from qgf_ref.plotting import pdf, png
 from qgf_ref.provenance import provenance
+from qgf_ref.tables import text_table
 
 Rows = Sequence[Mapping[str, Any]]
 """A table: one mapping from column to value for each row."""
@@ -179,6 +181,19 @@ def fill(text: str, indent: str = "") -> str:
     return textwrap.fill(
         text, 98, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def by_estimator(
+    title: str, rows: Rows, across: str, heading: str = "{}", number: str = "{:.2f}"
+) -> str:
+    """A line for each estimator, a column for each value of `across`: the mean value there."""
+    values = distinct(rows, across)
+    body = []
+    for label in distinct(rows, "estimator"):
+        cells = [select(rows, **{"estimator": label, across: v}) for v in values]
+        means = (np.mean([r["value"] for r in c]) if c else None for c in cells)
+        body.append([label, *("" if m is None else number.format(m) for m in means)])
+    return text_table([title, *(heading.format(v) for v in values)], body, left=(0,))
 
 
 def page(above: Sequence[str], table: str, below: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import student_mean
 from qgf_ref.studies.ablation import study as ablation
-from qgf_ref.studies.ablation import trained_networks as ablation_trained
 from qgf_ref.studies.ablation.closed_form import BoundedScene
 from qgf_ref.studies.ablation.factors import (
     BOTH,
@@ -26,6 +24,7 @@ from qgf_ref.studies.ablation.factors import (
 )
 from qgf_ref.studies.ablation.study import study
 from qgf_ref.studies.ablation.trained_networks import relative_variance
+from qgf_ref.studies.shared import trained
 from tests.studies.lines import drawn, line_settings
 
 
@@ -96,14 +95,9 @@ def test_relative_variance_of_known_draws() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five observations of the line; two tiny scenes."""
     obs = np.random.default_rng(3).standard_normal((5, 5)).astype(np.float32)
-    monkeypatch.setattr(ablation_trained, "observations", lambda settings, index, rows: obs)
-    whole = ablation.closed_form
-
-    def tiny(**given: Any) -> Any:
-        given |= {"dimensions": (2,), "scenes": 2, "rows": 8, "draws": 2, "samples": 40}
-        return whole(**given)
-
-    monkeypatch.setattr(ablation, "closed_form", tiny)
+    monkeypatch.setattr(trained, "observations", lambda settings, index, rows: obs)
+    size = replace(ablation.QUICK_SIZE, dimensions=(2,), scenes=2, rows=8, draws=2, samples=40)
+    monkeypatch.setattr(ablation, "QUICK_SIZE", size)
 
 
 def test_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

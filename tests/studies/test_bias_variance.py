@@ -25,8 +25,7 @@ from qgf_ref.studies.bias_variance.boundary import (
 )
 from qgf_ref.studies.bias_variance.errors import PLANES, critic_errors, field_errors
 from qgf_ref.studies.bias_variance.scores import Score, measure, score
-from qgf_ref.studies.bias_variance.size import QUICK
-from qgf_ref.studies.bias_variance.sweeps import score_cells
+from qgf_ref.studies.bias_variance.sweeps import QUICK, score_cells
 from qgf_ref.studies.shared.problems import EXACT, Errors, Problem
 from tests.studies.lines import drawn
 
@@ -170,7 +169,7 @@ def test_boundaries() -> None:
 TINY = replace(
     QUICK,
     dims=(1, 2),
-    shown_dims=(2,),
+    noisy_dims=(2,),
     weights=(0.3,),
     strains=(0.0, 0.3),
     rhos=(0.0, 1.0),

@@ -14,7 +14,7 @@ from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator_names
 from qgf_ref.sampling import sample
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.didactic.divergence import limit, product
+from qgf_ref.studies.didactic.divergence import STRETCHES, limit, product, thinned
 from qgf_ref.studies.didactic.figures import AXES, METRICS
 from qgf_ref.studies.didactic.runs import (
     DidacticGrid,
@@ -122,6 +122,17 @@ def test_product_of_jacobians() -> None:
     assert 1e8 < exact.max() < 1e10
 
 
+def test_a_thinned_curve_keeps_its_peaks() -> None:
+    noise = np.linspace(-3, 3, 100_000)
+    curve = np.ones_like(noise)
+    curve[[123, 45_678]] = 1e9, 1e-9
+    rows = thinned(noise, {"exact": curve, "learned": noise})
+    assert len(rows) <= 4 * STRETCHES
+    assert [r["noise"] for r in rows] == sorted(r["noise"] for r in rows)
+    assert {r["exact"] for r in rows} == {1.0, 1e9, 1e-9}
+    assert rows[0]["learned"] == -3 and rows[-1]["learned"] == 3
+
+
 def explode(flow: GuidedFlow, step: DenoisingStep) -> np.ndarray:
     return np.full_like(step.action, 1e300 * (1 + step.index))
 
@@ -156,9 +167,9 @@ def test_claims_are_computed_from_the_distances() -> None:
     found = {(r["claim"], r["field"], r["T"]): r for r in claims(laws, weights, (5, 8))}
     row = found["qgf is nearer than bptt", "exact", 8]
     near = [
-        (laws[c].w1 or 0) < (laws[replace(c, estimator="bptt")].w1 or 0)
+        (laws[c].w1 or 0) < (laws[c._replace(estimator="bptt")].w1 or 0)
         for c in cases
-        if c.estimator == "qgf" and c.steps == 8
+        if c.estimator == "qgf" and c.T == 8
     ]
     assert (row["holds"], row["of"]) == (sum(near), 3)
     # planted: a bptt that diverged everywhere is farther everywhere

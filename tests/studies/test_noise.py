@@ -14,7 +14,6 @@ from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.noise import study as noise
 from qgf_ref.studies.noise.study import (
     Sensitivities,
     Sensitivity,
@@ -23,6 +22,7 @@ from qgf_ref.studies.noise.study import (
     study,
 )
 from qgf_ref.studies.noise.words import verdict
+from qgf_ref.studies.shared import trained
 from qgf_ref.studies.shared.trained import chain
 from tests.conftest import small_checkpoint
 from tests.studies.lines import drawn
@@ -84,8 +84,7 @@ def planted(cosines: dict[str, float]) -> Sensitivities:
         cosine = np.broadcast_to(value + sign * jitter, (1, 2, 20))
         return [Sensitivity(cosine, 1 - cosine, cosine[0], cosine[0])]
 
-    found = {name: made(v, 1 if name == "qgf" else -1) for name, v in cosines.items()}
-    return Sensitivities((0.1,), (0.0, 0.5), found)
+    return {name: made(v, 1 if name == "qgf" else -1) for name, v in cosines.items()}
 
 
 @pytest.mark.parametrize(
@@ -102,19 +101,18 @@ def planted(cosines: dict[str, float]) -> Sensitivities:
 )
 def test_the_verdict_follows_the_planted_order(rival: float, answer: str, counts: str) -> None:
     measured = planted({"qgf": 0.9, "ood": rival})
-    text = " ".join(verdict(lead_rows(measured)).split())
+    text = " ".join(verdict(lead_rows(measured, (0.1,), (0.0, 0.5))).split())
     assert answer in text
     assert counts in text
 
 
 def test_a_lead_is_over_the_times_at_which_both_have_a_cosine() -> None:
     measured = planted({"qgf": 0.9, "ood": 0.9})
-    rival = measured.by_estimator["ood"][0].cosine.copy()
-    own = measured.by_estimator["qgf"][0].cosine.copy()
-    own[0, 0], own[0, 1], rival[0, 0], rival[0, 1] = 0.5, 0.9, np.nan, 0.9
-    for name, cosine in (("qgf", own), ("ood", rival)):
-        measured.by_estimator[name][0] = replace(measured.by_estimator[name][0], cosine=cosine)
-    assert measured.lead("ood", 0).value == 0
+    qgf, rival = (measured[name][0].cosine.copy() for name in ("qgf", "ood"))
+    qgf[0, 0], qgf[0, 1], rival[0, 0], rival[0, 1] = 0.5, 0.9, np.nan, 0.9
+    for name, cosine in (("qgf", qgf), ("ood", rival)):
+        measured[name][0] = replace(measured[name][0], cosine=cosine)
+    assert lead_rows(measured, (0.1,), (0.0, 0.5))[0]["value"] == 0
 
 
 def test_checkpoints_that_cannot_be_compared() -> None:
@@ -133,7 +131,7 @@ def test_checkpoints_that_cannot_be_compared() -> None:
 def test_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = tuple(small_checkpoint(i, dtype="float32") for i in range(2))
     obs = np.random.default_rng(3).standard_normal((9, 5)).astype(np.float32)
-    monkeypatch.setattr(noise, "observations", lambda settings, index, rows: obs)
+    monkeypatch.setattr(trained, "observations", lambda settings, index, rows: obs)
     settings = StudySettings(True, 0, ("ood", "qgf", "qgf_masked"), checkpoints)
     found = study(settings)
     rows = {

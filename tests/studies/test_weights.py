@@ -16,8 +16,8 @@ from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.nets.auxiliary import AuxiliaryParams
-from qgf_ref.studies.shared.episodes import QUICK_WEIGHTS, EpisodePlan, guided_methods, play, rows
-from qgf_ref.studies.weights.study import QUICK_PLAN, Curve, study
+from qgf_ref.studies.shared.episodes import QUICK_PLAN, EpisodePlan, guided_methods, play, rows
+from qgf_ref.studies.weights.study import Curve, study
 from tests.evaluation.fakes import line_checkpoint
 from tests.studies.lines import FORWARD, cell, drawn, line_settings
 
@@ -63,14 +63,13 @@ def test_the_study(tmp_path: Path) -> None:
     settings = line_settings(FORWARD, "qgf", seeds=2, records=tmp_path / "records")
     found = study(settings)
     # 8 episodes among 2 checkpoints are 4 each
-    each = QUICK_PLAN.of_each(2)
-    assert each == EpisodePlan(4, 4)
+    assert QUICK_PLAN.of_each(2) == (4, 4)
     pooled = [r for r in found.tables[""] if r["checkpoint"] == "all"]
     assert {r["episodes"] for r in pooled} == {8}
     assert "8 selection episodes (2 checkpoints × 4)" in " ".join(found.text.split())
     selection = [(r["method"], r["weight"]) for r in pooled if r["split"] == SELECTION]
     assert selection == [
-        ("bc", None), *((m, w) for m in (FORWARD, "qgf") for w in QUICK_WEIGHTS),
+        ("bc", None), *((m, w) for m in (FORWARD, "qgf") for w in QUICK_PLAN.weights),
     ]  # fmt: skip
     assert len([r for r in pooled if r["split"] == HELD_OUT]) == 3
     assert len(found.tables[""]) == 3 * len(pooled)  # and each checkpoint's own
@@ -89,7 +88,7 @@ def test_the_study(tmp_path: Path) -> None:
     # everything is recorded: a task that cannot play is not asked to
     again = line_settings(FORWARD, "qgf", seeds=2, kind="raises", records=settings.records)
     methods, _ = guided_methods(again, ())
-    assert rows(play(again, (Method(), *methods), QUICK_WEIGHTS, QUICK_PLAN).selection) == [
+    assert rows(play(again, (Method(), *methods), QUICK_PLAN).selection) == [
         r for r in found.tables[""] if r["split"] == SELECTION
     ]
 
@@ -107,20 +106,20 @@ def test_failures_have_no_widest_plateau() -> None:
 
 def test_records_of_other_checkpoints_say_what_to_do(tmp_path: Path) -> None:
     settings = line_settings("qgf", records=tmp_path / "records")
-    play(settings, (Method(),), (), EpisodePlan(1, 1))
+    play(settings, (Method(),), EpisodePlan(1, 1, ()))
     other = replace(settings, checkpoints=(line_checkpoint(5),))
     with pytest.raises(InputError, match=r"another checkpoints.*--out, or delete .*records") as e:
-        play(other, (Method(),), (), EpisodePlan(1, 1))
+        play(other, (Method(),), EpisodePlan(1, 1, ()))
     assert "--overwrite" not in str(e.value)
     (tmp_path / "records" / "episodes" / FILE).write_text("no JSON\n")
     with pytest.raises(InputError, match=r"damaged.*delete .*records"):
-        play(other, (Method(),), (), EpisodePlan(1, 1))
+        play(other, (Method(),), EpisodePlan(1, 1, ()))
 
 
 def test_an_estimator_with_weights_of_its_own() -> None:
     own = Method("tests.studies.test_weights:OwnGrid")
     methods = (Method("qgf"), own, Method())
-    found = play(line_settings(), methods, (0.1, 0.2), EpisodePlan(2, 2))
+    found = play(line_settings(), methods, EpisodePlan(2, 2, (0.1, 0.2)))
     assert [c.weight for c in found.curve(own)] == [7.0, 9.0]
     assert [c.weight for c in found.curve(Method("qgf"))] == [0.1, 0.2]
     assert [c.method for c in found.held_out] == list(methods)
@@ -141,4 +140,4 @@ def test_what_cannot_run_is_left_out_unless_asked_for() -> None:
 
 def test_without_a_task() -> None:
     with pytest.raises(InputError, match="give --task"):
-        play(replace(line_settings(), task=None), (Method(),), (), EpisodePlan(1, 1))
+        play(replace(line_settings(), task=None), (Method(),), EpisodePlan(1, 1, ()))

@@ -13,9 +13,10 @@ unclipped tilt. With exact v and Q:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.progress import Progress
 from qgf_ref.sampling import sample
 from qgf_ref.studies.ablation.factors import FOUR, factor_rows
 from qgf_ref.studies.bias_variance.scores import score
@@ -135,51 +137,52 @@ class BoundedScene:
         return by_name
 
 
-def closed_form(
-    *,
-    dimensions: tuple[int, ...],
-    reaches: tuple[float, ...],
-    scenes: int,
-    rows: int,
-    draws: int,
-    samples: int,
-    seed: int,
-    progress: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Long-form rows: the cells and effects of every measure by n and reach, with intervals over
-    `scenes` random scenes (Student's t), beside the share of clipped coordinates.
+@dataclass(frozen=True)
+class ClosedFormSize:
+    """scenes, random ones for each n and reach; rows at each time, draws of the error in Q; samples
+    for distances.
     """
-    rows_out: list[dict[str, Any]] = []
-    for n in dimensions:
-        for reach in reaches:
-            y: dict[str, dict[str, list[float]]] = {
-                m: {name: [] for name in (*FOUR, "none", "exact")} for m in (*MEASURES, "weight")
-            }
-            shares = []
-            for i in range(scenes):
-                progress(f"closed form: n={n} reach={reach:g}")
-                scene = BoundedScene(n, reach, 1000 * seed + i)
-                shares.append(scene.clipped(rows))
-                for name, (bias, sd) in scene.bias_and_sd(rows, draws).items():
-                    y["bias"][name].append(bias)
-                    y["sd"][name].append(sd)
-                for name, (distance, weight) in scene.distances(samples).items():
-                    y["distance"][name].append(distance)
-                    y["weight"][name].append(weight)
-            head = {
-                "part": "closed form",
-                "n": n,
-                "reach": reach,
-                "clipped": float(np.mean(shares)),
-            }
-            for measure in MEASURES:
-                cells = {name: [np.array(y[measure][name])] for name in FOUR}
-                rows_out += factor_rows(cells, _over_scenes, {**head, "measure": measure})
-            for measure, names in (("distance", ("none", "exact")), ("weight", FOUR)):
-                for name in names:
-                    e = student_mean(y[measure][name])
-                    rows_out.append({**head, "measure": measure, "term": name, **e._asdict()})
-    return rows_out
+
+    dimensions: tuple[int, ...] = (2, 10)
+    reaches: tuple[float, ...] = (0.8, 1.1, 1.3, 1.5)
+    scenes: int = 6
+    rows: int = 128
+    draws: int = 6
+    samples: int = 1000
+
+    @property
+    def stages(self) -> int:
+        """How many scenes there are in all."""
+        return len(self.dimensions) * len(self.reaches) * self.scenes
+
+
+def closed_form(size: ClosedFormSize, seed: int, job: Progress) -> list[dict[str, Any]]:
+    """Long-form rows: the cells and effects of every measure by n and reach, with intervals over
+    random scenes (Student's t), beside the share of clipped coordinates.
+    """
+    table: list[dict[str, Any]] = []
+    for n, reach in product(size.dimensions, size.reaches):
+        job.say(f"closed form: n={n} reach={reach:g}")
+        y: dict[tuple[str, str], list[float]] = defaultdict(list)
+        shares = []
+        for i in range(size.scenes):
+            job.advance()
+            scene = BoundedScene(n, reach, 1000 * seed + i)
+            shares.append(scene.clipped(size.rows))
+            for name, (bias, sd) in scene.bias_and_sd(size.rows, size.draws).items():
+                y["bias", name].append(bias)
+                y["sd", name].append(sd)
+            for name, (distance, weight) in scene.distances(size.samples).items():
+                y["distance", name].append(distance)
+                y["weight", name].append(weight)
+        head = {"part": "closed form", "n": n, "reach": reach, "clipped": float(np.mean(shares))}
+        for measure in MEASURES:
+            cells = {name: [np.array(y[measure, name])] for name in FOUR}
+            table += factor_rows(cells, _over_scenes, {**head, "measure": measure})
+        for term in (("distance", "none"), ("distance", "exact"), *product(("weight",), FOUR)):
+            where = dict(zip(("measure", "term"), term, strict=True))
+            table.append({**head, **where, **student_mean(y[term])._asdict()})
+    return table
 
 
 def _over_scenes(values: list[Array]) -> Estimate:

@@ -56,8 +56,7 @@ def _gradients(trained: Rows) -> Figure:
     lines(change, select(timed, measure="change"), "time", by="term", names=differing)
     dress(change, "", "t", "‖G − G_qgf‖ / ‖G_qgf‖")
     lines(variance, select(timed, measure="variance"), "time", by="term", names=FOUR)
-    dress(variance, "", "t", "variance of G / ‖G‖² at σ = 0.1")
-    variance.set_yscale("log")
+    dress(variance, "", "t", "variance of G / ‖G‖² at σ = 0.1", log="y")
     legend_beside(variance)
     return figure
 
@@ -69,8 +68,7 @@ def _success(played: Rows) -> Figure:
         row = select(played, split=HELD_OUT, term=name)[0]
         look = {**style(name), "linestyle": "", "label": name}
         bars.errorbar(i, row["value"], yerr=reach(row), capsize=4, **look)
-    curve.set_xscale("log")
-    dress(curve, "selection episodes (band: 95%)", "guidance weight w", "success")
+    dress(curve, "selection episodes (band: 95%)", "guidance weight w", "success", log="x")
     dress(bars, "held-out episodes, at the chosen weight", "", "success (95% interval)")
     bars.set_xticks(range(len(FOUR)), [HEADS[name] for name in FOUR])
     for axes in (curve, bars):

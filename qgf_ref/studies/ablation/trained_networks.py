@@ -7,7 +7,7 @@ variance    E‖G(a_t + σξ) − mean‖²/‖mean‖² over draws ξ ~ N(0, I)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,62 +20,59 @@ from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.statistics import paired_difference
 from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.progress import Progress
 from qgf_ref.studies.ablation.factors import BOTH, FOUR, JACOBIAN, MASK, NEITHER, factor_rows
 from qgf_ref.studies.base import StudySettings
-from qgf_ref.studies.shared.trained import chain, common_times, interval, observations, over_time
+from qgf_ref.studies.shared.trained import (
+    at_step,
+    chains,
+    common_times,
+    interval,
+    normal_offsets,
+    ratio,
+    time_rows,
+)
 
 SIGMA = 0.1
 COMPARED = ("change", "cosine", "norm ratio")
 
 
 def gradients(
-    settings: StudySettings, *, rows: int, draws: int, progress: Callable[[str], None]
+    settings: StudySettings, *, rows: int, draws: int, job: Progress
 ) -> list[dict[str, Any]]:
     """Long-form rows by t and over all t: clipped shares, the comparison of each of the three with
     qgf, and the cells and effects of the variance.
     """
     measured = []
     times = common_times(settings)
-    for c, checkpoint in enumerate(settings.checkpoints):
-        progress("gradients along the BC chain")
-        flow = checkpoint.flow
-        states = chain(flow, observations(settings, c, rows), settings.seed)
-        still = np.zeros((len(states), *states[0].action.shape), states[0].action.dtype)
+    for flow, states in chains(settings, rows):
+        job.say("gradients along the BC chain")
+        job.advance()
         bound = np.inf if flow.action_bound is None else flow.action_bound
         free = replace(flow, action_bound=None)
         outside = np.stack([np.abs(one_step_estimate(free, s).x) > bound for s in states])
         by_measure: dict[str, dict[str, Array]] = {"clipped": {"": outside.mean(axis=-1)}}
-        rng = np.random.default_rng((settings.seed, 41))
-        xi = rng.standard_normal((draws, *still.shape)).astype(still.dtype)
+        xi = normal_offsets(states, (settings.seed, 41), draws)
+        still = np.zeros_like(xi[0])
         G = {name: gradients_near(estimator(name), flow, states, still) for name in FOUR}
-        by_measure["change"] = {
-            n: _ratio(_norm(G[n] - G[NEITHER]), _norm(G[NEITHER])) for n in FOUR
-        }
+        by_measure["change"] = {n: ratio(_norm(G[n] - G[NEITHER]), _norm(G[NEITHER])) for n in FOUR}
         by_measure["cosine"] = {n: cosine(G[n], G[NEITHER]) for n in FOUR}
-        by_measure["norm ratio"] = {n: _ratio(_norm(G[n]), _norm(G[NEITHER])) for n in FOUR}
+        by_measure["norm ratio"] = {n: ratio(_norm(G[n]), _norm(G[NEITHER])) for n in FOUR}
         by_measure["variance"] = {}
         for name in FOUR:
-            progress("gradients along the BC chain")
+            job.advance()
             e = estimator(name)
             near = np.stack([gradients_near(e, flow, states, SIGMA * x) for x in xi])
             by_measure["variance"][name] = relative_variance(near)
         measured.append(by_measure)
     result: list[dict[str, Any]] = []
-    for k, t in (("all", "all"), *enumerate(times)):
-        head = {"part": "trained", "time": t}
-
-        def at(measure: str, name: str, k: Any = k) -> list[Array]:
-            values = [m[measure][name] for m in measured]
-            return [over_time(v) if k == "all" else v[k] for v in values]
-
-        result.append(
-            {**head, "measure": "clipped", "term": "", **interval(at("clipped", ""))._asdict()}
-        )
-        for measure in COMPARED:
-            for name in (MASK, JACOBIAN, BOTH):
-                estimate = interval(at(measure, name))
-                result.append({**head, "measure": measure, "term": name, **estimate._asdict()})
-        variance = {name: at("variance", name) for name in FOUR}
+    for k in (None, *range(len(times))):
+        head = {"part": "trained", "time": "all" if k is None else times[k]}
+        compared = [(measure, name) for measure in COMPARED for name in (MASK, JACOBIAN, BOTH)]
+        for measure, name in (("clipped", ""), *compared):
+            where = {**head, "measure": measure, "term": name}
+            result += time_rows(where, [m[measure][name] for m in measured], times, (k,))
+        variance = {name: at_step([m["variance"][name] for m in measured], k) for name in FOUR}
         result += factor_rows(variance, interval, {**head, "measure": "variance"})
     return result
 
@@ -85,17 +82,11 @@ def relative_variance(draws: Array) -> Array:
     x = draws.astype(np.float64)
     mean = x.mean(axis=0)
     variance = ((x - mean) ** 2).sum(axis=(0, -1)) / (len(x) - 1)
-    return _ratio(variance, (mean**2).sum(axis=-1).mean(axis=1)[:, None])
+    return ratio(variance, (mean**2).sum(axis=-1).mean(axis=1)[:, None])
 
 
 def _norm(x: Array) -> Array:
     return np.asarray(np.linalg.norm(x.astype(np.float64), axis=-1))
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    """a/b, NaN where b is 0."""
-    b = np.broadcast_to(b, a.shape)
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
 
 
 def success_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

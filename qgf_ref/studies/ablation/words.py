@@ -90,9 +90,9 @@ def _against_qgf(overall: Rows) -> str:
 
 
 def _success(played: Rows) -> str:
-    held = select(played, split=HELD_OUT)
-    weights = [f"{select(held, term=name)[0].get('chosen') or 0:g}" for name in FOUR]
-    by_label = {"success, held out": held}
+    held_out = select(played, split=HELD_OUT)
+    weights = [f"{select(held_out, term=name)[0].get('chosen') or 0:g}" for name in FOUR]
+    by_label = {"success, held out": held_out}
     selection = select(played, split=SELECTION)
     for w in distinct(selection, "weight"):
         by_label[f"all at w={w:g}"] = select(selection, weight=w)
@@ -102,23 +102,23 @@ def _success(played: Rows) -> str:
 
 def conclusions(exact: Rows, trained: Rows, played: Rows) -> list[str]:
     """What follows, from the intervals alone."""
-    said = []
+    sentences = []
     for measure in MEASURES:
         for effect in ("mask", "Jacobian"):
             rows = [r for r in select(exact, measure=measure, term=effect) if certain(r)]
             of = len(select(exact, measure=measure, term=effect))
             up = sum(r["value"] > 0 for r in rows)
-            said.append(
+            sentences.append(
                 f"- closed form: {SUBJECTS[effect]} raises the {measure} in {up} of {of} settings, "
                 f"lowers it in {len(rows) - up}, and is within the interval in {of - len(rows)}"
             )
     for effect in ("mask", "Jacobian"):
         row = select(trained, time="all", measure="variance", term=effect)[0]
-        said.append(_trained(effect, row, "variance under noise in a_t", 3))
+        sentences.append(_trained(effect, row, "variance under noise in a_t", 3))
     for effect in EFFECTS:
         row = select(played, split=HELD_OUT, term=effect)[0]
-        said.append(_trained(effect, row, "success", 2))
-    return [fill(line, "  ") for line in said]
+        sentences.append(_trained(effect, row, "success", 2))
+    return [fill(line, "  ") for line in sentences]
 
 
 def _trained(effect: str, row: Mapping[str, Any], what: str, digits: int) -> str:

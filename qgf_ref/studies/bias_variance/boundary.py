@@ -21,18 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean
-from qgf_ref.guidance.base import DenoisingStep, Estimator
+from qgf_ref.guidance.base import DenoisingStep
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import one_step_estimate
-from qgf_ref.studies.bias_variance.errors import critic_errors, field_errors, ideal_states
-from qgf_ref.studies.bias_variance.scores import GradientDraws, best_scale, measure, squared_errors
-from qgf_ref.studies.bias_variance.size import SweepSize
+from qgf_ref.studies.bias_variance.errors import ideal_states
 from qgf_ref.studies.shared.problems import Errors, Problem
 
 PREDICTED = ("qgf", "qgf_jacobian", "qgf_jacobian_scheduled")
@@ -141,59 +137,3 @@ def measured_boundary(factors: Sequence[float], log_ratio: Sequence[float]) -> f
             share = r0 / (r0 - r1)
             return f1 if f0 == 0 else float(f0 * (f1 / f0) ** share)
     return float("inf")
-
-
-def log2_ratio(measured: GradientDraws, rival: str) -> tuple[float, Estimate]:
-    """log2 of qgf's scaled error over the rival's, and the interval of the difference of their
-    squares (bootstrap over draws, paired, or over points where there is one draw).
-    """
-    each = {}
-    for label in ("qgf", rival):
-        gradient = measured.gradients[label]
-        each[label] = squared_errors(
-            best_scale(gradient, measured.truth) * gradient, measured.truth
-        )
-    ratio = float(0.5 * np.log2(each["qgf"].mean() / each[rival].mean()))
-    return ratio, bootstrap_mean(each["qgf"] - each[rival])
-
-
-def boundary_rows(
-    problem: Problem, kind: str, size: SweepSize, estimators: Sequence[Estimator], seed: int
-) -> list[dict[str, Any]]:
-    """The "strain" of v's error or slope ("rho") of Q's beyond which qgf has the smaller scaled
-    error, predicted and measured: a row for each rival. qgf must be among the estimators.
-    """
-    slope = ideal_states(problem, size.exact_rows, seed).slope
-
-    def errors(factor: float) -> Errors:
-        if kind == "strain":
-            return field_errors(problem, factor)
-        return critic_errors(problem, slope, factor)
-
-    factors = size.strains if kind == "strain" else size.rhos
-    rivals = [e.label for e in estimators if e.label not in ("qgf", "ood", "none")]
-    ratios: dict[str, list[float]] = {rival: [] for rival in rivals}
-    for e in map(errors, factors):
-        # without errors there is one draw, and more points cost nothing
-        rows = size.exact_rows if e.none else size.rows
-        measured = measure(problem, e, estimators, rows=rows, draws=size.draws, seed=seed)
-        for rival in rivals:
-            ratios[rival].append(log2_ratio(measured, rival)[0])
-    response = response_of(problem, size.exact_rows, seed)
-    table = []
-    for rival in rivals:
-        row = {
-            "n": problem.n,
-            "w": problem.weight,
-            "separation": problem.separation,
-            "sd": problem.sd,
-            "kind": kind,
-            "rival": rival,
-            "measured": measured_boundary(factors, ratios[rival]),
-            "largest_tried": max(factors),
-            "log2_ratio_exact": ratios[rival][0],
-        }
-        if rival in PREDICTED:
-            row["predicted"] = predicted_boundary(response["qgf"], response[rival], errors(1.0))
-        table.append(row)
-    return table

@@ -54,10 +54,9 @@ def _errors(rows: Rows, x: str, label: str) -> Figure:
     for row, (quantity, y) in zip(panels, ERRORS.items(), strict=True):
         for axes, n in zip(row, dims, strict=True):
             lines(axes, select(rows, quantity=quantity, n=n), x, alpha=0.15)
-            dress(axes, f"n = {n}", label, y if n == dims[0] else "")
-            axes.set_xscale("log" if x == "w" else "linear")
+            log = "x" * (x == "w") + "y" * (quantity == "error")
+            dress(axes, f"n = {n}", label, y if n == dims[0] else "", log=log)
             if quantity == "error":
-                axes.set_yscale("log")
                 axes.set_ylim(bottom=max(BOTTOM, axes.get_ylim()[0]))
             else:
                 axes.set_ylim(0, 1.05)
@@ -79,11 +78,9 @@ def _noise(rows: Rows, quantities: Mapping[str, str], log_y: bool) -> Figure:
             if log_y:  # zero within rounding, or within its interval, has no place on the axis
                 here = [r for r in here if r["value"] > BOTTOM and r["low"] > 0]
             lines(axes, here, x, names=distinct(rows, "estimator"), alpha=0.15)
-            dress(axes, f"n = {n}", label, quantities[quantity])
-            axes.set_xscale("log")
+            dress(axes, f"n = {n}", label, quantities[quantity], log="xy" if log_y else "x")
             ticks(axes.xaxis, ticked)
             if log_y:
-                axes.set_yscale("log")
                 axes.minorticks_off()
                 axes.set_ylim(bottom=BOTTOM)
             else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.audit.profile import cosine
-from qgf_ref.evaluation.statistics import Estimate, bootstrap_ratio
+from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, bootstrap_ratio
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.studies.bias_variance.errors import ideal_states
 from qgf_ref.studies.shared.problems import Errors, Problem
@@ -30,7 +30,6 @@ def measure(
     problem: Problem,
     errors: Errors,
     estimators: Sequence[Estimator],
-    *,
     rows: int,
     draws: int,
     seed: int,
@@ -127,8 +126,7 @@ def _root(squared: Estimate) -> Estimate:
 def score_rows(measured: GradientDraws, sweep: str, by_time: bool = False) -> list[dict[str, Any]]:
     """Long-form rows of every estimator: of the whole path (t empty), and of each time if asked."""
     p, rows = measured.problem, []
-    where = {"n": p.n, "w": p.weight, "separation": p.separation, "sd": p.sd}
-    head = {"sweep": sweep, **where, **asdict(measured.errors)}
+    head = {"sweep": sweep, **p.columns, **asdict(measured.errors)}
     for label, gradient in measured.gradients.items():
         times: list[tuple[float | None, slice]] = [(None, slice(None))]
         if by_time:
@@ -137,3 +135,17 @@ def score_rows(measured: GradientDraws, sweep: str, by_time: bool = False) -> li
             for row in score(gradient[:, k], measured.truth[k]).rows():
                 rows.append({**head, "t": t, "estimator": label, **row})
     return rows
+
+
+def log2_ratio(measured: GradientDraws, rival: str) -> tuple[float, Estimate]:
+    """log2 of qgf's scaled error over the rival's, and the interval of the difference of their
+    squares (bootstrap over draws, paired, or over points where there is one draw).
+    """
+    each = {}
+    for label in ("qgf", rival):
+        gradient = measured.gradients[label]
+        each[label] = squared_errors(
+            best_scale(gradient, measured.truth) * gradient, measured.truth
+        )
+    ratio = float(0.5 * np.log2(each["qgf"].mean() / each[rival].mean()))
+    return ratio, bootstrap_mean(each["qgf"] - each[rival])

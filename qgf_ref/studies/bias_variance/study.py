@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator, estimator_names
+from qgf_ref.progress import tracked
 from qgf_ref.studies.base import StudyOutcome, StudySettings
-from qgf_ref.studies.bias_variance.size import QUICK, SweepSize
-from qgf_ref.studies.bias_variance.sweeps import Row, cells
+from qgf_ref.studies.bias_variance.sweeps import QUICK, Row, SweepSize, cells
 from qgf_ref.studies.bias_variance.words import report
 
 DEFAULT = (
@@ -39,7 +37,8 @@ def study(settings: StudySettings) -> StudyOutcome:
     tables: dict[str, list[Row]] = {
         name: [] for name in ("", "boundary", "phase", "curl", "samples")
     }
-    for table, compute in tqdm(list(cells(size, chosen, settings.seed)), disable=None, unit="cell"):
+    every = list(cells(size, chosen, settings.seed))
+    for table, compute in tracked(every, len(every), "cell"):
         tables[table] += compute()
     text, details = report(size, tables)
     return StudyOutcome(text, tables, details)

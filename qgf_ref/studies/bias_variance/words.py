@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.studies.base import Rows, distinct, fill, select
-from qgf_ref.studies.bias_variance.size import SweepSize
+from qgf_ref.studies.base import Rows, by_estimator, distinct, fill, select
+from qgf_ref.studies.bias_variance.sweeps import SweepSize
 from qgf_ref.studies.shared.problems import SIDE, STEPS
 from qgf_ref.studies.shared.scenes import SD
 from qgf_ref.tables import text_table
@@ -18,7 +18,7 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
     """The text of the outcome, and the numbers that it quotes."""
     errors = select(tables[""], quantity="scaled_error")
     boundary, samples, curl = tables["boundary"], tables["samples"], tables["curl"]
-    said, quoted = _boundary_text(boundary)
+    verdicts, quoted = _boundary_text(boundary)
     by_weight = select(errors, sweep="w")
     energy = select(samples, metric="energy")
     blocks = [
@@ -30,7 +30,7 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
         ),
         "1. Exact v and Q, by weight",
         *(
-            _by_estimator(f"n = {n}", select(by_weight, n=n), "w", "w = {:g}")
+            by_estimator(f"n = {n}", select(by_weight, n=n), "w", "w = {:g}")
             for n in distinct(by_weight, "n")
         ),
         fill(
@@ -39,8 +39,8 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
             "√E‖(∂e/∂a)ᵀu‖² for a unit vector u."
         ),
         *(
-            _by_estimator(f"n = {n}", _with_errors(select(errors, n=n)), "error")
-            for n in size.shown_dims
+            by_estimator(f"n = {n}", _with_errors(select(errors, n=n)), "error")
+            for n in size.noisy_dims
         ),
         fill(
             "3. The boundary: error from which qgf, which has no Jacobian, is nearer to g* than a "
@@ -50,13 +50,13 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
             f"{max(size.rhos):g})."
         ),
         _boundary_table(boundary),
-        said,
+        verdicts,
         fill(
             "4. Samples of ten steps, w tuned over 1/4 … 4 times: energy distance to the tilted "
             f"law, {size.sample_rows} samples, mean of {size.sample_draws} draws"
         ),
         *(
-            _by_estimator(
+            by_estimator(
                 f"n = {n}",
                 [
                     r
@@ -66,11 +66,11 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
                 "condition",
                 number="{:.3f}",
             )
-            for n in size.shown_dims
+            for n in size.noisy_dims
         ),
         _samples_text(samples),
         "5. Departure from a gradient field, ‖A − Aᵀ‖/‖A + Aᵀ‖, A = ∂G/∂a_t, mean over t > 0",
-        _by_estimator(
+        by_estimator(
             "",
             [{**r, "panel": f"n = {r['n']}, {r['networks']}"} for r in curl],
             "panel",
@@ -78,19 +78,6 @@ def report(size: SweepSize, tables: Mapping[str, Rows]) -> tuple[str, dict[str, 
         ),
     ]
     return "\n\n".join(blocks), quoted
-
-
-def _by_estimator(
-    title: str, rows: Rows, across: str, heading: str = "{}", number: str = "{:.2f}"
-) -> str:
-    """A line for each estimator, a column for each value of `across`: the mean there."""
-    values = distinct(rows, across)
-    body = []
-    for label in distinct(rows, "estimator"):
-        mine = select(rows, estimator=label)
-        cells = [[r["value"] for r in select(mine, **{across: v})] for v in values]
-        body.append([label, *(number.format(np.mean(c)) if c else "" for c in cells)])
-    return text_table([title, *(heading.format(v) for v in values)], body, left=(0,))
 
 
 def _with_errors(rows: Rows) -> list[dict[str, Any]]:
@@ -132,7 +119,7 @@ def _where(value: float | None) -> str:
 
 def _boundary_text(boundary: Rows) -> tuple[str, dict[str, Any]]:
     quoted: dict[str, Any] = {}
-    said = []
+    sentences = []
     for rival in distinct(boundary, "rival"):
         rows = select(boundary, rival=rival)
         strains, slopes = select(rows, kind="strain"), select(rows, kind="rho")
@@ -155,8 +142,8 @@ def _boundary_text(boundary: Rows) -> tuple[str, dict[str, Any]]:
                 f"of {len(undecided)}."
             )
             quoted[rival] |= {"strain": reached, "slope_never": [never, len(undecided)]}
-        said.append(fill(text))
-    return "\n".join(said), quoted
+        sentences.append(fill(text))
+    return "\n".join(sentences), quoted
 
 
 def _range(values: Sequence[float]) -> str:
@@ -169,7 +156,7 @@ def _range(values: Sequence[float]) -> str:
 def _samples_text(samples: Rows) -> str:
     """Where samples of each rival are nearer or farther than those of qgf, beyond the interval."""
     rows = select(samples, metric="below_qgf", at="tuned")
-    said = []
+    sentences = []
     for label in distinct(rows, "estimator"):
         if label in ("none", "oracle", "ood"):
             continue
@@ -177,7 +164,7 @@ def _samples_text(samples: Rows) -> str:
         nearer = sum(r["low"] > 0 for r in mine)
         farther = [f"n = {r['n']}, {r['condition']}" for r in mine if r["high"] < 0]
         lost = f"farther in {len(farther)} ({'; '.join(farther)})" if farther else "farther in none"
-        said.append(
+        sentences.append(
             fill(f"{label}: nearer than qgf in {nearer} of {len(mine)} conditions, {lost}.")
         )
-    return "\n".join(said)
+    return "\n".join(sentences)

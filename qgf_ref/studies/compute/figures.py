@@ -28,10 +28,9 @@ def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, F
         for family in distinct(rows, "family"):
             known = [r for r in select(rows, family=family) if r[column] is not None]
             _family(axes, family, sorted(known, key=lambda r: r["number"]), column, unit)
-        axes.set_xscale("log")
+        dress(axes, "", label, "", log="x")
         plain_log(axes.xaxis)
         axes.set_ylim(-0.03, 1.05)
-        dress(axes, "", label, "")
     panels[0].set_ylabel("success rate, with 95% interval")
     panels[0].set_title(
         f"{about['settings']['task']}, {rows[0]['episodes']} held-out episodes a point; "

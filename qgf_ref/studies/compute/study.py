@@ -21,6 +21,7 @@ from qgf_ref.studies.compute.points import COSTS, CostPoint, best, cheapest_of_t
 from qgf_ref.studies.compute.timing import milliseconds
 from qgf_ref.studies.compute.words import report
 from qgf_ref.studies.shared.episodes import (
+    QUICK_PLAN,
     EpisodePlan,
     guided_methods,
     note,
@@ -31,7 +32,6 @@ from qgf_ref.studies.shared.episodes import (
 
 ESTIMATORS = ("qgf",)
 PLAN = EpisodePlan(selection=18, held_out=60)
-QUICK_PLAN = EpisodePlan(selection=8, held_out=8)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def study(settings: StudySettings) -> StudyOutcome:
     alone = list(dict.fromkeys(m for m in flat if not m.weighted))
     chosen = list(dict.fromkeys(m for m in flat if m.weighted))
     # apart, so that no selection episodes are spent on methods without a weight
-    evaluations = [play(settings, alone, (), plan, "unguided")]
+    evaluations = [play(settings, alone, replace(plan, weights=()), "unguided")]
     if chosen:
-        evaluations.append(play(settings, chosen, sweep.weights, plan, "guided"))
+        evaluations.append(play(settings, chosen, replace(plan, weights=sweep.weights), "guided"))
     cells = {c.method: c for e in evaluations for c in e.held_out}
     ms = milliseconds(settings.checkpoints[0], list(cells.values()), sweep.rounds, settings.seed)
     points = [

@@ -7,13 +7,13 @@ from time import perf_counter
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.bench.measure import Turn, interleaved, repetitions, spread
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
+from qgf_ref.progress import tracked
 from qgf_ref.sampling import sample
 
 _TURN = 0.01
@@ -44,11 +44,7 @@ def milliseconds(
             run()
             again = max(_LEAST, repetitions(perf_counter() - start, _TURN))
             turns.append(Turn(f"{method.identity} {name}", run, again, fastest=True))
-        timings = list(
-            tqdm(
-                interleaved(turns, rounds), total=rounds, desc="timing", unit="round", disable=None
-            )
-        )
+        timings = list(tracked(interleaved(turns, rounds), rounds, "round", title="timing"))
     return {
         cell.method: {
             name: spread([1e3 * t[f"{cell.method.identity} {name}"] for t in timings])

@@ -30,10 +30,8 @@ def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, F
                     label = name.replace(FREE_TIME, "… with free t′")
                     axes.plot(*zip(*points, strict=True), **_look(name), label=label)
             unit = "W1" if scene.startswith("1-D") else "sliced W1"
-            dress(axes, f"{scene}, {title}", "", f"{unit} to the exact law")
-            axes.set_yscale("log")
+            dress(axes, f"{scene}, {title}", "", f"{unit} to the exact law", log="xy")
             plain_log(axes.yaxis)
-            axes.set_xscale("log")
             axes.minorticks_off()
     for axes in panels[-1]:
         axes.set_xlabel("guidance weight w")

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.statistics import student_mean
 from qgf_ref.guidance.qgf_shifted import QGFShiftedTaylor
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.progress import progress
 from qgf_ref.studies.base import Rows, StudyOutcome, StudySettings
 from qgf_ref.studies.correction.scenes import (
     BASELINE,
@@ -116,12 +117,11 @@ def measure(size: CorrectionSize, chosen: Sequence[Contender], seed: int) -> lis
         if steps == STEPS or (condition == "exact" and name in ("1-D", "1-D distance", "1-D bump"))
     ]
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(cells) * len(size.weights), unit="weight", disable=None) as bar:
-        for scene, condition, steps in cells:
-            bar.set_description(f"{scene.name}, {condition}, T = {steps}")
-            for weight in size.weights:
-                rows += _cell(size, chosen, scene, condition, steps, weight, seed)
-                bar.update()
+    with progress(len(cells) * len(size.weights), "weight") as job:
+        for (scene, condition, steps), weight in product(cells, size.weights):
+            job.say(f"{scene.name}, {condition}, T = {steps}")
+            rows += _cell(size, chosen, scene, condition, steps, weight, seed)
+            job.advance()
     return rows
 
 

@@ -12,7 +12,7 @@ exp(d²/8σ²) for modes a distance d apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ DRAWN = (("exact", "bptt"), ("learned", "bptt"), ("learned", "qgf"))
 beyond FAR."""
 PATHS = 80
 FAR = 4.0
+STRETCHES = 400
+"""Of the noise, in the table of products: more than a figure has pixels for."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,10 @@ class Divergence:
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """What the figure draws: the products by noise and along t, and the paths of DRAWN."""
-        noise = rounded(next(iter(self.products.values())).noise)
-        curves = {"noise": noise} | {n: rounded(abs(p.product)) for n, p in self.products.items()}
-        products = [
-            dict(zip(curves, each, strict=True)) for each in zip(*curves.values(), strict=True)
-        ]
-        limit = (rounded(x) for x in self.limit)
-        products += [{"noise": z, LIMIT: p} for z, p in zip(*limit, strict=True)]
+        noise = next(iter(self.products.values())).noise
+        finite = {name: abs(p.product) for name, p in self.products.items()}
+        curves = ((noise, finite), (self.limit[0], {LIMIT: self.limit[1]}))
+        products = [row for x, by_name in curves for row in thinned(x, by_name)]
         growth = [
             {"series": name, "t": k / (len(p.growth) - 1), "growth": float(abs(x))}
             for name, p in self.products.items()
@@ -180,6 +179,22 @@ def _peak(lab: Laboratory, steps: int, separation: float) -> float:
     """The largest |∂ODE/∂a_0| of the exact field over the noise's quantiles."""
     flow = lab.flow(LawCase("exact", "distance", "bptt", 0.0, steps, separation))
     return product(flow, FINE * lab.points).largest
+
+
+def thinned(noise: Array, curves: Mapping[str, Array]) -> list[dict[str, float]]:
+    """Rows of the curves (N,) over the noise (N,): of each of STRETCHES parts of the noise those
+    where a curve is least or largest, which is what a figure can show.
+    """
+    kept = {
+        stretch[pick(curve[stretch])]
+        for stretch in np.array_split(np.arange(len(noise)), min(STRETCHES, len(noise)))
+        for curve in curves.values()
+        for pick in (np.argmin, np.argmax)
+    }
+    columns = {"noise": noise, **curves}
+    index = sorted(kept)
+    values = zip(*(rounded(x[index]) for x in columns.values()), strict=True)
+    return [dict(zip(columns, each, strict=True)) for each in values]
 
 
 def _summary(run: Trace | None) -> dict[str, Any]:

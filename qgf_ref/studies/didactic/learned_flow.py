@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import trange
 
 from qgf_ref.errors import InputError
 from qgf_ref.flow.gaussian_mixture import GaussianMixture
@@ -15,6 +14,7 @@ from qgf_ref.losses.flow_matching import flow_matching
 from qgf_ref.losses.optimiser import AdamState, adam
 from qgf_ref.nets.initialisers import init_velocity
 from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.progress import tracked
 
 UPDATES = 10_000
 QUICK_UPDATES = 2000
@@ -46,7 +46,7 @@ def learned_flow(
     state = AdamState.zero(field.params)
     obs = np.zeros((batch, 0), dtype=np.float32)
     with threadpool_limits(1):
-        for update in trange(updates, desc="learned velocity", unit="update", disable=None):
+        for update in tracked(range(updates), updates, "update", title="learned velocity"):
             x0 = rng.standard_normal((batch, mixture.dim)).astype(np.float32)
             x1 = mixture.sample(rng, batch).astype(np.float32)
             times = rng.uniform(size=batch).astype(np.float32)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, NonFiniteError
@@ -18,9 +18,12 @@ from qgf_ref.flow.quadrature import TiltedLaw
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.nets.velocity import MLPVelocity, VelocityField
+from qgf_ref.progress import tracked
 from qgf_ref.sampling import Trace, sample, trace
 from qgf_ref.studies.didactic.learned_flow import QUICK_UPDATES, UPDATES
 from qgf_ref.studies.shared.scenes import SD, critics, exact_law, trimodal
+
+R = TypeVar("R")
 
 ESTIMATORS = (
     "none",
@@ -83,20 +86,24 @@ QUICK = DidacticGrid(
 )
 
 
+def panel_columns(names: Sequence[str]) -> list[str]:
+    """Those of the paper's Figure 2, or the first four of others."""
+    return [name for name in ("none", "bptt", "ood", "qgf") if name in names] or list(names[:4])
+
+
 def default_estimators() -> tuple[str, ...]:
     """Those of ESTIMATORS that are registered."""
     return tuple(name for name in ESTIMATORS if name in estimator_names())
 
 
-@dataclass(frozen=True)
-class LawCase:
+class LawCase(NamedTuple):
     """One law: field "exact" or "learned", a critic of `scenes`, an estimator, w, T, separation."""
 
     field: str
     critic: str
     estimator: str
     weight: float
-    steps: int
+    T: int
     separation: float = 1.0
 
 
@@ -144,7 +151,7 @@ class Laboratory:
     def flow(self, case: LawCase) -> GuidedFlow:
         """The case's field and critic, without an action bound."""
         return GuidedFlow(
-            self._field(case), critics(case.separation)[case.critic], case.steps, action_bound=None
+            self._field(case), critics(case.separation)[case.critic], case.T, action_bound=None
         )
 
     def runs(self, case: LawCase) -> bool:
@@ -154,7 +161,7 @@ class Laboratory:
         guide = self.estimators[case.estimator]
         products = guide.products(self.flow(case), 0)
         rolls_out = products is not None and products.field_forward > 1
-        return guide.name != "oracle" and not (rolls_out and case.steps > ROLLOUT_LIMIT)
+        return guide.name != "oracle" and not (rolls_out and case.T > ROLLOUT_LIMIT)
 
     def law(self, case: LawCase) -> Law:
         """The law of this case, computed once."""
@@ -165,19 +172,20 @@ class Laboratory:
     def laws(self, cases: Iterable[LawCase]) -> dict[LawCase, Law]:
         """Those of the cases that run, with a progress bar."""
         wanted = [case for case in dict.fromkeys(cases) if self.runs(case)]
-        bar = tqdm(wanted, desc="laws", unit="law", disable=None)
-        return {case: self.law(case) for case in bar}
+        return {case: self.law(case) for case in tracked(wanted, len(wanted), "law", title="laws")}
 
     def trace(self, case: LawCase, points: int) -> Trace | None:
         """Every quantity on the way from `points` quantiles, or None where it diverged."""
-        noise = quantile_noise(points)
-        guide = self.estimators[case.estimator]
-        try:
-            return trace(
-                self.flow(case), noise[:, :0], estimator=guide, weight=case.weight, noise=noise
-            )
-        except NonFiniteError:
-            return None
+        with suppress(NonFiniteError):
+            return self._from_quantiles(trace, case, points)
+        return None
+
+    def _from_quantiles(self, sampler: Callable[..., R], case: LawCase, points: int) -> R:
+        """What `sample` or `trace` makes of them; raises NonFiniteError where it diverges."""
+        noise, guide = quantile_noise(points), self.estimators[case.estimator]
+        return sampler(
+            self.flow(case), noise[:, :0], estimator=guide, weight=case.weight, noise=noise
+        )
 
     def _field(self, case: LawCase) -> VelocityField:
         if case.field == "exact":
@@ -187,12 +195,8 @@ class Laboratory:
         return self.learned
 
     def _compute(self, case: LawCase) -> Law:
-        noise = quantile_noise(self.points)
-        guide = self.estimators[case.estimator]
         try:
-            a = sample(
-                self.flow(case), noise[:, :0], estimator=guide, weight=case.weight, noise=noise
-            )[:, 0]
+            a = self._from_quantiles(sample, case, self.points)[:, 0]
         except NonFiniteError as error:
             return Law(None, None, None, 1.0, str(error))
         truth = target(case.critic, case.weight, case.separation)
@@ -237,12 +241,7 @@ def table(laws: Mapping[LawCase, Law]) -> list[dict[str, Any]]:
     """One row for each law, for the CSV."""
     return [
         {
-            "field": case.field,
-            "critic": case.critic,
-            "estimator": case.estimator,
-            "weight": case.weight,
-            "T": case.steps,
-            "separation": case.separation,
+            **case._asdict(),
             "w1": law.w1,
             "kl": law.kl,
             "escaped": law.escaped,
@@ -260,7 +259,7 @@ def density_table(lab: Laboratory, cases: Iterable[LawCase]) -> list[dict[str, A
     """
     rows: dict[LawCase, dict[str, Any]] = {}
     for case in cases:
-        law, exact = lab.law(case), replace(case, field="", estimator=EXACT_LAW)
+        law, exact = lab.law(case), case._replace(field="", estimator=EXACT_LAW)
         if exact not in rows:
             pi = target(case.critic, case.weight, case.separation)
             rows[exact] = _density(exact, np.histogram(pi.nodes, BINS, weights=pi.mass)[0])

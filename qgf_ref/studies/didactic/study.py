@@ -7,7 +7,7 @@ of every estimator's samples by quadrature, over weights, steps and mode separat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 
 from qgf_ref.studies.base import StudyOutcome, StudySettings
@@ -20,14 +20,12 @@ from qgf_ref.studies.didactic.runs import (
     LawCase,
     default_estimators,
     density_table,
+    panel_columns,
     path_table,
     table,
 )
 from qgf_ref.studies.didactic.words import claims, claims_text, divergence_text, law_tables
 from qgf_ref.studies.shared.scenes import FORMULAS, TRIMODAL
-
-PANEL_COLUMNS = ("none", "bptt", "ood", "qgf")
-"""The paper's Figure 2."""
 
 
 def study(settings: StudySettings) -> StudyOutcome:
@@ -80,8 +78,8 @@ def _panels(grid: DidacticGrid, lab: Laboratory) -> Iterator[LawCase]:
 def _columns(lab: Laboratory, field: str, grid: DidacticGrid) -> list[str]:
     """The panels' estimators: the paper's four, or the first four of others that run."""
     case = LawCase(field, "distance", "", grid.middle, grid.many)
-    able = [name for name in lab.estimators if lab.runs(replace(case, estimator=name))]
-    return [name for name in PANEL_COLUMNS if name in able] or able[:4]
+    able = [name for name in lab.estimators if lab.runs(case._replace(estimator=name))]
+    return panel_columns(able)
 
 
 def _cases(grid: DidacticGrid, lab: Laboratory) -> Iterator[LawCase]:

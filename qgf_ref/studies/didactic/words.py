@@ -82,7 +82,7 @@ def claims(
             least, most = distances(near), distances(far)
             if least is not None and most is not None:
                 holds = [factor * a < b for a, b in zip(least, most, strict=True)]
-                fails = [c for c, held in zip(cells, holds, strict=True) if not held]
+                fails = [c for c, nearer in zip(cells, holds, strict=True) if not nearer]
                 verdicts.append(_verdict(claim, field, T, fails, len(cells)))
     return verdicts
 

@@ -25,9 +25,8 @@ def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, F
         panels, ("cosine", "change"), (_COSINE, "‖G(a_t + σξ) − G(a_t)‖ / mean ‖G‖"), strict=True
     ):
         lines(axes, select(rows, measure=measure, time="all"), "sigma", focus=known)
-        axes.set_xscale("log")
-        dress(axes, "", "noise σ in a_t (normalised action units)", y)
-    panels[1].set_yscale("log")
+        log = "x" if measure == "cosine" else "xy"
+        dress(axes, "", "noise σ in a_t (normalised action units)", y, log=log)
     overall.suptitle("Sensitivity of G to noise in a_t, over the BC chain (band: 95%)", fontsize=10)
     timed = [r for r in rows if r["time"] != "all"]
     sigmas = [s for s in SIGMAS_BY_TIME if s in distinct(rows, "sigma")]

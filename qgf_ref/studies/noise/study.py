@@ -10,27 +10,27 @@ how alike the gradients of *different* observations are. Source: method.md, sect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.arrays import Array
 from qgf_ref.audit.profile import NOISE_LEVELS, cosine, gradients_near
-from qgf_ref.evaluation.statistics import Estimate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
+from qgf_ref.progress import progress
 from qgf_ref.studies.base import StudyOutcome, StudySettings, fill
 from qgf_ref.studies.noise.words import report
 from qgf_ref.studies.shared.trained import (
-    chain,
+    chains,
     common_times,
-    interval,
     interval_over,
     left_out,
-    observations,
-    over_time,
+    normal_offsets,
+    ratio,
+    time_rows,
     usable_estimators,
 )
 
@@ -49,6 +49,10 @@ class Sensitivity:
     between: Array
 
 
+Sensitivities = Mapping[str, list[Sensitivity]]
+"""By estimator, one for each checkpoint."""
+
+
 def sensitivity(
     e: Estimator,
     flow: GuidedFlow,
@@ -59,37 +63,13 @@ def sensitivity(
     """Measure `e` at the T states. xi (T, B, D), standard normal."""
     G = gradients_near(e, flow, states, np.zeros_like(xi)).astype(np.float64)
     norm = np.linalg.norm(G, axis=-1)
-    mean = norm.mean(axis=1)[:, None]
     cosines, changes = [], []
     for sigma in sigmas:
         near = gradients_near(e, flow, states, sigma * xi).astype(np.float64)
-        moved = np.linalg.norm(near - G, axis=-1)
         cosines.append(cosine(G, near))
-        changes.append(np.divide(moved, mean, out=np.full_like(moved, np.nan), where=mean > 0))
+        changes.append(ratio(np.linalg.norm(near - G, axis=-1), norm.mean(axis=1)[:, None]))
     between = cosine(G, np.roll(G, 1, axis=1))
     return Sensitivity(np.stack(cosines), np.stack(changes), norm, between)
-
-
-@dataclass(frozen=True)
-class Sensitivities:
-    """By estimator, one Sensitivity for each checkpoint; sigmas (S,), times (T,)."""
-
-    sigmas: tuple[float, ...]
-    times: tuple[float, ...]
-    by_estimator: dict[str, list[Sensitivity]]
-
-    def estimate(self, name: str, measure: str, s: int, k: int | None = None) -> Estimate:
-        """The mean of `measure` at sigma number s: at step k, or over all."""
-        return interval([_rows(getattr(m, measure), s, k) for m in self.by_estimator[name]])
-
-    def lead(self, other: str, s: int, k: int | None = None) -> Estimate:
-        """The cosine of qgf minus that of `other`, state by state, where both have one."""
-        pairs = zip(self.by_estimator["qgf"], self.by_estimator[other], strict=True)
-        return interval([_rows(q.cosine - o.cosine, s, k) for q, o in pairs])
-
-
-def _rows(x: Array, s: int, k: int | None) -> Array:
-    return over_time(x[s]) if k is None else np.asarray(x[s, k])
 
 
 def study(settings: StudySettings) -> StudyOutcome:
@@ -97,26 +77,26 @@ def study(settings: StudySettings) -> StudyOutcome:
     sigmas = NOISE_LEVELS if settings.quick else SIGMAS
     times = common_times(settings)
     estimators, without = usable_estimators(settings)
-    measured = Sensitivities(tuple(sigmas), times, {e.label: [] for e in estimators})
+    measured: Sensitivities = {e.label: [] for e in estimators}
     counts = []
-    total = len(settings.checkpoints) * len(estimators)
-    with tqdm(total=total, disable=None, unit="estimator") as bar:
-        for c, checkpoint in enumerate(settings.checkpoints):
-            flow = checkpoint.flow
-            obs = observations(settings, c, 48 if settings.quick else 256)
-            states = chain(flow, obs, settings.seed)
-            rng = np.random.default_rng((settings.seed, 21))
-            xi = rng.standard_normal((len(states), *states[0].action.shape))
-            xi = xi.astype(states[0].action.dtype)
-            counts.append(len(obs))
+    with progress(len(settings.checkpoints) * len(estimators), "estimator") as job:
+        for flow, states in chains(settings, 48 if settings.quick else 256):
+            counts.append(len(states[0].obs))
+            xi = normal_offsets(states, (settings.seed, 21))
             for e in estimators:
-                bar.set_postfix_str(e.label, refresh=False)
-                measured.by_estimator[e.label].append(sensitivity(e, flow, states, xi, sigmas))
-                bar.update()
-    overall, norms, leads = _overall(measured), _norms(measured), lead_rows(measured)
+                job.say(e.label)
+                measured[e.label].append(sensitivity(e, flow, states, xi, sigmas))
+                job.advance()
+    overall = sensitivity_rows(measured, sigmas, times, ("cosine", "change"), (None,))
+    by_time = sensitivity_rows(measured, sigmas, times, ("cosine",), range(len(times)))
+    norms: list[dict[str, Any]] = []
+    for name, k, measure in product(measured, range(len(times)), ("norm", "between")):
+        values = [getattr(m, measure) for m in measured[name]]
+        norms += time_rows({"estimator": name, "measure": measure}, values, times, (k,))
+    leads = lead_rows(measured, sigmas, times)
     zeros = {
         name: float(np.mean([(m.norm == 0).mean() for m in by_checkpoint]))
-        for name, by_checkpoint in measured.by_estimator.items()
+        for name, by_checkpoint in measured.items()
     }
     over = interval_over(settings)
     head = f"G at a_t and a_t + σξ, ξ ~ N(0, I): {counts[0]} observations × {len(times)} BC steps, "
@@ -124,50 +104,38 @@ def study(settings: StudySettings) -> StudyOutcome:
         "\n".join([fill(f"{head}{over}."), *left_out(without), ""])
         + "\n"
         + report(overall, norms, leads, zeros),
-        {"": [*overall, *_by_time(measured)], "norm": norms, "qgf_lead": leads},
+        {"": [*overall, *by_time], "norm": norms, "qgf_lead": leads},
         {"sigmas": list(sigmas), "observations": counts, "intervals": over},
     )
 
 
-def _overall(measured: Sensitivities) -> list[dict[str, Any]]:
-    return [
-        {"estimator": name, "measure": measure, "sigma": sigma, "time": "all"}
-        | measured.estimate(name, measure, s)._asdict()
-        for name in measured.by_estimator
-        for measure in ("cosine", "change")
-        for s, sigma in enumerate(measured.sigmas)
-    ]
+def sensitivity_rows(
+    measured: Sensitivities,
+    sigmas: Sequence[float],
+    times: Sequence[float],
+    measures: Sequence[str],
+    steps: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """Long-form rows of the measures that depend on σ, at these steps (None: over all t)."""
+    rows: list[dict[str, Any]] = []
+    for (name, by_checkpoint), measure in product(measured.items(), measures):
+        for s, sigma in enumerate(sigmas):
+            head = {"estimator": name, "measure": measure, "sigma": sigma}
+            rows += time_rows(head, [getattr(m, measure)[s] for m in by_checkpoint], times, steps)
+    return rows
 
 
-def _by_time(measured: Sensitivities) -> list[dict[str, Any]]:
-    return [
-        {"estimator": name, "measure": "cosine", "sigma": sigma, "time": t}
-        | measured.estimate(name, "cosine", s, k)._asdict()
-        for name in measured.by_estimator
-        for s, sigma in enumerate(measured.sigmas)
-        for k, t in enumerate(measured.times)
-    ]
-
-
-def _norms(measured: Sensitivities) -> list[dict[str, Any]]:
-    return [
-        {"estimator": name, "measure": measure, "time": t}
-        | interval([getattr(m, measure)[k] for m in by_checkpoint])._asdict()
-        for name, by_checkpoint in measured.by_estimator.items()
-        for k, t in enumerate(measured.times)
-        for measure in ("norm", "between")
-    ]
-
-
-def lead_rows(measured: Sensitivities) -> list[dict[str, Any]]:
-    """qgf's cosine minus every other's, over all t and at each; none where qgf was not studied."""
-    if "qgf" not in measured.by_estimator:
-        return []
-    return [
-        {"other": name, "sigma": sigma, "time": "all" if k is None else measured.times[k]}
-        | measured.lead(name, s, k)._asdict()
-        for name in measured.by_estimator
-        if name != "qgf"
-        for s, sigma in enumerate(measured.sigmas)
-        for k in (None, *range(len(measured.times)))
-    ]
+def lead_rows(
+    measured: Sensitivities, sigmas: Sequence[float], times: Sequence[float]
+) -> list[dict[str, Any]]:
+    """qgf's cosine minus every other's, observation by observation where both have one, over all t
+    and at each; none where qgf was not studied.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in (n for n in measured if n != "qgf" and "qgf" in measured):
+        pairs = list(zip(measured["qgf"], measured[name], strict=True))
+        for s, sigma in enumerate(sigmas):
+            leads = [qgf.cosine[s] - other.cosine[s] for qgf, other in pairs]
+            head = {"other": name, "sigma": sigma}
+            rows += time_rows(head, leads, times, (None, *range(len(times))))
+    return rows

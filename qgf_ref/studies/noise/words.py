@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qgf_ref.studies.base import Rows, distinct, fill, select
+from qgf_ref.audit.profile import NOISE_LEVELS
+from qgf_ref.studies.base import Rows, by_estimator, distinct, fill, select
 from qgf_ref.tables import text_table
 
 PAPER = ("ood", "bptt", "qgf_jacobian")
@@ -19,20 +20,9 @@ def report(overall: Rows, norms: Rows, leads: Rows, zeros: Mapping[str, float]) 
     zeros  share of the states at which G is 0, by estimator
     """
     claim = verdict(leads) if leads else "Without qgf and another there is no claim."
-    return "\n\n".join((_cosines(overall), _sizes(overall, norms, zeros), claim))
-
-
-def _cosines(overall: Rows) -> str:
-    rows = select(overall, measure="cosine")
-    sigmas = [s for s in distinct(rows, "sigma") if s in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]
-    return text_table(
-        ["cosine, over all t", *(f"σ={s:g}" for s in sigmas)],
-        [
-            [name, *(f"{select(rows, estimator=name, sigma=s)[0]['value']:.4f}" for s in sigmas)]
-            for name in distinct(rows, "estimator")
-        ],
-        left=(0,),
-    )
+    tabulated = [r for r in select(overall, measure="cosine") if r["sigma"] in NOISE_LEVELS]
+    cosines = by_estimator("cosine, over all t", tabulated, "sigma", "σ={:g}", "{:.4f}")
+    return "\n\n".join((cosines, _sizes(overall, norms, zeros), claim))
 
 
 def _sizes(overall: Rows, norms: Rows, zeros: Mapping[str, float]) -> str:

@@ -35,8 +35,7 @@ def _by_weight(table: Rows) -> Figure:
             color = "#000000" if name == DATA else style("none")["color"]
             for r in select(table, estimator=name, measure=measure):
                 axes.axhline(r["value"], color=color, linestyle=dash, linewidth=1.2, label=title)
-        axes.set_xscale("log")
-        dress(axes, "", "guidance weight w", label)
+        dress(axes, "", "guidance weight w", label, log="x")
     legend(figure, panels[0, 1])
     return figure
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.guidance.queries import critic_value
+from qgf_ref.progress import progress
 from qgf_ref.sampling import sample
 from qgf_ref.studies.base import StudyOutcome, StudySettings, fill
 from qgf_ref.studies.ood_distance.data_actions import DataActions, whole_chunks
@@ -55,23 +55,23 @@ def study(settings: StudySettings) -> StudyOutcome:
     distances: dict[Drawn, list[dict[str, Array]]] = {}
     counts, observed = [], []
     total = len(settings.checkpoints) * (2 + len(estimators) * len(weights))
-    with tqdm(total=total, disable=None, unit="cell") as bar:
+    with progress(total, "cell") as job:
         for c, checkpoint in enumerate(settings.checkpoints):
-            bar.set_postfix_str("reading the data", refresh=False)
+            job.say("reading the data")
             files = dataset_files(settings, c)
             data = DataActions(*whole_chunks(files.train[0], task, checkpoint))
             measure = _Measure(checkpoint, observations(settings, c, rows), data, settings.seed)
             counts.append(len(data.chunks))
             observed.append(len(measure.obs))
-            bar.update()
+            job.advance()
             cells: list[tuple[Drawn, Any, int]] = [((BC, None), "none", 1)]
             cells.append(((BFN, None), "none", DRAWS))
             cells += [((e.label, w), e, 1) for e in estimators for w in weights]
             for (name, weight), guide, best_of in cells:
-                bar.set_postfix_str(f"{name} w={weight or 0:g}", refresh=False)
+                job.say(f"{name} w={weight or 0:g}")
                 actions = measure.draw(guide, weight, best_of)
                 distances.setdefault((name, weight), []).append(measure(actions))
-                bar.update(weight is not None)
+                job.advance(weight is not None)
             if files.validation is not None:
                 chunks, states = whole_chunks(files.validation, task, checkpoint)
                 some = np.random.default_rng((settings.seed, 33)).permutation(len(chunks))[:rows]
@@ -81,7 +81,7 @@ def study(settings: StudySettings) -> StudyOutcome:
                     "local": data.local_distance(chunks[some], near),
                 }
                 distances.setdefault((DATA, None), []).append(reference)
-            bar.update()
+            job.advance()
     table = _table(distances)
     over = interval_over(settings)
     head = (

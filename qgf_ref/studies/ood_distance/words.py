@@ -92,8 +92,8 @@ def ood_claim(distances: Distances, others: Sequence[str], weights: Sequence[flo
         else:
             verdict = "yes" if all(e.low > 0 for e in leads) else "within the intervals"
         verdicts[verdict].append(f"{w:g}")
-    said = "; ".join(f"{verdict} at w = {', '.join(ws)}" for verdict, ws in verdicts.items() if ws)
-    return fill(f'"OOD goes farthest from the data", at equal weight: {said}.')
+    where = "; ".join(f"{verdict} at w = {', '.join(ws)}" for verdict, ws in verdicts.items() if ws)
+    return fill(f'"OOD goes farthest from the data", at equal weight: {where}.')
 
 
 def distance_at(at: Means, name: str, weights: Sequence[float], q: float) -> float | None:

@@ -38,8 +38,7 @@ def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, F
         right.scatter(q, y, s=sizes, color=color, marker=look["marker"], label=name, zorder=3)
     for r in select(rows, weight=None):
         _reference(left, right, r)
-    left.set_xscale("log")
-    dress(left, "Q of the final action, band: 95%", "guidance weight w", _Q)
+    dress(left, "Q of the final action, band: 95%", "guidance weight w", _Q, log="x")
     right.set_ylim(-0.03, 1.03)
     task = about["settings"]["task"]
     title = f"{task}\n{rows[0]['episodes']} episodes a point; marker grows with w"

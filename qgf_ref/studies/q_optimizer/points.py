@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import Engine
@@ -15,6 +14,7 @@ from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
 from qgf_ref.evaluation.rollouts import Policy
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean
+from qgf_ref.progress import tracked
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.shared.trained import interval, observations
 
@@ -68,7 +68,7 @@ def optimised(
         for obs, checkpoint in zip(states, settings.checkpoints, strict=True)
     ]
     every: list[list[Array]] = []
-    for cell in tqdm(cells, desc="Q of final actions", unit="cell", disable=None):
+    for cell in tracked(cells, len(cells), "cell", title="Q of final actions"):
         values: list[Array] = []
         for checkpoint, obs, start in zip(settings.checkpoints, states, starts, strict=True):
             policy = Policy.of(checkpoint, cell.method, cell.weight, Engine.of("numba", 1))

@@ -15,7 +15,7 @@ import numpy as np
 
 from qgf_ref.evaluation.methods import Method, parse_methods
 from qgf_ref.evaluation.protocol import Cell
-from qgf_ref.evaluation.statistics import rank_correlation
+from qgf_ref.evaluation.statistics import prefixed, rank_correlation
 from qgf_ref.studies.base import StudyOutcome, StudySettings
 from qgf_ref.studies.q_optimizer.points import (
     ROWS,
@@ -26,14 +26,12 @@ from qgf_ref.studies.q_optimizer.points import (
 )
 from qgf_ref.studies.q_optimizer.words import report
 from qgf_ref.studies.shared.episodes import (
-    QUICK_WEIGHTS,
-    WEIGHTS,
+    QUICK_PLAN,
     EpisodePlan,
     guided_methods,
     held_out,
     note,
     play,
-    prefixed,
     rows,
     success_columns,
 )
@@ -42,7 +40,6 @@ ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain", "qgf_shifted")
 QUICK_ESTIMATORS = ("ood", "qgf", "bptt")
 REFERENCES = parse_methods(("bc", "bfn-16", "gradstep"))
 PLAN = EpisodePlan(selection=24, held_out=48)
-QUICK_PLAN = EpisodePlan(selection=8, held_out=8)
 _OOD, _QGF = Method("ood"), Method("qgf")
 
 
@@ -54,9 +51,8 @@ def study(settings: StudySettings) -> StudyOutcome:
     """
     plan = QUICK_PLAN if settings.quick else PLAN
     guided, without = guided_methods(settings, QUICK_ESTIMATORS if settings.quick else ESTIMATORS)
-    weights = QUICK_WEIGHTS if settings.quick else WEIGHTS
     states = fixed_observations(settings)  # what is missing is told before anything is played
-    evaluation = play(settings, (*REFERENCES, *guided), weights, plan)
+    evaluation = play(settings, (*REFERENCES, *guided), plan)
     points = optimised(settings, evaluation.selection, states)
     curves = {m: [p for p in points if p.method == m] for m in guided}
     summary = [_summary(held_out(evaluation, m), curve) for m, curve in curves.items()]
@@ -68,7 +64,7 @@ def study(settings: StudySettings) -> StudyOutcome:
         report(settings, note(settings, plan), references, summary, compared, without),
         {"": table, "summary": summary, "episodes": episodes},
         {
-            "weights": list(weights),
+            "weights": list(plan.weights),
             "rows": ROWS,
             "summary": summary,
             "references": references,
@@ -90,21 +86,21 @@ def _row(point: QPoint) -> dict[str, Any]:
     }
 
 
-def _summary(held: Cell, curve: Sequence[QPoint]) -> dict[str, Any]:
+def _summary(reported: Cell, curve: Sequence[QPoint]) -> dict[str, Any]:
     """One estimator: where its Q is highest, and where its success is."""
     top = max(curve, key=lambda p: p.q.value)
-    chosen = next(p for p in curve if p.cell.weight == held.weight)
+    chosen = next(p for p in curve if p.cell.weight == reported.weight)
     over = chosen.overestimation
     return {
-        "estimator": held.method.label,
+        "estimator": reported.method.label,
         "weight_of_highest_q": top.cell.weight,
         "highest_q": top.q.value,
         **prefixed("gain_there", top.gain),
         **prefixed("success_there", top.cell.success),
-        "chosen_weight": held.weight,
+        "chosen_weight": reported.weight,
         "q_at_chosen": chosen.q.value,
         "gain_at_chosen": chosen.gain.value,
-        **success_columns(held),
+        **success_columns(reported),
         "overestimation_at_chosen": None if over is None else over.value,
     }
 

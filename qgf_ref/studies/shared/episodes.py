@@ -17,26 +17,31 @@ from qgf_ref.evaluation.protocol import Cell, Evaluation, evaluate
 from qgf_ref.evaluation.records import RecordsError
 from qgf_ref.evaluation.rollouts import Episode
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.statistics import Estimate, wilson
+from qgf_ref.evaluation.statistics import prefixed, wilson
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.shared.trained import usable_estimators
 
 WEIGHTS = tuple(0.005 * 2**k for k in range(9))
 """0.005 … 1.28 in factors of two: the paper's grid, 0.004 … 0.12, and a decade above it."""
-QUICK_WEIGHTS = (0.01, 0.04, 0.16, 0.64)
 
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Episodes of each cell, over all checkpoints: they share them, so that more cost no time."""
+    """Episodes of each cell, over all checkpoints: they share them, so that more cost no time; and
+    the weights that are tried.
+    """
 
     selection: int
     held_out: int
+    weights: tuple[float, ...] = WEIGHTS
 
-    def of_each(self, checkpoints: int) -> EpisodePlan:
-        """Episodes of each cell and checkpoint, rounded up."""
-        return EpisodePlan(-(-self.selection // checkpoints), -(-self.held_out // checkpoints))
+    def of_each(self, checkpoints: int) -> tuple[int, int]:
+        """Episodes of each cell and checkpoint, rounded up: selection, held out."""
+        return -(-self.selection // checkpoints), -(-self.held_out // checkpoints)
+
+
+QUICK_PLAN = EpisodePlan(8, 8, (0.01, 0.04, 0.16, 0.64))
 
 
 def guided_methods(
@@ -55,30 +60,26 @@ def guided_methods(
 
 
 def play(
-    settings: StudySettings,
-    methods: Sequence[Method],
-    weights: Sequence[float],
-    plan: EpisodePlan,
-    part: str = "",
+    settings: StudySettings, methods: Sequence[Method], plan: EpisodePlan, part: str = ""
 ) -> Evaluation:
     """Every method at every weight on the selection episodes, and on the held-out ones at the
-    weight chosen there. An estimator with `default_weights` has those instead of `weights`.
+    weight chosen there. An estimator with `default_weights` has those instead of the plan's.
 
     part  names the records of this evaluation, where a study makes several
     Raises InputError on records of another configuration, saying what to do.
     """
     if settings.task is None:
         raise InputError("the study plays episodes of a task: give --task")
-    each = plan.of_each(max(len(settings.checkpoints), 1))
+    selection, held_out = plan.of_each(max(len(settings.checkpoints), 1))
     records = settings.records
     if records is not None:
         records = records / (part or "episodes")
         records.mkdir(parents=True, exist_ok=True)
     wanted = Settings(
         methods=tuple(methods),
-        weights=tuple(weights),
-        selection_episodes=each.selection,
-        episodes=each.held_out,
+        weights=plan.weights,
+        selection_episodes=selection,
+        episodes=held_out,
         seed=settings.seed,
         workers=settings.workers,
         backend="numba",
@@ -140,18 +141,11 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return table
 
 
-def prefixed(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """An estimate as the columns name, name_low, name_high; None is None in all."""
-    numbers = (None, None, None) if estimate is None else estimate
-    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
-
-
 def note(settings: StudySettings, plan: EpisodePlan) -> str:
     """How many episodes a number has, and what its interval is over."""
     count = len(settings.checkpoints)
-    each = plan.of_each(count)
     parts = []
-    for name, total in (("selection", each.selection), ("held-out", each.held_out)):
+    for name, total in zip(("selection", "held-out"), plan.of_each(count), strict=True):
         if total:
             of = f" ({count} checkpoints × {total})" if count > 1 else ""
             parts.append(f"{total * count} {name} episodes{of}")

@@ -70,6 +70,11 @@ class Problem:
     sd: float = SD
     anisotropy: float = 1.0
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """What tables say of the problem."""
+        return {"n": self.n, "w": self.weight, "separation": self.separation, "sd": self.sd}
+
     @cached_property
     def mixture(self) -> GaussianMixture:
         """π̂."""

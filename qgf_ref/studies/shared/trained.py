@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,22 @@ def chain(flow: GuidedFlow, obs: Array, seed: int) -> list[DenoisingStep]:
     return [denoising_step(flow, run.obs, a, k, STATE_WEIGHT) for k, a in enumerate(run.a)]
 
 
+def chains(settings: StudySettings, rows: int) -> Iterator[tuple[GuidedFlow, list[DenoisingStep]]]:
+    """Each checkpoint's flow, and the `chain` of its `observations`. Raises InputError as these."""
+    for index, checkpoint in enumerate(settings.checkpoints):
+        yield (
+            checkpoint.flow,
+            chain(checkpoint.flow, observations(settings, index, rows), settings.seed),
+        )
+
+
+def normal_offsets(states: Sequence[DenoisingStep], seed: tuple[int, ...], *draws: int) -> Array:
+    """Standard normal ξ (*draws, T, B, D) for the actions of T states, in their dtype."""
+    action = states[0].action
+    xi = np.random.default_rng(seed).standard_normal((*draws, len(states), *action.shape))
+    return xi.astype(action.dtype)
+
+
 def usable_estimators(
     settings: StudySettings, names: Sequence[str] | None = None
 ) -> tuple[list[Estimator], dict[str, str]]:
@@ -125,12 +142,18 @@ def usable_estimators(
     return usable, without
 
 
-def over_time(x: Array) -> Array:
-    """The mean over t of the defined values: (…, T, B) → (…, B), NaN where none is defined."""
-    defined = ~np.isnan(x)
-    count = defined.sum(axis=-2)
-    total = np.where(defined, x, 0).sum(axis=-2)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+def ratio(x: Array, y: Array) -> Array:
+    """x/y, NaN where y is not above 0. y broadcasts to x."""
+    return np.divide(x, y, out=np.full(x.shape, np.nan), where=np.broadcast_to(y, x.shape) > 0)
+
+
+def at_step(values_by_checkpoint: Sequence[Array], k: int | None) -> list[Array]:
+    """Of values (T, B) those of step k, (B,); with None, each row's mean over its defined ones."""
+    if k is not None:
+        return [values[k] for values in values_by_checkpoint]
+    defined = [~np.isnan(values) for values in values_by_checkpoint]
+    pairs = zip(values_by_checkpoint, defined, strict=True)
+    return [ratio(np.where(d, x, 0).sum(axis=0), d.sum(axis=0)) for x, d in pairs]
 
 
 def interval(values_by_checkpoint: Sequence[Array]) -> Estimate:
@@ -149,6 +172,22 @@ def interval(values_by_checkpoint: Sequence[Array]) -> Estimate:
     if len(values_by_checkpoint) > 1:
         return student_mean([float(v.mean()) for v in kept])
     return bootstrap_mean(kept[0])
+
+
+def time_rows(
+    head: Mapping[str, Any],
+    values_by_checkpoint: Sequence[Array],
+    times: Sequence[float],
+    steps: Iterable[int | None] = (None,),
+) -> list[dict[str, Any]]:
+    """Long-form rows of values (T, B): their `interval` at each of `steps`, column "time" its t_k,
+    or "all" for None.
+    """
+    return [
+        {**head, "time": "all" if k is None else times[k]}
+        | interval(at_step(values_by_checkpoint, k))._asdict()
+        for k in steps
+    ]
 
 
 def interval_over(settings: StudySettings) -> str:

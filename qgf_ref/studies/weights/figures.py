@@ -22,10 +22,10 @@ def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, F
     """ "" and "overview"."""
     success = select(tables[""], checkpoint="all")
     task = about["settings"]["task"]
-    own = tuple(about["settings"]["estimators"] or ())
+    chosen = tuple(about["settings"]["estimators"] or ())
     return {
         "": _panels(task, success, tables["summary"]),
-        "overview": _overview(task, select(success, split=SELECTION), own),
+        "overview": _overview(task, select(success, split=SELECTION), chosen),
     }
 
 
@@ -33,7 +33,7 @@ def _panels(task: str, success: Rows, summary: Rows) -> Figure:
     """Success (selection episodes, Wilson's band) against w; BC grey; plateau at the bottom; ◇ the
     chosen weight on held-out episodes, with its interval.
     """
-    curves, held = select(success, split=SELECTION), select(success, split=HELD_OUT)
+    curves, held_out = select(success, split=SELECTION), select(success, split=HELD_OUT)
     columns = min(4, len(summary))
     figure, panels = grid(-(-len(summary) // columns), columns, 1.9, 1.9, 0.5, sharey=True)
     for axes, row in zip(panels.flat, summary):
@@ -48,9 +48,8 @@ def _panels(task: str, success: Rows, summary: Rows) -> Figure:
             row["chosen_weight"], row["success"], yerr=reach(row, "success"), marker="D",
             markersize=5, markerfacecolor="white", color="black", capsize=2, linewidth=1, zorder=4,
         )  # fmt: skip
-        axes.set_xscale("log")
+        dress(axes, name, "", "", log="x")
         axes.set_ylim(*_LIMITS)
-        dress(axes, name, "", "")
         axes.title.set_fontsize(8.5)
     for axes in panels.flat[len(summary) :]:
         axes.set_visible(False)
@@ -58,7 +57,7 @@ def _panels(task: str, success: Rows, summary: Rows) -> Figure:
     figure.supylabel("success rate", fontsize=10)
     figure.suptitle(
         f"{task}: {curves[0]['episodes']} selection episodes a weight, band: 95%; bar: plateau;\n"
-        f"◇ {held[0]['episodes']} held-out episodes at the chosen w; grey: behaviour cloning",
+        f"◇ {held_out[0]['episodes']} held-out episodes at the chosen w; grey: behaviour cloning",
         fontsize=9,
     )
     return figure
@@ -73,15 +72,14 @@ def _unguided(axes: Any, curves: Rows, alpha: float) -> None:
         axes.axhspan(*ends, color=color, alpha=alpha, linewidth=0)
 
 
-def _overview(task: str, curves: Rows, own: tuple[str, ...]) -> Figure:
+def _overview(task: str, curves: Rows, chosen: tuple[str, ...]) -> Figure:
     figure = new_figure(7.6, 4.0)
     axes = figure.add_subplot()
     _unguided(axes, curves, 0.1)
     guided = [r for r in curves if r["method"] != _BC and r["weight"]]
-    lines(axes, guided, "weight", by="method", y="success", focus=(*NAMED, *own), alpha=0.1)
-    axes.set_xscale("log")
-    axes.set_ylim(*_LIMITS)
+    lines(axes, guided, "weight", by="method", y="success", focus=(*NAMED, *chosen), alpha=0.1)
     title = f"{task}, {curves[0]['episodes']} selection episodes"
-    dress(axes, title, "guidance weight w", "success (band: 95%)")
+    dress(axes, title, "guidance weight w", "success (band: 95%)", log="x")
+    axes.set_ylim(*_LIMITS)
     legend_beside(axes)
     return figure

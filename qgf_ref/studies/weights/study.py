@@ -10,17 +10,15 @@ from typing import Any
 
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell, Evaluation, best
-from qgf_ref.evaluation.statistics import paired_difference
+from qgf_ref.evaluation.statistics import paired_difference, prefixed
 from qgf_ref.studies.base import StudyOutcome, StudySettings
 from qgf_ref.studies.shared.episodes import (
-    QUICK_WEIGHTS,
-    WEIGHTS,
+    QUICK_PLAN,
     EpisodePlan,
     guided_methods,
     held_out,
     note,
     play,
-    prefixed,
     rows,
     seeds_text,
     success_columns,
@@ -41,7 +39,6 @@ ESTIMATORS = (
 )
 QUICK_ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt")
 PLAN = EpisodePlan(selection=24, held_out=60)
-QUICK_PLAN = EpisodePlan(selection=8, held_out=8)
 _REFERENCE = Method("qgf")
 
 
@@ -84,29 +81,27 @@ def study(settings: StudySettings) -> StudyOutcome:
 
     Raises InputError as `evaluate`, and when one of settings.estimators cannot run.
     """
-    names = QUICK_ESTIMATORS if settings.quick else ESTIMATORS
     plan = QUICK_PLAN if settings.quick else PLAN
-    guided, without = guided_methods(settings, names)
-    weights = QUICK_WEIGHTS if settings.quick else WEIGHTS
-    evaluation = play(settings, (Method(), *guided), weights, plan)
+    guided, without = guided_methods(settings, QUICK_ESTIMATORS if settings.quick else ESTIMATORS)
+    evaluation = play(settings, (Method(), *guided), plan)
     summary = [_summary(evaluation, m) for m in guided]
     bc = success_columns(evaluation.held_out[0])
     return StudyOutcome(
         report(note(settings, plan), bc, summary, without),
         {"": rows((*evaluation.selection, *evaluation.held_out)), "summary": summary},
-        {"weights": list(weights), "summary": summary, "bc": bc, "left_out": without},
+        {"weights": list(plan.weights), "summary": summary, "bc": bc, "left_out": without},
     )
 
 
 def _summary(evaluation: Evaluation, method: Method) -> dict[str, Any]:
     """What the text and pages say of one estimator."""
-    held = held_out(evaluation, method)
+    reported = held_out(evaluation, method)
     curve = Curve(evaluation.curve(method))
     low, high = curve.plateau
     row: dict[str, Any] = {
         "estimator": method.label,
-        "chosen_weight": held.weight,
-        **success_columns(held),
+        "chosen_weight": reported.weight,
+        **success_columns(reported),
         "optimistic": evaluation.optimistic(method),
         "own_grid": method.own_weights is not None,
         "plateau_low": low,
@@ -114,11 +109,11 @@ def _summary(evaluation: Evaluation, method: Method) -> dict[str, Any]:
         "width": high / low,
         "plateau_at_the_grids_end": high == _weight(curve.cells[-1]),
         "collapse": curve.collapse,
-        "seeds": seeds_text(held),
+        "seeds": seeds_text(reported),
     }
     if _REFERENCE in evaluation.settings.methods and method != _REFERENCE:
         reference = held_out(evaluation, _REFERENCE)
-        wins = ([e.success for e in c.episodes] for c in (held, reference))
+        wins = ([e.success for e in c.episodes] for c in (reported, reference))
         row |= prefixed("minus_qgf", paired_difference(*wins))
     return row
 
