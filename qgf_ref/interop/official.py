@@ -62,18 +62,20 @@ def read_flags(path: Path) -> dict[str, Any]:
 def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint at `path`; options from `flags.json` beside it, `overrides` first.
 
-    None when it is another's, without an agent that has a policy.
+    None when it is another's, without an agent that has a policy or one tree of networks.
 
     Raises InputError on a file that is refused, truncated, or not a QGF agent, and on options
     that neither source gives.
     """
     tree = read_pickle(path)
     agent = tree.get("agent") if isinstance(tree, dict) else None
-    if not isinstance(agent, dict) or not isinstance(agent.get("policy"), dict):
+    if not isinstance(agent, dict):
+        return None
+    together = isinstance(agent.get("network"), dict)
+    if not together and not isinstance(agent.get("policy"), dict):
         return None
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
-    together = isinstance(agent, dict) and "network" in agent
     trees = _networks_together(agent, str(path)) if together else {}
     kind = official_agent(trees, str(path)) if together else _apart(flags)
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
