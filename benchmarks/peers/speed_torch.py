@@ -42,6 +42,7 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, estimator: str, weight: float, steps: int) -> None:
         if estimator not in ESTIMATORS:
             raise unknown_name("estimator of the PyTorch peer", estimator, ESTIMATORS)
+        self.eps = checkpoint.options.mlp.layer_norm_eps
         if checkpoint.options.activation != "gelu":
             raise InputError(f"takes gelu networks only, got {checkpoint.options.activation}")
         self.estimator, self.weight, self.T = estimator, weight, steps
@@ -64,7 +65,7 @@ class Model:
         for i, (kernel, bias, scale, offset) in enumerate(self.policy):
             x = torch.addmm(bias, x, kernel)
             if scale is not None:
-                x = layer_norm(x, scale.shape, scale, offset, 1e-6)
+                x = layer_norm(x, scale.shape, scale, offset, self.eps)
             if i < len(self.policy) - 1:
                 x = gelu(x, approximate="tanh")
         return x
@@ -75,7 +76,7 @@ class Model:
         for i, (kernel, bias, scale, offset) in enumerate(self.critic):
             x = torch.baddbmm(bias, x, kernel)
             if scale is not None and offset is not None:
-                x = layer_norm(x, scale.shape[-1:], eps=1e-6) * scale + offset
+                x = layer_norm(x, scale.shape[-1:], eps=self.eps) * scale + offset
             if i < len(self.critic) - 1:
                 x = gelu(x, approximate="tanh")
         q = x[..., 0]

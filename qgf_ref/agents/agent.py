@@ -18,7 +18,7 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.sampling import sample
@@ -190,9 +190,7 @@ class FlowAgent(Agent):
             checkpoint.options.denoise_steps,
             time_precision=embedding,
             kernels=kernels,
-            auxiliary=checkpoint.auxiliary.networks(
-                MLPOptions(checkpoint.options.activation), embedding, kernels
-            ),
+            auxiliary=checkpoint.auxiliary.networks(checkpoint.options.mlp, embedding, kernels),
         )
 
     def require(self, checkpoint: Checkpoint, how: Acting) -> None:

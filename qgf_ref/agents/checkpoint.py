@@ -24,7 +24,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
-from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
@@ -174,8 +174,7 @@ class Checkpoint:
         self, embedding: Precision = "exact", kernels: Kernels = reference_kernels
     ) -> NetworkSettings:
         """What every network of this checkpoint is made with."""
-        options = MLPOptions(self.options.activation)
-        return NetworkSettings(options, self.options.q_aggregation, embedding, kernels)
+        return NetworkSettings(self.options.mlp, self.options.q_aggregation, embedding, kernels)
 
     def network(self, name: str, settings: NetworkSettings | None = None) -> Any:
         """One part, ready to be evaluated; by default with exact times and the reference kernels.

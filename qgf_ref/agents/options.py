@@ -10,8 +10,10 @@ import numpy as np
 
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps
+from qgf_ref.nets.mlp import MLPOptions
 from qgf_ref.ops.activations import require_activation
 from qgf_ref.ops.ensemble import require_aggregation
+from qgf_ref.ops.layer_norm import EPS
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class Options:
     denoise_steps              T, the Euler steps of the sampler
     horizon_length             H, actions in a chunk
     action_chunking            whether the policy outputs the whole chunk (D = H·A) or one action
+
+    Where the networks are not the official ones, else None:
+    layer_norm_eps             inside the square root of every LayerNorm (official 1e-6, PyTorch's
+                               default 1e-5)
 
     The training recipe's, None where they are not known:
     discount, expectile        γ and τ of IQL
@@ -37,6 +43,7 @@ class Options:
     action_chunking: bool
     discount: float | None = None
     expectile: float | None = None
+    layer_norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         require_activation(self.activation)
@@ -44,10 +51,20 @@ class Options:
         check_steps(self.denoise_steps)
         if not 1 <= self.horizon_length <= 10_000:
             raise InputError(f"horizon_length must be from 1 to 10000, got {self.horizon_length}")
+        eps = self.layer_norm_eps
+        if eps is not None and not 0 < eps < 1:
+            raise InputError(f"layer_norm_eps must lie in (0, 1), got {eps}")
+        if eps == EPS:  # said or not, it is the same checkpoint
+            object.__setattr__(self, "layer_norm_eps", None)
         for name in RECIPE_OPTIONS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {value}")
+
+    @property
+    def mlp(self) -> MLPOptions:
+        """What every network of the checkpoint is evaluated with."""
+        return MLPOptions(self.activation, self.layer_norm_eps or EPS)
 
     def stated(self) -> dict[str, Any]:
         """{name: value} of those that are known, in order: what files and reports hold."""
@@ -62,9 +79,11 @@ _TYPES = {
     "action_chunking": bool,
     "discount": float,
     "expectile": float,
+    "layer_norm_eps": float,
 }
 RECIPE_OPTIONS = ("discount", "expectile")
 """Needed to train, to check an update and to discount returns; not to sample."""
+_OPTIONAL = (*RECIPE_OPTIONS, "layer_norm_eps")
 
 
 def option_names() -> tuple[str, ...]:
@@ -75,7 +94,7 @@ def option_names() -> tuple[str, ...]:
 def options_from(values: Mapping[str, Any], source: str) -> Options:
     """`Options` from a mapping that may hold more; raises InputError naming what is missing."""
     given = {name: values[name] for name in _TYPES if values.get(name) is not None}
-    missing = [name for name in _TYPES if name not in given and name not in RECIPE_OPTIONS]
+    missing = [name for name in _TYPES if name not in given and name not in _OPTIONAL]
     if missing:
         raise InputError(f"{source} does not say: {', '.join(missing)}. {how_to_give(missing)}")
     try:

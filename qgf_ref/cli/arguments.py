@@ -54,6 +54,12 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="whether the policy outputs the whole chunk",
     )
+    group.add_argument(
+        "--layer-norm-eps",
+        type=float,
+        metavar="X",
+        help="of a LayerNorm that is not the official one, with 1e-6 (PyTorch's default: 1e-5)",
+    )
     recipe = "where updates are made or checked, and returns discounted"
     group.add_argument("--discount", type=float, metavar="γ", help=recipe)
     group.add_argument("--expectile", type=float, metavar="τ", help=recipe)

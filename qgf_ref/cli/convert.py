@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     for note in mapping.notes if mapping else ():
         print(f"note: {note}")
     print(f"wrote {args.destination}: {len(written)} tensors of {checkpoint.dtype}")
-    for line in advice(args.destination, form, mapping is not None):
+    eps = checkpoint.options.mlp.layer_norm_eps
+    for line in advice(args.destination, form, mapping is not None, eps):
         print(line)
     return 0
 
@@ -116,13 +117,14 @@ def _short(text: str) -> str:
     return text if len(text) <= _NAME else f"{text[: keep - 1]}…{text[-keep:]}"
 
 
-def advice(destination: Path, form: Format, mapped: bool) -> list[str]:
+def advice(destination: Path, form: Format, mapped: bool, layer_norm_eps: float) -> list[str]:
     """What to do with the file, and what its names cannot tell."""
-    lines = form.next_step.format(path=str(destination)).splitlines()
+    eps = f"{layer_norm_eps:g}".replace("e-0", "e-")
+    lines = form.next_step.format(path=str(destination), eps=eps).splitlines()
     if mapped and len(lines) == 1:
         lines += [
             "Weights do not tell all. Here inputs are [observation, action, time embedding],",
-            "LayerNorm (eps 1e-6) comes before the activation, and gelu is the tanh approximation",
-            "(PyTorch's: gelu_erf, eps 1e-5). Compare a few outputs with the original.",
+            f"LayerNorm (eps {eps}) comes before the activation; gelu is the tanh approximation",
+            "(PyTorch's: gelu_erf, --layer-norm-eps 1e-5). Compare some outputs with the original.",
         ]
     return lines

@@ -42,7 +42,7 @@ class Format:
               this file's do
     names     (part, parameters) → tensors as they are written
     write     (path, tensors, checkpoint) → the file; None: this format is only read
-    next_step what to do with a written file, {path} standing for it
+    next_step what to do with a written file, {path} standing for it and {eps} for LayerNorm's
     """
 
     name: str

@@ -44,7 +44,7 @@ def load(
              not tell
     target_critic_from  "critic" where such a file has no target critic
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
-             expectile: they override what is stored
+             expectile, layer_norm_eps (official: 1e-6): they override what is stored
 
     Raises InputError when the file is missing, refused, corrupt, lacks an option, or when its names
     leave more than one reading.

@@ -215,5 +215,5 @@ TORCH = Format(
     write=_write,
     other_suffixes=(".ckpt", ".bin", ".pth.tar"),
     next_step="next: torch.load({path!r}, weights_only=True) gives a state dict\n"
-    "LayerNorm needs eps=1e-6, gelu approximate='tanh' (PyTorch's defaults differ)",
+    "LayerNorm needs eps={eps}, gelu approximate='tanh' (PyTorch's defaults differ)",
 )

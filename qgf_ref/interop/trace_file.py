@@ -109,6 +109,10 @@ class RecordedTrace:
         if (np.abs(array.astype(np.float64)) > LARGEST).any():
             raise InputError(f"{self.source}: {name} has values beyond ±{LARGEST:g}")
 
+    def __repr__(self) -> str:
+        held = ", ".join(f"{name} {x.shape}" for name, x in self.stepwise.items()) or "no steps"
+        return f"RecordedTrace({self.source}, {len(self.obs)} rows × {self.best_of}, {held})"
+
     @property
     def best_of(self) -> int:
         """n, candidates for each observation."""

@@ -237,6 +237,38 @@ def test_files_that_are_no_trace(what: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["t.npz"], "nothing was executed"
 
 
+MENDED: dict[str, tuple[dict[str, Any], str]] = {
+    "bfloat16": ({"v": np.zeros((STEPS, ROWS, WIDTH), "V2")}, r"v\.astype\(numpy\.float32\)"),
+    "text": ({"g": np.full((STEPS, ROWS, WIDTH), "1")}, r"g\.astype\(numpy\.float32\)"),
+    "chunks": (
+        {"action": np.zeros((ROWS, WIDTH, 1))}, r"action\.reshape\(B, H\*A\), here \(5, 3\)",
+    ),
+    "chunks, stepwise": (
+        {"v": np.zeros((STEPS, ROWS, 1, WIDTH))}, r"v\.reshape\(T, B, H\*A\), here \(6, 5, 3\)",
+    ),
+    "one row": ({"noise": np.zeros(WIDTH)}, r"for one row, write noise\[None\]"),
+    "one row, stepwise": ({"a": np.zeros((STEPS, WIDTH))}, r"for one row, write a\[:, None\]"),
+    "rows first": ({"g": np.zeros((ROWS, STEPS, WIDTH))}, r"numpy\.swapaxes\(g, 0, 1\)"),
+    "members last": ({"q": np.zeros((STEPS, ROWS, 2))}, r"numpy\.moveaxis\(q, 1, 2\)"),
+    "rows first in q": ({"q": np.zeros((ROWS, STEPS, 2))}, r"numpy\.moveaxis\(q, 0, 2\)"),
+    "the smallest member": ({"q": np.zeros((STEPS, ROWS))}, r"write every member, q \(T, E, B·n\)"),
+    "T + 1 states": ({"a": np.zeros((STEPS + 1, ROWS, WIDTH))}, r"write a\[:T\], T = 6"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MENDED)
+def test_messages_name_the_array_and_the_line_that_mends_it(what: str) -> None:
+    changed, message = MENDED[what]
+    with pytest.raises(InputError, match=message) as error:
+        recorded_trace(arrays(**changed), source="port")
+    assert next(iter(changed)) in str(error.value)
+
+
+def test_a_trace_has_a_short_repr() -> None:
+    text = repr(recorded_trace(arrays(), source="port"))
+    assert text.startswith("RecordedTrace(port, 5 rows × 1, ") and len(text) < 200
+
+
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "t.npz", tmp_path):
         with pytest.raises(InputError, match=f"cannot read {path}"):

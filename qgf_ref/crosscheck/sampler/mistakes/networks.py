@@ -139,6 +139,10 @@ def _forward_only_member_0(port: Port) -> Port:
     return port.with_rule(rule).with_scheme(rank=rank)
 
 
+def _normed_with_another_eps(eps: float) -> Callable[[Port], bool]:
+    return lambda port: has_norms(port) and port.field.options.layer_norm_eps != eps
+
+
 GELU = _activation_is("gelu")
 FLAX_EPS = "the official code's flax LayerNorm has 1e-6 inside the square root"
 
@@ -178,12 +182,12 @@ NETWORKS: tuple[Mistake, ...] = (
     Mistake(
         "layer-norm-eps-1e-5", "network", "v",
         f"LayerNorm epsilon is 1e-5 (PyTorch's default): {FLAX_EPS}",
-        changing_options(layer_norm_eps=1e-5), has_norms,
+        changing_options(layer_norm_eps=1e-5), _normed_with_another_eps(1e-5),
     ),
     Mistake(
         "layer-norm-eps-1e-3", "network", "v",
         f"LayerNorm epsilon is 1e-3 (Keras's default): {FLAX_EPS}",
-        changing_options(layer_norm_eps=1e-3), has_norms,
+        changing_options(layer_norm_eps=1e-3), _normed_with_another_eps(1e-3),
     ),
     Mistake(
         "layer-norm-unbiased", "network", "v",
