@@ -37,8 +37,8 @@ def read_members(path: Path, what: str, *, stored: bool) -> tuple[dict[str, byte
             if stored and packed:
                 raise InputError(
                     f"{path} is refused: compressed members ({listing(packed, most=3)}), as "
-                    "TorchScript has them, a program; save tensors alone: "
-                    "torch.save(m.state_dict(), F)"
+                    "TorchScript has them, a program; save its tensors alone: "
+                    "torch.save(torch.jit.load(F).state_dict(), G)"
                 )
             # zipfile reads no more of a member than it declares
             require_modest(members, most, path)
