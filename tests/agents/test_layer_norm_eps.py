@@ -45,7 +45,8 @@ def test_every_network_has_it() -> None:
     np.testing.assert_allclose(OURS.network("value").forward(obs)[0], expected, rtol=1e-12)
     for made in (OURS.networks().value, OURS.network("value")):
         assert made.options.layer_norm_eps == EPS
-    for network in (OURS.flow.field, OURS.flow.critic, OURS.networks().critic):
+    networks: list[Any] = [OURS.flow.field, OURS.flow.critic, OURS.networks().critic]
+    for network in networks:
         assert network.options.layer_norm_eps == EPS
     assert not np.allclose(OFFICIAL.network("value").forward(obs)[0], expected, rtol=1e-4)
     q, _ = OURS.flow.critic.forward(obs, a)
@@ -60,8 +61,8 @@ def test_every_network_has_it() -> None:
 def test_auxiliary_networks_have_it() -> None:
     ck = small_checkpoint()
     flow = replace(ck, options=replace(ck.options, layer_norm_eps=EPS)).flow.auxiliary
-    for network in filter(None, (flow.robust_q, flow.distill, *(flow.cfgrl or ()))):
-        assert network.options.layer_norm_eps == EPS  # type: ignore[attr-defined]
+    networks: list[Any] = [flow.robust_q, flow.distill, *(flow.cfgrl or ())]
+    assert [network.options.layer_norm_eps for network in networks] == [EPS] * 4
 
 
 @pytest.mark.parametrize("estimator", ["qgf", "qgf_jacobian", "none"])

@@ -133,7 +133,7 @@ def test_remedies_of_torch(tmp_path: Path) -> None:
     exec(remedy(tmp_path / "f.pt", r"(torch\.save\(.*\))$"), names)
     same(load(tmp_path / "g.pt"), OURS)
 
-    class Agent(torch.nn.Module):  # type: ignore[name-defined,misc]
+    class Agent(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             for name, value in weights.items():
@@ -167,7 +167,7 @@ def nnx_state() -> Any:
     """The agent as modules of NNX, with lists; and its generators."""
     nnx = pytest.importorskip("flax.nnx")
 
-    class MLP(nnx.Module):  # type: ignore[misc]
+    class MLP(nnx.Module):  # type: ignore[name-defined]
         def __init__(self, params: Any, rngs: Any) -> None:
             self.layers = nnx.List()
             self.norms = nnx.List()
@@ -180,7 +180,7 @@ def nnx_state() -> Any:
                     norm.scale, norm.bias = nnx.Param(layer.scale), nnx.Param(layer.offset)
                     self.norms.append(norm)
 
-    class Agent(nnx.Module):  # type: ignore[misc]
+    class Agent(nnx.Module):  # type: ignore[name-defined]
         def __init__(self, rngs: Any) -> None:
             for name, params in OURS.params.items():
                 setattr(self, name, MLP(params, rngs))
@@ -289,7 +289,7 @@ def test_the_remedy_for_pickles_of_classes(tmp_path: Path) -> None:
 
 def test_shards_of_hugging_face(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    where = {}
+    where: dict[str, str] = {}
     for i, names in enumerate((list(state_dict())[:40], list(state_dict())[40:]), 1):
         part = {n: state_dict()[n] for n in names}
         torch.save(part, tmp_path / f"pytorch_model-{i:05}-of-00002.bin")
