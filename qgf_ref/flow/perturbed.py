@@ -21,7 +21,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.flow.closed_form_critics import AnalyticCritic
-from qgf_ref.nets.velocity import VelocityField
+from qgf_ref.nets.velocity import FieldAround
 from qgf_ref.ops.structure import cast
 
 CRITIC_STREAM, FIELD_STREAM = 1, 2
@@ -116,7 +116,7 @@ class PerturbedFieldCache(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PerturbedField:
+class PerturbedField(FieldAround):
     """Another velocity field plus a smooth random vector field e(a, t), one draw a coordinate.
 
     amplitude    standard deviation of each component of e, in the velocity's units
@@ -127,7 +127,6 @@ class PerturbedField:
     Raises InputError unless amplitude ≥ 0, both lengths > 0, seed ≥ 0 and features ≥ 1.
     """
 
-    base: VelocityField
     amplitude: float
     length: float
     seed: int
@@ -137,21 +136,6 @@ class PerturbedField:
     def __post_init__(self) -> None:
         lengths = {"length": self.length, "time_length": self.time_length}
         _require(self.amplitude, lengths, self.seed, self.features)
-
-    @property
-    def action_dim(self) -> int:
-        """D."""
-        return self.base.action_dim
-
-    @property
-    def obs_dim(self) -> int | None:
-        """That of the field underneath."""
-        return self.base.obs_dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """That of the field underneath."""
-        return self.base.dtype
 
     @property
     def _waves(self) -> Waves:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar, cast
 
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import GuidedFlow, Products
-from qgf_ref.nets.critic import Critic, NoisyActionCritic
-from qgf_ref.nets.velocity import VelocityField
+from qgf_ref.nets.velocity import FieldAround
 
 
 @dataclass
@@ -30,97 +27,49 @@ class ProductCounter:
 
 
 @dataclass(frozen=True)
-class CountedField:
-    """A velocity field that counts."""
+class Counted:
+    """A network that counts its forwards and products: a critic, unless `kind` says otherwise."""
 
-    inner: VelocityField
+    base: Any
     counter: ProductCounter
+    kind: ClassVar[str] = "critic"
 
-    @property
-    def action_dim(self) -> int:
-        """D."""
-        return self.inner.action_dim
+    def _count(self, product: str, *args: Any) -> Any:
+        self.counter.add(f"{self.kind}_{product}")
+        return getattr(self.base, product)(*args)
 
-    @property
-    def obs_dim(self) -> int | None:
-        """O, or None."""
-        return self.inner.obs_dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """That of the field underneath."""
-        return self.inner.dtype
-
-    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
-        """Counted as field_forward."""
-        self.counter.add("field_forward")
-        return self.inner.forward(obs, action, time)
+    def forward(self, *inputs: Array | float) -> tuple[Array, Any]:
+        """Counted as field_forward or critic_forward."""
+        return cast(tuple[Array, Any], self._count("forward", *inputs))
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
-        """Counted as field_jvp."""
-        self.counter.add("field_jvp")
-        return self.inner.jvp(action_dot, cache)
+        """Counted as field_jvp or critic_jvp."""
+        return cast(Array, self._count("jvp", action_dot, cache))
 
-    def vjp(self, velocity_bar: Array, cache: Any) -> Array:
-        """Counted as field_vjp."""
-        self.counter.add("field_vjp")
-        return self.inner.vjp(velocity_bar, cache)
+    def vjp(self, y_bar: Array, cache: Any) -> Array:
+        """Counted as field_vjp or critic_vjp."""
+        return cast(Array, self._count("vjp", y_bar, cache))
 
 
 @dataclass(frozen=True)
-class CountedCritic:
-    """A critic that counts."""
+class CountedField(Counted, FieldAround):
+    """A velocity field that counts."""
 
-    inner: Critic
-    counter: ProductCounter
+    kind: ClassVar[str] = "field"
+
+
+@dataclass(frozen=True)
+class CountedCritic(Counted):
+    """A critic that counts."""
 
     @property
     def aggregation(self) -> str:
         """That of the critic underneath."""
-        return self.inner.aggregation
-
-    def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:
-        """Counted as critic_forward."""
-        self.counter.add("critic_forward")
-        return self.inner.forward(obs, action)
-
-    def jvp(self, action_dot: Array, cache: Any) -> Array:
-        """Counted as critic_jvp."""
-        self.counter.add("critic_jvp")
-        return self.inner.jvp(action_dot, cache)
-
-    def vjp(self, q_bar: Array, cache: Any) -> Array:
-        """Counted as critic_vjp."""
-        self.counter.add("critic_vjp")
-        return self.inner.vjp(q_bar, cache)
+        return cast(str, self.base.aggregation)
 
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
         """Counted as critic_hvp."""
-        self.counter.add("critic_hvp")
-        return self.inner.hvp(action_dot, q_bar, cache)
-
-
-@dataclass(frozen=True)
-class CountedRobustCritic:
-    """A critic of noisy actions that counts."""
-
-    inner: NoisyActionCritic
-    counter: ProductCounter
-
-    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
-        """Counted as critic_forward."""
-        self.counter.add("critic_forward")
-        return self.inner.forward(obs, action, time)
-
-    def jvp(self, action_dot: Array, cache: Any) -> Array:
-        """Counted as critic_jvp."""
-        self.counter.add("critic_jvp")
-        return self.inner.jvp(action_dot, cache)
-
-    def vjp(self, q_bar: Array, cache: Any) -> Array:
-        """Counted as critic_vjp."""
-        self.counter.add("critic_vjp")
-        return self.inner.vjp(q_bar, cache)
+        return cast(Array, self._count("hvp", action_dot, q_bar, cache))
 
 
 def counted(flow: GuidedFlow) -> tuple[GuidedFlow, ProductCounter]:
@@ -135,7 +84,7 @@ def counted(flow: GuidedFlow) -> tuple[GuidedFlow, ProductCounter]:
         critic=CountedCritic(flow.critic, counter),
         auxiliary=flow.auxiliary.map(
             lambda field: CountedField(field, counter),
-            lambda critic: CountedRobustCritic(critic, counter),
+            lambda critic: Counted(critic, counter),
         ),
     )
     return wrapped, counter

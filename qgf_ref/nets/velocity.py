@@ -48,6 +48,28 @@ class VelocityField(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FieldAround:
+    """What a field made from another, `base`, has of it: widths and dtype."""
+
+    base: VelocityField
+
+    @property
+    def action_dim(self) -> int:
+        """D."""
+        return self.base.action_dim
+
+    @property
+    def obs_dim(self) -> int | None:
+        """O, or None."""
+        return self.base.obs_dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The real dtype in which v is computed."""
+        return self.base.dtype
+
+
 class LearnedField(VelocityField, Protocol):
     """A velocity field with parameters."""
 

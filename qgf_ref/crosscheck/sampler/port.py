@@ -19,7 +19,7 @@ from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.velocity import MLPVelocity
+from qgf_ref.nets.velocity import FieldAround, MLPVelocity
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -54,39 +54,22 @@ class Substituted:
 
 
 @dataclass(frozen=True)
-class Squashed:
+class Squashed(FieldAround):
     """The velocity field tanh(v)."""
-
-    inner: MLPVelocity
-
-    @property
-    def action_dim(self) -> int:
-        """D."""
-        return self.inner.action_dim
-
-    @property
-    def obs_dim(self) -> int:
-        """O."""
-        return self.inner.obs_dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The parameters' dtype."""
-        return self.inner.dtype
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """tanh(v) (B, D)."""
-        v, cache = self.inner.forward(obs, action, time)
+        v, cache = self.base.forward(obs, action, time)
         squashed = np.tanh(v)
         return squashed, (cache, 1 - squashed * squashed)
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
         """(1 − tanh²v)·(∂v/∂a) action_dot."""
-        return cache[1] * self.inner.jvp(action_dot, cache[0])
+        return cache[1] * self.base.jvp(action_dot, cache[0])
 
     def vjp(self, velocity_bar: Array, cache: Any) -> Array:
         """(∂v/∂a)ᵀ((1 − tanh²v)·velocity_bar)."""
-        return self.inner.vjp(cache[1] * velocity_bar, cache[0])
+        return self.base.vjp(cache[1] * velocity_bar, cache[0])
 
 
 Rule = Callable[[Estimator, GuidedFlow, DenoisingStep], Guidance]
@@ -134,7 +117,7 @@ class Port:
     def field(self) -> MLPVelocity:
         """The policy's network, also inside a `Squashed`."""
         field = self.flow.field
-        field = field.inner if isinstance(field, Squashed) else field
+        field = field.base if isinstance(field, Squashed) else field
         assert isinstance(field, MLPVelocity)
         return field
 
