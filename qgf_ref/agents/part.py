@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from qgf_ref.nets.critic import MLPCritic, RobustCritic
-from qgf_ref.nets.initialisers import init_mlp, init_table, lecun_normal
+from qgf_ref.nets.initialisers import init_encoder, init_mlp, init_table, lecun_normal
 from qgf_ref.nets.joint import COLUMNS, Input, JointMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
+from qgf_ref.nets.noise import NoisePredictor
 from qgf_ref.nets.one_step import OneStepPolicy
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
@@ -36,7 +37,7 @@ class Part:
     """One network of an agent, by the names of its inputs in the order of their concatenation.
 
     inputs     obs (O), action (D), time (embedded, 16), raw_time (1), label (embedded, 32), noise
-               (D)
+               (D), step (through an encoder)
     outputs    "action" (D) or "scalar" (1)
     ensemble   whether its parameters have the ensemble axis
     target_of  the part of which it is the moving average; such a part is not trained
@@ -45,6 +46,7 @@ class Part:
     kind       the network's class; None: that of `qgf_ref.nets` with such inputs and outputs
     layer_norm whether LayerNorm follows its hidden layers (of an action's network, all but the
                last) when it is drawn anew; what is loaded says so itself
+    activation its own, where it does not follow the agent's options
     """
 
     name: str
@@ -55,11 +57,14 @@ class Part:
     acting: bool = False
     kind: type[JointMLP] | None = None
     layer_norm: bool = True
+    activation: str | None = None
 
     def network(self, params: MLPParams, settings: NetworkSettings) -> Any:
         """The network of these parameters, ready to be evaluated."""
         kind: Any = self.kind or self._usual_kind()
         values = {**vars(settings), "inputs": self.inputs}
+        if self.activation is not None:
+            values["options"] = replace(settings.options, activation=self.activation)
         taken = {f.name for f in fields(kind)}
         return kind(params, **{name: value for name, value in values.items() if name in taken})
 
@@ -74,6 +79,11 @@ class Part:
         """Initial parameters, float32, of the law of the official code's networks."""
         table = init_table(rng) if "label" in self.inputs else None
         width, E = self.in_features(obs_dim, action_dim), members if self.ensemble else None
+        if "step" in self.inputs:
+            *inside, columns = hidden
+            encoder = init_encoder(rng, inside, columns)
+            trunk = init_mlp(rng, width + columns, hidden, action_dim)
+            return MLPParams(trunk.layers, encoder=encoder)
         if self.outputs == "action":
             norms = len(hidden) - 1 if self.layer_norm else 0
             trunk = init_mlp(rng, width, hidden, action_dim, norms=norms, output=lecun_normal)
@@ -85,6 +95,8 @@ class Part:
     def _usual_kind(self) -> type[JointMLP]:
         if "noise" in self.inputs:
             return OneStepPolicy
+        if "step" in self.inputs:
+            return NoisePredictor
         if self.outputs == "action":
             return ConditionalVelocity if "label" in self.inputs else MLPVelocity
         if self.ensemble:
@@ -92,8 +104,8 @@ class Part:
         return RobustCritic if "action" in self.inputs else MLPValue
 
     def in_features(self, obs_dim: int, action_dim: int) -> int:
-        """Width of its first layer's input, for O and D."""
-        widths = {"obs": obs_dim, "action": action_dim, "noise": action_dim, **COLUMNS}
+        """Width of its first layer's input, for O and D; without the columns of an encoded step."""
+        widths = {"obs": obs_dim, "action": action_dim, "noise": action_dim, "step": 0, **COLUMNS}
         return sum(widths[name] for name in self.inputs)
 
     def out_features(self, action_dim: int) -> int:

@@ -7,17 +7,19 @@ from typing import Any
 
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.cfgrl import CFGRL
+from qgf_ref.agents.dac import DAC
 from qgf_ref.agents.distill import DISTILL
 from qgf_ref.agents.edp import EDP
 from qgf_ref.agents.fql import FQL
 from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.qam import QAM
+from qgf_ref.agents.qsm import QSM
 from qgf_ref.agents.robust_q import ROBUST_Q
 from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.user_code import import_named
 
 AGENTS: dict[str, Agent] = {
-    agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL, EDP, FQL, QAM)
+    agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL, EDP, FQL, QAM, DAC, QSM)
 }
 """Every agent that this process knows, by name."""
 

@@ -44,7 +44,11 @@ def require_shapes(
     D = networks[action_part.name].out_features
     O = networks[obs_part.name].in_features - obs_part.in_features(0, D)
     for name, params in networks.items():
-        width = agent.part(name).in_features(O, D)
+        part, columns = agent.part(name), _encoded_columns(params, name, source)
+        if (columns > 0) != ("step" in part.inputs):
+            has = "an" if columns else "no"
+            raise InputError(f"{source}: the {name} of the agent {agent.name} has {has} encoder")
+        width = part.in_features(O, D) + columns
         if params.in_features != width:
             raise InputError(
                 f"{source}: the {name}'s first layer takes {params.in_features} features; "
@@ -69,6 +73,21 @@ def require_shapes(
             f"{source}: the {action_part.name}'s output of {D} is not a multiple of "
             f"horizon_length {options.horizon_length}"
         )
+
+
+def _encoded_columns(params: MLPParams, name: str, source: str) -> int:
+    """How many columns the encoder of a step gives, if there is one, whose arrays fit."""
+    encoder = params.encoder
+    if encoder is None:
+        return 0
+    shape = () if encoder.table is None else encoder.table.shape
+    if shape != (encoder.in_features // 2, 1) or encoder.in_features % 2:
+        raise InputError(
+            f"{source}: the frequencies of the {name}'s encoder have shape {shape}, which does not "
+            f"fit {encoder.in_features} features"
+        )
+    _check_chain(f"{name}'s encoder", encoder, source)
+    return encoder.out_features
 
 
 def _check_ensemble(

@@ -29,6 +29,7 @@ from qgf_ref.contracts import (
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.interop.parameter_file import parameter_groups, read_tensors, serialise
+from qgf_ref.nets.initialisers import init_encoder
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.sampling import sample
 
@@ -36,7 +37,7 @@ ROW_TOLERANCE = 1e-12
 """Measured ≤ 1e-15 on the paper's agent: BLAS sums a batch in another order than a row."""
 ADJOINT_TOLERANCE = 1e-12
 """Of ⟨y_bar, J x_dot⟩ = ⟨Jᵀ y_bar, x_dot⟩, relative to the norms; measured ≤ 2e-15."""
-OBS, ACTION, HIDDEN, MEMBERS, ROWS = 5, 3, (7, 6), 2, 4
+OBS, ACTION, HIDDEN, MEMBERS, ROWS, COLUMNS = 5, 3, (7, 6), 2, 4, 5
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,17 @@ def agent_checks(agent: Agent, *, seed: int = 0) -> list[tuple[str, Clause]]:
 
 
 def _random(part: Part, rng: np.random.Generator) -> MLPParams:
-    fan_in, layers = part.in_features(OBS, ACTION), []
+    fan_in, layers, encoder = part.in_features(OBS, ACTION), [], None
+    if "step" in part.inputs:
+        encoder = init_encoder(rng, HIDDEN, COLUMNS, "float64")
+        fan_in += COLUMNS
     lead = (MEMBERS,) if part.ensemble else ()
     for width in (*HIDDEN, part.out_features(ACTION)):
         kernel = rng.standard_normal((*lead, fan_in, width)) / np.sqrt(fan_in)
         layers.append(LayerParams(kernel, 0.2 * rng.standard_normal((*lead, width))))
         fan_in = width
     table = rng.standard_normal((2, 32)) if "label" in part.inputs else None
-    return MLPParams(tuple(layers), table)
+    return MLPParams(tuple(layers), table, encoder)
 
 
 def _require(holds: bool, message: str) -> None:
@@ -121,7 +125,7 @@ def _parts(trial: AgentTrial) -> None:
 def _networks(trial: AgentTrial) -> None:
     """⟨y_bar, J x_dot⟩ = ⟨Jᵀ y_bar, x_dot⟩ in the active input of every part's network."""
     for part in trial.agent.parts:
-        values: dict[str, Any] = {"time": 0.3, "label": 1}
+        values: dict[str, Any] = {"time": 0.3, "label": 1, "step": 2}
         values |= {"obs": trial.inputs[0], "action": trial.inputs[1], "noise": trial.inputs[1]}
         net = trial.checkpoint.network(part.name)
         y, cache = net.joint(**values)

@@ -242,6 +242,9 @@ def _names(network: str, params: MLPParams) -> Iterator[Written]:
     """
     last = len(params.layers) - 1
     for own, array in params.named():
+        if params.encoder is not None:  # a diffusion policy
+            yield Written(f"{network}.{own}", f"{network}/{_of_diffusion(own)}", array)
+            continue
         _, layer, part = own.split(".")
         module = "LayerNorm" if part in ("scale", "offset") else "Dense"
         place = f"value_net/{module}_{layer}"
@@ -249,6 +252,14 @@ def _names(network: str, params: MLPParams) -> Iterator[Written]:
             place = "Dense_0" if int(layer) == last else f"MLP_0/{module}_{layer}"
         leaf = "bias" if part == "offset" else part
         yield Written(f"{network}.{own}", f"{network}/{place}/{leaf}", array)
+
+
+def _of_diffusion(own: str) -> str:
+    """FourierFeatures_0/kernel, MLP_0/Dense_0/kernel (the encoder's), MLP_1/Dense_0/kernel."""
+    if own == "encoder.table":
+        return "FourierFeatures_0/kernel"
+    *_, layer, part = own.split(".")
+    return f"MLP_{0 if own.startswith('encoder.') else 1}/Dense_{layer}/{part}"
 
 
 def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:

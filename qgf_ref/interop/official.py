@@ -3,7 +3,7 @@
 Layout (official.md, section 4; baselines.md, section 1): {"agent": {policy, critic, target_critic,
 value}}, each {step, params, opt_state}, or {"agent": {"network": {"params": {modules_NAME, …}}}};
 a flow's params {MLP_0: {Dense_i, LayerNorm_i}, Dense_0}, those of critics and values {value_net:
-{Dense_i, LayerNorm_i}}.
+{Dense_i, LayerNorm_i}}, of a diffusion policy {FourierFeatures_0, MLP_0, MLP_1}.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
     trees = _networks_together(agent, str(path)) if together else {}
-    kind = official_agent(trees, str(path)) if together else _apart(flags)
+    kind = official_agent(trees, flags, str(path)) if together else _apart(flags)
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     chosen = {k: v for k, v in overrides.items() if v is not None}
     values = {**kind.options(flags, where), **chosen}
@@ -119,6 +119,11 @@ def params_from_flax(tree: Any, where: str) -> MLPParams:
     """
     if isinstance(tree, dict) and "value_net" in tree:
         return MLPParams(tuple(_layers(tree["value_net"], where)))
+    if isinstance(tree, dict) and "FourierFeatures_0" in tree:
+        features = _child(tree, "FourierFeatures_0", where)
+        frequencies = _array(features, "kernel", f"{where}/FourierFeatures_0")
+        inside, trunk = (tuple(_layers(_child(tree, n, where), where)) for n in ("MLP_0", "MLP_1"))
+        return MLPParams(trunk, encoder=MLPParams(inside, frequencies))
     layers = _layers(_child(tree, "MLP_0", where), where)
     head = _dense(_child(tree, "Dense_0", where), None, f"{where}/Dense_0")
     return MLPParams((*layers, head))

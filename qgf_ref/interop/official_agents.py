@@ -19,8 +19,9 @@ class OfficialAgent:
     """One kind of checkpoint of the official code.
 
     agent    ours
-    network  of a tree that holds all networks, one that only this agent has; "": each network has
-             a tree of its own
+    network  of a tree that holds all networks, one that tells this agent; "": each network has a
+             tree of its own
+    flag     an option and its value that tell it, where the network does not
     renamed  their option → ours
     without  options that their code does not have, and what it does instead
     only     options that are supported at these values alone
@@ -31,6 +32,7 @@ class OfficialAgent:
     renamed: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, Any] = field(default_factory=dict)
+    flag: tuple[str, str] | None = None
 
     def options(self, flags: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Options and settings by our names. Raises InputError on those that are not supported."""
@@ -56,14 +58,33 @@ OFFICIAL = {
         {"activation": "gelu", "q_aggregation": "mean"},
         {"residual": False, "fql_alpha": 0.0, "edit_scale": 0.0},
     ),
+    **{
+        name: OfficialAgent(
+            name,
+            "actor",
+            {"diffusion_steps": "denoise_steps"},
+            {"activation": "gelu", "q_aggregation": "mean"},
+            {"beta_schedule": "vp", "actor_layer_norm": False},
+            ("actor_loss_type", name),
+        )
+        for name in ("dac", "qsm")
+    },
 }
 
 
-def official_agent(networks: Mapping[str, Any], where: str) -> OfficialAgent:
+def official_agent(
+    networks: Mapping[str, Any], flags: Mapping[str, Any], where: str
+) -> OfficialAgent:
     """The kind of a checkpoint whose one tree holds these networks. Raises InputError."""
     for kind in OFFICIAL.values():
-        if kind.network and kind.network in networks:
+        told = kind.flag is None or flags.get(kind.flag[0]) == kind.flag[1]
+        if kind.network and kind.network in networks and told:
             return kind
+    if "actor" in networks:
+        raise InputError(
+            f"{where}: a flags.json beside it must say actor_loss_type, dac or qsm, whose "
+            "checkpoints look alike"
+        )
     known = ", ".join(kind.network for kind in OFFICIAL.values() if kind.network)
     raise InputError(
         f"{where} is of no agent known here: it has {listing(networks)}, but none of {known}"

@@ -9,7 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +75,26 @@ def parameter_groups(
     """The groups `names`, made of `tensors`; raises InputError on one that is missing or extra."""
     parts = {f.name for f in fields(LayerParams)}
     layers: dict[str, dict[int, dict[str, Array]]] = {n: defaultdict(dict) for n in names}
+    tables: dict[str, Array] = {}
     for name, array in tensors.items():
         match name.split("."):
             case [group, "layers", index, part] if (
-                group in layers and _INDEX.fullmatch(index) and part in parts
+                group in names and _INDEX.fullmatch(index) and part in parts
             ):
-                if array.dtype.kind != "f":
-                    raise InputError(f"{source}: {name} must hold floats, not {array.dtype}")
-                require_finite(array, f"{source}: {name}", InputError)
                 layers[group][int(index)][part] = array
+            case [group, "encoder", "layers", index, part] if (
+                group in names and _INDEX.fullmatch(index) and part in parts
+            ):
+                encoder = layers.setdefault(f"{group}.encoder", defaultdict(dict))
+                encoder[int(index)][part] = array
+            case [group, "encoder", "table"] if group in names:
+                layers.setdefault(f"{group}.encoder", defaultdict(dict))
+                tables[f"{group}.encoder"] = array
             case _:
                 raise InputError(f"{source}: unexpected tensor {listing([name])}")
+        if array.dtype.kind != "f":
+            raise InputError(f"{source}: {name} must hold floats, not {array.dtype}")
+        require_finite(array, f"{source}: {name}", InputError)
     groups = {}
     for group, by_index in layers.items():
         for i in range(max(by_index, default=0) + 1):
@@ -99,8 +108,9 @@ def parameter_groups(
             if layer["kernel"].ndim not in (2, 3):
                 shape = layer["kernel"].shape
                 raise InputError(f"{source}: a kernel has 2 or 3 axes, not the shape {shape}")
-        groups[group] = MLPParams(tuple(LayerParams(**by_index[i]) for i in range(len(by_index))))
-    return groups
+        whole = tuple(LayerParams(**by_index[i]) for i in range(len(by_index)))
+        groups[group] = MLPParams(whole, tables.get(group))
+    return {n: replace(groups[n], encoder=groups.get(f"{n}.encoder")) for n in names}
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:

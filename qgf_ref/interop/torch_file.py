@@ -191,9 +191,11 @@ _PARTS = {
 
 def _names(network: str, params: MLPParams) -> Iterator[Written]:
     for own, array in params.named():
-        _, layer, part = own.split(".")
+        *outer, layer, part = own.split(".")
         stored = array.swapaxes(-1, -2) if part == "kernel" else array
-        target, name = f"{network}.{own}", _PARTS[part].format(layer)
+        within = "encoder." if outer[:1] == ["encoder"] or layer == "encoder" else ""
+        name = within + (part if layer == "encoder" else _PARTS[part].format(layer))
+        target = f"{network}.{own}"
         if params.ensemble is None:
             yield Written(target, f"{network}.{name}", stored)
         for e in range(params.ensemble or 0):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import Array
-from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
+from qgf_ref.nets.joint import FREQUENCIES, LABEL_COLUMNS, LABELS
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.time_embedding import DIM
 
@@ -109,3 +109,12 @@ def init_table(rng: np.random.Generator, dtype: DTypeLike = "float32") -> Array:
     """The table of a label's embedding, N(0, 1/32): flax's default for Embed."""
     draws = rng.standard_normal((LABELS, LABEL_COLUMNS)) / np.sqrt(LABEL_COLUMNS)
     return draws.astype(dtype)
+
+
+def init_encoder(
+    rng: np.random.Generator, hidden: Sequence[int], columns: int, dtype: DTypeLike = "float32"
+) -> MLPParams:
+    """Parameters that encode a step: frequencies N(0, 0.2²), MLP₀ of these widths, no LayerNorm."""
+    frequencies = 0.2 * rng.standard_normal((FREQUENCIES, 1))
+    layers = init_mlp(rng, 2 * FREQUENCIES, hidden, columns).layers
+    return MLPParams(layers, frequencies).astype(dtype)

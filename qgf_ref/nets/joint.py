@@ -24,6 +24,7 @@ from qgf_ref.nets.mlp import (
     mlp_vjp_jvp,
     mlp_vjp_params,
 )
+from qgf_ref.ops.fourier import fourier_features, fourier_features_vjp_params
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.lookup import lookup, lookup_vjp_params
 from qgf_ref.ops.structure import (
@@ -38,14 +39,17 @@ from qgf_ref.ops.structure import (
 )
 from qgf_ref.ops.time_embedding import DIM, Precision, embedded_time, time_embedding_jvp
 
-Input = Literal["obs", "action", "noise", "goal", "time", "raw_time", "label"]
+Input = Literal["obs", "action", "noise", "goal", "time", "raw_time", "label", "step"]
 """obs, action, noise, goal  a matrix (B, columns), as it is
 time                      the flow time () or (B,), embedded
 raw_time                  the flow time as one column
 label                     a row number () or (B,) of the parameters' table: that row
+step                      a number () or (B,): what the parameters' encoder makes of it
 """
 LABELS, LABEL_COLUMNS = 2, 32
 """Rows of a label's table, o = 0 and o = 1, and its columns."""
+FREQUENCIES = 32
+"""Of a step's features: half as many as there are features."""
 COLUMNS: dict[str, int] = {"time": DIM, "raw_time": 1, "label": LABEL_COLUMNS}
 """Columns of the inputs whose number does not depend on the task."""
 
@@ -66,7 +70,8 @@ class JointMLP:
     active       the input in which `jvp`, `vjp` and `hvp` differentiate
     scalar       whether the output (…, 1) is squeezed to (…)
     Where LayerNorm follows a layer, the parameters have its scale and offset.
-    Raises InputError for an input of another name, and for a label without a table.
+    Raises InputError for an input of another name, and for a label without a table or a step
+    without an encoder.
     """
 
     params: MLPParams
@@ -110,6 +115,14 @@ class JointMLP:
             if self.params.table is None:
                 raise InputError("a network that takes a label needs parameters with a table")
             return self.kernels(lookup, self.params.table, values["label"], rows)
+        if name == "step":
+            encoder = self.params.encoder
+            if encoder is None or encoder.table is None:
+                raise InputError("a network that takes a step needs parameters with an encoder")
+            step = self.kernels(cast, self.kernels(per_row, values["step"], rows), rows)
+            features, saved = self.kernels(fourier_features, step, encoder.table)
+            columns, layers = mlp(encoder, features, self.options, self.kernels)
+            return columns, (saved, layers)
         return values[name], None
 
     def _joined(self, parts: list[Array]) -> tuple[Array, tuple[int, ...]]:
@@ -149,14 +162,27 @@ class JointMLP:
 
     def vjp_params(self, y_bar: Array, cache: JointCache) -> MLPParams:
         """params_bar = (∂y/∂params)ᵀ y_bar, summed over the batch, a table's by scatter-add."""
-        labelled = "label" in self.inputs
-        y_bar = self._y_bar(y_bar)
-        x_bar, params_bar = mlp_vjp_params(y_bar, cache.layers, self.kernels, input_bar=labelled)
+        learned = [name for name in self.inputs if name in ("label", "step")]
+        y_bar, kernels = self._y_bar(y_bar), self.kernels
+        x_bar, params_bar = mlp_vjp_params(y_bar, cache.layers, kernels, input_bar=bool(learned))
         if x_bar is None:
             return params_bar
-        label_bar = self._part("label", x_bar, cache)
-        saved = cache.inputs[self.inputs.index("label")]
-        return MLPParams(params_bar.layers, self.kernels(lookup_vjp_params, label_bar, saved))
+        table_bar = encoder_bar = None
+        for name in learned:
+            columns_bar = self._part(name, x_bar, cache)
+            saved = cache.inputs[self.inputs.index(name)]
+            if name == "label":
+                table_bar = kernels(lookup_vjp_params, columns_bar, saved)
+            else:
+                encoder_bar = self._encoder_bar(columns_bar, *saved)
+        return MLPParams(params_bar.layers, table_bar, encoder_bar)
+
+    def _encoder_bar(self, columns_bar: Array, features: Any, layers: MLPCache) -> MLPParams:
+        """The gradient in the encoder's parameters, its frequencies among them."""
+        features_bar, bar = mlp_vjp_params(columns_bar, layers, self.kernels)
+        assert features_bar is not None
+        frequencies_bar = self.kernels(fourier_features_vjp_params, features_bar, features)
+        return MLPParams(bar.layers, frequencies_bar)
 
     def _hvp(self, cache: JointCache, y_bar: Array, tangents: dict[str, Array]) -> Array:
         x_dot = self._direction(cache, tangents)

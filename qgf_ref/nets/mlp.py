@@ -41,11 +41,14 @@ class LayerParams:
 class MLPParams:
     """Parameters of an MLP: hidden layers, then the output layer. Also holds their gradients.
 
-    table  (labels, columns): the columns that stand for a label, if the network takes one
+    table    (labels, columns): the columns that stand for a label, if the network takes one
+    encoder  of a step, if the network takes one: MLP₀ and, as its table (n, 1), the frequencies of
+             the features that MLP₀ reads
     """
 
     layers: tuple[LayerParams, ...]
     table: Array | None = None
+    encoder: MLPParams | None = None
 
     def __repr__(self) -> str:
         widths = "×".join(str(layer.kernel.shape[-1]) for layer in self.layers)
@@ -54,9 +57,11 @@ class MLPParams:
         return f"MLPParams({self.in_features}×{widths}{members}, {self.count:,} in {dtype})"
 
     def named(self) -> Iterator[tuple[str, Array]]:
-        """('table', array) if it has one, then ('layers.0.kernel', array), …"""
+        """('table', array) and 'encoder.…' if it has them, then ('layers.0.kernel', array), …"""
         if self.table is not None:
             yield "table", self.table
+        if self.encoder is not None:
+            yield from ((f"encoder.{name}", array) for name, array in self.encoder.named())
         for i, layer in enumerate(self.layers):
             for field, part in zip(fields(layer), layer.parts(), strict=True):
                 if part is not None:
@@ -64,8 +69,9 @@ class MLPParams:
 
     def arrays(self) -> tuple[Array, ...]:
         """The arrays alone, in the order of `named`."""
-        parts = (self.table, *(part for layer in self.layers for part in layer.parts()))
-        return tuple(part for part in parts if part is not None)
+        within = () if self.encoder is None else self.encoder.arrays()
+        parts = (part for layer in self.layers for part in layer.parts())
+        return tuple(part for part in (self.table, *within, *parts) if part is not None)
 
     def map(self, f: Callable[..., Array], *others: MLPParams) -> MLPParams:
         """f applied to corresponding arrays of this and the other parameter sets."""
@@ -76,11 +82,12 @@ class MLPParams:
         """The same structure around other arrays, given in the order of `named`."""
         values = iter(arrays)
         table = None if self.table is None else next(values)
+        encoder = None if self.encoder is None else self.encoder.replace(values)
         layers = tuple(
             LayerParams(*(None if part is None else next(values) for part in layer.parts()))  # type: ignore[arg-type]
             for layer in self.layers
         )
-        return MLPParams(layers, table)
+        return MLPParams(layers, table, encoder)
 
     def astype(self, dtype: DTypeLike) -> MLPParams:
         """Every array in another dtype."""

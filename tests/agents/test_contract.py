@@ -30,6 +30,8 @@ BOOTSTRAPPED = {"critic_loss_type": "ddpg", "rho": 0.5, "best_of_n": 2}
 VARIANTS = (
     AGENTS["fql"].having({"critic_loss_type": "ddpg", "normalize_q_loss": True}),
     AGENTS["qam"].having({**BOOTSTRAPPED, "inv_temp": 3.0, "clip_grad": 0.0}),
+    AGENTS["dac"].having({"critic_loss_type": "ddpg", "rho": 0.5, "clip_sampler_before": False}),
+    AGENTS["qsm"].having({"critic_loss_type": "ddpg", "clip_sampler_after": True}),
 )
 """Of the agents with settings, what their defaults leave out."""
 EVERY = (*AGENTS.values(), *VARIANTS, TOY)

@@ -21,6 +21,8 @@ METHODS = {
     "edp": ("--bc-weight", "3"),
     "fql": ("--alpha", "3", "--critic-loss-type", "ddpg"),
     "qam": ("--inv-temp", "3", "--critic-loss-type", "ddpg", "--rho", "0.5", "--best-of-n", "2"),
+    "dac": ("--alpha", "3", "--critic-loss-type", "ddpg", "--no-clip-sampler-before"),
+    "qsm": ("--inv-temp", "0.3", "--rho", "0.5"),
 }
 """Agent → flags of its own."""
 SMALL = (

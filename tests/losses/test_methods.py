@@ -14,6 +14,7 @@ from qgf_ref.agents.registry import agent_with
 from qgf_ref.agents.step import losses
 from qgf_ref.arrays import Array
 from qgf_ref.checks import complex_step
+from qgf_ref.flow.diffusion import CORRECTED, OFFICIAL, SamplerClips, ddpm, vp_schedule
 from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.losses.clipping import clipped_by_norm, joint_norm
 from qgf_ref.losses.qam import lean_adjoint, sigma, simulated
@@ -179,3 +180,59 @@ def test_gradients_are_clipped_by_group() -> None:
     assert found["actor_slow"] is bars["actor_slow"]
     assert clipped_by_norm(bars, groups, 1e9)["critic"] is bars["critic"]
     np.testing.assert_allclose(joint_norm([found["actor_fast"]]), 2, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["dac", "qsm"])
+def test_diffusion(name: str) -> None:
+    """The schedule as a product, both losses, and a bootstrap by the sampler, posterior mean."""
+    settings: dict[str, Any] = {"alpha": 5.0, "critic_loss_type": "ddpg", "rho": 0.5}
+    settings |= {"inv_temp": 3.0} if name == "qsm" else {}
+    _, nets, batch, drawn, values = case(name, **settings)
+    betas = [1 - np.exp(-0.1 / T - 0.5 * 9.9 * (2 * k - 1) / T**2) for k in range(1, T + 1)]
+    hats = np.concatenate([[1.0], np.cumprod([1 - b for b in betas])])
+    np.testing.assert_allclose(vp_schedule(T).alpha_hats, hats, rtol=1e-14)
+    total, critic, B, D = 0.0, 0.0, len(batch.obs), batch.action.shape[1]
+    for i in range(B):
+        obs, after, row, k = batch.obs[[i]], batch.next_obs[[i]], [i], int(drawn["k"][i])
+        eps, spread = drawn["eps"][row], np.sqrt(1 - hats[k])
+        x = np.sqrt(hats[k]) * batch.action[row] + spread * eps
+        e = nets.actor.forward(obs, x, k)[0]
+        columns = [
+            complex_step(
+                lambda a, obs=obs: nets.target_critic.forward(obs, a)[0].mean(axis=0), x, u
+            )
+            for u in np.eye(D)[:, None]
+        ]
+        g = np.concatenate(columns)[None]
+        own = ((e + 3 * g) ** 2).mean() if name == "qsm" else (spread * g * e).mean()
+        total += batch.valid[i] * (own + 5 * ((eps - e) ** 2).mean()) / B
+        x = drawn["next_noise"][row]
+        for k in range(T, 0, -1):
+            e = nets.actor.forward(after, x, k)[0]
+            clean = clipped((x - np.sqrt(1 - hats[k]) * e) / np.sqrt(hats[k]))
+            b = betas[k - 1]
+            x = np.sqrt(hats[k - 1]) * b * clean + np.sqrt(1 - b) * (1 - hats[k - 1]) * x
+            x = x / (1 - hats[k]) + (np.sqrt(b) * drawn["next_z"][T - k, row] if k > 1 else 0)
+        q = nets.target_critic.forward(after, x)[0]
+        y = batch.rewards[i] + 0.9**3 * batch.masks[i] * (q.mean() - 0.5 * q.std())
+        error = nets.critic.forward(obs, batch.action[row])[0] - y
+        critic += batch.valid[i] * (error**2).sum() / (2 * B)
+    np.testing.assert_allclose(values["actor"], total, rtol=1e-11)
+    np.testing.assert_allclose(values["critic"], critic, rtol=1e-11)
+
+
+def test_the_official_sampler_takes_the_clean_estimate() -> None:
+    """Without a clip before, x̂ is the next x; `after` clips what the noise was added to."""
+    _, nets, batch, drawn, _ = case("dac", critic_loss_type="ddpg")
+    obs, x, z = batch.obs, drawn["next_noise"], drawn["next_z"]
+    schedule = vp_schedule(T)
+    for clips in (OFFICIAL, SamplerClips(after=True)):
+        ours, state = ddpm(nets.actor, obs, x, z, clips), x
+        for k in range(T, 0, -1):
+            hat = schedule.alpha_hats[k]
+            state = state - np.sqrt(1 - hat) * nets.actor.forward(obs, state, k)[0]
+            state = state / np.sqrt(hat)
+            state = state + (np.sqrt(schedule.betas[k]) * z[T - k] if k > 1 else 0)
+            state = clipped(state) if clips.after else state
+        np.testing.assert_allclose(ours, state, rtol=1e-11)
+    assert np.abs(ddpm(nets.actor, obs, x, z, CORRECTED)).max() < 1 + 1e-14
