@@ -8,7 +8,8 @@ Three independent oracles, none of which knows how the derivative was written:
 
 Errors are relative to the norm of the oracle's answer and nothing else: an absolute tolerance
 would pass any derivative that is small enough. Where the oracle's answer is exactly zero, the
-derivative must be too.
+derivative must be too. An oracle whose premise fails (f drops imaginary parts, or computes in
+float32) is not believed: the check's remark says so, and differences judge (`qgf_ref.oracles`).
 
     >>> import numpy as np
     >>> from qgf_ref.checks import check_jvp
@@ -18,20 +19,30 @@ derivative must be too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.errors import InputError
+from qgf_ref.oracles import (
+    FLOAT32_ACCURACY,
+    Derivatives,
+    Function,
+    Oracle,
+    Tree,
+    central_difference,
+    complex_step,
+    derivatives,
+    leaves,
+    like,
+    norm,
+    shifted,
+)
 
-Tree = Array | tuple[Array, ...]
-"""An array, or a tuple of arrays (the inputs or outputs of a function of several)."""
-
-Function = Callable[..., Any]
-Oracle = Literal["complex_step", "central_difference"]
+__all__ = [
+    "Check", "DerivativeMismatch", "central_difference", "check_adjoint", "check_jvp", "check_vjp",
+    "complex_step",
+]  # fmt: skip
 
 TOLERANCE = {"complex_step": 1e-12, "central_difference": 1e-6, "adjoint": 1e-13}
 """Defaults. Measured on this package: complex step 1e-14 and better, adjoint 1e-15, central
@@ -40,13 +51,17 @@ differences 1e-9; the tolerances leave room for networks that amplify rounding."
 
 @dataclass(frozen=True)
 class Check:
-    """Outcome of one check: the largest norm-relative error over all directions."""
+    """Outcome of one check: the largest norm-relative error over all directions.
+
+    oracle  that judged; remark: why not the one that was asked for, or what limits it
+    """
 
     name: str
     oracle: str
     error: float
     tolerance: float
     directions: int
+    remark: str = ""
 
     @property
     def passed(self) -> bool:
@@ -58,6 +73,7 @@ class Check:
         return (
             f"{self.name}: {verdict}, error {self.error:.1e} against {self.oracle} "
             f"(tolerance {self.tolerance:.0e}, {self.directions} directions)"
+            f"{self.remark and '; '}{self.remark}"
         )
 
 
@@ -69,49 +85,21 @@ class DerivativeMismatch(AssertionError):
         self.check = check
 
 
-def _leaves(x: Tree) -> tuple[Array, ...]:
-    return tuple(np.asarray(a) for a in x) if isinstance(x, tuple) else (np.asarray(x),)
-
-
 def _point(x: Tree, directions: int) -> Tree:
     """x as float64, or an error where a check would say nothing."""
     if directions < 1:
         raise InputError(f"directions must be at least 1, got {directions}")
-    leaves = _leaves(x)
-    if any(a.dtype.kind not in "iuf" or a.dtype.name in ("float16", "float32") for a in leaves):
-        kinds = ", ".join(str(a.dtype) for a in leaves)
+    arrays = leaves(x)
+    if any(a.dtype.kind not in "iuf" or a.dtype.name in ("float16", "float32") for a in arrays):
+        kinds = ", ".join(str(a.dtype) for a in arrays)
         raise InputError(f"derivatives are checked in float64: cast x first (it is {kinds})")
-    if not sum(a.size for a in leaves):
+    if not sum(a.size for a in arrays):
         raise InputError("x is empty: there is nothing to check")
-    return _like(tuple(a.astype(np.float64) for a in leaves), x)
-
-
-def _require_shape(derivative: Tree, expected: Tree, what: str) -> None:
-    shapes, expected_shapes = ([a.shape for a in _leaves(t)] for t in (derivative, expected))
-    if shapes != expected_shapes:
-        raise InputError(
-            f"the {what} has shape {_listed(shapes)}, expected {_listed(expected_shapes)}"
-        )
-
-
-def _listed(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(map(str, shapes))
-
-
-def _like(leaves: tuple[Array, ...], x: Tree) -> Tree:
-    return leaves if isinstance(x, tuple) else leaves[0]
+    return like(tuple(a.astype(np.float64) for a in arrays), x)
 
 
 def _dot(x: Tree, y: Tree) -> float:
-    return float(sum(np.vdot(a, b).real for a, b in zip(_leaves(x), _leaves(y), strict=True)))
-
-
-def _norm(x: Tree) -> float:
-    return float(np.sqrt(sum(np.vdot(a, a).real for a in _leaves(x))))
-
-
-def _shift(x: Tree, step: complex, x_dot: Tree) -> Tree:
-    return _like(tuple(a + step * b for a, b in zip(_leaves(x), _leaves(x_dot), strict=True)), x)
+    return float(sum(np.vdot(a, b).real for a, b in zip(leaves(x), leaves(y), strict=True)))
 
 
 def _ratio(difference: float, scale: float) -> float:
@@ -123,44 +111,54 @@ def _ratio(difference: float, scale: float) -> float:
 
 
 def _distance(x: Tree, y: Tree) -> float:
-    return _ratio(_norm(_shift(x, -1, y)), _norm(y))
+    return _ratio(norm(shifted(x, -1, y)), norm(y))
 
 
 def random_like(x: Tree, rng: np.random.Generator) -> Tree:
     """A standard normal direction of the shape and dtype of x."""
-    return _like(tuple(rng.standard_normal(a.shape).astype(a.real.dtype) for a in _leaves(x)), x)
+    return like(tuple(rng.standard_normal(a.shape).astype(a.real.dtype) for a in leaves(x)), x)
 
 
-def complex_step(f: Function, x: Tree, x_dot: Tree, h: float = 1e-30) -> Tree:
-    """J x_dot = Im f(x + i h x_dot)/h, exact to rounding for analytic f (no cancellation)."""
-    y = f(_shift(x, 1j * h, x_dot))
-    return _like(tuple(np.asarray(a).imag / h for a in _leaves(y)), y)
+class _Verdict:
+    """What a check gathers: the largest error, and whether a rule answers in float32."""
 
+    def __init__(self, name: str, oracle: str, tolerance: float | None, directions: int) -> None:
+        self.name, self.oracle, self.directions = name, oracle, directions
+        default = TOLERANCE.get(oracle.split()[0], 0.0)  # an unknown name is refused later
+        self.tolerance = default if tolerance is None else tolerance
+        self.error, self.remarks = 0.0, dict[str, None]()
 
-def central_difference(f: Function, x: Tree, x_dot: Tree, h: float = 1e-6) -> Tree:
-    """J x_dot ≈ (f(x + h x_dot) − f(x − h x_dot))/2h, error O(h²) + O(rounding/h)."""
-    plus, minus = f(_shift(x, h, x_dot)), f(_shift(x, -h, x_dot))
-    difference = _shift(plus, -1, minus)
-    return _like(tuple(a / (2 * h) for a in _leaves(difference)), difference)
+    def judged_by(self, answer: Derivatives) -> None:
+        """Take the oracle that was believed, and its accuracy."""
+        if answer.remark:
+            default = TOLERANCE[answer.oracle] if answer.oracle != self.oracle else 0.0
+            self.oracle = answer.oracle
+            self.tolerance = max(self.tolerance, default, answer.accuracy)
+            self.remarks[f"f {answer.remark}"] = None
 
+    def rule(self, derivative: Tree, expected: Tree, what: str) -> None:
+        """Require the shape of `expected`, and allow for an answer in float32."""
+        shapes, wanted = ([a.shape for a in leaves(t)] for t in (derivative, expected))
+        if shapes != wanted:
+            listed = [", ".join(map(str, s)) for s in (shapes, wanted)]
+            raise InputError(f"the {what} has shape {listed[0]}, expected {listed[1]}")
+        if any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in leaves(derivative)):
+            self.tolerance = max(self.tolerance, FLOAT32_ACCURACY)
+            self.remarks[f"the {what} is {leaves(derivative)[0].dtype}"] = None
 
-ORACLES: dict[str, Callable[[Function, Tree, Tree], Tree]] = {
-    "complex_step": complex_step,
-    "central_difference": central_difference,
-}
+    def worse(self, error: float) -> None:
+        """Keep the largest."""
+        self.error = max(self.error, error)
 
-
-def oracle_jvp(oracle: str, f: Function, x: Tree, x_dot: Tree) -> Tree:
-    """J x_dot by the named oracle; raises InputError on an unknown name."""
-    if oracle not in ORACLES:
-        raise unknown_name("oracle", oracle, ORACLES)
-    return ORACLES[oracle](f, x, x_dot)
-
-
-def _finish(check: Check, raises: bool) -> Check:
-    if raises and not check.passed:
-        raise DerivativeMismatch(check)
-    return check
+    def finish(self, raises: bool) -> Check:
+        """The check; raises DerivativeMismatch, if asked to, when it failed."""
+        if self.tolerance < 1e-9 < self.error < 1e-6:
+            self.remarks["an error of the size of float32's rounding"] = None
+        remark = ", ".join(self.remarks)
+        check = Check(self.name, self.oracle, self.error, self.tolerance, self.directions, remark)
+        if raises and not check.passed:
+            raise DerivativeMismatch(check)
+        return check
 
 
 def check_jvp(
@@ -182,15 +180,16 @@ def check_jvp(
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
     on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
-    for _ in range(directions):
-        x_dot = random_like(x, rng)
-        expected = oracle_jvp(oracle, f, x, x_dot)
+    x, rng = _point(x, directions), _directions_rng(seed)
+    verdict = _Verdict(name, oracle, tolerance, directions)
+    along = [random_like(x, rng) for _ in range(directions)]
+    answer = derivatives(oracle, f, x, along)
+    verdict.judged_by(answer)
+    for x_dot, expected in zip(along, answer.values, strict=True):
         actual = jvp(x, x_dot)
-        _require_shape(actual, expected, "jvp")
-        error = max(error, _distance(actual, expected))
-    tolerance = TOLERANCE[oracle] if tolerance is None else tolerance
-    return _finish(Check(name, oracle, error, tolerance, directions), raises)
+        verdict.rule(actual, expected, "jvp")
+        verdict.worse(_distance(actual, expected))
+    return verdict.finish(raises)
 
 
 def check_vjp(
@@ -216,25 +215,26 @@ def check_vjp(
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
     on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
-    size = sum(a.size for a in _leaves(x))
-    columns = [oracle_jvp(oracle, f, x, e) for e in _basis(x)] if size <= max_full else []
-    for _ in range(directions):
-        y_bar = random_like(f(x), rng)
+    x, rng = _point(x, directions), _directions_rng(seed)
+    verdict, y = _Verdict(name, oracle, tolerance, directions), f(x)
+    size = sum(a.size for a in leaves(x))
+    full = size <= max_full
+    drawn = [(random_like(y, rng), x if full else random_like(x, rng)) for _ in range(directions)]
+    answer = derivatives(oracle, f, x, _basis(x) if full else [x_dot for _, x_dot in drawn])
+    verdict.judged_by(answer)
+    for n, (y_bar, x_dot) in enumerate(drawn):
         x_bar = vjp(x, y_bar)
-        _require_shape(x_bar, x, "vjp")
-        if size <= max_full:
-            expected = np.array([_dot(y_bar, column) for column in columns])
-            flat = np.concatenate([np.ravel(a) for a in _leaves(x_bar)])
-            error = max(error, _distance(flat, expected))
+        verdict.rule(x_bar, x, "vjp")
+        if full:
+            expected = np.array([_dot(y_bar, column) for column in answer.values])
+            flat = np.concatenate([np.ravel(a) for a in leaves(x_bar)])
+            verdict.worse(_distance(flat, expected))
         else:
-            x_dot = random_like(x, rng)
-            y_dot = oracle_jvp(oracle, f, x, x_dot)
+            y_dot = answer.values[n]
             difference = abs(_dot(x_bar, x_dot) - _dot(y_bar, y_dot))
-            typical = _norm(x_bar) * _norm(x_dot) / np.sqrt(size)
-            error = max(error, _ratio(difference, max(_norm(y_bar) * _norm(y_dot), typical)))
-    tolerance = TOLERANCE[oracle] if tolerance is None else tolerance
-    return _finish(Check(name, oracle, error, tolerance, directions), raises)
+            typical = norm(x_bar) * norm(x_dot) / np.sqrt(size)
+            verdict.worse(_ratio(difference, max(norm(y_bar) * norm(y_dot), typical)))
+    return verdict.finish(raises)
 
 
 def check_adjoint(
@@ -255,17 +255,17 @@ def check_adjoint(
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
     on derivatives of another shape, on x that is not float64, and where nothing would be checked.
     """
-    x, rng, error = _point(x, directions), _directions_rng(seed), 0.0
+    x, rng = _point(x, directions), _directions_rng(seed)
+    verdict, y = _Verdict(name, "adjoint identity", tolerance, directions), f(x)
     for _ in range(directions):
-        x_dot, y_bar = random_like(x, rng), random_like(f(x), rng)
+        x_dot, y_bar = random_like(x, rng), random_like(y, rng)
         y_dot, x_bar = jvp(x, x_dot), vjp(x, y_bar)
-        _require_shape(y_dot, y_bar, "jvp")
-        _require_shape(x_bar, x, "vjp")
+        verdict.rule(y_dot, y_bar, "jvp")
+        verdict.rule(x_bar, x, "vjp")
         difference = abs(_dot(y_bar, y_dot) - _dot(x_bar, x_dot))
-        scale = max(_norm(y_bar) * _norm(y_dot), _norm(x_bar) * _norm(x_dot))
-        error = max(error, _ratio(difference, scale))
-    tolerance = TOLERANCE["adjoint"] if tolerance is None else tolerance
-    return _finish(Check(name, "adjoint identity", error, tolerance, directions), raises)
+        scale = max(norm(y_bar) * norm(y_dot), norm(x_bar) * norm(x_dot))
+        verdict.worse(_ratio(difference, scale))
+    return verdict.finish(raises)
 
 
 def _directions_rng(seed: int) -> np.random.Generator:
@@ -275,11 +275,10 @@ def _directions_rng(seed: int) -> np.random.Generator:
 
 
 def _basis(x: Tree) -> list[Tree]:
-    leaves = _leaves(x)
-    basis = []
-    for i, leaf in enumerate(leaves):
+    basis, arrays = [], leaves(x)
+    for i, leaf in enumerate(arrays):
         for j in range(leaf.size):
-            unit = [np.zeros(a.shape) for a in leaves]
+            unit = [np.zeros(a.shape) for a in arrays]
             unit[i].flat[j] = 1
-            basis.append(_like(tuple(unit), x))
+            basis.append(like(tuple(unit), x))
     return basis

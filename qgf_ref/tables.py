@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
+KEPT = "\N{NO-BREAK SPACE}"
+"""A space at which no cell is broken."""
 
 
 def formatted(value: Any, spec: str = "", missing: str = "–") -> str:
@@ -23,9 +27,13 @@ def text_table(
     left: Collection[int] = (0, 1),
     least: int = 0,
     gap: str = "  ",
+    most: Mapping[int, int] | None = None,
 ) -> str:
-    """Columns aligned, as wide as their widest cell and `least`, those of `left` to the left."""
-    lines = [header, *rows]
+    """Columns aligned, as wide as their widest cell and `least`, those of `left` to the left.
+
+    most  widths at which the cells of some columns go on in another line
+    """
+    lines = [line for row in (header, *rows) for line in _broken(row, most or {})]
     widths = [max(least, *(len(line[i]) for line in lines)) for i in range(len(header))]
     return "\n".join(
         gap.join(
@@ -48,3 +56,9 @@ def markdown_table(
 def columns_of(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> Table:
     """The table of `rows`: `columns` maps a heading to what a row has under it."""
     return list(columns), [[cell(r) for cell in columns.values()] for r in rows]
+
+
+def _broken(row: Sequence[str], most: Mapping[int, int]) -> list[list[str]]:
+    """The row as lines, none of its cells wider than it may be."""
+    cells = [wrap(text, most[i]) if i in most else [text] for i, text in enumerate(row)]
+    return [[(c or "").replace(KEPT, " ") for c in line] for line in zip_longest(*cells)]

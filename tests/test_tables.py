@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qgf_ref.tables import formatted, markdown_table, text_table
+from qgf_ref.tables import KEPT, formatted, markdown_table, text_table
 
 HEADER = ("name", "kind", "value")
 ROWS = [["a", "long kind", "1.50"], ["longer", "b", ""]]
@@ -30,3 +30,14 @@ def test_nothing_has_a_sign_of_its_own() -> None:
 def test_markdown_escapes_bars() -> None:
     assert markdown_table(("a", "b"), [["1", "x|y"]]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
     assert markdown_table(("a",), [], rule="|---") == "| a |\n|---|"
+
+
+def test_cells_go_on_in_another_line() -> None:
+    rows = [["a.module:function", f"2{KEPT}v, Q", "1"], ["short", "Q", "12"]]
+    assert text_table(["name", "products", "n"], rows, most={0: 10, 1: 5}).splitlines() == [
+        "name        produ   n",
+        "            cts",
+        "a.module:f  2 v,    1",
+        "unction     Q",
+        "short       Q      12",
+    ]

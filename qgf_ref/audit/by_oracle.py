@@ -2,12 +2,13 @@
 
 No vjp is used here, with one exception that is named: the critic's Hessian. Derivatives come
 column by column from forwards at complex arguments, so that an error in a hand-written product, or
-in how an estimator composes products, cannot hide.
+in how an estimator composes products, cannot hide. Of what is not analytic they come from
+differences, with a remark (`qgf_ref.oracles`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,35 +16,42 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import Engine
-from qgf_ref.checks import central_difference, complex_step
 from qgf_ref.denoising import denoising_step
 from qgf_ref.flow.euler import rollout
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
 from qgf_ref.ops.structure import unit
+from qgf_ref.oracles import Oracle, Remark, derivatives, remarked, remarks, say
 
 REFERENCE = Engine.of("numpy")
-REFERENCE = Engine.of("numpy")
-DirectionalDerivative = Callable[[Callable[[Array], Array], Array, Array], Any]
+Rowwise = Callable[[Array], Array]
+
+
+def along(
+    f: Rowwise,
+    x: Array,
+    directions: Sequence[Array],
+    by: Oracle = "complex_step",
+    what: str = "the function",
+) -> list[Array]:
+    """The derivative of f along each of the directions; what is remarked of f is said of `what`."""
+    return [np.asarray(v) for v in remarked(derivatives(by, f, x, directions), what)]
 
 
 def jacobian(
-    f: Callable[[Array], Array], x: Array, by: DirectionalDerivative = complex_step
+    f: Rowwise, x: Array, by: Oracle = "complex_step", what: str = "the function"
 ) -> Array:
     """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,).
 
-    by  `complex_step`, or `central_difference` for an f that takes no complex arguments
+    by  "central_difference" for an f that takes no complex arguments
     """
-    columns = []
-    for i in range(x.shape[1]):
-        column = np.asarray(by(f, x, unit(x, i)))
-        columns.append(column[:, None] if column.ndim == 1 else column)
-    return np.stack(columns, axis=-1)
+    columns = along(f, x, [unit(x, i) for i in range(x.shape[1])], by, what)
+    return np.stack([c[:, None] if c.ndim == 1 else c for c in columns], axis=-1)
 
 
-def gradient(f: Callable[[Array], Array], x: Array) -> Array:
+def gradient(f: Rowwise, x: Array, what: str = "the function") -> Array:
     """∇f (B, D) of a rowwise scalar f: (B, D) → (B,)."""
-    return jacobian(f, x)[:, 0]
+    return jacobian(f, x, what=what)[:, 0]
 
 
 def pulled(j: Array, x_bar: Array) -> Array:
@@ -56,7 +64,7 @@ def critic_hessian(flow: GuidedFlow, obs: Array, x: Array) -> Array:
 
     Here the critic's vjp is used, checked as it is by values alone; its jvp (the hvp) is not.
     """
-    return jacobian(lambda y: critic_gradient(flow, obs, y).gradient, x)
+    return jacobian(lambda y: critic_gradient(flow, obs, y).gradient, x, what="∇Q")
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,17 @@ class OracleStep:
 
     flow: GuidedFlow
     step: DenoisingStep
-    _known: dict[Hashable, Array] = field(default_factory=dict)
+    _known: dict[Hashable, tuple[Array, list[Remark]]] = field(default_factory=dict)
 
     def once(self, name: Hashable, compute: Callable[[], Array]) -> Array:
         """What `compute` returns, computed at the first call with this name."""
         if name not in self._known:
-            self._known[name] = compute()
-        return self._known[name]
+            with remarks() as collected:
+                self._known[name] = compute(), collected
+        value, collected = self._known[name]
+        for remark in collected:
+            say(remark)
+        return value
 
     @property
     def scheduled_time(self) -> float:
@@ -108,7 +120,7 @@ class OracleStep:
 
     def estimate_gradient(self) -> Array:
         """∇Q(s, â₁) (B, D)."""
-        return self.once("estimate gradient", lambda: gradient(self.q, self.estimate()))
+        return self.once("estimate gradient", lambda: gradient(self.q, self.estimate(), "Q"))
 
     def estimate_hessian(self) -> Array:
         """∇²Q(s, â₁) (B, D, D), see `critic_hessian`."""
@@ -121,20 +133,21 @@ class OracleStep:
         """∇Q (1, D) at x (1, D) for the observation of one row: its D columns are one batch."""
         D = x.shape[1]
         obs = np.repeat(self.step.obs[row : row + 1], D, axis=0)
-        columns = complex_step(
-            lambda y: critic_value(self.flow, obs, y), np.repeat(x, D, axis=0), np.eye(D)
-        )
-        return np.asarray(columns)[None]
+        every = np.repeat(x, D, axis=0)
+        return along(lambda y: critic_value(self.flow, obs, y), every, [np.eye(D)], what="Q")[0][
+            None
+        ]
 
     def jacobian(self) -> Array:
         """∂â₁/∂a_t (B, D, D), the clip included."""
-        return self.once("J", lambda: jacobian(self.one_step, self.step.action))
+        return self.once("J", lambda: jacobian(self.one_step, self.step.action, what="â₁"))
 
     def unclipped_jacobian(self, time: float | None = None) -> Array:
         """J₀ = I + (1 − t)·∂v/∂a_t (B, D, D), at the step's time or at another."""
         time = self.step.time if time is None else time
         return self.once(
-            ("J0", time), lambda: jacobian(lambda x: self.unclipped(x, time), self.step.action)
+            ("J0", time),
+            lambda: jacobian(lambda x: self.unclipped(x, time), self.step.action, what="v"),
         )
 
 
@@ -174,7 +187,8 @@ def gradient_at(
 def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
     """∇Φ (B, D) of the estimator's declared potential, or None when it declares none.
 
-    By complex step, or by central differences (h = 1e-6) for an estimator that is not analytic.
+    By complex step, or by central differences for an estimator that is not analytic or a potential
+    that turns out not to be.
     """
     if estimator.potential(flow, step) is None:
         return None
@@ -184,12 +198,13 @@ def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingSt
         assert value is not None
         return value
 
-    return jacobian(phi, step.action, derivative_of(estimator))[:, 0]
+    what = f"the potential of {estimator.label}"
+    return jacobian(phi, step.action, oracle_of(estimator), what)[:, 0]
 
 
-def derivative_of(estimator: Estimator) -> DirectionalDerivative:
+def oracle_of(estimator: Estimator) -> Oracle:
     """How G is differentiated: by complex step where it takes complex a_t."""
-    return complex_step if estimator.analytic else central_difference
+    return "complex_step" if estimator.analytic else "central_difference"
 
 
 def departure_from_gradient_field(
@@ -201,15 +216,15 @@ def departure_from_gradient_field(
     """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t.
 
     0 for a gradient field (and where A is zero), 1 for a triangular A, infinite for a rotation.
-    A by complex step, or by central differences for an estimator that is not analytic; these need
-    real a_t only, and run on `engine`.
+    A by complex step, or by central differences for an estimator that is not analytic (where it
+    turns out not to be: with a remark); these need real a_t only, and run on `engine`.
     """
     weight, chosen = step.weight, REFERENCE if estimator.analytic else engine
 
     def g(x: Array) -> Array:
         return gradient_at(estimator, flow, step.index, step.obs, x, weight, chosen)
 
-    A = jacobian(g, step.action, derivative_of(estimator))
+    A = jacobian(g, step.action, oracle_of(estimator), f"G of {estimator.label}")
     AT = np.swapaxes(A, 1, 2)
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))

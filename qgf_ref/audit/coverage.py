@@ -3,87 +3,155 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.audit.by_oracle import OracleStep
+from qgf_ref.audit.by_oracle import REFERENCE, gradient_at
+from qgf_ref.audit.definitions import has_definition
+from qgf_ref.audit.profile import ChainGradients
+from qgf_ref.backends.engine import Engine
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
-from qgf_ref.guidance.base import Estimator
+from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.registry import learned_estimator_names
 
 SAME = 1e-4
 """Relative; a user's function may compute in float32, where the time embedding alone costs 1e-4."""
 MOST = 0.5
-"""Share of the rows from which "on n of N rows" says something."""
+"""Share of the states from which "on n of N" says something."""
+KINDS = ("definition", "potential")
 
 
 @dataclass(frozen=True)
 class Coverage:
     """What was checked of one estimator's G: "definition", "potential"; none: nothing was.
 
+    unchecked  what was not, and why
     resembles  of an estimator of which nothing was checked: a sentence on the registered ones
     """
 
     checked: tuple[str, ...]
+    unchecked: dict[str, str]
     resembles: str = ""
 
 
 def coverage(
-    checkpoint: Checkpoint,
+    flow: GuidedFlow,
+    chain: ChainGradients,
     estimators: list[Estimator],
     checks: list[Check],
-    steps: list[OracleStep],
+    engine: Engine = REFERENCE,
 ) -> dict[str, Coverage]:
-    """Label → what was checked. steps: where estimators without a formula are compared."""
-    result = {}
+    """Label → what was checked; estimators without a formula are compared at all of the states."""
+    names, result = {check.name for check in checks}, {}
     for e in estimators:
-        names = {check.name for check in checks}
-        kinds = ("definition", "potential")
-        checked = tuple(kind for kind in kinds if f"estimator {e.label} ({kind})" in names)
-        result[e.label] = Coverage(checked, "" if checked else resemblance(e, checkpoint, steps))
+        checked = tuple(kind for kind in KINDS if f"estimator {e.label} ({kind})" in names)
+        reasons = {
+            "definition": "registers none" if not has_definition(e) else "",
+            "potential": "declares none",
+        }
+        unchecked = {kind: reasons[kind] for kind in KINDS if kind not in checked}
+        sentence = "" if checked else resemblance(e, flow, chain, engine)
+        result[e.label] = Coverage(checked, unchecked, sentence)
     return result
 
 
-def resemblance(estimator: Estimator, checkpoint: Checkpoint, steps: list[OracleStep]) -> str:
-    """Whether G is a registered estimator's, its multiple, or the same on most rows."""
-    own = _gradients(estimator, steps)
-    nearest, best = "", -1.0
+def resemblance(
+    estimator: Estimator, flow: GuidedFlow, chain: ChainGradients, engine: Engine = REFERENCE
+) -> str:
+    """Whether G is a registered estimator's, its multiple, or that at most of the states."""
+    own, others = chain.gradients[estimator.label], dict[str, Array]()
     for name in learned_estimator_names():
-        if name == "none":
-            continue
-        try:
-            other = _gradients(estimator_by_name(name), steps)
-        except InputError:  # its network is not here
-            continue
-        sentence = compared(own, other, name)
-        if sentence is not None:
-            return sentence
-        scale = np.linalg.norm(own) * np.linalg.norm(other)
-        cosine = float(np.vdot(own, other) / scale) if scale else 0.0
-        if cosine > best:
-            nearest, best = name, cosine
-    return f"equals no registered estimator; nearest: {nearest}, cosine {best:.3f}"
+        if name != "none":
+            try:
+                others[name] = _registered(name, flow, chain, engine)
+            except InputError:  # its network is not here
+                continue
+    if not own.any():
+        return "is zero"
+    likes = {name: compared(own, other, name) for name, other in others.items()}
+    best = max(like.share for like in likes.values())
+    if best:
+        first, *also = [n for n, like in likes.items() if like.share == best]
+        return likes[first].text + (f" (the same here: {', '.join(also)})" if also else "")
+    cosines = {name: _cosine(own, other) for name, other in others.items()}
+    nearest = max(cosines, key=lambda name: abs(cosines[name]))
+    return f"equals no registered estimator; nearest: {nearest}, cosine {cosines[nearest]:.3f}"
 
 
-def compared(own: Array, other: Array, name: str) -> str | None:
-    """ "is qgf", "is minus qgf", "is qgf times 0.5", "is qgf on 60 of 64 rows", or None. (N, D)."""
-    squared = float(np.vdot(other, other))
-    scale = float(np.vdot(own, other)) / squared if squared else 0.0
-    if scale and np.linalg.norm(own - scale * other) <= SAME * np.linalg.norm(own):
-        if abs(abs(scale) - 1) <= SAME:
-            return f"is {'minus ' if scale < 0 else ''}{name}"
-        return f"is {name} times {scale:.4g}"
-    error = np.linalg.norm(own - other, axis=-1)
-    same = error <= SAME * np.linalg.norm(other, axis=-1)
-    return f"is {name} on {same.sum()} of {same.size} rows" if same.mean() >= MOST else None
+class Likeness(NamedTuple):
+    """A sentence, and the share of the states of which it is true; less where it says less."""
+
+    share: float
+    text: str = ""
 
 
-def _gradients(estimator: Estimator, steps: list[OracleStep]) -> Array:
-    flows = [estimator.on(at.flow) for at in steps]
-    return np.concatenate(
-        [estimator(flow, at.step).gradient for flow, at in zip(flows, steps, strict=True)]
+def compared(own: Array, other: Array, name: str) -> Likeness:
+    """ "is qgf", "is minus qgf", "is qgf times 0.5 on 60 of 64 rows", … of G (T, B, D).
+
+    With one factor for all states, else one for each step, else one for each state; a share of 0
+    when none holds of at least MOST of the states.
+    """
+    squared = (other * other).sum(axis=-1)
+    factor = np.divide(
+        (own * other).sum(axis=-1), squared, out=np.full(squared.shape, np.nan), where=squared > 0
+    )
+    if not np.isfinite(factor).any() or not np.nan_to_num(factor).any():
+        return Likeness(0)
+    one = float(np.nanmedian(factor))
+    same = _same(own, one * other)
+    if same.mean() >= MOST:
+        return Likeness(same.mean(), f"is {_times(one, name)}{_where(same)}")
+    each = np.array([np.median(f[np.isfinite(f)]) if np.isfinite(f).any() else 0 for f in factor])
+    same = _same(own, each[:, None, None] * other)
+    if same.mean() >= MOST:
+        text = f"is {name} times {each[0]:.3g} at the first step to {each[-1]:.3g} at the last"
+        return Likeness(0.99 * same.mean(), text + _where(same))
+    state = np.nan_to_num(factor)
+    same = _same(own, state[..., None] * other)
+    if same.mean() >= MOST:
+        least, most = state[same].min(), state[same].max()
+        text = f"has the direction of {name}, its length times {least:.3g} to {most:.3g}"
+        return Likeness(0.98 * same.mean(), text + _where(same))
+    return Likeness(0)
+
+
+def _same(x: Array, y: Array) -> Array:
+    """Which states (T, B) agree."""
+    size = np.maximum(np.linalg.norm(x, axis=-1), np.linalg.norm(y, axis=-1))
+    return np.asarray(np.linalg.norm(x - y, axis=-1) <= SAME * size)
+
+
+def _times(factor: float, name: str) -> str:
+    if abs(abs(factor) - 1) <= SAME:
+        return f"minus {name}" if factor < 0 else name
+    return f"{name} times {factor:.4g}"
+
+
+def _where(same: Array) -> str:
+    """ " on 60 of 64 rows" of those that are the same at all steps, or the like; "" if all are."""
+    rows, steps = np.asarray(same.all(axis=0)), np.asarray(same.all(axis=1))
+    if same.all():
+        return ""
+    if (same == rows).all():
+        return f" on {rows.sum()} of {rows.size} rows"
+    if (same == steps[:, None]).all():
+        return f" at {steps.sum()} of {steps.size} steps"
+    return f" at {same.sum()} of {same.size} states (steps × rows)"
+
+
+def _cosine(x: Array, y: Array) -> float:
+    return float(np.vdot(x, y) / ((np.linalg.norm(x) * np.linalg.norm(y)) or 1.0))
+
+
+def _registered(name: str, flow: GuidedFlow, chain: ChainGradients, engine: Engine) -> Array:
+    """G (T, B, D) of a registered estimator; raises InputError where its network is missing."""
+    if name in chain.gradients:
+        return chain.gradients[name]
+    e = estimator_by_name(name)
+    return np.stack(
+        [gradient_at(e, flow, s.index, s.obs, s.action, s.weight, engine) for s in chain.states]
     )

@@ -16,6 +16,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.audit.by_oracle import (
     OracleStep,
+    along,
     at_action,
     critic_hessian,
     departure_from_gradient_field,
@@ -24,7 +25,6 @@ from qgf_ref.audit.by_oracle import (
     potential_gradient,
     pulled,
 )
-from qgf_ref.checks import complex_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.cfgrl import CFGRL
@@ -123,8 +123,8 @@ def _qgf(_: QGF, at: OracleStep) -> Array:
 @defines(QGFMasked)
 def _qgf_masked(_: QGFMasked, at: OracleStep) -> Array:
     pre = at.unclipped(at.step.action)
-    mask = complex_step(lambda x: bounded(at.flow, x).x, pre, np.ones_like(pre))
-    return np.asarray(mask) * at.estimate_gradient()
+    (mask,) = along(lambda x: bounded(at.flow, x).x, pre, [np.ones_like(pre)], what="the clip")
+    return mask * at.estimate_gradient()
 
 
 @defines(QGFJacobian)

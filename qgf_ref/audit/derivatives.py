@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.stage import Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.audit.definitions import (
     OracleStep,
@@ -16,17 +16,14 @@ from qgf_ref.audit.definitions import (
     has_definition,
     potential_gradient,
 )
-from qgf_ref.audit.rules import AuditedStates, Rule, networks, primitives
+from qgf_ref.audit.rules import AuditedStates, Rule, flow_of, networks, primitives
 from qgf_ref.audit.second_order import second_order
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.losses.batch import Hyperparameters
-from qgf_ref.losses.flow_matching import flow_matching
-from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
-from qgf_ref.nets.mlp import MLPParams
-
-Loss = Callable[[Any], tuple[float, MLPParams]]
+from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.nets.networks import Networks
+from qgf_ref.oracles import remarks
 
 
 def checks_of(
@@ -63,49 +60,60 @@ def _rule_checks(name: str, rule: Rule) -> list[Check]:
 
 
 def losses(point: AuditedStates) -> Iterator[Check]:
-    """The gradients of the losses in the parameters, on a batch of this checkpoint's own.
+    """The gradients of the agent's losses in the parameters, on a batch of this checkpoint's own.
 
-    Of the networks that it has; γ and τ are the recipe's, where the checkpoint does not tell any.
-    Actions are the policy's; rewards, masks and valid vary over the rows, so that every factor of
-    the losses takes part.
+    Of the stages whose networks it has; γ and τ are the recipe's, where the checkpoint does not
+    tell any. Actions are the policy's; rewards, masks and valid vary over the rows, so that every
+    factor of the losses takes part.
     """
     checkpoint, options = point.checkpoint, point.checkpoint.options
-    hyper = Hyperparameters(horizon=options.horizon_length)
-    gamma = hyper.discount if options.discount is None else options.discount
-    tau = hyper.expectile if options.expectile is None else options.expectile
-    obs, x0 = point.obs, point.noise
-    rows = np.arange(len(obs))
-    action = np.clip(point.a[-1], -1, 1)
+    recipe, plain = checkpoint.agent.recipe, Hyperparameters()
+    if recipe is None:
+        return
+    hyper = Hyperparameters(
+        plain.discount if options.discount is None else options.discount,
+        options.horizon_length,
+        plain.expectile if options.expectile is None else options.expectile,
+        denoise_steps=options.denoise_steps,
+    )
+    rows, obs = np.arange(len(point.obs)), point.obs
     valid, masks = (rows % 4 != 3).astype(float), (rows % 5 != 4).astype(float)
-    t = (rows % (options.denoise_steps + 1)) / options.denoise_steps
-    rewards = -(1.0 + rows % 3)
-    policy, target_critic = checkpoint.network("policy"), checkpoint.network("target_critic")
-    cases: dict[str, tuple[Any, Loss]] = {
-        "flow matching loss": (policy, lambda net: flow_matching(net, obs, x0, action, t)),
-    }
-    if "value" in checkpoint.params:
-        v = checkpoint.network("value")
-        y = critic_target(v, np.roll(obs, 1, axis=0), rewards, masks, gamma, hyper.horizon)
-        if "critic" in checkpoint.params:
-            critic = checkpoint.network("critic")
-            cases["critic loss"] = critic, lambda net: critic_loss(net, obs, action, y, valid)
-        cases["value loss"] = (
-            v,
-            lambda net: value_loss(net, target_critic, obs, action, valid, tau),
-        )
-    for name, (net, loss) in cases.items():
-        value, gradient = partial(_loss_value, net, loss), partial(_loss_gradient, net, loss)
-        yield check_vjp(value, gradient, net.params.arrays(), name=f"{name} gradient", raises=False)
+    action = np.clip(point.a[-1], -1, 1)
+    batch = Batch(obs, action, np.roll(obs, 1, axis=0), -(1.0 + rows % 3), masks, valid)
+    drawn = recipe.draw(np.random.default_rng(0), batch, hyper)
+    nets = Networks(**{name: checkpoint.network(name) for name in checkpoint.params})
+    for stage in recipe.stages:
+        if {*stage.trains, *stage.reads} <= set(checkpoint.params):
+            inputs = StageInputs(nets, batch, hyper, drawn)
+            inputs = replace(inputs, fixed=None if stage.fixed is None else stage.fixed(inputs))
+            yield from _stage_checks(stage, inputs, LOSSES.get(stage.name, stage.name))
 
 
-def _loss_value(net: Any, loss: Loss, params: tuple[Array, ...]) -> Array:
-    return np.asarray(loss(replace(net, params=net.params.replace(params)))[0])
+LOSSES = {"policy": "flow matching"}
+"""Titles of losses that are not called as their stage is."""
+
+
+def _stage_checks(stage: Stage, inputs: StageInputs, name: str) -> Iterator[Check]:
+    for part in stage.trains:
+        of = f" in {part}" if len(stage.trains) > 1 else ""
+        value, gradient = (partial(f, stage, inputs, part) for f in (_loss_value, _loss_gradient))
+        x = inputs.nets[part].params.arrays()
+        yield check_vjp(value, gradient, x, name=f"{name} loss gradient{of}", raises=False)
+
+
+def _loss_at(stage: Stage, inputs: StageInputs, part: str, arrays: tuple[Array, ...]) -> Loss:
+    params = inputs.nets[part].params.replace(arrays)
+    return stage.loss(replace(inputs, nets=inputs.nets.having({part: params})))
+
+
+def _loss_value(stage: Stage, inputs: StageInputs, part: str, arrays: tuple[Array, ...]) -> Array:
+    return np.asarray(_loss_at(stage, inputs, part, arrays)[0])
 
 
 def _loss_gradient(
-    net: Any, loss: Loss, params: tuple[Array, ...], scale: Array
+    stage: Stage, inputs: StageInputs, part: str, arrays: tuple[Array, ...], scale: Array
 ) -> tuple[Array, ...]:
-    bar = loss(replace(net, params=net.params.replace(params)))[1]
+    bar = _loss_at(stage, inputs, part, arrays)[1][part]
     return tuple(float(scale) * array for array in bar.arrays())
 
 
@@ -117,8 +125,12 @@ whose Jacobians are worse conditioned."""
 
 
 def oracle_steps(point: AuditedStates) -> list[OracleStep]:
-    """The first, middle and last step of the chain, where estimators are checked."""
-    flow, T = point.checkpoint.flow, len(point.a)
+    """The first, middle and last step of the chain, where estimators are checked; none without a
+    flow.
+    """
+    flow, T = flow_of(point.checkpoint), len(point.a)
+    if flow is None:
+        return []
     return [
         OracleStep(flow, denoising_step(flow, point.obs, point.a[k], k, CHECKED_WEIGHT))
         for k in sorted({0, T // 2, T - 1})
@@ -130,24 +142,44 @@ def estimator_checks(estimator: Estimator, steps: list[OracleStep]) -> list[Chec
 
     Of each the worst over the steps; none at all of an estimator that has neither.
     """
-    defined, worst = has_definition(estimator), dict[str, float]()
+    defined = has_definition(estimator)
+    worst, limits = dict[str, float](), dict[str, dict[str, float]]()
     for at in steps:
         actual = estimator(at.flow, at.step).gradient
-        slope = potential_gradient(estimator, at.flow, at.step)
-        definition = defined_gradient(estimator, at.flow, at.step, at) if defined else slope
-        for what, expected in (("definition", definition), ("potential", slope)):
+        with remarks() as of_potential:
+            slope = potential_gradient(estimator, at.flow, at.step)
+        with remarks() as of_definition:
+            known = defined_gradient(estimator, at.flow, at.step, at) if defined else slope
+        said = {"potential": of_potential, "definition": of_definition if defined else of_potential}
+        for what, expected in (("definition", known), ("potential", slope)):
             if expected is not None:
                 norm = float(np.linalg.norm(expected))
                 error = float(np.linalg.norm(actual - expected)) / (norm or 1.0)
                 worst[what] = max(worst.get(what, 0.0), error)
-    numeric = "complex_step" if estimator.analytic else "central_difference"
+                limits.setdefault(what, {}).update(said[what])
     return [
-        Check(
-            f"estimator {estimator.label} ({what})",
-            "complex_step" if what == "definition" and defined else numeric,
-            error,
-            ESTIMATOR_TOLERANCE if estimator.analytic or defined else 1e-6,
-            len(steps),
+        _estimator_check(
+            estimator, what, error, limits[what], what == "definition" and defined, len(steps)
         )
         for what, error in worst.items()
     ]
+
+
+def _estimator_check(
+    estimator: Estimator,
+    what: str,
+    error: float,
+    limits: dict[str, float],
+    defined: bool,
+    steps: int,
+) -> Check:
+    """The verdict; `limits`: what was remarked of the oracle, and the accuracy that it had."""
+    analytic = (defined or estimator.analytic) and not limits
+    return Check(
+        f"estimator {estimator.label} ({what})",
+        "complex_step" if analytic else "central_difference",
+        error,
+        max([ESTIMATOR_TOLERANCE if analytic else 1e-6, *limits.values()]),
+        steps,
+        ", ".join(limits),
+    )

@@ -9,13 +9,14 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.audit.definitions import defined_gradient
+from qgf_ref.audit.definitions import defined_gradient, has_definition
 from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, Products
 from qgf_ref.guidance.counting import counted
 from qgf_ref.ledger import Constant, Leaf, Ledger, LedgerEntry, Output
 from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.oracles import AGREEMENT, Remark, remarks
 from qgf_ref.sampling import trace
 
 CONTRADICTION = 1e-10
@@ -28,7 +29,7 @@ class GradientExplanation:
     """A gradient and its record.
 
     gradient (D,); rederived (D,): replayed from the ledger; defined (D,) or None: from the
-    estimator's definition by complex step.
+    estimator's definition by complex step, or by differences where `remarks` say so.
     """
 
     estimator: Estimator
@@ -40,6 +41,7 @@ class GradientExplanation:
     gradient: Array
     rederived: Array
     defined: Array | None
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -55,7 +57,10 @@ class GradientExplanation:
     def contradicted(self) -> bool:
         """Whether the replay or the definition says otherwise than the estimator."""
         replayed = self.recorded and not np.array_equal(self.gradient, self.rederived)
-        return replayed or (self.error is not None and self.error > CONTRADICTION)
+        by_steps = has_definition(self.estimator) or self.estimator.analytic
+        least = CONTRADICTION if by_steps else AGREEMENT
+        allowed = max([least, *(r.accuracy for r in self.remarks)])
+        return replayed or (self.error is not None and self.error > allowed)
 
     @property
     def error(self) -> float | None:
@@ -98,9 +103,9 @@ class GradientExplanation:
                 f"{len(self.ledger.undeclared)} of the arrays used were made outside the ledger"
             )
         if self.error is not None:
-            lines.append(
-                f"from the definition, by complex step: relative difference {self.error:.1e}"
-            )
+            how = "differences" if self.remarks else "complex step"
+            lines.append(f"from the definition, by {how}: relative difference {self.error:.1e}")
+            lines += [fill(f"  {remark.text}", 98) for remark in self.remarks]
         return "\n".join(lines)
 
 
@@ -149,6 +154,10 @@ def explain(
     step = denoising_step(counting, state, action, index, weight)
     gradient = estimator(counting, step).gradient
     products = counter.take()
+    with remarks() as said:
+        defined = defined_gradient(
+            estimator, flow, denoising_step(flow, state, action, index, weight)
+        )
     return GradientExplanation(
         estimator=estimator,
         row=row,
@@ -158,9 +167,8 @@ def explain(
         products=products,
         gradient=gradient[0],
         rederived=_replay(ledger, gradient)[0],
-        defined=_first(
-            defined_gradient(estimator, flow, denoising_step(flow, state, action, index, weight))
-        ),
+        defined=None if defined is None else defined[0],
+        remarks=tuple(said),
     )
 
 
@@ -169,10 +177,6 @@ def _replay(ledger: Ledger, gradient: Array) -> Array:
         return ledger.replay(gradient)
     except KeyError:
         return np.full_like(gradient, np.nan)
-
-
-def _first(rows: Array | None) -> Array | None:
-    return None if rows is None else rows[0]
 
 
 def _passes(entries: list[LedgerEntry]) -> list[list[LedgerEntry]]:

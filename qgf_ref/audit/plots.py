@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 
 from qgf_ref.audit.profile import Profile
 from qgf_ref.checks import Check
-from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, style
+from qgf_ref.plotting import ESTIMATOR_STYLES, Figure, dress, legend_beside, new_figure, style
 
 FLOOR = 1e-17
 """Where an error of exactly zero is drawn on a logarithmic axis."""
+
+
+FEW = 8
+"""More lines than this, and those that matter are drawn above the others, which are thin."""
+MATTER = ("bptt", "ood", "qgf_jacobian", "qgf")
+"""The last on top; a user's own above them."""
+
+
+def _looks(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each name, and `Axes.plot`'s arguments for its line."""
+    every = list(names)
+    for name in every:
+        rank = MATTER.index(name) + 1 if name in MATTER else 0
+        rank = rank if name in ESTIMATOR_STYLES else len(MATTER) + 1
+        look = {**style(name), "label": name, "zorder": 2 + 0.1 * rank}
+        if len(every) > FEW:
+            look |= {"linewidth": 2.0} if rank else {"linewidth": 0.9, "alpha": 0.7}
+        yield name, look
 
 
 def checks_figure(checks: list[Check]) -> Figure:
@@ -43,8 +64,8 @@ def norms_figure(profile: Profile) -> Figure:
     """Median gradient norm along the chain."""
     figure = new_figure()
     axes = figure.subplots()
-    for name, norm in profile.norm.items():
-        axes.semilogy(profile.times, np.maximum(norm, FLOOR), label=name, **style(name))
+    for name, look in _looks(profile.norm):
+        axes.semilogy(profile.times, np.maximum(profile.norm[name], FLOOR), **look)
     dress(axes, "Gradient norm along the chain", "flow time t", "median ‖G‖ over rows")
     legend_beside(axes)
     return figure
@@ -77,10 +98,9 @@ def noise_figure(profile: Profile) -> Figure:
     """Noise sensitivity (the paper's Figure 3)."""
     figure = new_figure()
     axes = figure.subplots()
-    for name, values in profile.noise_cosine.items():
-        axes.semilogx(
-            profile.noise_levels, np.array(values, dtype=float), label=name, **style(name)
-        )
+    for name, look in _looks(profile.noise_cosine):
+        values = np.array(profile.noise_cosine[name], dtype=float)
+        axes.semilogx(profile.noise_levels, values, **look)
     dress(
         axes,
         "Noise sensitivity (the paper's Fig. 3)",
@@ -117,9 +137,8 @@ def final_q_figure(profile: Profile) -> Figure:
     """Critic at the final action, by guidance weight (beside the paper's Figures 4 and 20)."""
     figure = new_figure()
     axes = figure.subplots()
-    for name, cells in profile.q.items():
-        mean = np.array([m for m, _ in cells])
-        axes.plot(profile.weights, mean, label=name, **style(name))
+    for name, look in _looks(profile.q):
+        axes.plot(profile.weights, [mean for mean, _ in profile.q[name]], **look)
     axes.set_xscale("symlog", linthresh=min(w for w in profile.weights if w > 0))
     axes.set_xticks(profile.weights, [f"{w:g}" for w in profile.weights])
     axes.minorticks_off()
@@ -135,9 +154,9 @@ def precision_figure(
     figure = new_figure(7.2, 3.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, embedding in zip(panels, ("exact", "float32"), strict=True):
-        for name, rows in precision.items():
-            error = np.maximum(rows[f"a, {embedding} embedding"][1:], FLOOR)
-            axes.semilogy(times[1:], error, label=name, **style(name))
+        for name, look in _looks(precision):
+            error = np.maximum(precision[name][f"a, {embedding} embedding"][1:], FLOOR)
+            axes.semilogy(times[1:], error, **look)
         dress(axes, f"{embedding} time embedding", "flow time t", "")
     panels[0].set_ylabel("‖a₃₂ − a₆₄‖ / ‖a₆₄‖")
     legend_beside(panels[-1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,24 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.audit.by_oracle import (
     REFERENCE,
-    at_action,
     departure_from_gradient_field,
     gradient_at,
     own,
 )
+from qgf_ref.audit.cost import milliseconds, products
 from qgf_ref.backends.engine import Engine
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
-from qgf_ref.guidance.counting import counted
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import critic_value, one_step_estimate
 from qgf_ref.guidance.registry import FunctionEstimator
+from qgf_ref.oracles import remarks
 from qgf_ref.sampling import sample, trace
 
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 STATE_WEIGHT = 0.1
 """For estimators whose G depends on the weight."""
-TIMING_SECONDS = 3.0
-"""After which no more rounds of timings are begun."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 Progress = Callable[[str], None]
@@ -49,7 +46,8 @@ class Profile:
     departure (None: infinite): median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step, A = ∂G/∂a_t;
     products: of one call at the middle step, and chain_products of all its calls, the sampler's own
     forwards of v not counted; milliseconds: of one call;
-    q: mean and standard error of the critic at the final action, per weight of WEIGHTS.
+    q: mean and standard error of the critic at the final action, per weight of WEIGHTS;
+    remarks: what was found of estimators that say they are analytic and are not.
     """
 
     rows: int
@@ -66,6 +64,11 @@ class Profile:
     q: dict[str, list[tuple[float, float]]]
     weights: tuple[float, ...] = WEIGHTS
     noise_levels: tuple[float, ...] = NOISE_LEVELS
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+
+NO_PROFILE = Profile(0, (), {}, [], [], {}, {}, {}, {}, {}, {}, {})
+"""Of an agent without a flow."""
 
 
 def profile_stages(estimators: list[Estimator]) -> int:
@@ -86,45 +89,74 @@ def _mean(x: Array) -> float | None:
     return float(finite.mean()) if finite.size else None
 
 
+@dataclass(frozen=True)
+class ChainGradients:
+    """What is measured on: the chain without guidance of obs (B, O), and every estimator's G there.
+
+    noise (B, D); states: its T steps; epsilon (T, B, D): where a_t is moved to; gradients (T, B,
+    D), by label
+    """
+
+    noise: Array
+    states: list[DenoisingStep]
+    epsilon: Array
+    gradients: dict[str, Array]
+
+    @classmethod
+    def of(
+        cls,
+        flow: GuidedFlow,
+        obs: Array,
+        estimators: list[Estimator],
+        seed: int,
+        progress: Progress = lambda _: None,
+    ) -> ChainGradients:
+        """By the reference. Deterministic in `seed`."""
+        rng = np.random.default_rng((seed, 1))
+        noise = rng.standard_normal((len(obs), flow.field.action_dim))
+        chain = trace(flow, obs, estimator="none", noise=noise)
+        states = [
+            denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in enumerate(chain.a)
+        ]
+        gradients = {}
+        for e in estimators:
+            progress(f"(b) gradients of {e.label}")
+            gradients[e.label] = np.stack([e(flow, step).gradient for step in states])
+        return cls(noise, states, rng.standard_normal(chain.a.shape), gradients)
+
+
 def profile(
     flow: GuidedFlow,
-    obs: Array,
+    chain: ChainGradients,
     estimators: list[Estimator],
-    seed: int,
     progress: Progress = lambda _: None,
     engine: Engine = REFERENCE,
 ) -> Profile:
-    """Profile `estimators` on the chain of obs (B, O) without guidance. Deterministic in `seed`.
+    """Profile `estimators` on the chain of their gradients.
 
     The chain, the gradients on it and their time are the reference's; what only repeats them at
     other states (noise, curl by central differences, final Q, singular values) runs on `engine`.
     """
-    rng = np.random.default_rng((seed, 1))
-    noise = rng.standard_normal((len(obs), flow.field.action_dim))
-    chain = trace(flow, obs, estimator="none", noise=noise)
-    states = [denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in enumerate(chain.a)]
     guided = [e for e in estimators if e.name != "none"]
-
-    gradients: dict[str, Array] = {}
-    middle = flow.denoise_steps // 2
-    for e in guided:
-        progress(f"(b) gradients of {e.label}")
-        gradients[e.label] = np.stack([e(flow, step).gradient for step in states])
-    products, chain_products = {}, {}
+    states, gradients, middle = chain.states, chain.gradients, flow.denoise_steps // 2
+    obs = states[0].obs
+    per_call, per_chain = {}, {}
     for e in estimators:
-        products[e.label], chain_products[e.label] = _products(e, flow, states)
+        per_call[e.label], per_chain[e.label] = products(e, flow, states)
     noise_cosine = {}
-    epsilon = rng.standard_normal(chain.a.shape)
     for e in guided:
         progress(f"(b) noise sensitivity of {e.label}")
-        offsets = np.multiply.outer(NOISE_LEVELS, epsilon)
+        offsets = np.multiply.outer(NOISE_LEVELS, chain.epsilon)
         moved = _gradients_around(e, flow, states, offsets, engine)
         noise_cosine[e.label] = [_mean(cosine(gradients[e.label], near)) for near in moved]
-    departure = {}
+    departure, remarked = {}, dict[str, list[str]]()
     few = _rows(states[middle], 16)
     for e in guided:
         progress(f"(b) curl of {e.label}")
-        curl = departure_from_gradient_field(e, flow, few, engine)
+        with remarks() as said:
+            curl = departure_from_gradient_field(e, flow, few, engine)
+        if said:
+            remarked[e.label] = [remark.text for remark in said]
         median = float(np.median(curl))
         departure[e.label] = median if np.isfinite(median) else None
     progress("(b) singular values of the Jacobian")
@@ -142,10 +174,11 @@ def profile(
         },
         noise_cosine=noise_cosine,
         departure=departure,
-        products=products,
-        chain_products=chain_products,
-        milliseconds=_milliseconds(guided, flow, states[middle]),
-        q=_final_q(flow, chain.obs, noise, guided, progress, engine),
+        products=per_call,
+        chain_products=per_chain,
+        milliseconds=milliseconds(guided, flow, states[middle]),
+        q=_final_q(flow, obs, chain.noise, guided, progress, engine),
+        remarks=remarked,
     )
 
 
@@ -251,48 +284,6 @@ def gradients_near(
             for s, offset in zip(states, offsets, strict=True)
         ]
     )
-
-
-def _products(e: Estimator, flow: GuidedFlow, states: list[DenoisingStep]) -> tuple[str, str]:
-    counting, counter = counted(e.on(flow))
-    counting = e.on(counting)
-    total, at_middle = counter.take(), ""
-    for k, step in enumerate(states):
-        state = denoising_step(counting, step.obs[:1], step.action[:1], k, STATE_WEIGHT)
-        counter.take()  # the sampler's own forward of v is not the estimator's
-        e(counting, state)
-        taken = counter.take()
-        total = total + taken
-        if k == len(states) // 2:
-            at_middle = str(taken)
-    return at_middle, str(total)
-
-
-def _milliseconds(
-    estimators: list[Estimator], flow: GuidedFlow, step: DenoisingStep
-) -> dict[str, float]:
-    """Median time of one call, the estimators taking turns so that none has the warm caches.
-
-    Of 7 rounds, or where they take long of at least 3.
-    """
-    elapsed: dict[str, list[float]] = {e.label: [] for e in estimators}
-    own = {e.label: _on(e, flow, step) for e in estimators}
-    begun = time.perf_counter()
-    for n in range(7):
-        if n >= 3 and time.perf_counter() - begun > TIMING_SECONDS:
-            break
-        for e in estimators:
-            its_flow, its_step = own[e.label]
-            start = time.perf_counter()
-            e(its_flow, its_step)
-            elapsed[e.label].append(time.perf_counter() - start)
-    return {label: float(np.median(times)) * 1e3 for label, times in elapsed.items()}
-
-
-def _on(e: Estimator, flow: GuidedFlow, step: DenoisingStep) -> tuple[GuidedFlow, DenoisingStep]:
-    """The flow that the estimator runs on, and the step with that flow's velocity."""
-    own = e.on(flow)
-    return own, step if own is flow else at_action(own, step, step.action)
 
 
 def _rows(step: DenoisingStep, rows: int) -> DenoisingStep:

@@ -11,12 +11,12 @@ import numpy as np
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.by_oracle import REFERENCE
-from qgf_ref.audit.coverage import Coverage, coverage
-from qgf_ref.audit.derivatives import checks_of, oracle_steps
+from qgf_ref.audit.coverage import coverage
+from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.precision import precision
-from qgf_ref.audit.profile import Profile, profile, profile_stages
+from qgf_ref.audit.profile import NO_PROFILE, ChainGradients, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
-from qgf_ref.audit.rules import AuditedStates
+from qgf_ref.audit.rules import AuditedStates, flow_of
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
@@ -48,6 +48,7 @@ def audit(
              is verified is always the reference, and the numbers are the same to rounding
     BLAS is held to one thread meanwhile: at these batch sizes more do not help, and when other
     processes want the cores they spin.
+    An agent without a flow has no estimators: its networks and losses are audited.
     Raises InputError on observations of another width, fewer than 2, or not finite, on estimators
     that do not run on this checkpoint or share a name, and on a weight that is not ≥ 0.
     """
@@ -60,9 +61,7 @@ def audit(
     engine = _fastest() if backend is None else Engine.of(backend)
     _require_usable(checkpoint, obs, estimators, weight)
     with limited(1, "blas"):
-        checks, covered, measured, rounding = _measure(
-            checkpoint, obs, estimators, weight, seed, show_progress, engine
-        )
+        measured = _measure(checkpoint, obs, estimators, weight, seed, show_progress, engine)
     return AuditReport(
         checkpoint=checkpoint.describe(),
         settings={
@@ -73,10 +72,7 @@ def audit(
             "backend": engine.backend.name,
             "estimators": [_describe(e) for e in estimators],
         },
-        checks=checks,
-        coverage=covered,
-        profile=measured,
-        precision=rounding,
+        **measured,
         seconds=time.perf_counter() - started,
         provenance=provenance(),
     )
@@ -93,6 +89,8 @@ def _require_usable(
     checkpoint: Checkpoint, obs: Array, estimators: list[Estimator], weight: float
 ) -> None:
     """Find out now, not after a minute, what would stop the audit."""
+    if flow_of(checkpoint) is None and not estimators:
+        return
     labels = [e.label for e in estimators]
     if len(set(labels)) < len(labels):
         raise InputError(f"each estimator can be audited once; got {', '.join(labels)}")
@@ -110,11 +108,12 @@ def _measure(
     seed: int,
     show_progress: bool,
     engine: Engine,
-) -> tuple[list[Check], dict[str, Coverage], Profile, dict[str, dict[str, list[float]]]]:
+) -> dict[str, Any]:
+    """checks, coverage, profile and precision of the report."""
     checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
-    jobs = checks_of(point, estimators)
-    stages = len(jobs) + profile_stages(estimators) + len(estimators)
+    jobs, flow = checks_of(point, estimators), flow_of(checkpoint)
+    stages = len(jobs) + (profile_stages(estimators) + len(estimators) if flow else 0)
     with progress(stages, "stage", leave=False, show=show_progress) as shown:
 
         def advance(what: str) -> None:
@@ -124,10 +123,16 @@ def _measure(
         for name, job in jobs.items():
             advance(f"(a) derivatives of {name}")
             checks += job()
-        covered = coverage(checkpoint, estimators, checks, oracle_steps(point))
-        measured = profile(checkpoint.flow, obs, estimators, seed, advance, engine)
-        rounding = precision(checkpoint, obs, estimators, weight, seed, advance, engine)
-    return checks, covered, measured, rounding
+        if flow is None:
+            return {"checks": checks, "coverage": {}, "profile": NO_PROFILE, "precision": {}}
+        guided = [e for e in estimators if e.name != "none"]
+        chain = ChainGradients.of(flow, obs, guided, seed, advance)
+        return {
+            "checks": checks,
+            "coverage": coverage(flow, chain, estimators, checks, engine),
+            "profile": profile(flow, chain, estimators, advance, engine),
+            "precision": precision(checkpoint, obs, estimators, weight, seed, advance, engine),
+        }
 
 
 def _describe(estimator: Estimator) -> str:

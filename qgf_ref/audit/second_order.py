@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.rules import AuditedStates, Rule
+from qgf_ref.audit.rules import MATRICES, AuditedStates, Rule, examined, flow_of, title
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.queries import critic_curvature, critic_gradient
 from qgf_ref.ops.activations import (
     ACTIVATIONS,
@@ -33,25 +34,25 @@ def second_order(point: AuditedStates) -> dict[str, Rule]:
     """The derivative of each vjp on the values that it meets inside this checkpoint's critic.
 
     A primitive's x_bar(x, y_bar) along both of its arguments; the critic's a_bar(a) with the
-    members' cotangent held, and the aggregate's gradient. The last two are gradient fields, so
-    the product is its own vjp, and the adjoint identity says that the Hessian is symmetric.
+    members' cotangent held, and of a flow's the aggregate's gradient. The last two are gradient
+    fields, so the product is its own vjp, and the adjoint identity says that the Hessian is
+    symmetric.
     """
-    ck = point.checkpoint
-    k = len(point.a) // 2
-    obs, action = point.obs, point.a[k]
-    first = ck.target_critic.layers[0]
-    hidden = linear(np.concatenate([obs, action], axis=1), first.kernel, first.bias)[0]
+    ck, part = point.checkpoint, examined(point.checkpoint)
+    critic, inputs = ck.network(part.name), point.inputs
+    name_of = title(ck, part.name)
+    y, cache = critic.joint(**inputs)
+    first = critic.params.layers[0]
+    hidden = linear(cache.layers[0].linear.x, first.kernel, first.bias)[0]
     scale = first.scale if first.scale is not None else np.ones(hidden.shape[-1])
-    critic, flow = ck.network("target_critic"), ck.flow
-    members = len(critic.forward(obs[:1], action[:1])[0])
     # any cotangent of every row and member, all of them different
-    q_bar = np.cos(np.arange(members * len(obs))).reshape(members, len(obs))
+    y_bar = np.cos(np.arange(y.size)).reshape(y.shape)
 
-    def hvp(a: Array, a_dot: Array) -> Array:
-        return critic.hvp(a_dot, q_bar, critic.forward(obs, a)[1])
+    def at(x: Array) -> Any:
+        return critic.joint(**{**inputs, critic.active: x})[1]
 
-    def curvature(a: Array, a_dot: Array) -> Array:
-        return critic_curvature(flow, obs, a)[1].product(a_dot)
+    def hvp(x: Array, x_dot: Array) -> Array:
+        return critic.hvp(x_dot, y_bar, at(x))
 
     table: dict[str, Rule] = {}
     variances: tuple[Variance, ...] = ("fast", "two_pass")
@@ -64,12 +65,13 @@ def second_order(point: AuditedStates) -> dict[str, Rule]:
     for name in ACTIVATIONS:
         act = partial(activation, name=name)
         table[f"activation {name} vjp"] = _through(act, activation_vjp, activation_vjp_jvp, hidden)
-    table["target critic vjp in the action"] = (
-        lambda a: critic.vjp(q_bar, critic.forward(obs, a)[1]), hvp, hvp, action,
+    active = inputs[critic.active]
+    table[f"{name_of} vjp in the {MATRICES[critic.active]}"] = (
+        lambda x: critic.vjp(y_bar, at(x)), hvp, hvp, active,
     )  # fmt: skip
-    table["target critic gradient"] = (
-        lambda a: critic_gradient(flow, obs, a).gradient, curvature, curvature, action,
-    )  # fmt: skip
+    flow = flow_of(ck)
+    if flow is not None:
+        table[f"{name_of} gradient"] = _curvature(flow, point.obs, inputs["action"])
     return table
 
 
@@ -84,3 +86,10 @@ def _through(
         None,
         (x, y_bar),
     )
+
+
+def _curvature(flow: GuidedFlow, obs: Array, action: Array) -> Rule:
+    def product(a: Array, a_dot: Array) -> Array:
+        return critic_curvature(flow, obs, a)[1].product(a_dot)
+
+    return lambda a: critic_gradient(flow, obs, a).gradient, product, product, action

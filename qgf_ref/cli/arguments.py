@@ -20,6 +20,11 @@ from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
+CHECKPOINT_FLAGS = (
+    "--checkpoint", "--agent", "--rules", "--target-critic-from",
+    *(f"--{name.replace('_', '-')}" for name in option_names())
+)  # fmt: skip
+"""The flags that say which networks, and with which options."""
 NORMAL_ROWS = 256
 """Rows of --obs normal, as many as the embedded observations have."""
 
@@ -147,6 +152,18 @@ def natural(text: str) -> int:
 def typed(args: argparse.Namespace, *without: str) -> str:
     """The command as it was typed, less these flags: what a "Next:" line begins with."""
     return shlex.join(["qgf-ref", *(word for word in args.words if word not in without)])
+
+
+def carried(args: argparse.Namespace, command: str, *flags: str) -> str:
+    """`command` with those of the flags that were typed, and their values as they were."""
+    words, keep = ["qgf-ref", *command.split()], False
+    for word in args.words:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            keep = name in flags or name.replace("--no-", "--", 1) in flags
+        if keep:
+            words.append(word)
+    return shlex.join(words)
 
 
 def output_directory(path: Path, files: Sequence[str]) -> Path:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qgf_ref.cli.arguments import (
+    CHECKPOINT_FLAGS,
     add_checkpoint_arguments,
+    carried,
     load_checkpoint,
     natural,
     observations,
     output_directory,
 )
 from qgf_ref.errors import InputError
+from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
-from qgf_ref.interop.load import is_embedded
+
+if TYPE_CHECKING:
+    from qgf_ref.audit.report import AuditReport
 
 EXAMPLE = """example:
   qgf-ref audit                                     the checkpoint inside the package
@@ -61,23 +68,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Audit, print, write; 0 if every check passed, else 1."""
+    from qgf_ref.audit.page import write_report
     from qgf_ref.audit.report import (
-        ESTIMATOR_NOTE,
+        TABLE_WIDTHS,
+        estimator_note,
         estimator_rows,
+        remark_lines,
         unchecked_lines,
         verdict,
-        write_report,
     )
+    from qgf_ref.audit.rules import flow_of
     from qgf_ref.audit.run import audit
     from qgf_ref.tables import text_table
 
-    chosen = [estimator(name) for name in args.estimators or learned_estimator_names()]
+    chosen = [estimator(name) for name in args.estimators or ()]
     checkpoint = load_checkpoint(args)
-    estimators, absent = chosen, []
-    if not args.estimators:
+    absent: list[Estimator] = []
+    if not args.estimators and flow_of(checkpoint) is not None:
         present = checkpoint.auxiliary.present()
-        estimators = [e for e in chosen if e.auxiliary is None or e.auxiliary in present]
-        absent = [e for e in chosen if e not in estimators]
+        for e in map(estimator, learned_estimator_names()):
+            (chosen if e.auxiliary is None or e.auxiliary in present else absent).append(e)
     obs = observations(args.obs, checkpoint, args.seed)
     if args.rows < 2:
         raise InputError(f"--rows must be at least 2, got {args.rows}")
@@ -89,25 +99,40 @@ def run(args: argparse.Namespace) -> int:
     report = audit(
         checkpoint,
         obs,
-        estimators,
+        chosen,
         rows=args.rows,
         weight=args.weight,
         seed=args.seed,
         backend=args.backend,
     )
-    print(verdict(report))
-    for check in report.failed:
-        print(f"  {check}")
-    for line in unchecked_lines(report):
+    print(textwrap.fill(verdict(report), 98, subsequent_indent="  "))
+    for line in (*map(str, report.failed), *unchecked_lines(report), *remark_lines(report)):
         print(textwrap.fill(line, 98, initial_indent="  ", subsequent_indent="    "))
-    print()
-    print(text_table(*estimator_rows(report)))
-    print(textwrap.fill(ESTIMATOR_NOTE, 98))
+    if chosen:
+        left = range(len(TABLE_WIDTHS) + 1)
+        print("\n" + text_table(*estimator_rows(report), left=left, most=TABLE_WIDTHS))
+    print(textwrap.fill(estimator_note(report), 98))
     page = write_report(report, out)
     print(f"\n{report.seconds:.0f} s. Report: {page} (numbers: {out / 'report.json'})")
-    own = "" if is_embedded(checkpoint) else f" --checkpoint {args.checkpoint} --obs {args.obs}"
-    last = estimators[-1].label if args.estimators else "qgf_jacobian"
-    study = f" --estimators {' '.join(args.estimators)}" if args.estimators else ""
-    print(f"Next: qgf-ref explain{own} --estimator {last} --step 5  (one gradient, line by line)")
-    print(f"      qgf-ref study bias-variance{study}  (how biased, against the exact guidance)")
+    for line in _next(args, report, chosen):
+        print(line)
     return 0 if report.passed else 1
+
+
+def _next(args: argparse.Namespace, report: AuditReport, chosen: list[Estimator]) -> list[str]:
+    """What can be asked next, with what was typed; about an estimator that fails, if one does."""
+    guided = [e for e in chosen if e.name != "none"]
+    if not guided:
+        return []
+    wrong = [e for e in guided if any(f"estimator {e.label} (" in c.name for c in report.failed)]
+    usual = [e for e in guided if e.name == "qgf_jacobian"]
+    label, step = (wrong or usual or guided)[0].label, len(report.profile.times) // 2
+    explain = carried(args, "explain", *CHECKPOINT_FLAGS, "--obs", "--seed", "--weight")
+    # closed-form flows have no trained networks beside them
+    known = [e.label for e in guided if e.auxiliary is None] if args.estimators else []
+    study = carried(args, "study bias-variance", "--seed")
+    study += f" --estimators {shlex.join(known)}" if known else ""
+    return [
+        f"Next: {explain} --estimator {label} --step {step}  (one gradient, line by line)",
+        f"      {study}  (how biased, against the exact guidance)",
+    ]

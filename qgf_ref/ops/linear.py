@@ -55,6 +55,7 @@ def _times(x: Array, kernel: Array) -> Array:
         return x @ kernel
     rows = x.shape[-2]
     parts = np.concatenate([x.real, x.imag], axis=-2) @ kernel
-    y = np.empty((*parts.shape[:-2], rows, parts.shape[-1]), np.result_type(x, kernel))
-    y.real, y.imag = parts[..., :rows, :], parts[..., rows:, :]
+    shape = (*parts.shape[:-2], rows, parts.shape[-1])
+    y = np.empty_like(x, np.result_type(x, kernel), shape=shape)  # of x's class: it may be watched
+    y.real[...], y.imag[...] = parts[..., :rows, :], parts[..., rows:, :]
     return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,22 +89,33 @@ def test_its_own_networks_gradient(run: Path) -> None:
 
 
 def test_the_other_commands_take_it_too(run: Path, tmp_path: Path) -> None:
-    """In processes that do not know it: converted, evaluated by two workers; no flow to audit."""
+    """In processes that do not know it: converted, evaluated by two workers, audited."""
     evaluate = (
         "evaluate", "--checkpoint", str(run), "--methods", "bc", "--selection-episodes", "1",
         "--episodes", "2", "--envs", "1", "--workers", "2", "--out", str(tmp_path / "evaluation"),
     )  # fmt: skip
+    audit = ("audit", "--checkpoint", str(run), "--obs", "normal", "--out", str(tmp_path))
     commands: tuple[tuple[int, tuple[str, ...]], ...] = (
         (0, ("convert", str(run), str(tmp_path / "copy.safetensors"))),
         (0, ("convert", str(run), str(tmp_path / "toy.npz"))),
         (0, evaluate),
-        (2, ("audit", "--checkpoint", str(run), "--obs", "normal", "--out", str(tmp_path))),
+        (0, audit),
+        (2, (*audit, "--estimators", "qgf")),
     )
     for code, words in commands:
         program = [sys.executable, "-m", "qgf_ref", *words, "--agent", SPEC]
         ended = subprocess.run(program, capture_output=True, text=True, check=False)
         assert ended.returncode == code, ended.stderr
     assert "the agent toy has no flow to guide" in ended.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    names = {check["name"] for check in report["checks"]}
+    assert report["passed"] and {
+        "actor in the noise vjp", "actor in observation and noise jvp",
+        "actor in the parameters vjp", "critic in the parameters vjp",
+        "target critic in the action adjoint", "actor loss gradient", "critic loss gradient",
+        "ensemble_reduce min vjp",
+    } <= names  # fmt: skip
+    assert "velocity" not in str(names) and not report["profile"]["norm"]
     copy = qgf_ref.load(tmp_path / "copy.safetensors")
     assert copy.agent.name == "toy" and list(copy.params) == list(qgf_ref.load(run).params)
     with np.load(tmp_path / "toy.npz") as arrays:

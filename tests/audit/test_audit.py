@@ -22,15 +22,21 @@ from qgf_ref import (
     sample,
     trace,
 )
+from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.cfgrl import CFGRL
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.distill import DISTILL
 from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
-from qgf_ref.audit.coverage import Coverage, compared
+from qgf_ref.audit.coverage import Coverage, Likeness, compared
 from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
 from qgf_ref.audit.derivatives import checks_of
+from qgf_ref.audit.page import figures, write_report
 from qgf_ref.audit.rules import AuditedStates
 from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.ops import activations, layer_norm
+from qgf_ref.oracles import NotAnalytic
 from qgf_ref.tables import text_table
 from tests.conftest import small_checkpoint, states
 
@@ -81,7 +87,7 @@ def test_all_estimators_pass_on_every_kind_of_network() -> None:
 def test_the_report_is_written_and_self_contained(
     passed: reports.AuditReport, tmp_path: Path
 ) -> None:
-    page = reports.write_report(passed, tmp_path)
+    page = write_report(passed, tmp_path)
     html = page.read_text()
     assert "all passed" in html
     assert html.count("data:image/png;base64,") == 7
@@ -125,7 +131,7 @@ def test_a_wrong_estimator_fails_the_audit(tmp_path: Path) -> None:
         "estimator off_by_one_part (potential)",
     }
     assert "FAILED" in reports.verdict(report)
-    assert "WRONG" in reports.write_report(report, tmp_path).read_text()
+    assert "WRONG" in write_report(report, tmp_path).read_text()
 
 
 PLANTED: dict[str, tuple[str, Any]] = {
@@ -356,25 +362,39 @@ def test_what_was_not_checked_is_said_and_compared_with_the_registered(tmp_path:
     mine = [estimator(minus_qgf), estimator(unlike_any), estimator("qgf")]
     report = audit(ck, states(ck, 4)[0], mine, show_progress=False)
     assert report.unchecked == ["minus_qgf", "unlike_any"]
-    assert report.coverage["qgf"] == Coverage(("definition",))
+    assert report.coverage["qgf"] == Coverage(("definition",), {"potential": "declares none"})
     assert report.coverage["minus_qgf"].resembles == "is minus qgf"
     assert report.coverage["unlike_any"].resembles.startswith("equals no registered estimator")
     assert reports.verdict(report).endswith("NOT CHECKED: minus_qgf, unlike_any")
-    page = reports.write_report(report, tmp_path).read_text()
+    page = write_report(report, tmp_path).read_text()
     assert "is minus qgf" in page
     stored = json.loads((tmp_path / "report.json").read_text())["coverage"]["minus_qgf"]
-    assert stored == {"checked": [], "resembles": "is minus qgf"}
+    reasons = {"definition": "registers none", "potential": "declares none"}
+    assert stored == {"checked": [], "unchecked": reasons, "resembles": "is minus qgf"}
 
 
 def test_multiples_and_part_of_the_rows_are_recognised() -> None:
-    g = np.random.default_rng(0).standard_normal((64, 3))
-    assert compared(0.5 * g, g, "qgf") == "is qgf times 0.5"
-    assert compared(g, g, "qgf") == "is qgf"
-    other = g.copy()
-    other[:4] += 1
-    assert compared(other, g, "qgf") == "is qgf on 60 of 64 rows"
-    assert compared(np.roll(g, 1, axis=0), g, "qgf") is None
-    assert compared(np.zeros_like(g), g, "qgf") is None
+    g = np.random.default_rng(0).standard_normal((3, 64, 3))
+    other, late, one = g.copy(), g.copy(), g.copy()
+    other[:, :4] += 1
+    late[1:] += 1
+    one[1, 5] += 1
+    times = np.array([1, 0.5, 0.25])[:, None, None]
+    unit = g / np.linalg.norm(g, axis=-1, keepdims=True)
+    for text, own in {
+        "is qgf": g,
+        "is minus qgf": -g,
+        "is qgf times 0.5": 0.5 * g,
+        "is qgf on 60 of 64 rows": other,
+        "is minus qgf on 60 of 64 rows": -other,
+        "is qgf at 191 of 192 states (steps × rows)": one,
+        "is qgf times 1 at the first step to 0.25 at the last": times * g,
+    }.items():
+        assert compared(own, g, "qgf").text == text
+    assert compared(unit, g, "qgf").text.startswith("has the direction of qgf, its length times")
+    for own in (np.roll(g, 1, axis=0), np.zeros_like(g), late):
+        assert compared(own, g, "qgf") == Likeness(0)
+    assert compared(g, np.zeros_like(g), "none") == Likeness(0)
 
 
 def test_backends_give_the_same_report(passed: reports.AuditReport) -> None:
@@ -394,3 +414,69 @@ def test_backends_give_the_same_report(passed: reports.AuditReport) -> None:
             rtol=1e-10,
         )
     np.testing.assert_allclose(mine.singular, theirs.singular, rtol=1e-10)
+
+
+@pytest.mark.parametrize("agent", [DISTILL, CFGRL], ids=lambda agent: agent.name)
+def test_an_agent_of_one_network_and_no_flow(agent: Agent) -> None:
+    ck = small_checkpoint()
+    params = {agent.name: getattr(ck.auxiliary, agent.name)}
+    alone = Checkpoint(ck.options, params=params, agent=agent)
+    report = audit(alone, states(ck, 4)[0], [], show_progress=False)
+    names = {check.name for check in report.checks}
+    assert report.passed and {
+        f"{agent.name} in the action vjp", f"{agent.name} in observation and action adjoint",
+        f"{agent.name} in the time jvp", f"{agent.name} in the parameters vjp",
+        f"{agent.name} vjp in the action jvp",
+    } <= names  # fmt: skip
+    assert reports.conclusions(report) == [] and set(figures(report)) == {"checks"}
+    with pytest.raises(InputError, match="has no flow to guide"):
+        audit(alone, states(ck, 4)[0], [estimator("qgf")], show_progress=False)
+
+
+@dataclass(frozen=True)
+class UnitGradient(Estimator):
+    """Says nothing of being not analytic, and is not."""
+
+    name = "unit"
+    summary = "∇Q(s, a_t)/‖∇Q(s, a_t)‖"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        g = estimator("ood")(flow, step).gradient
+        return Guidance(g / np.linalg.norm(g, axis=-1, keepdims=True))
+
+
+class Penalised(OffByOnePart):
+    """Φ = Q − ‖a‖, and G forgets the second term, as does a complex step."""
+
+    name = "penalised"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        return estimator("ood")(flow, step)
+
+    def potential(self, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
+        return np.asarray(super().potential(flow, step)) - np.linalg.norm(step.action, axis=-1)
+
+
+class RightlyPenalised(Penalised):
+    name = "rightly_penalised"
+
+    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+        g, a = super().__call__(flow, step).gradient, step.action
+        return Guidance(g - a / np.linalg.norm(a, axis=-1, keepdims=True))
+
+
+def test_estimators_that_are_not_analytic_are_judged_by_differences() -> None:
+    ck = small_checkpoint()
+    mine = [UnitGradient(), Penalised(), RightlyPenalised()]
+    report = audit(ck, states(ck, 4)[0], mine, show_progress=False)
+    assert {c.name for c in report.failed} == {
+        "estimator penalised (definition)", "estimator penalised (potential)"
+    }  # fmt: skip
+    assert all("np.linalg.norm at test_audit.py:" in c.remark for c in report.failed)
+    assert (report.profile.departure["unit"] or 0) > 0.05
+    assert (report.profile.departure["rightly_penalised"] or 0) < 1e-6
+    said = "\n".join(reports.remark_lines(report))
+    assert "G of unit is not analytic (np.linalg.norm at test_audit.py:" in said
+    step = denoising_step(ck.flow, *states(ck, 3), 1)
+    with pytest.warns(NotAnalytic, match="G of unit is not analytic"):
+        departure_from_gradient_field(UnitGradient(), ck.flow, step)

@@ -77,8 +77,8 @@ def test_audit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "all passed" in out
     assert "report/report.html" in out
     typed = "--checkpoint model.safetensors --obs in.npz --estimator qgf"
-    assert f"Next: qgf-ref explain {typed} --step 5" in out
-    assert "qgf-ref study bias-variance --estimators none qgf" in out
+    assert f"Next: qgf-ref explain {typed} --step 3" in out
+    assert "      qgf-ref study bias-variance --estimators qgf  (how biased" in out
     assert (place / "report" / "report.html").exists()
 
 

@@ -1,0 +1,108 @@
+"""Where code drops the imaginary part of its argument: what makes a complex step lie."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+COMPLEX_WARNING: type[Warning] = getattr(np, "exceptions", np).ComplexWarning
+NAMED = 3
+"""How many places are named."""
+_places: dict[str, None] = {}
+
+
+class _Watched(np.ndarray):
+    """An array that notes who makes real numbers of its complex ones, and passes this on."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        result = getattr(ufunc, method)(*_plain(inputs), **_plain(kwargs))
+        if ufunc is np.conjugate or _lost(result):
+            _note(f"np.{ufunc.__name__}")
+        return _watched(result)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*_plain(args), **_plain(kwargs))
+        if func is np.vdot or _lost(result):
+            _note(f"{func.__module__}.{func.__name__}".replace("numpy", "np"))
+        return _watched(result)
+
+    @property  # type: ignore[misc]
+    def real(self) -> Any:
+        _note(".real")
+        return _plain(self).real
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        if np.dtype(dtype).kind == "f":
+            _note(f"astype({np.dtype(dtype).name})")
+        return _watched(_plain(self).astype(dtype, *args, **kwargs))
+
+
+def what_drops_imaginary_parts(f: Callable[[Any], Any], x: Any) -> str:
+    """What does so in f at the complex x (an array or a tuple of them), and where; "" if unknown.
+
+    A comparison by the real part is such a place as well, and harmless.
+    """
+    _places.clear()
+    # np.asarray would end the watch: it makes plain arrays
+    keeping = patch.object(np, "asarray", np.asanyarray)
+    with warnings.catch_warnings(record=True) as caught, keeping:
+        warnings.simplefilter("always", COMPLEX_WARNING)
+        # f may be particular about its arrays: what was noted until then counts
+        with suppress(Exception):
+            f(tuple(map(_watched, x)) if isinstance(x, tuple) else _watched(x))
+    for warning in caught:
+        if issubclass(warning.category, COMPLEX_WARNING) and not _ours(warning.filename):
+            _places[f"a cast to real numbers at {_short(warning.filename, warning.lineno)}"] = None
+    return ", ".join(list(_places)[:NAMED])
+
+
+def _note(what: str) -> None:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and _numpy(frame.f_code.co_filename):
+        frame = frame.f_back
+    file = frame.f_code.co_filename
+    if file == __file__:  # f itself is NumPy's
+        _places[what] = None
+    elif not _ours(file):  # ours decide by real parts, and keep the imaginary
+        _places[f"{what} at {_short(file, frame.f_lineno)}"] = None
+
+
+def _lost(result: Any) -> bool:
+    """Whether real numbers came out where a watched array, which is complex, went in."""
+    return getattr(result, "dtype", None) in (np.float64, np.float32, np.float16)
+
+
+def _plain(value: Any) -> Any:
+    """The same with plain arrays."""
+    if isinstance(value, _Watched):
+        return value.view(np.ndarray)
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _watched(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)) and np.iscomplexobj(value):
+        return np.asarray(value).view(_Watched)
+    return value
+
+
+def _numpy(file: str) -> bool:
+    return Path(np.__file__).parent in Path(file).parents
+
+
+def _ours(file: str) -> bool:
+    return Path(__file__).parent in Path(file).parents
+
+
+def _short(file: str, line: int) -> str:
+    return f"{Path(file).name}:{line}"
