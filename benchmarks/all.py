@@ -77,7 +77,7 @@ def _suite(name: str, *before: str, data: str = "") -> Result:
 
 def _study(name: str, *rooms: str, on: str = "") -> Result:
     title = name.replace("-", "_")
-    command = f"qgf-ref study {name} --out benchmarks/results{on}"
+    command = f"qgf-ref study {name} --out benchmarks/results --overwrite{on}"
     return Result(f"study_{title}", (command,), (*CORE, *rooms, f"studies/{title}"))
 
 
@@ -128,7 +128,11 @@ def result(name: str) -> Result:
 
 def shown(command: str) -> str:
     """A command as pages show it: without what only this repository's runs need."""
-    return command.replace(DATA, "").replace(RUNS, "").replace(" --out benchmarks/results", "")
+    return (
+        command.replace(DATA, "")
+        .replace(RUNS, "")
+        .replace(" --out benchmarks/results --overwrite", "")
+    )
 
 
 def minutes(entry: Result) -> str:

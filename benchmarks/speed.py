@@ -69,6 +69,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         usual = (1, 64) if args.smoke else BATCHES.get(name, OTHER_BATCHES)
         settings = replace(common, estimators=(name,), batches=tuple(args.batches or usual))
         part = benchmark(settings)
+        if part["refused"]:
+            raise SystemExit("; ".join(part["refused"].values()))
         if found is None:
             found = part
         else:

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import re
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -18,17 +20,41 @@ from typing import IO, Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, listing
+from qgf_ref.errors import InputError, listing, reason
 from qgf_ref.file_kinds import START, odd_kind
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two processes out of one directory there
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _MOST_DEFLATED = 1 << 26
 _MOST_RATIO = 32
 _LONGEST = 200
+_ADDRESS = re.compile(r"(hf|s3|gs|gcs|az|abfs|hdfs|dbfs|ssh|ftp|https?|file|wandb):/+(.+)")
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gave it, by a flag, a variable or an argument: ~ is the home directory.
+
+    Raises InputError where there is no home directory, and on an address (hf://…, s3://…).
+    """
+    text = os.fspath(path)
+    if address := _ADDRESS.match(text):
+        scheme, rest = address.groups()
+        how = f" (hf download {rest} --local-dir DIR)" if scheme == "hf" else ""
+        raise InputError(
+            f"{scheme}://{rest} is an address, and files are only read and written here: give the "
+            f"path of a copy on this machine{how}"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        if not re.match(r"~($|[/\\])", text):  # ~name, of nobody: a file's name, as for a shell
+            return Path(text)
+        raise InputError(
+            f"no home directory is known for the ~ of {text}: give a path without it, or set HOME"
+        ) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -36,6 +62,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises InputError on failure, and rather than replace what is no regular file.
     """
+    path = user_path(path)
     require_writable(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -58,6 +85,7 @@ def require_writable(path: Path) -> None:
     """Raise InputError unless `path` can be made or replaced: a regular file in a directory that
     takes new ones. Leaves nothing behind.
     """
+    path = user_path(path)
     try:
         if path.exists() and not path.is_file():
             kind = "a directory" if path.is_dir() else "no regular file"
@@ -108,10 +136,10 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     Raises InputError when the file cannot be read.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             return [{name: _cell(text) for name, text in r.items()} for r in csv.DictReader(file)]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _cell(text: str | None) -> Any:
@@ -124,17 +152,24 @@ def _cell(text: str | None) -> Any:
     return text
 
 
-def lock(file: int | IO[Any], busy: str) -> None:
-    """Lock an open file until it is closed, or the process ends, however that ends.
+def lock(file: int | IO[Any], path: Path, busy: str) -> None:
+    """Lock the open file at `path` until it is closed, or the process ends, however that ends.
 
-    Raises InputError with the message `busy` when another process holds it.
+    Where nothing can be locked (Windows; NFS and Lustre as they are often mounted), says so on
+    stderr and goes on. Raises InputError with the message `busy` when another process holds it.
     """
-    if fcntl is None:
-        return
     try:
+        if fcntl is None:
+            raise OSError("this system has no flock")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(busy) from None
+    except OSError as error:
+        print(
+            f"{path.absolute().parent} cannot be locked ({reason(error)}): going on without; start "
+            "no second process there",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
@@ -147,7 +182,7 @@ def sole_use(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        lock(handle, busy)
+        lock(handle, path, busy)
         yield
     finally:
         os.close(handle)
@@ -180,6 +215,7 @@ def read_npz(
     Raises InputError naming a key of `required` that is missing, and, before anything is allocated
     for it, on an archive that would unpack to far more than it is large (`most_unpacked`).
     """
+    path = user_path(path)
     try:
         with path.open("rb") as raw, warnings.catch_warnings():
             warnings.simplefilter("error")  # of headers that NumPy has to repair

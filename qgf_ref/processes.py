@@ -5,6 +5,7 @@ dies gives an error, never a hang.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import traceback
@@ -15,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from qgf_ref.errors import QGFError
-from qgf_ref.threads import limited
+from qgf_ref.threads import BLAS_VARIABLES, limited
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -113,7 +114,8 @@ class Crew(Generic[Job, Result]):
         process.join(_PATIENCE)
         code = process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        hint = ": out of memory?" if code == -signal.SIGKILL else "; its own message is above"
+        # SIGKILL, which Windows has no name for
+        hint = ": out of memory?" if code == -9 else "; its own message is above"
         return WorkerError(
             f"a worker process died ({how}) on {job}{hint} {self._kept} With --workers 1 the cause "
             "shows. (In a script of yours, start under `if __name__ == '__main__':`.)"
@@ -136,6 +138,8 @@ def _worker(connection: Connection) -> None:
     """What a process does: jobs as they come, until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limited(1)
+    for name in BLAS_VARIABLES:  # for libraries that the tool brings
+        os.environ.setdefault(name, "1")
     try:
         with connection.recv()() as work:
             while True:

@@ -39,6 +39,7 @@ from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
+from qgf_ref.threads import one_blas_thread
 
 __all__ = [
     "EXPOSING",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 
+@one_blas_thread()
 def check_sampler(
     fn: Sampler,
     checkpoint: CheckpointLike,

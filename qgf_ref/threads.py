@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -17,6 +17,7 @@ R = TypeVar("R")
 
 VARIABLE = "QGF_REF_THREADS"
 """Environment variable with the number of threads, where no argument gives one."""
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 MOST = 1024
 
 
@@ -98,6 +99,31 @@ def limited(threads: int | None, api: str | None = None) -> AbstractContextManag
         return nullcontext()
     limits: AbstractContextManager[Any] = threadpool_limits(threads, user_api=api)
     return limits
+
+
+@contextmanager
+def one_blas_thread(*, later: bool = False) -> Iterator[None]:
+    """BLAS on one thread, or on QGF_REF_THREADS, unless BLAS's own variables give a number.
+
+    A context and a decorator, for whole jobs. On matrices as small as these more threads do not
+    help, and where other processes, or a quota, want the cores, they spin. What has threads of its
+    own (training, bench) sets them itself.
+
+    later  also of libraries that are loaded, and processes that are started, inside
+    """
+    own = bool(os.environ.get(VARIABLE, "").strip())
+    if not own and any(os.environ.get(name) for name in BLAS_VARIABLES):
+        yield
+        return
+    threads = thread_count() if own else 1
+    free = [name for name in BLAS_VARIABLES if later and not os.environ.get(name)]
+    os.environ.update(dict.fromkeys(free, str(threads)))
+    try:
+        with limited(threads, "blas"):
+            yield
+    finally:
+        for name in free:
+            os.environ.pop(name, None)
 
 
 def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object] = list) -> None:

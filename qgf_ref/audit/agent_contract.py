@@ -32,6 +32,7 @@ from qgf_ref.interop.parameter_file import parameter_groups, read_tensors, seria
 from qgf_ref.nets.initialisers import init_encoder
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.sampling import sample
+from qgf_ref.threads import one_blas_thread
 
 ROW_TOLERANCE = 1e-12
 """Measured ≤ 1e-15 on the paper's agent: BLAS sums a batch in another order than a row."""
@@ -67,6 +68,7 @@ class AgentTrial:
         return self.agent.act(checkpoint or self.checkpoint, obs, noise, Acting())
 
 
+@one_blas_thread()
 def check_agent(
     agent: Agent, *, known_failures: KnownFailures = NO_FAILURES, seed: int = 0
 ) -> ContractReport:

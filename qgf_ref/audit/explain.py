@@ -18,6 +18,7 @@ from qgf_ref.ledger import Constant, Leaf, Ledger, LedgerEntry, Output
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.oracles import AGREEMENT, Remark, remarks
 from qgf_ref.sampling import trace
+from qgf_ref.threads import one_blas_thread
 
 CONTRADICTION = 1e-10
 """Relative difference from the definition that rounding does not explain (measured ≤ 1e-14)."""
@@ -109,6 +110,7 @@ class GradientExplanation:
         return "\n".join(lines)
 
 
+@one_blas_thread()
 def explain(
     checkpoint: Checkpoint,
     obs: Array,

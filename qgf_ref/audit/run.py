@@ -24,7 +24,7 @@ from qgf_ref.guidance.base import Estimator
 from qgf_ref.progress import progress
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import sample
-from qgf_ref.threads import limited
+from qgf_ref.threads import one_blas_thread
 
 CHECK_ROWS = 16
 """Rows at which derivatives are checked; more rows repeat the same code paths."""
@@ -46,8 +46,7 @@ def audit(
     weight   of the guidance in the float32-against-float64 comparison
     backend  of what the profile repeats at many states (default: numba where it is installed). What
              is verified is always the reference, and the numbers are the same to rounding
-    BLAS is held to one thread meanwhile: at these batch sizes more do not help, and when other
-    processes want the cores they spin.
+    BLAS is held to one thread meanwhile (`one_blas_thread`).
     An agent without a flow has no estimators: its networks and losses are audited.
     Raises InputError on observations of another width, fewer than 2, or not finite, on estimators
     that do not run on this checkpoint or share a name, and on a weight that is not ≥ 0.
@@ -60,7 +59,7 @@ def audit(
     obs = obs[:rows]
     engine = _fastest() if backend is None else Engine.of(backend)
     _require_usable(checkpoint, obs, estimators, weight)
-    with limited(1, "blas"):
+    with one_blas_thread():
         measured = _measure(checkpoint, obs, estimators, weight, seed, show_progress, engine)
     return AuditReport(
         checkpoint=checkpoint.describe(),

@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.arrays import Array
-from qgf_ref.bench.contenders import Declined, Factory, Sampler, backend, first_call, peer
+from qgf_ref.bench.contenders import (
+    Declined,
+    Factory,
+    InTurn,
+    Sampler,
+    backend,
+    first_call,
+    peer,
+)
 from qgf_ref.bench.control import GEMM_FLOPS, Machine
 from qgf_ref.bench.counts import Counts, count
 from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, spread
@@ -30,6 +37,8 @@ GEMM, READ = "control: product", "control: read"
 _HEAVY = 1.0
 """Seconds of a call, by its count, from which on a turn is one call and none is spent on more."""
 _LEAST_ROUNDS = 3
+_RING, _RING_BYTES = 8, 1 << 26
+"""Inputs that a contender is called with in turn, at least two: so many, or so large together."""
 
 
 class Bench:
@@ -38,6 +47,7 @@ class Bench:
     def __init__(self, settings: BenchSettings, threads: int, machine: Machine) -> None:
         self.settings, self.threads, self.machine = settings, threads, machine
         self.notes: list[str] = []
+        self.refused: dict[str, str] = {}
         self._factories: dict[str, Factory] = {
             name: backend(name, threads) for name in settings.backends
         }
@@ -64,13 +74,18 @@ class Bench:
         network, batch, estimator, dtype, threads, denoise_steps, rounds; counts, nominal and
         necessary (None for an estimator that does not state its products); weights_bytes, those of
         policy and critic; gemm_gflops and read_gbytes, spreads of the controls; contenders, by
-        name: see `_timings`, and what `Reference.require` found.
-        Raises InputError when a contender does not compute the sampler, or none does the cell.
+        name: see `_timings`, and what `Reference.require` found of the first call.
+        A contender that does not compute the sampler, at its first call or at the last timed one,
+        is left out, and `refused` says why. Raises InputError when none does the cell.
         """
         exact, reference = self._reference(cell)
         steps = self._steps(exact)
         checkpoint = exact.astype(cell.dtype)
-        inputs = reference.inputs(exact, cell.batch, cell.dtype, self.settings.seed)
+        size = cell.batch * (exact.obs_dim + exact.flat_action_dim) * np.dtype(cell.dtype).itemsize
+        inputs = [
+            reference.inputs(exact, cell.batch, cell.dtype, self.settings.seed, shift)
+            for shift in range(max(2, min(_RING, _RING_BYTES // size)))
+        ]
         counts = count(checkpoint, cell.estimator, cell.batch, steps)
         product = self.machine.gemm(cell.dtype)
         peak = GEMM_FLOPS / min(_seconds(product) for _ in range(3))
@@ -79,6 +94,7 @@ class Bench:
         turns: list[Turn] = []
         contenders: dict[str, dict[str, Any]] = {}
         first: dict[str, float] = {}
+        calls: dict[str, InTurn] = {}
         for name in self._factories:
             if self.settings.skips(name, cell.batch):
                 self._note(f"{name} is left out of the largest batches, to save time")
@@ -86,21 +102,32 @@ class Bench:
             started = time.perf_counter()
             try:
                 run = self._sampler(name, cell, checkpoint, steps)
-                actions = first_call(name, run, *inputs)
+                actions = first_call(name, run, *inputs[0])
+                seconds = time.perf_counter() - started
+                contenders[name] = reference.require(name, actions, str(cell))
             except Declined as declined:
                 self._note(str(declined))
                 continue
-            first[name] = time.perf_counter() - started
-            contenders[name] = reference.require(name, actions, str(cell))
-            turns.append(self._turn(name, run, inputs, heavy))
-        if not contenders:
-            raise InputError(f"no contender does {cell}: {'; '.join(self.notes)}")
+            except InputError as error:
+                self.refused.setdefault(name, str(error))
+                continue
+            first[name], calls[name] = seconds, InTurn(name, run, inputs)
+            turns.append(self._turn(calls[name], heavy))
+        self._require_any(contenders, cell)
         weights = exact.policy.count + exact.target_critic.count
         weights *= np.dtype(cell.dtype).itemsize
         read, read_bytes = self.machine.read(weights)
         turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]
         rounds = self._rounds(sum(first.values()) if heavy else 0.0, turns)
         timings = list(interleaved(turns, rounds))
+        for name, call in calls.items():
+            where = f"{cell}, the last of {call.calls + 1} calls, each on other inputs,"
+            try:
+                reference.require(name, call.last(), where, call.shift)
+            except InputError as error:
+                self.refused.setdefault(name, str(error))
+                del contenders[name]
+        self._require_any(contenders, cell)
         for name in contenders:
             contenders[name] |= _timings(
                 name, next(iter(contenders)), timings, first[name], cell, counts
@@ -115,7 +142,7 @@ class Bench:
             "weights_bytes": weights,
             "gemm_gflops": spread([GEMM_FLOPS / t[GEMM] / 1e9 for t in timings]),
             "read_gbytes": spread([read_bytes / t[READ] / 1e9 for t in timings]),
-            "rows_compared": int(reference.stable[: cell.batch].sum()),
+            "rows_compared": reference.compared(cell.batch),
             "contenders": contenders,
         }
 
@@ -147,12 +174,14 @@ class Bench:
             )
         return self._samplers[name]
 
-    def _turn(self, name: str, run: Sampler, inputs: tuple[Array, Array], heavy: bool) -> Turn:
-        def call() -> object:
-            return np.asarray(run(*inputs))
+    def _require_any(self, contenders: dict[str, Any], cell: TimedCell) -> None:
+        if not contenders:
+            reasons = "; ".join([*self.refused.values(), *self.notes])
+            raise InputError(f"no contender does {cell}: {reasons}")
 
+    def _turn(self, call: InTurn, heavy: bool) -> Turn:
         again = 1 if heavy else repetitions(_seconds(call), self.settings.turn)
-        return Turn(name, call, again)
+        return Turn(call.name, call, again)
 
     def _rounds(self, known: float, turns: list[Turn]) -> int:
         """As many as fit into the cell's time. known: seconds of a round, or 0 to time one."""
@@ -210,7 +239,7 @@ def main() -> None:
     try:
         with limited(threads, "blas"), Machine(threads) as machine:
             bench = Bench(BenchSettings.from_dict(job["settings"]), threads, machine)
-            answer = {"rows": bench.run(), "notes": bench.notes}
+            answer = {"rows": bench.run(), "notes": bench.notes, "refused": bench.refused}
     except InputError as error:
         answer = {"input_error": str(error)}
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ InputError, and the table shows a dash.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,7 +104,44 @@ def first_call(name: str, run: Sampler, obs: Array, noise: Array) -> Array:
 
     Raises Declined and InputError as `peer` says.
     """
-    actions = _asked(Peer(name, name), lambda: np.asarray(run(obs, noise)))
+    return finished(name, _asked(Peer(name, name), lambda: np.asarray(run(obs, noise))), noise)
+
+
+class InTurn:
+    """A sampler called with other inputs each time; it keeps its last answer, which is validated.
+
+    inputs  (obs, noise), in turn; the first of them has been called already
+    A call that fails leaves the message in `failure`, and no later one is made.
+    """
+
+    def __init__(self, name: str, run: Sampler, inputs: Sequence[tuple[Array, Array]]) -> None:
+        self.name, self.run, self.inputs = name, run, inputs
+        self.calls, self.actions, self.failure = 0, np.empty(0), ""
+
+    def __call__(self) -> None:
+        """One call."""
+        if self.failure:
+            return
+        self.calls += 1
+        try:
+            self.actions = np.asarray(self.run(*self.inputs[self.shift]))
+        except Exception as error:  # noqa: BLE001  (a peer raises what it likes)
+            self.failure = f"{self.name} raised, in a timed call, {error_summary(error)}"
+
+    @property
+    def shift(self) -> int:
+        """Which of the inputs the last call had."""
+        return self.calls % len(self.inputs)
+
+    def last(self) -> Array:
+        """The last answer, checked as a first one. Raises InputError."""
+        if self.failure:
+            raise InputError(self.failure)
+        return finished(self.name, self.actions, self.inputs[self.shift][1])
+
+
+def finished(name: str, actions: Array, noise: Array) -> Array:
+    """The actions, if they are such. Raises InputError on another shape or dtype, and on NaN."""
     if actions.shape != noise.shape or actions.dtype != noise.dtype:
         raise InputError(
             f"{name} returned {actions.dtype} of shape {actions.shape}, expected {noise.dtype} of "

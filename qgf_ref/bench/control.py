@@ -18,7 +18,7 @@ _LEAST_READ = 1 << 26
 @lru_cache(maxsize=1)
 def _reader() -> Callable[[Any], Any]:
     """Sums an array, compiled."""
-    from numba import njit
+    from qgf_ref.backends.numba.kernels.cache import compiled
 
     def read(x: Any) -> Any:
         total = np.float32(0)
@@ -26,8 +26,8 @@ def _reader() -> Callable[[Any], Any]:
             total += x[i]
         return total
 
-    compiled: Callable[[Any], Any] = njit(nogil=True, fastmath=True)(read)
-    return compiled
+    reader: Callable[[Any], Any] = compiled(read, fastmath=True)
+    return reader
 
 
 class Machine:

@@ -61,8 +61,8 @@ def markdown(content: dict[str, Any], figure: str = "bench.png") -> str:
         reads = {r["weights_bytes"]: r["read_peak_gbytes"] for r in rows}
         parts[-1] += ", ".join(f"{n / 1e6:.1f} MB {rate:.0f} GB/s" for n, rate in reads.items())
         parts[-1] += "."
-    if content["notes"] or over(content["rows"]):
-        parts += ["", *(f"* {note}" for note in notes(content))]
+    if told := notes(content):
+        parts += ["", *(f"* {note}" for note in told)]
     processor, blas = content["processor"], content["blas"]
     parts += ["", f"{processor}; {_blas(blas)}; commit {content['commit']}; {content['time']}."]
     return "\n".join(parts) + "\n"
@@ -71,6 +71,7 @@ def markdown(content: dict[str, Any], figure: str = "bench.png") -> str:
 def notes(content: dict[str, Any]) -> list[str]:
     """What was left out and why, and what a share above 100% means."""
     sentences = list(content["notes"])
+    sentences += [f"left out: {message}" for message in content.get("refused", {}).values()]
     if over(content["rows"]):
         sentences.append(ABOVE)
     return sentences

@@ -25,21 +25,27 @@ from qgf_ref.progress import tracked
 from qgf_ref.provenance import provenance
 from qgf_ref.threads import VARIABLE, available_cores, thread_count
 
+_IDLE = 0.25
+"""Load average for each core up to which a machine is idle."""
+
 
 def benchmark(settings: BenchSettings) -> dict[str, Any]:
     """Everything that `settings` ask for: content for JSON.
 
     settings, rows (one for each cell and number of threads; see `cells.Bench.measure_cell`), notes
-    (what was left out, and why), and the origin of the numbers.
-    Raises InputError when a contender does not compute the sampler, and when a peer fails.
+    (what was left out, and why), refused (by name: why a contender that does not compute the
+    sampler, or fails, was not timed), and the origin of the numbers.
+    Raises InputError when a peer cannot be imported, and when nobody does a cell.
     """
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
-    notes: list[str] = []
+    notes = busy(load)
+    refused: dict[str, str] = {}
     threads = settings.threads or (min(thread_count(), available_cores()),)
     for number in threads:
         part = measure_on(number, settings)
         rows += part["rows"]
+        refused = {**part["refused"], **refused}
         notes += [note for note in part["notes"] if note not in notes]
     if settings.memory:
         notes += _add_memory(rows, settings)
@@ -50,9 +56,21 @@ def benchmark(settings: BenchSettings) -> dict[str, Any]:
         "settings": settings.asdict(),
         "rows": rows,
         "notes": notes,
+        "refused": refused,
         "load_average_before": load,
         **origin(),
     }
+
+
+def busy(load: tuple[float, float, float] | None) -> list[str]:
+    """A line when the machine was not idle by its load average, which is None where it has none."""
+    cores = os.cpu_count() or 1
+    if load is None or load[0] <= max(0.5, _IDLE * cores):
+        return []
+    return [
+        f"NOT IDLE: load {load[0]:.1f} on {cores} cores before the first measurement: these "
+        "numbers are not the machine's"
+    ]
 
 
 def origin() -> dict[str, Any]:

@@ -75,38 +75,55 @@ class Reference:
         return cls(obs, noise, by_precision, stable, rounding)
 
     def inputs(
-        self, checkpoint: Checkpoint, batch: int, dtype: str, seed: int
+        self, checkpoint: Checkpoint, batch: int, dtype: str, seed: int, shift: int = 0
     ) -> tuple[Array, Array]:
-        """obs (B, O), noise (B, D): the reference's rows at both ends, others between them."""
-        obs, noise = random_inputs(checkpoint, batch, dtype, seed)
-        kept = min(batch, ROWS)
-        head = kept - kept // 2
+        """obs (B, O), noise (B, D): the reference's rows at both ends, others between them.
+
+        shift  all of it moved up by so many rows; of a small batch, later rows of the reference
+        """
+        rows = self._rows(batch, shift)
+        obs, noise = (
+            np.roll(x, -shift, axis=0) for x in random_inputs(checkpoint, batch, dtype, seed)
+        )
         for x, known in ((obs, self.obs), (noise, self.noise)):
-            x[:head], x[batch - (kept - head) :] = known[:head], known[head:kept]
+            x[rows >= 0] = known[rows[rows >= 0]]
         return obs, noise
+
+    def _rows(self, batch: int, shift: int) -> Array:
+        """Which row of the reference each input is, (B,); −1: none."""
+        if batch >= ROWS:
+            rows = np.full(batch, -1)
+            head = ROWS - ROWS // 2
+            rows[:head], rows[batch - ROWS // 2 :] = np.arange(head), np.arange(head, ROWS)
+            return np.roll(rows, -shift)
+        smooth = np.flatnonzero(self.stable)
+        usable = smooth if batch <= len(smooth) // 2 else np.arange(ROWS)
+        return usable[(np.arange(batch) + shift) % len(usable)]
+
+    def compared(self, batch: int) -> int:
+        """How many rows of a batch are compared."""
+        rows = self._rows(batch, 0)
+        return int(self.stable[rows[rows >= 0]].sum())
 
     def tolerance(self, dtype: str) -> float:
         """The largest difference of an action that rounding explains; actions lie in ±1."""
         return max(FACTOR * self.rounding[dtype], FLOOR * float(np.finfo(dtype).eps))
 
-    def error(self, theirs: Array) -> tuple[float, str]:
+    def error(self, theirs: Array, shift: int = 0) -> tuple[float, str]:
         """The largest difference on the compared rows, and the embedding for which it is least."""
-        kept = min(len(theirs), ROWS)
-        head = kept - kept // 2
-        compared = np.concatenate([theirs[:head], theirs[len(theirs) - (kept - head) :]])
-        stable = self.stable[:kept]
-        if not stable.any():
-            stable = np.ones(kept, bool)
+        rows = self._rows(len(theirs), shift)
+        theirs, rows = theirs[rows >= 0], rows[rows >= 0]
+        if self.stable[rows].any():
+            theirs, rows = theirs[self.stable[rows]], rows[self.stable[rows]]
         errors = {
-            name: float(abs(compared - actions[:kept])[stable].max())
-            for name, actions in self.actions.items()
+            name: float(abs(theirs - actions[rows]).max()) for name, actions in self.actions.items()
         }
         nearest = min(errors, key=lambda name: errors[name])
         return errors[nearest], nearest
 
-    def require(self, name: str, theirs: Array, where: str) -> dict[str, Any]:
+    def require(self, name: str, theirs: Array, where: str, shift: int = 0) -> dict[str, Any]:
         """The error of a contender; raises InputError when rounding does not explain it."""
-        error, embedding = self.error(theirs)
+        error, embedding = self.error(theirs, shift)
         tolerance = self.tolerance(theirs.dtype.name)
         if error > tolerance:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,12 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
-from qgf_ref.files import read_npz, require_writable
+from qgf_ref.files import read_npz, require_writable, user_path
 from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
-CHECKPOINT_FLAGS = (
-    "--checkpoint", "--agent", "--rules", "--target-critic-from",
-    *(f"--{name.replace('_', '-')}" for name in option_names())
-)  # fmt: skip
-"""The flags that say which networks, and with which options."""
 NORMAL_ROWS = 256
 """Rows of --obs normal, as many as the embedded observations have."""
 
@@ -37,12 +32,19 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
         parser.add_argument(
             "--checkpoint",
             nargs="+",
+            type=path_or_name,
             default=[EMBEDDED],
             metavar="P",
             help=f"{text}; or several: training seeds of the same task {default}",
         )
     else:
-        parser.add_argument("--checkpoint", default=EMBEDDED, metavar="P", help=f"{text} {default}")
+        parser.add_argument(
+            "--checkpoint",
+            type=path_or_name,
+            default=EMBEDDED,
+            metavar="P",
+            help=f"{text} {default}",
+        )
     add_option_arguments(parser)
 
 
@@ -72,7 +74,10 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent", metavar="A", help="package.module:AGENT, if it is of an agent of your own"
     )
     group.add_argument(
-        "--rules", metavar="R.json", help="how its names map (qgf-ref convert --help)"
+        "--rules",
+        type=path_or_name,
+        metavar="R.json",
+        help="how its names map (qgf-ref convert --help)",
     )
     group.add_argument(
         "--target-critic-from",
@@ -141,6 +146,11 @@ def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:
     )
 
 
+def path_or_name(text: str) -> str:
+    """A path, or a word that stands for something else (cube-single-play, normal), for argparse."""
+    return str(user_path(text))
+
+
 def natural(text: str) -> int:
     """An integer ≥ 0, for argparse."""
     value = int(text)
@@ -149,25 +159,72 @@ def natural(text: str) -> int:
     return value
 
 
-def typed(args: argparse.Namespace, *without: str) -> str:
-    """The command as it was typed, less these flags: what a "Next:" line begins with."""
-    return shlex.join(["qgf-ref", *(word for word in args.words if word not in without)])
+NOT_CARRIED = ("help", "out", "overwrite", "json", "config", "resume")
+"""What one command's "Next:" line does not take over from another command."""
 
 
-def carried(args: argparse.Namespace, command: str, *flags: str) -> str:
-    """`command` with those of the flags that were typed, and their values as they were."""
-    words, keep = ["qgf-ref", *command.split()], False
-    for word in args.words:
-        if word.startswith("--"):
-            name = word.partition("=")[0]
-            keep = name in flags or name.replace("--no-", "--", 1) in flags
-        if keep:
-            words.append(word)
-    return shlex.join(words)
+def next_command(
+    args: argparse.Namespace, command: str, carry: Collection[str] | None = None, **changes: Any
+) -> str:
+    """A command line to paste: `command`, with what was typed of the options that it shares.
+
+    carry    the only ones that are taken over (their `dest`); None: all, but for `NOT_CARRIED`
+             where it is another command
+    changes  by `dest`: a value instead of what was typed; None or False to leave the option out
+    """
+    first: list[str] = []
+    carried: list[tuple[int, list[str]]] = []
+    changed: list[str] = []
+    words_typed = getattr(args, "words", [])
+    for action in _parser_of(command)._actions:
+        name = action.dest
+        shared = command == args.command or name not in NOT_CARRIED
+        if name in changes:
+            value = None if changes[name] is False else changes[name]
+        elif name in vars(args) and shared and (carry is None or name in carry):
+            value = getattr(args, name)
+            value = None if _values(value) == _values(action.default) else value
+        else:
+            continue
+        words = [] if value is None else _words(action, value)
+        if not action.option_strings:
+            first += words
+        elif name in changes:
+            changed += words
+        elif words:
+            typed = [i for i, word in enumerate(words_typed) if word.startswith(words[0])]
+            carried.append((min(typed, default=len(words_typed)), words))
+    flags = [word for _, words in sorted(carried, key=lambda c: c[0]) for word in words]
+    return shlex.join(["qgf-ref", command, *first, *flags, *changed])
+
+
+def _parser_of(command: str) -> argparse.ArgumentParser:
+    from qgf_ref.cli.main import parser
+
+    (sub,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    chosen: argparse.ArgumentParser = sub.choices[command]
+    return chosen
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _words(action: argparse.Action, value: Any) -> list[str]:
+    """How an argument with this value is written."""
+    values, names = _values(value), action.option_strings
+    if action.nargs == 0:  # a switch; the last of two names is the negative one
+        return [names[0]] if value else list(names[1:])
+    repeated = isinstance(action, argparse._AppendAction)
+    words = [str(v) for v in (values if action.nargs or repeated else values[:1])]
+    if repeated:
+        return [part for word in words for part in (names[0], word)]
+    return [*names[:1], *words]
 
 
 def output_directory(path: Path, files: Sequence[str]) -> Path:
     """`path`, made if need be; raises InputError at once when `files` cannot be written into it."""
+    path = user_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -177,10 +234,46 @@ def output_directory(path: Path, files: Sequence[str]) -> Path:
     return path
 
 
+def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
+    """--out and --overwrite of a command that leaves a directory: `results_directory`."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"writes {what} there (default: {default}; where that holds an earlier run's, "
+        f"{default}_2, …)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+
+
+def results_directory(args: argparse.Namespace, default: str, files: Sequence[str]) -> Path:
+    """The directory of --out, or `default` with the first number that is free; made if need be.
+
+    One rule for all commands: an earlier run's results are only replaced when that is said. Raises
+    InputError when --out holds one of `files` and there is no --overwrite, and as
+    `output_directory`.
+    """
+
+    def earlier(path: Path) -> list[str]:
+        return [] if args.overwrite else [name for name in files if (path / name).exists()]
+
+    path, number = args.out or Path(default), 1
+    while args.out is None and earlier(path):
+        number += 1
+        path = Path(f"{default}_{number}")
+    if held := earlier(user_path(path)):
+        raise InputError(
+            f"{path} holds an earlier run's {held[0]}: give --overwrite to replace it, or another "
+            "--out"
+        )
+    return output_directory(path, files)
+
+
 def output_file(path: Path, inputs: Sequence[str | Path]) -> Path:
     """`path` itself; raises InputError when it cannot be written or is one of the inputs."""
+    path = user_path(path)
     require_writable(path)
-    for given in inputs:
-        if path.exists() and Path(given).exists() and path.samefile(given):
+    for given in map(user_path, inputs):
+        if path.exists() and given.exists() and path.samefile(given):
             raise InputError(f"cannot write {path}: it is an input of this command")
     return path

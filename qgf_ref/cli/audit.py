@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qgf_ref.cli.arguments import (
-    CHECKPOINT_FLAGS,
     add_checkpoint_arguments,
-    carried,
+    add_out,
     load_checkpoint,
     natural,
+    next_command,
     observations,
-    output_directory,
+    path_or_name,
+    results_directory,
 )
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
@@ -44,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_checkpoint_arguments(parser)
     parser.add_argument(
         "--obs",
+        type=path_or_name,
         metavar="F.npz",
         help="observations: an npz with `obs` (N, O), or the word normal",
     )
@@ -53,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="E",
         help="names, or your.module:function (default: all that this checkpoint has networks for)",
     )
-    parser.add_argument("--out", type=Path, default=Path("qgf_audit"), metavar="DIR")
+    add_out(parser, "qgf_audit", "report.html, report.json and figures")
     parser.add_argument("--rows", type=int, default=64, help="observations used (default 64)")
     parser.add_argument("--weight", type=float, default=0.1, help="guidance weight (default 0.1)")
     parser.add_argument("--seed", type=natural, default=0)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     obs = observations(args.obs, checkpoint, args.seed)
     if args.rows < 2:
         raise InputError(f"--rows must be at least 2, got {args.rows}")
-    out = output_directory(args.out, ("report.html", "report.json"))
+    out = results_directory(args, "qgf_audit", ("report.html", "report.json"))
     print(f"checkpoint {checkpoint.source}")
     if absent:
         names = ", ".join(e.label for e in absent)
@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         backend=args.backend,
     )
+    page, args.result = write_report(report, out), report.as_json()
     print(textwrap.fill(verdict(report), 98, subsequent_indent="  "))
     for line in (*map(str, report.failed), *unchecked_lines(report), *remark_lines(report)):
         print(textwrap.fill(line, 98, initial_indent="  ", subsequent_indent="    "))
@@ -112,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
         left = range(len(TABLE_WIDTHS) + 1)
         print("\n" + text_table(*estimator_rows(report), left=left, most=TABLE_WIDTHS))
     print(textwrap.fill(estimator_note(report), 98))
-    page = write_report(report, out)
     print(f"\n{report.seconds:.0f} s. Report: {page} (numbers: {out / 'report.json'})")
     for line in _next(args, report, chosen):
         print(line)
@@ -127,12 +127,11 @@ def _next(args: argparse.Namespace, report: AuditReport, chosen: list[Estimator]
     wrong = [e for e in guided if any(f"estimator {e.label} (" in c.name for c in report.failed)]
     usual = [e for e in guided if e.name == "qgf_jacobian"]
     label, step = (wrong or usual or guided)[0].label, len(report.profile.times) // 2
-    explain = carried(args, "explain", *CHECKPOINT_FLAGS, "--obs", "--seed", "--weight")
+    explain = next_command(args, "explain", estimator=label, step=step)
     # closed-form flows have no trained networks beside them
     known = [e.label for e in guided if e.auxiliary is None] if args.estimators else []
-    study = carried(args, "study bias-variance", "--seed")
-    study += f" --estimators {shlex.join(known)}" if known else ""
+    study = next_command(args, "study", ("seed",), name="bias-variance", estimators=known or None)
     return [
-        f"Next: {explain} --estimator {label} --step {step}  (one gradient, line by line)",
+        f"Next: {explain}  (one gradient, line by line)",
         f"      {study}  (how biased, against the exact guidance)",
     ]

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.backends.engine import backend_names
-from qgf_ref.cli.arguments import add_option_arguments, given_options, natural, output_directory
+from qgf_ref.cli.arguments import (
+    add_option_arguments,
+    add_out,
+    given_options,
+    natural,
+    next_command,
+    path_or_name,
+    results_directory,
+)
 from qgf_ref.errors import InputError
 
 EXAMPLE = """examples:
   qgf-ref bench --smoke                             half a minute, to see what it prints
   qgf-ref bench --network 4x512 --batch 1 256 --estimator qgf bptt
   qgf-ref bench --checkpoint exp/params_500000.pkl --peer my_port:sampler
+  qgf-ref bench --batch 1 --against qgf_bench/bench.json --out now
 
 A peer is a function of yours,
   def sampler(checkpoint, *, estimator, weight, denoise_steps):
@@ -30,7 +40,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="time the sampler, and yours, beside what this machine can do",
         description="Throughput and latency of the sampler: our backends and your own samplers, "
         "each first compared with the float64 reference, then timed in turns together with a "
-        "matrix product and a read of memory. The machine should be idle.",
+        "matrix product and a read of memory. The machine should be idle. Exit code: 0, 1 when "
+        "slower than --against, 2 on bad input or when a sampler computes something else.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,7 +51,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="LxW",
         help="fresh networks, hidden layers x width (default 3x256 4x512 4x1024)",
     )
-    parser.add_argument("--checkpoint", metavar="P", help="these networks instead")
+    parser.add_argument(
+        "--checkpoint", type=path_or_name, metavar="P", help="these networks instead"
+    )
     parser.add_argument(
         "--batch", nargs="+", type=int, metavar="B", help="rows (default 1 16 64 256 1024)"
     )
@@ -70,8 +83,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=True,
         help="measure peak memory, in processes of their own",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="OLD.json",
+        help="an earlier run's bench.json: ratio, interval and verdict for each cell of both",
+    )
     parser.add_argument("--smoke", action="store_true", help="small and short: under 30 s")
-    parser.add_argument("--out", type=Path, default=Path("qgf_bench"), metavar="DIR")
+    add_out(parser, "qgf_bench", "bench.json, bench.md and bench.png")
     parser.add_argument("--seed", type=natural, default=0)
     add_option_arguments(parser)
     parser.set_defaults(run=run)
@@ -79,22 +98,37 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
+    from qgf_ref.bench.against import against, earlier
+    from qgf_ref.bench.against import text as against_text
     from qgf_ref.bench.report import FILES, text, write_report
     from qgf_ref.bench.run import benchmark
 
     settings = settings_of(args)
-    out = output_directory(args.out, FILES)
+    old = None if args.against is None else earlier(args.against)
+    out = results_directory(args, "qgf_bench", FILES)
     content = benchmark(settings)
+    slower = False
+    if old is not None:
+        content["against"] = against(content, old)
+        slower = any(row["verdict"] == "slower" for row in content["against"])
     write_report(content, out)
+    args.result = content
     print(text(content))
+    if old is not None:
+        print("\n" + against_text(content["against"], content, old))
+    for message in content["refused"].values():
+        print(f"qgf-ref bench: left out: {message}", file=sys.stderr)
     print(f"\nReport: {out / 'bench.md'} (roofline: bench.png, numbers: bench.json)")
     if args.smoke:
-        print("Next: qgf-ref bench  (without --smoke, on an idle machine)")
+        whole = next_command(args, "bench", smoke=False, out=None)
+        print(f"Next: {whole}  (on an idle machine)")
     elif not args.peer:
-        print("Next: qgf-ref bench --peer my_module:my_sampler  (yours in the same table)")
+        peer = next_command(args, "bench", peer=["my_module:my_sampler"], out=None)
+        print(f"Next: {peer}  (yours in the same table)")
     else:
-        print("Next: qgf-ref bench --estimator bptt --peer …  (another estimator)")
-    return 0
+        other = next_command(args, "bench", estimator=["bptt"], out=None)
+        print(f"Next: {other}  (another estimator)")
+    return 2 if content["refused"] else int(slower)
 
 
 def settings_of(args: argparse.Namespace) -> Any:

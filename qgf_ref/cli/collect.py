@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from qgf_ref.cli.arguments import natural
+from qgf_ref.cli.arguments import natural, next_command
+from qgf_ref.threads import available_cores
 
 INTERRUPTED = 130
 EXAMPLE = """example:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         episode_steps=args.episode_steps,
         slices=args.slices,
     )
-    workers = usable_cores() if args.workers is None else args.workers
+    workers = available_cores() if args.workers is None else args.workers
     resumed = len(kept_episodes(plan.parts))
     print(
         f"{plan.name}: {plan.episodes['train']} training and {plan.episodes['val']} validation "
@@ -100,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
             "the same command goes on with them",
             file=sys.stderr,
         )
+        args.result = {"episodes_kept": kept}
         return INTERRUPTED
+    args.result = done
     print(
         f"{done.transitions['train']} training and {done.transitions['val']} validation "
         f"transitions; {done.episodes} episodes simulated in {done.seconds:.0f} s, "
@@ -116,13 +118,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"configuration and provenance: {done.report}")
     shown = plan.out / (plan.name if plan.slices else f"{plan.name}.npz")
     stem, version = plan.name.rsplit("-", 1)
-    print(f"Next: qgf-ref train {stem}-singletask-{version} --data {shown}")
+    name = f"{stem}-singletask-{version}"
+    print(f"Next: {next_command(args, 'train', (), name=name, data=shown)}")
     return 0
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_directory
+from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, results_directory
 from qgf_ref.files import write_atomically, write_json, write_npz
 from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.plotting import can_draw
@@ -41,8 +41,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--weight", type=float, metavar="W", help="default: the trace's")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help=f"write {', '.join(FILES)} there, and {PROBE} where candidates remain",
+        help=f"write {', '.join(FILES)} there, and {PROBE} where candidates remain (default: "
+        "nothing is written)",
     )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     parser.set_defaults(run=run)
 
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     theirs = read_trace(args.trace)
     checkpoint = load_checkpoint(args)
-    out = None if args.out is None else output_directory(args.out, (*FILES, PROBE))
+    out = None if args.out is None else results_directory(args, "", (*FILES, PROBE))
     result = compare(
         checkpoint,
         theirs,
@@ -62,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
         denoise_steps=args.denoise_steps,
         progress=True,
     )
-    words = text(result)
-    print(words)
+    words, args.result = text(result), as_dict(result)
     if out is not None:
-        write_json(out / "compare.json", {**as_dict(result), **provenance()})
+        write_json(out / "compare.json", {**args.result, **provenance()})
         write_atomically(out / "compare.txt", (words + "\n").encode())
         if can_draw():
             write_atomically(out / "compare.png", heat_map(result))
+    print(words)
+    if out is not None:
         written = [str(out / name) for name in FILES if can_draw() or not name.endswith(".png")]
         print(f"\nwrote {', '.join(written)}")
         if result.separate is not None:

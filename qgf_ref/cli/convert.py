@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import option_names
-from qgf_ref.cli.arguments import add_option_arguments, output_file
+from qgf_ref.cli.arguments import add_option_arguments, output_file, path_or_name
 from qgf_ref.errors import InputError
 from qgf_ref.interop.export import export, tensors_in
 from qgf_ref.interop.format import Format, Written
@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", help=f"{', '.join(suffixes())}")
+    parser.add_argument("source", type=path_or_name, metavar="SRC", help=f"{', '.join(suffixes())}")
     parser.add_argument(
         "destination",
         type=Path,
@@ -82,7 +82,16 @@ def run(args: argparse.Namespace) -> int:
     ):
         raise InputError(f"cannot write {args.destination}: it holds the source {args.source}")
     written = export(checkpoint, args.destination, form.name)
-    for line in table(checkpoint, mapping, written):
+    lines, sources = table(checkpoint, mapping, written), names_of(checkpoint, mapping)
+    args.result = {
+        "file": args.destination,
+        "dtype": checkpoint.dtype,
+        "tensors": [
+            {"from": sources[w.target], "to": w.name, "shape": list(w.array.shape)} for w in written
+        ],
+        "notes": list(mapping.notes) if mapping else [],
+    }
+    for line in lines:
         print(line)
     for note in mapping.notes if mapping else ():
         print(f"note: {note}")
@@ -97,17 +106,21 @@ def table(
     checkpoint: Checkpoint, mapping: NameMapping | None, written: Sequence[Written]
 ) -> list[str]:
     """Names in the source, names in the file written, shapes there; at most 100 columns."""
-    if mapping is None:
-        form = recognised(Path(checkpoint.source))
-        sources = {w.target: w.name for w in tensors_in(checkpoint, form)}
-    else:
-        sources = mapping.sources()
+    sources = names_of(checkpoint, mapping)
     lines = [f"{'from':{_NAME}}  {'to':{_NAME}}  shape"]
     for tensor in written:
         shape = " × ".join(map(str, tensor.array.shape))
         source, name = _short(sources[tensor.target]), _short(tensor.name)
         lines.append(f"{source:{_NAME}}  {name:{_NAME}}  {shape}"[:_WIDE])
     return lines
+
+
+def names_of(checkpoint: Checkpoint, mapping: NameMapping | None) -> dict[str, str]:
+    """Our names of the parameters, and those that the source has for them."""
+    if mapping is not None:
+        return mapping.sources()
+    form = recognised(Path(checkpoint.source))
+    return {w.target: w.name for w in tensors_in(checkpoint, form)}
 
 
 def _short(text: str) -> str:

@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print name and formula of each."""
-    del args
+    args.result = [{"name": n, "formula": estimator(n).summary} for n in estimator_names()]
     for name in estimator_names():
         print(f"{name:26} {estimator(name).summary}")
     print("your.module:function       your own: (flow, step) → G; how, and what each costs:")

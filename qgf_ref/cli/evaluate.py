@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     load_checkpoints,
     natural,
+    next_command,
     output_directory,
     output_file,
     task_name,
@@ -122,9 +124,11 @@ def run(args: argparse.Namespace) -> int:
         SUCCESS_NOTE,
         critic_table,
         success_table,
+        summary,
         write_report,
     )
     from qgf_ref.evaluation.settings import DEFAULT_WEIGHTS, Settings
+    from qgf_ref.evaluation.simulator import simulator
     from qgf_ref.tables import text_table
 
     climb = GradientSteps(args.gradient_steps, args.gradient_step_size)
@@ -147,7 +151,11 @@ def run(args: argparse.Namespace) -> int:
         output_file(args.gif, args.checkpoint)
     for checkpoint in checkpoints:
         print(f"checkpoint {checkpoint.source}")
-    print(f"task {chosen.name}\n")
+    about = simulator(chosen, *_data_of(checkpoints))
+    print(f"task {chosen.name}, MuJoCo {about['mujoco']}")
+    if about["note"]:
+        print(textwrap.fill(f"note: {about['note']}", 98))
+    print()
     try:
         evaluation = evaluate(
             checkpoints, chosen, settings, directory=out, overwrite=args.overwrite
@@ -158,6 +166,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         raise
+    evaluation.provenance["simulator"] = about
     write_report(evaluation, out)
     print(text_table(*success_table(evaluation)))
     print(textwrap.fill(SUCCESS_NOTE, 98))
@@ -168,8 +177,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{evaluation.seconds:.0f} s. {out / 'evaluation.json'}, figures: {', '.join(drawn)}")
     if args.gif is not None:
         _render(args.gif, checkpoints[0], evaluation, filmed)
-    print(_next(evaluation, out))
+    print(_next(args, evaluation, out))
+    args.result = summary(evaluation)
     return 0
+
+
+def _data_of(checkpoints: Sequence[Checkpoint]) -> tuple[str | None, bool]:
+    """Where the data set of the first checkpoint's run is, and whether there is such a run."""
+    from qgf_ref.training.record import RECORD, Record
+
+    directory = Path(checkpoints[0].source).parent
+    trained = (directory / RECORD).exists()
+    return (Record.read(directory).config.data if trained else None), trained
 
 
 def _method_names(args: argparse.Namespace) -> list[str]:
@@ -225,7 +244,7 @@ def _render(
     print(f"{path}: {cell.method.label}, seed {seed}, {outcome} after {film.length} steps")
 
 
-def _next(evaluation: Evaluation, out: Path) -> str:
+def _next(args: argparse.Namespace, evaluation: Evaluation, out: Path) -> str:
     """What to do now, as the numbers suggest."""
     unguided = [c.success.value for c in evaluation.held_out if not c.method.weighted]
     guided = [c.success.value for c in evaluation.held_out if c.method.weighted]
@@ -242,9 +261,10 @@ def _next(evaluation: Evaluation, out: Path) -> str:
         weights = evaluation.settings.weights
         if cell.weight in (min(weights), max(weights)):
             beyond = cell.weight / 3 if cell.weight == min(weights) else cell.weight * 3
-            more = " ".join(f"{w:.3g}" for w in sorted({*weights, beyond}))
+            wider = [f"{w:.3g}" for w in sorted({*weights, beyond})]
             return (
-                f"Next: {cell.method.label}'s chosen weight {cell.weight:g} is at the end of those "
-                f"tried; extend them:\n--weights {more}"
+                f"{cell.method.label}'s chosen weight {cell.weight:g} is at the end of those "
+                f"tried; extend them:\nNext: {next_command(args, 'evaluate', weights=wider)}"
             )
-    return f"Next: look at {out / 'success.png'}; a later run with more --episodes reuses these"
+    more = next_command(args, "evaluate", episodes=2 * evaluation.settings.episodes)
+    return f"Next: look at {out / 'success.png'}; this reuses its episodes and plays more:\n{more}"

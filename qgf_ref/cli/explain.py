@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, natural, observations
+from qgf_ref.cli.arguments import (
+    add_checkpoint_arguments,
+    load_checkpoint,
+    natural,
+    observations,
+    path_or_name,
+)
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.registry import estimator
 
@@ -35,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--obs",
+        type=path_or_name,
         metavar="F.npz",
         help="an npz with `obs` and optionally `noise`, or the word normal",
     )
@@ -63,6 +70,25 @@ def run(args: argparse.Namespace) -> int:
         noise=noise,
         seed=args.seed,
     )
+    args.result = {
+        "checkpoint": checkpoint.source,
+        "estimator": chosen.label,
+        "formula": chosen.summary,
+        "row": explanation.row,
+        "step": explanation.index,
+        "time": explanation.time,
+        "products": str(explanation.products),
+        "operations": [
+            {"operation": e.operation, "product": e.product, "where": e.where}
+            for e in explanation.ledger.entries
+        ],
+        "gradient": explanation.gradient,
+        "rederived": explanation.rederived,
+        "defined": explanation.defined,
+        "error": explanation.error,
+        "complete": explanation.complete,
+        "contradicted": explanation.contradicted,
+    }
     print(f"checkpoint {checkpoint.source}")
     print(explanation.text(brief=args.brief))
     return 1 if explanation.contradicted else 0

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from qgf_ref.cli import (
     train,
     train_extra,
 )
+from qgf_ref.cli.output import LastingStream, as_json
 from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
 from qgf_ref.files import page
-from qgf_ref.threads import VARIABLE, limited
+from qgf_ref.threads import one_blas_thread
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -69,64 +70,69 @@ def parser() -> argparse.ArgumentParser:
             command.add_parser(commands)
         lines = [f"  {c.dest:12}  {c.help}" for c in commands._choices_actions[before:]]
         parts.append("\n".join([f"{title}", *lines]))
+    for command in commands.choices.values():
+        command.set_defaults(result=None)
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
     top.epilog = "\n\n".join([*parts, EXAMPLES, f"pages: {page('')}"])
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 2 on bad input, with one line that says what to do."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a terminal that cannot show ∇ still gets the numbers
-            stream.reconfigure(errors="replace")
-    args = parser().parse_args(argv)
-    args.words = sys.argv[1:] if argv is None else list(argv)
+    """Run one command. Returns 2 on bad input, with one line that says what to do.
+
+    What the command writes is written, whoever reads what it prints (`LastingStream`).
+    """
+    out = LastingStream(sys.stdout)
+    with redirect_stdout(out), redirect_stderr(LastingStream(sys.stderr)):
+        words = sys.argv[1:] if argv is None else list(argv)
+        name = f"qgf-ref {words[0]}" if words else "qgf-ref"
+        code = _run(name, words)
+        out.flush()
+        if isinstance(out.error, BrokenPipeError) or (out.error and os.name == "nt"):
+            return code or BROKEN_PIPE  # it was head, or less, and it has what it wanted
+        if out.error:
+            print(f"{name}: cannot print: {reason(out.error)}", file=sys.stderr)
+            return code or BAD_INPUT
+        return code
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Run a command; its errors on one line, for stderr, and its exit code."""
     try:
-        here = str(Path.cwd())
-        if here not in sys.path:
-            # so that --estimator my_module:function finds a module beside the user
-            sys.path.insert(0, here)
+        args = parser().parse_args(words)
+        args.words = words
+        with suppress(OSError):  # a directory that was removed meanwhile
+            if (here := str(Path.cwd())) not in sys.path:
+                # so that --estimator my_module:function finds a module beside the user
+                sys.path.insert(0, here)
         if getattr(args, "agent", None) is not None:
             agent_named(args.agent)  # known from now on: files say that they are of it
-        with one_blas_thread():
-            code = int(args.run(args))
-        sys.stdout.flush()
-        return code
+        with one_blas_thread(later=True):
+            if not args.json:
+                return int(args.run(args))
+            with redirect_stdout(io.StringIO()):
+                code = int(args.run(args))
+            print(as_json(args.result))
+            return code
     except InputError as error:
-        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return BAD_INPUT
     except QGFError as error:
-        print(f"qgf-ref {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # the reader (head, less) has gone; keep Python from complaining about it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"qgf-ref {args.command}: {where}{reason(error)}", file=sys.stderr)
+        print(f"{name}: {where}{reason(error)}", file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
         lacking = missing_package(error.name)
         if lacking is None:
             raise
-        print(f"qgf-ref {args.command}: {lacking}", file=sys.stderr)
+        print(f"{name}: {lacking}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; no file is left half written", file=sys.stderr)
         return INTERRUPTED
-
-
-def one_blas_thread() -> AbstractContextManager[object]:
-    """BLAS on one thread, unless the user's environment gives a number.
-
-    On matrices as small as these more threads do not help, and where other processes, or a quota,
-    want the cores, they spin. What has threads of its own (training, bench) sets them itself.
-    """
-    named = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", VARIABLE)
-    if any(os.environ.get(name) for name in named):
-        return nullcontext()
-    return limited(1, "blas")
 
 
 if __name__ == "__main__":

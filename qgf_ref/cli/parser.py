@@ -7,9 +7,11 @@ import difflib
 import shutil
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from qgf_ref.errors import nearest_first
+from qgf_ref.errors import InputError, nearest_first
+from qgf_ref.files import user_path
 
 WIDTH = 100
 _MEANT = {"--lr": "--learning-rate", "--steps": "--updates", "--epochs": "--updates"}
@@ -40,6 +42,17 @@ class CommandParser(argparse.ArgumentParser):
             if argument.startswith("--") and (fitting := [n for n in near if n in flags]):
                 return f"; did you mean {fitting[0]}?"
         return ""
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        """As argparse; what is wrong with a path is told in its own words, by `main`."""
+        if action.type is Path:
+            return user_path(text)
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__context__, InputError):
+                raise error.__context__ from None
+            raise
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse, the nearest of the choices first."""

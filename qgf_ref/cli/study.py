@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
+    add_out,
     given_options,
     load_checkpoints,
     natural,
+    next_command,
     output_directory,
+    path_or_name,
+    results_directory,
     task_name,
-    typed,
 )
 from qgf_ref.errors import InputError
 from qgf_ref.interop.load import EMBEDDED
@@ -46,10 +50,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--estimators", nargs="+", metavar="E", help="names, or your.module:function"
     )
     parser.add_argument("--task", metavar="NAME", help="default: what the run was trained for")
-    parser.add_argument("--data", metavar="PATH", help="data set of the task (npz or directory)")
+    parser.add_argument(
+        "--data", type=path_or_name, metavar="PATH", help="data set of the task (npz or directory)"
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="K", help="processes (default 2)")
     parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: qgf_study")
+    add_out(parser, "qgf_study", "its tables and figures")
     parser.add_argument(
         "--redraw",
         type=Path,
@@ -62,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """List the studies, run one, or draw the figures of one again; 0."""
-    from qgf_ref.studies.base import StudySettings, redraw, run_study
+    from qgf_ref.studies.base import StudySettings, file_name, redraw, run_study
     from qgf_ref.studies.registry import STUDIES, study
 
     if args.name is None:
@@ -70,14 +76,15 @@ def run(args: argparse.Namespace) -> int:
             nets = "trained networks" if entry.trained else "closed form"
             kind = f"{nets}, {entry.paper}" if entry.paper else nets
             print(f"{name:14} {entry.summary}\n{'':14} ({kind})")
+        args.result = STUDIES
         print("Next: qgf-ref study didactic --quick")
         return 0
     chosen = study(args.name)
     if args.redraw is not None:
         directory = output_directory(args.out or args.redraw, ())
-        _list(directory, redraw(args.name, chosen, args.redraw, directory))
+        args.result = redraw(args.name, chosen, args.redraw, directory)
+        _list(directory, args.result)
         return 0
-    out = args.out or Path("qgf_study")
     settings = StudySettings(
         quick=args.quick,
         seed=args.seed,
@@ -85,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         data=args.data,
         task=args.task,
-        records=out / f"study_{args.name}_episodes".replace("-", "_"),
     )
     if STUDIES[args.name].trained:
         checkpoints = load_checkpoints(args, "float32")
@@ -99,10 +105,15 @@ def run(args: argparse.Namespace) -> int:
             f"the study {args.name} is of closed-form flows: it takes no --checkpoint nor options "
             "of one, --task or --data"
         )
-    directory = output_directory(out, ())
-    _list(directory, run_study(args.name, chosen, settings, directory))
+    own = [file_name(args.name, "", suffix) for suffix in ("json", "txt", "csv")]
+    out = results_directory(args, "qgf_study", own)
+    settings = replace(settings, records=out / f"study_{args.name}_episodes".replace("-", "_"))
+    files = run_study(args.name, chosen, settings, out)
+    args.result = {**json.loads(files[0].read_text(encoding="utf-8")), "files": files}
+    _list(out, files)
     if args.quick:
-        print(f"Next: {typed(args, '--quick')}  (the whole study)")
+        whole = next_command(args, "study", quick=False, overwrite=args.out is not None)
+        print(f"Next: {whole}  (the whole study)")
     return 0
 
 

@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         **provenance(),
     }
     write_npz(out, {**result.arrays(), "metadata": np.array(json.dumps(metadata))})
+    shape_of = {name: list(array.shape) for name, array in result.arrays().items()}
+    args.result = {"file": out, "shapes": shape_of, "metadata": metadata}
     shapes = ", ".join(f"{name} {array.shape}" for name, array in result.arrays().items())
     print(f"wrote {out}: {shapes}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from qgf_ref.agents.registry import AGENTS, agent_named
+from qgf_ref.cli.arguments import next_command, path_or_name
 from qgf_ref.errors import InputError, reason
+from qgf_ref.files import user_path
 from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
@@ -69,7 +72,27 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = parser.add_argument_group("settings that only some agents have")
     for name, (kind, about) in _agents_settings().items():
         _add_flag(group, name, kind, about)
+    group.add_argument(
+        "--set",
+        dest="own",
+        nargs="+",
+        type=_assignment,
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of an agent of your own, --agent package.module:AGENT",
+    )
     parser.set_defaults(run=run)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, for argparse: a number, true, false, a list as in JSON, else a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _agents_settings() -> dict[str, tuple[Any, str]]:
@@ -94,12 +117,12 @@ def run(args: argparse.Namespace) -> int:
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     own = {name: getattr(args, name) for name in _agents_settings()}
-    own = {name: value for name, value in own.items() if value is not None}
+    own = {name: value for name, value in own.items() if value is not None} | dict(args.own)
     every = given | own
     if args.base is not None:
         allowed = ("agent", *CHANGEABLE)
         _refuse_other_settings(args, every, "--base takes its other settings from the run", allowed)
-        return train_beside(str(given.pop("agent", "iql")), args.base, given)
+        return train_beside(args, str(given.pop("agent", "iql")), args.base, given)
     if args.resume is not None:
         allowed = ("agent", "updates", "data")
         _refuse_other_settings(args, every, "--resume takes its settings from the run", allowed)
@@ -108,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         config = _configuration(args, given, own)
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
         finished = start(config, out)
-    return _report(finished)
+    return _report(args, finished)
 
 
 def _configuration(
@@ -136,32 +159,43 @@ def _configuration(
     return config
 
 
-def train_beside(name: str, directory: Path, given: Mapping[str, Any]) -> int:
+def train_beside(
+    args: argparse.Namespace, name: str, directory: Path, given: Mapping[str, Any]
+) -> int:
     """Train the agent `name` against the run in `directory`; 130 or 143 when a signal ended it."""
     from qgf_ref.training import beside
 
     agent, changes = agent_named(name), {**BESIDE, **given}
     if "data" in given:
-        changes["data"] = str(Path(given["data"]).expanduser().resolve())
+        changes["data"] = str(user_path(given["data"]).resolve())
     if "hidden" in given:
         changes["hidden"] = tuple(given["hidden"])
     trained = beside.train_beside(agent, directory, changes)
-    return _report_beside(agent, trained, changes["updates"])
+    return _report_beside(args, agent, trained, changes["updates"])
 
 
-def _report_beside(agent: Agent, trained: TrainedBeside, updates: int) -> int:
+def _report_beside(
+    args: argparse.Namespace, agent: Agent, trained: TrainedBeside, updates: int
+) -> int:
     where, name = trained.directory, agent.name
-    methods = " ".join(n for n in estimator_names() if estimator(n).auxiliary == name)
+    methods = [n for n in estimator_names() if estimator(n).auxiliary == name]
+    args.result = {
+        "agent": name, "directory": where, "updates": trained.updates, "signal": trained.signal,
+        "metrics": trained.rows[-1] if trained.rows else None,
+    }  # fmt: skip
     if trained.signal is not None:
         print(
             f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
-            f"saved in {where}\nNext: give the same command to continue"
+            f"saved in {where}\nNext: {next_command(args, args.command)}  (goes on)"
         )
         return 128 + trained.signal
     if trained.rows:
         print("  ".join(f"{key} {value:.5g}" for key, value in trained.rows[-1].items()))
     print(f"{name}.safetensors, {name}.csv and {name}.json are in {where}")
-    print(f"Next: qgf-ref evaluate --checkpoint {where} --methods bc qgf {methods}")
+    evaluate = next_command(
+        args, "evaluate", (), checkpoint=[where], methods=["bc", "qgf", *methods]
+    )
+    print(f"Next: {evaluate}")
     return 0
 
 
@@ -178,31 +212,40 @@ def _refuse_other_settings(
         raise InputError(f"{why}; only {may} may change, not {', '.join(other)}")
 
 
-def _report(finished: Finished) -> int:
+def _report(args: argparse.Namespace, finished: Finished) -> int:
     where, state, config = finished.directory, finished.state, finished.config
+    args.result = {
+        "directory": where, "updates": state.update, "of": config.updates,
+        "signal": finished.signal, "peak_data_bytes": finished.peak_data_bytes,
+        "peak_process_bytes": finished.peak_process_bytes,
+        "metrics": state.metrics[-1] if state.metrics else None,
+    }  # fmt: skip
     if finished.signal is not None:
         print(
             f"{signal_name(finished.signal)} after update {state.update} of {config.updates}; "
-            f"everything is saved in {where}\nNext: qgf-ref train --resume {where}"
+            f"everything is saved in {where}\n"
+            f"Next: {next_command(args, 'train', ('agent',), resume=where)}"
         )
         return 128 + finished.signal
     if state.metrics:
         last = state.metrics[-1]
         print("  ".join(f"{name} {last[name]:.4g}" for name in last))
-    data, process = finished.peak_data_bytes / 1e6, finished.peak_process_bytes / 1e6
-    print(f"{state.update} updates; memory: data {data:.1f} MB, process {process:.0f} MB at most")
+    memory = f"data {finished.peak_data_bytes / 1e6:.1f} MB"
+    if finished.peak_process_bytes is not None:
+        memory += f", process {finished.peak_process_bytes / 1e6:.0f} MB"
+    print(f"{state.update} updates; memory: {memory} at most")
     drawn = (
         "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
     )
     print(f"checkpoint, {drawn} are in {where}")
-    print(f"Next: qgf-ref evaluate --checkpoint {where}")
+    print(f"Next: {next_command(args, 'evaluate', ('agent',), checkpoint=[where])}")
     return 0
 
 
 def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
     options: dict[str, Any] = {"dest": name, "default": None}
     if get_origin(kind) is types.UnionType:
-        options["type"] = get_args(kind)[0]
+        options["type"] = path_or_name if name == "data" else get_args(kind)[0]
     elif get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     elif get_origin(kind) is tuple:

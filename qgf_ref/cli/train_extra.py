@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qgf_ref.cli.arguments import path_or_name
 from qgf_ref.cli.train import CHANGEABLE, train_beside
 from qgf_ref.errors import unknown_name
 from qgf_ref.nets.auxiliary import AUXILIARY
@@ -49,7 +50,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="F", help="hidden layers (default: the run's)"
     )
-    parser.add_argument("--data", metavar="P", help="where the data set is now, if it has moved")
+    parser.add_argument(
+        "--data", type=path_or_name, metavar="P", help="where the data set is now, if it has moved"
+    )
     parser.add_argument("--backend", default="numba", metavar="B", help="numba (default) or numpy")
     parser.add_argument("--threads", type=int, metavar="N", help="as of qgf-ref train")
     parser.add_argument(
@@ -64,4 +67,4 @@ def run(args: argparse.Namespace) -> int:
         raise unknown_name("auxiliary network", args.network, AUXILIARY)
     given = {name: getattr(args, name) for name in CHANGEABLE}
     given = {name: value for name, value in given.items() if value is not None}
-    return train_beside(args.network, args.directory, given)
+    return train_beside(args, args.network, args.directory, given)

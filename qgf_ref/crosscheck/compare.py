@@ -17,6 +17,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.trace_file import LARGEST, RecordedTrace
+from qgf_ref.threads import one_blas_thread
 
 LARGEST_RUN = 10_000_000
 """T·B·n·D of a run that is compared: some hundreds of simulations of it must end in finite time."""
@@ -82,6 +83,7 @@ class Comparison:
         return self.forced or self.free
 
 
+@one_blas_thread()
 def compare(
     checkpoint: Checkpoint,
     theirs: RecordedTrace,

@@ -29,6 +29,7 @@ from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike, FunctionEstimator
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import EMBEDDED, CheckpointLike, checkpoint_of
+from qgf_ref.threads import one_blas_thread
 from qgf_ref.user_code import import_named
 
 ForeignFunction = Callable[[Array, Array, Array, float], Array]
@@ -43,6 +44,7 @@ FLOAT32_TOLERANCE = 1e-4
 about five digits where LayerNorm divides by small deviations."""
 
 
+@one_blas_thread()
 def check_estimator(
     estimator: EstimatorLike | ForeignFunction,
     checkpoint: CheckpointLike | GuidedFlow | None = None,

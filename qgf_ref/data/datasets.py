@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -13,11 +16,11 @@ from urllib.error import URLError
 import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.data.slices import slice_files
+from qgf_ref.data.slices import VALIDATION_SUFFIX, slice_files
 from qgf_ref.data.tasks import Task, is_dataset_name, relabel
 from qgf_ref.data.windows import ACTION_CLIP_EPS, Transitions
 from qgf_ref.errors import InputError, listing
-from qgf_ref.files import read_npz
+from qgf_ref.files import read_npz, user_path
 
 CACHE = Path("~/.ogbench/data")
 """Where OGBench, and `qgf-ref collect`, keep data sets."""
@@ -42,24 +45,24 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
     """The files of the data set `name`.
 
     path  an .npz file; a directory that holds NAME.npz, or else only slices (`*.npz`); None for
-          OGBench's cache directory, into which the data set is downloaded if it is not there
+          OGBench's cache directory (NAME.npz there, or slices in NAME), into which what is missing
+          is downloaded
 
     Validation is the file beside it whose name ends in -val.npz; of slices, the first of them.
-    Raises InputError saying what was looked for and how to make the data set, and on files whose
-    names say that they are another data set.
+    Raises InputError saying what was looked for and how to make the data set, on files whose names
+    say that they are another data set, and where their numbers say that a part is missing.
     """
     if path is None:
-        path = CACHE.expanduser()
-        if not (path / f"{name}.npz").exists():
-            _download(name)
-    path = Path(path).expanduser()
+        path = _cached(name)
+    path = user_path(path)
     if path.is_dir():
         if (path / f"{name}.npz").exists():
             path = path / f"{name}.npz"
         else:
             files = slice_files(path)
             _refuse_others(name, files)
-            held_out = sorted(path.glob("*-val.npz"))
+            held_out = sorted(path.glob(f"*{VALIDATION_SUFFIX}"))
+            _require_all_parts(path, files, held_out)
             return DatasetFiles(tuple(files), held_out[0] if held_out else None)
     if not path.exists():
         raise InputError(
@@ -67,7 +70,7 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
             f"qgf-ref collect {name} --episodes 500"
         )
     _refuse_others(name, [path])
-    held = path.with_name(f"{path.stem}-val.npz")
+    held = path.with_name(f"{path.stem}{VALIDATION_SUFFIX}")
     return DatasetFiles((path,), held if held.exists() else None)
 
 
@@ -92,8 +95,9 @@ def load_transitions(
     """
     if masks not in MASKS:
         raise InputError(f"masks must be one of {', '.join(MASKS)}; got {masks!r}")
-    data = read_npz(path, _REQUIRED, only=(*_REQUIRED, *_INFO))
-    ends = _check(path, data, horizon)
+    data = read_dataset(path, _REQUIRED, _INFO)
+    with _told_of_cache(path):
+        ends = _check(path, data, horizon)
     keep = np.ones(len(data["actions"]), dtype=bool)
     keep[ends] = False
     last = np.zeros(len(keep), dtype=np.float32)
@@ -121,6 +125,79 @@ def load_transitions(
         masks=relabelled if masks == "relabelled" else 1 - terminals,
         terminals=terminals,
     )
+
+
+def read_dataset(
+    path: Path, required: tuple[str, ...], also: tuple[str, ...] = ()
+) -> dict[str, Array]:
+    """These arrays of a data set's file. Raises InputError as `read_npz`; of a file in OGBench's
+    cache it says that a new one is fetched when it is removed.
+    """
+    with _told_of_cache(path):
+        return read_npz(path, required, only=(*required, *also))
+
+
+@contextmanager
+def _told_of_cache(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        with suppress(InputError):  # a user without a home has no cache
+            if user_path(path).absolute().parent == user_path(CACHE).absolute():
+                raise InputError(
+                    f"{error}. It lies in OGBench's cache: remove it (rm {path}), and it is "
+                    "fetched again"
+                ) from error
+        raise
+
+
+def _cached(name: str) -> Path:
+    """The data set in OGBench's cache, downloaded as far as it is not there."""
+    try:
+        cache = user_path(CACHE)
+    except InputError:
+        raise InputError(
+            f"where is the data set {name}? OGBench's cache is in the home directory, and this "
+            "user has none: give --data a file or a directory"
+        ) from None
+    if (cache / name).is_dir() and not (cache / f"{name}.npz").exists():
+        return cache / name
+    path = cache / f"{name}.npz"
+    if not path.exists():
+        _download(name)
+    elif not (cache / f"{name}{VALIDATION_SUFFIX}").exists():
+        try:
+            _download(name)
+        except InputError as error:
+            print(f"going on without validation: {error}", file=sys.stderr)
+    return path
+
+
+def _require_all_parts(directory: Path, files: Sequence[Path], held_out: Sequence[Path]) -> None:
+    """Raise InputError where slices are missing: by their numbers, by their validation files, or
+    by what `qgf-ref collect` wrote down. Training would take the part for the whole.
+    """
+    present = {path.stem for path in files}
+    whole = {path.name.removesuffix(VALIDATION_SUFFIX) for path in held_out}
+    numbered = [match for stem in present if (match := re.fullmatch(r"(.+-)([0-9]+)", stem))]
+    if len(numbered) == len(present):
+        numbers = sorted(int(match[2]) for match in numbered)
+        first, digits = numbered[0][1], len(numbered[0][2])
+        whole |= {f"{first}{n:0{digits}d}" for n in range(numbers[0], numbers[-1] + 1)}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        report = directory.parent / f"{directory.name}.json"
+        written = json.loads(report.read_text(encoding="utf-8"))["files"]
+        names = [Path(name).name for name in written]
+        whole |= {n.removesuffix(".npz") for n in names if not n.endswith(VALIDATION_SUFFIX)}
+    missing = [f"{stem}.npz" for stem in sorted(whole - present)]
+    if len(held_out) > 1:
+        held = {path.name for path in held_out}
+        missing += [n for s in sorted(present) if (n := f"{s}{VALIDATION_SUFFIX}") not in held]
+    if missing:
+        raise InputError(
+            f"{directory} holds slices of a data set and lacks {listing(missing)}: put them there, "
+            "or give --data a directory of only those that you mean, numbered without gaps"
+        )
 
 
 def _refuse_others(name: str, files: Sequence[Path]) -> None:
@@ -184,6 +261,7 @@ def _download(name: str) -> None:
         download_datasets([name])
     except (URLError, HTTPException, OSError) as error:
         raise InputError(
-            f"no data set {name} in {CACHE}, and it could not be downloaded ({error}). Give --data "
-            f"a file or a directory, or make it here: qgf-ref collect {name} --episodes 500"
+            f"no data set {name} (with its {VALIDATION_SUFFIX}) in {CACHE}, and it could not be "
+            f"downloaded ({error}). Give --data a file or a directory, or make it here: qgf-ref "
+            f"collect {name} --episodes 500"
         ) from error

@@ -9,10 +9,15 @@ names the environment `cube-single-singletask-task1-v0` and the data set `cube-s
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import reload
 from typing import Any
 
 import numpy as np
@@ -146,12 +151,41 @@ def make_env(env_id: str, **options: Any) -> Any:
     """
     gymnasium = _gymnasium()
     quiet()
+    draws = options.get("render_mode") is not None
     if "-singletask" in env_id and gymnasium.spec(env_id).kwargs.get("success_timing") != "pre":
         raise InputError(
             f"{env_id} judges rewards after the action, but data sets are labelled with those "
             'before it: pip install "ogbench>=1.2"'
         )
-    return gymnasium.make(env_id, disable_env_checker=True, **options)
+    with nullcontext() if draws else environment(MUJOCO_GL="off"):
+        # else MuJoCo, when it is first imported, loads the OpenGL that MUJOCO_GL names, and fails
+        # where that is of another machine
+        env = gymnasium.make(env_id, disable_env_checker=True, **options)
+    if draws and not hasattr(sys.modules.get("mujoco.gl_context"), "GLContext"):
+        # it was imported for environments that do not draw; the first place is MuJoCo 4's
+        for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
+            if name in sys.modules:
+                reload(sys.modules[name])
+    return env
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """These environment variables, for a while; None: without it."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def seeded_reset(env: Any, seed: int) -> Array:

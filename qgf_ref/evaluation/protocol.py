@@ -30,6 +30,7 @@ from qgf_ref.evaluation.workers import RolloutSetup, workers
 from qgf_ref.processes import Crew
 from qgf_ref.progress import Progress, progress
 from qgf_ref.provenance import provenance
+from qgf_ref.threads import one_blas_thread
 
 _SHOWN = 12
 """Hexadecimal digits of an auxiliary network's digest, in the keys of the records."""
@@ -170,6 +171,7 @@ def evaluate(
     )
 
 
+@one_blas_thread()
 def success_rate(
     checkpoint: Checkpoint,
     task: TaskLike | str,

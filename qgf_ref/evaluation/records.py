@@ -22,7 +22,7 @@ from qgf_ref.backends.engine import Backend
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played
-from qgf_ref.files import lock, require_writable
+from qgf_ref.files import lock, require_writable, user_path
 from qgf_ref.provenance import provenance
 
 FORMAT = 1
@@ -83,14 +83,13 @@ class Records:
         self._file: Any = None
         if directory is None:
             return
-        path = directory / FILE
+        path = user_path(directory) / FILE
         require_writable(path)
         header = {"format": FORMAT, **configuration}
         file = path.open("ab")
         try:
-            lock(
-                file, f"another evaluation is writing to {path}; wait for it or give another --out"
-            )
+            busy = f"another evaluation is writing to {path}; wait for it or give another --out"
+            lock(file, path, busy)
             lines, newline, _ = path.read_bytes().rpartition(b"\n")
             if overwrite or not newline:
                 file.truncate(0)

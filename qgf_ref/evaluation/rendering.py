@@ -11,8 +11,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,13 +22,16 @@ import numpy as np
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import EngineLike
+from qgf_ref.data.tasks import environment
 from qgf_ref.errors import QGFError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy, TaskLike, play
-from qgf_ref.files import require_writable, write_atomically
+from qgf_ref.files import require_writable, user_path, write_atomically
 
 BACKENDS = ("egl", "osmesa")
 FRAMES_PER_SECOND = 20
+_DEVICES = ("MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES", "__EGL_VENDOR_LIBRARY_FILENAMES")
+"""Variables that choose what egl draws on."""
 _TIMEOUT = 300.0
 _INSTALL = (
     "install one, e.g. on Debian or Ubuntu `apt-get install libegl1 libgl1-mesa-dri` (egl) or "
@@ -96,15 +98,17 @@ def render(
     Raises InputError when `path` cannot be written, RenderingError when no backend works.
     """
     require_writable(path)
-    own = os.environ.get("MUJOCO_GL")
+    path, own = user_path(path), os.environ.get("MUJOCO_GL")
     tried: list[str] = []
     for backend in dict.fromkeys(backends or ((own, *BACKENDS) if own else BACKENDS)):
-        answer = _in_a_process(backend, checkpoint, task, method, weight, seed, sampler)
-        if isinstance(answer, tuple):
-            data, success, length = answer
-            write_atomically(path, data)
-            return Film(path, backend, seed, success, length)
-        tried.append(f"{backend} ({answer})")
+        for variables in _variables(backend):
+            answer = _in_a_process(variables, checkpoint, task, method, weight, seed, sampler)
+            if isinstance(answer, tuple):
+                data, success, length = answer
+                write_atomically(path, data)
+                return Film(path, backend, seed, success, length)
+            tried.append(f"{backend} ({answer})")
+    tried = list(dict.fromkeys(tried))
     raise RenderingError(f"no GIF: MuJoCo cannot render here, tried {', '.join(tried)}; {_INSTALL}")
 
 
@@ -126,11 +130,22 @@ def gif(frames: Sequence[Array], frames_per_second: int = FRAMES_PER_SECOND) -> 
     return buffer.getvalue()
 
 
-def _in_a_process(backend: str, *work: Any) -> tuple[bytes, bool, int] | str:
+def _variables(backend: str) -> list[dict[str, str | None]]:
+    """The environments in which an OpenGL backend is tried: PyOpenGL's variable must name the same
+    one; of egl also without the numbers of a device, which may be another machine's.
+    """
+    platform = backend if backend in BACKENDS else None
+    variables = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": platform}
+    if backend != "egl" or not any(os.environ.get(name) for name in _DEVICES):
+        return [variables]
+    return [variables, {**variables, **dict.fromkeys(_DEVICES)}]
+
+
+def _in_a_process(variables: dict[str, str | None], *work: Any) -> tuple[bytes, bool, int] | str:
     """The GIF and how the episode went, or on one line why there is none."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with _environment("MUJOCO_GL", backend):
+    with environment(**variables):
         process = context.Process(target=_film, args=(theirs,), daemon=True)
         process.start()
     theirs.close()
@@ -167,16 +182,3 @@ def _film(connection: Connection) -> None:
         text = " ".join(str(error).split())
         answer = f"{type(error).__name__}: {text if len(text) <= 120 else text[:119] + '…'}"
     connection.send(answer)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

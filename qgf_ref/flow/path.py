@@ -39,8 +39,8 @@ def time_grid(denoise_steps: int, precision: Precision = "exact") -> tuple[float
     """The times 0, 1/T, …, (T−1)/T at which the sampler evaluates the field.
 
     precision "float32": what the official code's jitted sampler computes, fl(k)·fl(1/T) in float32
-    (XLA turns the division by a constant into that product; for T = 10 it is also fl(k/T), for
-    T = 7 it is not, and the embedding's angle moves by 6e-4 rad).
+    (XLA turns the division by a constant into that product; it is not fl(k/T) for T = 7 at
+    k = 3 and 6, nor for T = 10 at k = 9, and the embedding's angle moves by 6e-4 rad).
     Raises InputError as `check_steps` does.
     """
     return _grid(check_steps(denoise_steps), precision)

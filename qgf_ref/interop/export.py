@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.files import user_path
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.formats import written_formats
 
@@ -17,7 +18,7 @@ def export(checkpoint: Checkpoint, path: Path, form: str) -> list[Written]:
     chosen = written_formats()[form]
     written = tensors_in(checkpoint, chosen)
     assert chosen.write is not None
-    chosen.write(path, written, checkpoint)
+    chosen.write(user_path(path), written, checkpoint)
     return written
 
 

@@ -20,7 +20,7 @@ from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
 from qgf_ref.agents.registry import agent_of_file
 from qgf_ref.errors import InputError
-from qgf_ref.files import write_atomically
+from qgf_ref.files import user_path, write_atomically
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.parameter_file import (
     json_object,
@@ -42,7 +42,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     Its auxiliary networks are not part of it (`qgf_ref.interop.auxiliary_file`).
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     options = json.dumps({**checkpoint.options.stated(), **checkpoint.agent.stated}, indent=1)
     agent = checkpoint.agent.name
     about = {"format": FORMAT, "version": VERSION, "options": options}
@@ -72,7 +72,7 @@ def load_native(
     config = path.with_name(CONFIG)
     if path.name == MODEL and config.exists():
         try:
-            text = config.read_text()
+            text = config.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise InputError(f"cannot read {config}: {error}") from error
         stored |= json_object(text, str(config))

@@ -15,12 +15,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, read_csv, require_writable, write_atomically, write_json
+from qgf_ref.errors import InputError, reason
+from qgf_ref.files import (
+    csv_bytes,
+    read_csv,
+    require_writable,
+    user_path,
+    write_atomically,
+    write_json,
+)
 from qgf_ref.guidance.registry import ALIASES
 from qgf_ref.plotting import pdf, png
 from qgf_ref.provenance import provenance
 from qgf_ref.tables import text_table
+from qgf_ref.threads import one_blas_thread
 
 Rows = Sequence[Mapping[str, Any]]
 """A table: one mapping from column to value for each row."""
@@ -100,6 +108,7 @@ class Study(NamedTuple):
     figures: Callable[[Mapping[str, Rows], Mapping[str, Any]], dict[str, Figure]]
 
 
+@one_blas_thread()
 def run_study(name: str, study: Study, settings: StudySettings, directory: Path) -> list[Path]:
     """Run, write and print a study: study_NAME.json, .txt, .csv, and each figure as .png and .pdf.
 
@@ -107,6 +116,7 @@ def run_study(name: str, study: Study, settings: StudySettings, directory: Path)
     printed: a reader that leaves (`| head`) loses nothing. Raises InputError as the study does, and
     when `directory` cannot be written to. Returns the files.
     """
+    directory = user_path(directory)
     about = directory / file_name(name, "", "json")
     require_writable(about)
     start = perf_counter()
@@ -136,8 +146,8 @@ def redraw(name: str, study: Study, source: Path, directory: Path) -> list[Path]
 
     Raises InputError as `figures_of`.
     """
-    files = []
-    for part, figure in figures_of(name, study, source).items():
+    files, directory = [], user_path(directory)
+    for part, figure in figures_of(name, study, user_path(source)).items():
         for suffix, data in (("png", png(figure)), ("pdf", pdf(figure))):
             files.append(directory / file_name(name, part, suffix))
             write_atomically(files[-1], data)
@@ -151,9 +161,11 @@ def figures_of(name: str, study: Study, source: Path) -> dict[str, Figure]:
     """
     about, main = (source / file_name(name, "", suffix) for suffix in ("json", "csv"))
     try:
-        content = json.loads(about.read_text())
+        content = json.loads(about.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {about}, which `qgf-ref study` writes: {error}") from error
+        raise InputError(
+            f"cannot read {about}, which `qgf-ref study` writes: {reason(error)}"
+        ) from error
     paths = sorted(source.glob(f"{main.stem}*.csv"))
     tables = {p.stem.removeprefix(main.stem).removeprefix("_"): read_csv(p) for p in paths}
     try:

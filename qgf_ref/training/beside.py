@@ -22,7 +22,14 @@ from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.step import TrainState
 from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, require_writable, sole_use, write_atomically, write_json
+from qgf_ref.files import (
+    csv_bytes,
+    require_writable,
+    sole_use,
+    user_path,
+    write_atomically,
+    write_json,
+)
 from qgf_ref.interop.auxiliary_file import (
     AuxiliaryFile,
     auxiliary_bytes,
@@ -66,6 +73,7 @@ def train_beside(agent: Agent, directory: Path, changes: Mapping[str, Any]) -> T
     with, and while another process trains the same network; NonFiniteError naming the update when
     the loss is not finite (what was saved last stays).
     """
+    directory = user_path(directory)
     record = Record.read(directory)
     if agent.base != record.config.agent:
         against = "no other" if agent.base is None else f"a run of {agent.base}"

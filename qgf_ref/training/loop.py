@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.stage import StageInputs
@@ -19,6 +18,7 @@ from qgf_ref.backends.engine import backend_named
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.progress import progress
 from qgf_ref.threads import limited
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.interruption import StopRequest
@@ -101,12 +101,11 @@ def run(
     saved = "Nothing was saved before."
     if state.update:
         saved = f"What was saved after update {state.update} is in {files}."
-    bar = tqdm(
-        total=config.updates, initial=state.update, unit="update", smoothing=0.05, disable=None
-    )
+    terminal = sys.stderr.isatty()
+    shown = progress(config.updates, "update", first=state.update, show=terminal)
     threads = config.with_threads().threads
     at_once = threads if backend_named(config.backend).threaded and threads is not None else 1
-    with limited(threads), StopRequest() as stop, bar:
+    with limited(threads), StopRequest() as stop, shown as job:
         started, first = time.perf_counter(), state.update
 
         def diverged(update: int, error: NonFiniteError) -> NonFiniteError:
@@ -137,9 +136,9 @@ def run(
             values = dict(zip(files.columns, result.values.values(), strict=True))
             state.update = n
             state.sums += tuple(values.values())
-            bar.update()
+            job.advance()
             if n % _POSTFIX_EVERY == 0:
-                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+                job.say(", ".join(f"{k}={v:.4g}" for k, v in values.items()))
             if n % config.log_every == 0 or (files.last_row and n == config.updates):
                 row = {"update": n, **state.mean_losses(files.columns)}
                 if held_out is not None:
@@ -149,7 +148,7 @@ def run(
                 state.metrics.append(row)
                 state.sums[:] = 0
                 files.log(state)
-                if bar.disable:  # a log file gets lines instead of a bar
+                if not terminal:  # a log file gets lines instead of a bar
                     print(_line(row, n - first, time.perf_counter() - started), file=sys.stderr)
             if n % config.checkpoint_every == 0:
                 save()

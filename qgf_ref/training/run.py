@@ -10,7 +10,6 @@ What a run's directory holds:
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -24,7 +23,7 @@ from qgf_ref.data.slices import SliceStream
 from qgf_ref.data.tasks import Task, task
 from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, require_writable, sole_use, write_atomically
+from qgf_ref.files import csv_bytes, require_writable, sole_use, user_path, write_atomically
 from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
@@ -44,7 +43,8 @@ class Finished:
 
     signal              the one that interrupted it, or None
     peak_data_bytes     the most memory that transitions took: the whole data set, or two slices
-    peak_process_bytes  the most that the process took, reading a file included
+    peak_process_bytes  the most that the process took, reading a file included; None where the
+                        system does not tell (Windows)
     """
 
     directory: Path
@@ -52,7 +52,7 @@ class Finished:
     state: RunState
     signal: int | None
     peak_data_bytes: int
-    peak_process_bytes: int
+    peak_process_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def start(config: TrainConfig, directory: Path) -> Finished:
             f"{config.agent} is trained against a finished run of the agent {base}: say which, "
             "with --base DIR"
         )
-    problem = task(config.task)
+    problem, directory = task(config.task), user_path(directory)
     config = config.with_threads()
     if config.data is not None:  # so that the run can be resumed from anywhere
-        config = replace(config, data=str(Path(config.data).expanduser().resolve()))
+        config = replace(config, data=str(user_path(config.data).resolve()))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,7 +148,7 @@ def resume(
     Raises InputError when there is no run, when its state is damaged, when the data set is not the
     one that it was started on, or while another process works on it.
     """
-    own = None if agent is None else agent_named(agent)
+    own, directory = None if agent is None else agent_named(agent), user_path(directory)
     record = Record.read(directory)
     config = record.config
     if own is not None and own.name != config.agent:
@@ -156,7 +156,7 @@ def resume(
     if updates is not None:
         config = replace(config, updates=updates)
     if data is not None:
-        config = replace(config, data=str(Path(data).expanduser().resolve()))
+        config = replace(config, data=str(user_path(data).resolve()))
     record.config = config
     problem = task(config.task)
     found = find_dataset(problem.dataset, config.data)
@@ -212,12 +212,20 @@ def _run(
         recipe = config.trained_agent().require_recipe()
         place = OwnRunFiles(config, recipe.losses, directory, record)
         ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate)
-    # in bytes on macOS, in KiB elsewhere
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = _peak_bytes()
     record.note(peak_data_bytes=feed.peak_bytes(), peak_process_bytes=peak)
     record.write()
     return Finished(directory, config, state, ended, feed.peak_bytes(), peak)
+
+
+def _peak_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # in bytes on macOS, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _alone(directory: Path) -> AbstractContextManager[None]:

@@ -75,3 +75,50 @@ def doubled(checkpoint: Any, **given: Any) -> Run:
 
 def infinite(checkpoint: Any, **given: Any) -> Run:
     return lambda obs, noise: noise * np.float32(np.inf)
+
+
+def first_answer(checkpoint: Any, **given: Any) -> Run:
+    """Computes once for each batch."""
+    run = right(checkpoint, **given)
+    kept: dict[int, Array] = {}
+
+    def cached(obs: Array, noise: Array) -> Array:
+        if len(obs) not in kept:
+            kept[len(obs)] = run(obs, noise)
+        return kept[len(obs)]
+
+    return cached
+
+
+def reused_graph(checkpoint: Any, **given: Any) -> Run:
+    """As a captured graph whose observations are copied in, and whose noise is forgotten."""
+    run = right(checkpoint, **given)
+    kept: dict[int, Array] = {}
+
+    def replayed(obs: Array, noise: Array) -> Array:
+        return run(obs, kept.setdefault(len(obs), noise))
+
+    return replayed
+
+
+def late_failure(checkpoint: Any, **given: Any) -> Run:
+    run, calls = right(checkpoint, **given), [0]
+
+    def failing(obs: Array, noise: Array) -> Array:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise RuntimeError("out of memory")
+        return run(obs, noise)
+
+    return failing
+
+
+def narrowed_later(checkpoint: Any, **given: Any) -> Run:
+    run, calls = right(checkpoint, **given), [0]
+
+    def narrowing(obs: Array, noise: Array) -> Array:
+        calls[0] += 1
+        actions = run(obs, noise)
+        return actions if calls[0] < 2 else actions.astype(np.float16)
+
+    return narrowing

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qgf_ref.bench.against import against, earlier
+from qgf_ref.bench.against import text as against_text
 from qgf_ref.bench.report import FILES, number, text, write_report
-from qgf_ref.bench.run import benchmark, ceilings
+from qgf_ref.bench.run import benchmark, busy, ceilings
 from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.errors import InputError
 
@@ -70,10 +74,49 @@ def test_report(content: dict[str, Any], tmp_path: Path) -> None:
     assert "qgf, float32, 1 thread, weight 0.1" in shown
 
 
-def test_a_wrong_peer_stops_the_measurement() -> None:
-    wrong = replace(SMALL, peers=(Peer("heavier", PLACE + "heavier"),), memory=False)
-    with pytest.raises(InputError, match="heavier does not compute the sampler"):
-        benchmark(wrong)
+WRONG = {
+    "heavier": "heavier does not compute the sampler.* on qgf, 2x16, batch 1",
+    "first_answer": r"on qgf, 2x16, batch \d, float32, the last of \d+ calls, each on other inputs",
+    "reused_graph": "the last of .* calls",
+    "late_failure": "late_failure raised, in a timed call, RuntimeError: out of memory at",
+    "narrowed_later": "narrowed_later returned float16",
+}
+
+
+def test_a_wrong_peer_costs_the_others_nothing() -> None:
+    """Wrong at its first call, or at a later one on other inputs: what is timed is validated."""
+    peers = tuple(Peer(name, PLACE + name) for name in ("right", *WRONG))
+    content = benchmark(replace(SMALL, peers=peers, memory=False))
+    assert [list(row["contenders"]) for row in content["rows"]] == [["numpy", "right"]] * 2
+    assert list(content["refused"]) == list(WRONG)
+    for name, message in WRONG.items():
+        assert re.search(message, content["refused"][name]), content["refused"][name]
+
+
+def test_a_busy_machine_is_told() -> None:
+    cores = os.cpu_count() or 1
+    assert busy(None) == busy((0.1, 9.0, 9.0)) == []
+    assert busy((18.4, 0.0, 0.0))[0].startswith(f"NOT IDLE: load 18.4 on {cores} cores")
+
+
+def test_against_an_earlier_measurement(content: dict[str, Any], tmp_path: Path) -> None:
+    slow = copy.deepcopy(content)
+    for row in slow["rows"]:
+        entry = row["contenders"]["numpy"]
+        entry["seconds_of_each_round"] = [2 * s for s in entry["seconds_of_each_round"]]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(content))
+    rows = against(slow, earlier(path))
+    assert {(r["contender"], round(r["ratio"], 3)) for r in rows} == {("numpy", 2), ("right", 1)}
+    shown = against_text(rows, slow, content)
+    assert max(map(len, shown.splitlines())) <= 100
+    same = against(content, content)
+    assert {r["verdict"] for r in same} <= {"not told apart", "slower", "faster"}
+    assert all(r["low"] <= r["ratio"] == 1 <= r["high"] for r in same)
+    for nonsense in ("[]", "{}", "nonsense", '{"rows": [{}]}'):
+        path.write_text(nonsense)
+        with pytest.raises(InputError, match=r"is no bench\.json"):
+            earlier(path)
 
 
 def test_the_caller_keeps_its_cores(content: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def test_a_trained_study_gets_checkpoints_and_task(
     assert settings.estimators == ("qgf",)
     assert settings.task == "cube-single-play-singletask-task1-v0"
     assert [c.dtype for c in settings.checkpoints] == ["float32"]
-    typed = f"qgf-ref study noise --seed 4 --estimators qgf --out {tmp_path}"
+    typed = f"qgf-ref study noise --seed 4 --estimators qgf --out {tmp_path} --overwrite"
     assert f"Next: {typed}  (the whole study)" in capsys.readouterr().out
     assert main(["study", "noise", "--redraw", str(tmp_path / "nothing")]) == 2
     assert "cannot read" in capsys.readouterr().err

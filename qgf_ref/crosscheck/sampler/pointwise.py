@@ -20,8 +20,10 @@ from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import recorded_trace
+from qgf_ref.threads import one_blas_thread
 
 
+@one_blas_thread()
 def check_velocity(
     fn: Callable[[Array, Array, Array], Array],
     checkpoint: CheckpointLike,
@@ -52,6 +54,7 @@ def check_velocity(
     return agreement(setting, case, "velocity field", networks)
 
 
+@one_blas_thread()
 def check_critic(
     fn: Callable[[Array, Array], Array],
     checkpoint: CheckpointLike,
@@ -71,6 +74,7 @@ def check_critic(
     return agreement(setting_of(networks, "ood", 1), case, "critic", networks)
 
 
+@one_blas_thread()
 def check_gradient(
     fn: Callable[[Array, Array], Array],
     checkpoint: CheckpointLike,

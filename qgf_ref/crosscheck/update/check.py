@@ -28,6 +28,7 @@ from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.threads import one_blas_thread
 
 COARSE = 0.01
 """Relative errors that bfloat16 explains: its rounding is 0.004."""
@@ -123,6 +124,7 @@ class TrainingReport:
         return "\n".join(lines)
 
 
+@one_blas_thread()
 def check_losses(
     fn: TrainingStep,
     checkpoint: CheckpointLike,

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from qgf_ref.data.collection.episode import SPLITS
 from qgf_ref.data.collection.parts import (
     alone,
@@ -26,8 +24,9 @@ from qgf_ref.data.collection.parts import (
 from qgf_ref.data.collection.recipe import CollectionRecipe, recipe
 from qgf_ref.data.collection.workers import Collector, Job
 from qgf_ref.errors import InputError
-from qgf_ref.files import require_writable, write_json
+from qgf_ref.files import require_writable, user_path, write_json
 from qgf_ref.processes import Crew
+from qgf_ref.progress import progress
 from qgf_ref.provenance import provenance
 
 DEFAULT_OUT = Path("~/.ogbench/data")
@@ -131,7 +130,7 @@ def make_plan(
     if slices < 0 or seed < 0:
         raise InputError(f"slices and seed must be ≥ 0, got {slices} and {seed}")
     counts = {"train": episodes, "val": val_episodes}
-    return CollectionPlan(chosen, seed, counts, out.expanduser().absolute(), slices)
+    return CollectionPlan(chosen, seed, counts, user_path(out).absolute(), slices)
 
 
 def collect(plan: CollectionPlan, workers: int = 1, overwrite: bool = False) -> Collected:
@@ -178,27 +177,23 @@ def _simulate(plan: CollectionPlan, workers: int) -> dict[str, Any]:
     everything = plan.jobs()
     jobs = [job for job in everything if job not in kept]
     start, steps, attempts, busy = time.perf_counter(), 0, 0, 0.0
-    bar = tqdm(
-        total=len(everything),
-        initial=len(everything) - len(jobs),
-        desc=plan.name,
-        unit="episode",
-        disable=None,
-        dynamic_ncols=True,
-    )
     collector = Collector(plan.recipe, plan.seed, plan.parts)
-    with bar, Crew(collector, max(1, min(workers, len(jobs))), _KEPT) as crew:
+    done = len(everything) - len(jobs)
+    with (
+        progress(len(everything), "episode", title=plan.name, first=done) as job,
+        Crew(collector, max(1, min(workers, len(jobs))), _KEPT) as crew,
+    ):
         for _, kept_now in crew.run(jobs):
             steps += kept_now.steps
             attempts += kept_now.attempts
             busy += kept_now.seconds
-            bar.set_postfix_str(f"{steps / (time.perf_counter() - start):.0f} steps/s", False)
-            bar.update()
+            job.say(f"{steps / (time.perf_counter() - start):.0f} steps/s")
+            job.advance()
     seconds = time.perf_counter() - start
     return {
         "workers": workers,
         "episodes": len(jobs),
-        "resumed_episodes": len(everything) - len(jobs),
+        "resumed_episodes": done,
         "discarded_attempts": attempts - len(jobs),
         "seconds": seconds,
         "steps_per_second": steps / seconds,
@@ -213,14 +208,13 @@ def _merge(plan: CollectionPlan) -> dict[str, int]:
     with ExitStack() as stack:
         # on the file system of the target, so that a rename suffices
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=plan.parts)))
-        bar = stack.enter_context(
-            tqdm(total=arrays * len(plan.jobs()), desc="merging", unit="array", disable=None)
-        )
+        total = arrays * len(plan.jobs())
+        merging = stack.enter_context(progress(total, "array", title="merging"))
         ready = {}
         for target, jobs in plan.files().items():
             ready[target] = place / target.name
             parts = [part_path(plan.parts, *job) for job in jobs]
-            transitions[jobs[0][0]] += merge(parts, ready[target], bar.update)
+            transitions[jobs[0][0]] += merge(parts, ready[target], merging.advance)
         for target, complete in ready.items():
             target.parent.mkdir(exist_ok=True)
             complete.replace(target)

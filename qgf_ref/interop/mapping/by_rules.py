@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.errors import InputError, listing, reason
+from qgf_ref.files import user_path
 from qgf_ref.interop.mapping.mapping import Entry, NameMapping, mapping_error
 from qgf_ref.interop.native import NETWORKS
 from qgf_ref.interop.parameter_file import json_object
@@ -162,9 +163,9 @@ def rule_file(given: str | Path | Mapping[str, Any] | None) -> RuleFile:
     """What the rule file at a path says, or its content. Raises InputError on what it must not."""
     if given is None or isinstance(given, Mapping):
         return _checked(given or {}, "rules")
-    path = Path(given)
+    path = user_path(given)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
     return _checked(json_object(text, str(path)), str(path))

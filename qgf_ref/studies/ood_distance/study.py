@@ -59,7 +59,9 @@ def study(settings: StudySettings) -> StudyOutcome:
         for c, checkpoint in enumerate(settings.checkpoints):
             job.say("reading the data")
             files = dataset_files(settings, c)
-            data = DataActions(*whole_chunks(files.train[0], task, checkpoint))
+            parts = [whole_chunks(path, task, checkpoint) for path in files.train]
+            chunks_of, states_of = (np.concatenate(each) for each in zip(*parts, strict=True))
+            data = DataActions(chunks_of, states_of)
             measure = _Measure(checkpoint, observations(settings, c, rows), data, settings.seed)
             counts.append(len(data.chunks))
             observed.append(len(measure.obs))

@@ -18,6 +18,7 @@ from qgf_ref.evaluation.records import RecordsError
 from qgf_ref.evaluation.rollouts import Episode
 from qgf_ref.evaluation.settings import Settings
 from qgf_ref.evaluation.statistics import prefixed, wilson
+from qgf_ref.files import user_path
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.studies.base import StudySettings
 from qgf_ref.studies.shared.trained import usable_estimators
@@ -73,7 +74,7 @@ def play(
     selection, held_out = plan.of_each(max(len(settings.checkpoints), 1))
     records = settings.records
     if records is not None:
-        records = records / (part or "episodes")
+        records = user_path(records) / (part or "episodes")
         records.mkdir(parents=True, exist_ok=True)
     wanted = Settings(
         methods=tuple(methods),

@@ -10,13 +10,12 @@ import numpy as np
 
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.profile import STATE_WEIGHT
-from qgf_ref.data.datasets import DatasetFiles, find_dataset
+from qgf_ref.data.datasets import DatasetFiles, find_dataset, read_dataset
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.records import digest
 from qgf_ref.evaluation.statistics import Estimate, bootstrap_mean, student_mean
-from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.interop.load import embedded_observations, is_embedded
@@ -73,7 +72,7 @@ def observations(settings: StudySettings, checkpoint_index: int, rows: int) -> A
     path = files.validation or files.train[0]
     name = "observations"
     states = matrix(
-        read_npz(path, (name,), only=(name,))[name],
+        read_dataset(path, (name,))[name],
         f"{path}: {name}",
         columns=checkpoint.obs_dim,
         dtype=np.float32,

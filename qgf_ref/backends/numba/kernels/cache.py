@@ -3,7 +3,7 @@
 The cache's key is the text of every module with compiled code and Numba's version, so that no stale
 code can be loaded (Numba's own cache looks at one file's date, not at what that file imports). It
 lies in `QGF_REF_CACHE_DIR`, else in `$XDG_CACHE_HOME/qgf_ref`, else in `~/.cache/qgf_ref`; where
-that cannot be written, every process compiles anew.
+that cannot be written, or is full, every process compiles anew.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from numba.core.caching import (
     _CacheLocator,
 )
 
+from qgf_ref.errors import InputError, reason
+from qgf_ref.files import user_path
+
 PACKAGE = Path(__file__).parents[3]
 COMPILED = ("backends/program", "backends/numba")
 """Folders with compiled functions and their constants."""
@@ -36,22 +39,33 @@ FLAGS = {"nogil": True, "error_model": "numpy"}
 """Compiled code lets other Python threads run, and divides without asking for zero."""
 
 
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function with these options of Numba's, also where NUMBA_DISABLE_JIT is set: that
+    is meant for the user's own code, and ours, which is written in vectors, is not Python.
+    """
+    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    try:
+        return numba.njit(**options, **FLAGS)(function)
+    finally:
+        numba.config.DISABLE_JIT = disabled
+
+
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls. Products and sums may become fused."""
-    return numba.njit(fastmath={"contract"}, **FLAGS)(function)
+    return compiled(function, fastmath={"contract"})
 
 
 def summing(function: Callable[..., Any]) -> Any:
     """`inner` for sums along a row, whose order LLVM may choose."""
-    return numba.njit(fastmath={"contract", "reassoc", "nsz"}, **FLAGS)(function)
+    return compiled(function, fastmath={"contract", "reassoc", "nsz"})
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; its machine code is kept on disk."""
-    compiled = inner(function)
+    dispatcher = inner(function)
     if directory() is not None:
-        compiled._cache = _Cache(function)
-    return compiled
+        dispatcher._cache = _Cache(function)
+    return dispatcher
 
 
 @cache
@@ -60,14 +74,16 @@ def directory() -> Path | None:
     base = os.environ.get("QGF_REF_CACHE_DIR")
     home = os.environ.get("XDG_CACHE_HOME")
     try:
-        parent = Path(base) if base else Path(home or Path.home() / ".cache") / "qgf_ref"
+        parent = user_path(base) if base else user_path(home or "~/.cache") / "qgf_ref"
         path = parent / _version()
         path.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+    except (OSError, InputError):  # InputError: a user without a home
         return None
     return path if os.access(path, os.W_OK) else None
 
 
+_DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError, ImportError)
+"""What unpickling a file raises that is cut short or overwritten."""
 _ready: set[str] = set()
 
 
@@ -148,13 +164,25 @@ class _Cache(FunctionCache):
         self._choose(sig)
         try:
             return super().load_overload(sig, target_context)
-        except (EOFError, pickle.UnpicklingError):
+        except (*_DAMAGED, OSError):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         self._choose(sig)
         try:
-            super().save_overload(sig, data)
-        except (EOFError, pickle.UnpicklingError):
-            self._cache_file.flush()
-            super().save_overload(sig, data)
+            try:
+                super().save_overload(sig, data)
+            except _DAMAGED:
+                self._cache_file.flush()
+                super().save_overload(sig, data)
+        except OSError as error:  # the disk is full, a quota is used up, the place is gone
+            _say_not_kept(self._cache_path, reason(error))
+
+
+@cache
+def _say_not_kept(place: str, why: str) -> None:
+    print(
+        f"qgf_ref: machine code cannot be kept in {place} ({why}): going on without; every process "
+        "compiles anew. QGF_REF_CACHE_DIR names another place",
+        file=sys.stderr,
+    )

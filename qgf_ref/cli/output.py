@@ -1,0 +1,74 @@
+"""What a command prints: streams that cost no result, and its result as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+
+class LastingStream:
+    """A stream that a command can write to until it is done, whether or not anybody reads.
+
+    Where the reader has left (`| head`), or the disk behind it is full, what follows is dropped,
+    and `error` says why: the command still computes and writes what it was asked for.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that cannot show ∇ still gets the numbers
+            stream.reconfigure(errors="replace")
+        self._stream = io.StringIO() if stream is None else stream  # None: closed by the caller
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """As a text stream's, but for the errors of the file below."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """As a text stream's, but for the errors of the file below."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: OSError) -> None:
+        self.error = self.error or error
+        with suppress(OSError, ValueError):  # what is still in its buffer, at the process's end too
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+
+
+def as_json(result: Any) -> str:
+    """The result of a command as indented JSON; numbers that are not finite as strings."""
+    return json.dumps(_plain(result), indent=1, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
