@@ -17,6 +17,7 @@ that names the mistakes which reproduce what was returned.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.audit.agent_contract import agent_checks, check_agent
@@ -28,7 +29,7 @@ from qgf_ref.crosscheck.estimator import (
     estimator_checks,
     parametrize_with_checks,
 )
-from qgf_ref.crosscheck.sampler.calls import Sampler, called
+from qgf_ref.crosscheck.sampler.calls import Sampler, called, require_premises
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
@@ -39,6 +40,7 @@ from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
+from qgf_ref.progress import tracked
 from qgf_ref.threads import one_blas_thread
 
 __all__ = [
@@ -76,6 +78,7 @@ def check_sampler(
     seed: int = 0,
     build: Callable[[Checkpoint], Sampler] | None = None,
     coverage: bool = True,
+    show_progress: bool | None = None,
 ) -> SamplerReport:
     """Check a sampler against the reference on inputs that expose every mistake of the bank.
 
@@ -88,6 +91,10 @@ def check_sampler(
     build      checkpoint → sampler: then also check networks made so that quiet mistakes show
                (LayerNorm statistics near epsilon, moved parameters, tied members)
     coverage   list the mistakes that none of the calls would have shown
+    show_progress  on stderr, network by network: by default with `build`, which takes a while
+
+    (B, H, A) for (B, D) is taken as well. A sampler that disagrees is called again first: nothing
+    is explained of one whose answers its inputs do not decide, or that is right and misrecorded.
 
     returns the report; raises CrossCheckError with it when rounding does not explain a difference,
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
@@ -100,16 +107,24 @@ def check_sampler(
         tried_on |= {f"a {name} variation of it": made for name, made in varied.items()}
     unseen: set[str] | None = None
     calls: tuple[str, ...] = ()
-    for on, nets in tried_on.items():
+    notes: dict[str, None] = {}
+    show = build is not None if show_progress is None else show_progress
+    for on, nets in tracked(
+        tried_on.items(), len(tried_on), "network", title="check_sampler", show=show
+    ):
         port = fn if build is None or nets is networks else build(nets)
         setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
         tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
         calls = tuple(probe.name for probe in tried)
         cases = [called(port, nets, probe, on) for probe in tried]
-        chosen, _, diagnosis = diagnose(setting, cases)
+        notes |= {note: None for case in cases for note in case.notes}
+        premises = partial(require_premises, port, nets, setting, tried, cases, on)
+        chosen, _, diagnosis = diagnose(setting, cases, premises=premises)
         if not diagnosis.agrees:
             raise CrossCheckError(disagreement(chosen, diagnosis, on, calls, nets, cases))
         if coverage:
             missed = set(hidden(chosen, cases))
             unseen = missed if unseen is None else unseen & missed
-    return SamplerReport(diagnosis, " and ".join(tried_on), calls, tuple(sorted(unseen or ())))
+    return SamplerReport(
+        diagnosis, " and ".join(tried_on), calls, tuple(sorted(unseen or ())), notes=tuple(notes)
+    )

@@ -123,14 +123,14 @@ NEEDS: tuple[tuple[Callable[[Checkpoint], bool], tuple[str, ...]], ...] = (
         (
             *("layer-norm-member-0", "layer-norm-member-0-forward", "ensemble-axis-reshaped"),
             *(*_MIN_ONLY, "ensemble-min-of-batch-sum", "ensemble-min", "ties-first"),
-            "best-of-mean",
+            *("best-of-mean", "unknown-gradient-softmin"),
         ),
     ),
     (
         lambda c: c.options.q_aggregation == "min",
         (
             *(*_MIN_ONLY, "ensemble-min-of-batch-sum", "ensemble-min-over-batch", "ties-first"),
-            "best-of-mean",
+            *("best-of-mean", "unknown-gradient-softmin"),
         ),
     ),
     (lambda c: c.options.q_aggregation == "mean", ("ensemble-min",)),

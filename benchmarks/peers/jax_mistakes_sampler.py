@@ -114,6 +114,13 @@ GRADIENT: dict[str, Override] = {
     "gradient-batch-mean": _direction(lambda self, s, g: g / len(g)),
     "gradient-batch-ensemble-mean": _direction(lambda self, s, g: g / (len(g) * self.E)),
     "gradient-unit-norm": _direction(lambda self, s, g: g / _norm(g)),
+    "gradient-norm-clipped": _direction(
+        lambda self, s, g: g * jnp.minimum(1, 0.1 / (_norm(g) + 1e-6))
+    ),
+    "gradient-norm-clipped-batch": _direction(
+        lambda self, s, g: g * jnp.minimum(1, 0.2 / (jnp.linalg.norm(g) + 1e-6))
+    ),
+    "gradient-value-clipped": _direction(lambda self, s, g: jnp.clip(g, -0.05, 0.05)),
     "gradient-sign": _direction(lambda self, s, g: jnp.sign(g)),
     "gradient-times-1-t": _direction(lambda self, s, g: (1 - s.t) * g),
     "gradient-times-t": _direction(lambda self, s, g: s.t * g),
@@ -167,8 +174,8 @@ BEST_OF: dict[str, Override] = {
 }
 
 HELD_OUT_SAMPLER: dict[str, Override] = {
-    "unknown-gradient-norm-clipped": _direction(
-        lambda self, s, g: g * jnp.minimum(1, 0.1 / _norm(g))
+    "unknown-gradient-softmin": _objective(
+        lambda q: -jnp.sum(jax.nn.logsumexp(-5 * q, axis=0)) / 5
     ),
     "unknown-gradient-momentum": _direction(_momentum),
     "unknown-query-clip-0.9": {"query_clip": lambda self, x: jnp.clip(x, -0.9, 0.9)},

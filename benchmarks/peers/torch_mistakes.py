@@ -7,7 +7,6 @@ in `HELD_OUT`, which it has never been told, that it does not know. Most are wri
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from benchmarks.peers import (
     torch_mistakes_sampler,
 )
 from benchmarks.peers.torch_mistake import Mistake, several_steps
-from benchmarks.peers.torch_mistakes_gradient import of_gradient
+from benchmarks.peers.torch_mistakes_gradient import objective, of_gradient
 from benchmarks.peers.torch_mistakes_sampler import advance, clip_to
 from benchmarks.peers.torch_sampler import ESTIMATORS, Step, TorchSampler
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -66,10 +65,6 @@ def _mistake(name: str) -> Mistake:
     return known[name]
 
 
-def _norm_at_most(limit: float) -> Callable[[Any, Step, Tensor], Tensor]:
-    return lambda self, s, g: g * (limit / g.norm(dim=-1, keepdim=True)).clamp(max=1)
-
-
 def _momentum(self: Any, s: Step, g: Tensor) -> Tensor:
     self.previous = g if s.k == 0 else 0.5 * g + 0.5 * self.previous
     previous: Tensor = self.previous
@@ -99,7 +94,7 @@ HELD_OUT = {
         {"embedding": lambda self, t: TorchSampler.embedding(self, torch.round(t * 4) / 4)},
         applies=lambda ck: 4 % ck.options.denoise_steps != 0,
     ),
-    "unknown-gradient-norm-clipped": of_gradient(_norm_at_most(0.1)),
+    "unknown-gradient-softmin": objective(lambda q: -torch.logsumexp(-5 * q, 0).sum() / 5),
     "unknown-gradient-momentum": of_gradient(_momentum, several_steps),
     "unknown-query-clip-0.9": clip_to(-0.9, 0.9),
     "unknown-heun": advance(_heun, ESTIMATORS),

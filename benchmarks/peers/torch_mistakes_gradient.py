@@ -87,6 +87,13 @@ GRADIENT = {
     "gradient-batch-mean": of_gradient(lambda self, s, g: g / len(g)),
     "gradient-batch-ensemble-mean": of_gradient(lambda self, s, g: g / (len(g) * len(self.target))),
     "gradient-unit-norm": of_gradient(lambda self, s, g: g / g.norm(dim=-1, keepdim=True)),
+    "gradient-norm-clipped": of_gradient(
+        lambda self, s, g: g * (0.1 / (g.norm(dim=-1, keepdim=True) + 1e-6)).clamp(max=1)
+    ),
+    "gradient-norm-clipped-batch": of_gradient(
+        lambda self, s, g: g * (0.2 / (g.norm() + 1e-6)).clamp(max=1)
+    ),
+    "gradient-value-clipped": of_gradient(lambda self, s, g: g.clamp(-0.05, 0.05)),
     "gradient-sign": of_gradient(lambda self, s, g: g.sign()),
     "gradient-times-1-t": of_gradient(lambda self, s, g: (1 - s.t) * g, several_steps),
     "gradient-times-t": of_gradient(lambda self, s, g: s.t * g),
@@ -102,7 +109,7 @@ GRADIENT = {
 }
 
 
-def _objective(f: Callable[[Tensor], Tensor], applies: Any = minimum) -> Mistake:
+def objective(f: Callable[[Tensor], Tensor], applies: Any = minimum) -> Mistake:
     """Another scalar of q (E, B) is differentiated."""
     return Mistake({"objective": lambda self, q: f(q)}, applies=applies, estimators=GUIDED)
 
@@ -112,18 +119,18 @@ def _guide_online(sampler: TorchSampler) -> None:
 
 
 AGGREGATION = {
-    "ensemble-mean": _objective(lambda q: q.mean(0).sum()),
-    "ensemble-sum": _objective(lambda q: q.sum(0).sum()),
-    "ensemble-max": _objective(lambda q: q.amax(0).sum()),
-    "ensemble-member-0": _objective(lambda q: q[0].sum()),
-    "ensemble-min-of-batch-sum": _objective(lambda q: q.sum(1).amin()),
-    "ensemble-min-over-batch": _objective(
+    "ensemble-mean": objective(lambda q: q.mean(0).sum()),
+    "ensemble-sum": objective(lambda q: q.sum(0).sum()),
+    "ensemble-max": objective(lambda q: q.amax(0).sum()),
+    "ensemble-member-0": objective(lambda q: q[0].sum()),
+    "ensemble-min-of-batch-sum": objective(lambda q: q.sum(1).amin()),
+    "ensemble-min-over-batch": objective(
         lambda q: q.amin(1).sum(), lambda ck: ck.options.q_aggregation == "min"
     ),
-    "ensemble-min": _objective(
+    "ensemble-min": objective(
         lambda q: q.amin(0).sum(),
         lambda ck: several_members(ck) and ck.options.q_aggregation == "mean",
     ),
-    "ties-first": _objective(lambda q: q.min(dim=0).values.sum()),
+    "ties-first": objective(lambda q: q.min(dim=0).values.sum()),
     "critic-online": Mistake(edit=_guide_online, applies=online_differs),
 }

@@ -11,7 +11,7 @@ from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.plotting import can_draw
 from qgf_ref.provenance import provenance
 
-FILES = ("compare.json", "compare.png", "compare.txt")
+FILES = ("compare.html", "compare.json", "compare.png", "compare.txt")
 PROBE = "separating_input.npz"
 EXAMPLE = """example:
   qgf-ref compare --checkpoint exp/params_500000.pkl --trace theirs.npz --estimator qgf \\
@@ -51,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write; 1 when rounding does not explain the difference."""
     from qgf_ref.crosscheck.compare import as_dict, compare
-    from qgf_ref.crosscheck.sampler.report import heat_map, text
+    from qgf_ref.crosscheck.sampler.report import heat_map, html, text
 
     theirs = read_trace(args.trace)
     checkpoint = load_checkpoint(args)
@@ -68,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     if out is not None:
         write_json(out / "compare.json", {**args.result, **provenance()})
         write_atomically(out / "compare.txt", (words + "\n").encode())
-        if can_draw():
-            write_atomically(out / "compare.png", heat_map(result))
+        picture = heat_map(result) if can_draw() else None
+        if picture is not None:
+            write_atomically(out / "compare.png", picture)
+        write_atomically(out / "compare.html", html(result, provenance(), picture))
     print(words)
     if out is not None:
         written = [str(out / name) for name in FILES if can_draw() or not name.endswith(".png")]

@@ -11,6 +11,8 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting, causal_order
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.sampler.known import described
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
 from qgf_ref.errors import InputError
@@ -58,6 +60,7 @@ class Comparison:
     worst     the element of `first` that is furthest off
     hidden    mistakes of the bank that this trace would not show
     separate  an input that tells the remaining candidates apart
+    alike     what the bank does not list, and is the same as the one explanation on this input
     """
 
     setting: Setting
@@ -71,6 +74,7 @@ class Comparison:
     separate: Probe | None = None
     rows_undecided: int = 0
     notes: tuple[str, ...] = field(default=())
+    alike: Mistakes = ()
 
     @property
     def agrees(self) -> bool:
@@ -100,18 +104,21 @@ def compare(
     which estimator and weight it was made with.
     """
     setting, case = prepared(checkpoint, theirs, estimator, weight, denoise_steps)
-    chosen, _, diagnosis = diagnose(setting, [case], progress)
+    chosen, search, diagnosis = diagnose(setting, [case], progress)
+    diagnosis = described(chosen, diagnosis, [case])
     notes = _notes(chosen, case)
     place = located(chosen, case)
     first, worst = (None, None) if diagnosis.agrees else (place.first, place.worst)
-    separate = None
-    if diagnosis.ambiguous:
-        several = [e.mistakes for e in diagnosis.explanations[:4]]
+    separate, alike = None, search.alike(diagnosis)
+    several = [*(e.mistakes for e in diagnosis.explanations[:4]), *((m,) for m in alike)]
+    if len(several) > 1:
         separate = separating(chosen, several, probes(checkpoint))
+        # what no input tells apart from the explanation is another word for it
+        alike = alike if separate is not None else ()
     return Comparison(
         chosen, case, place.forced, place.free, first, worst, diagnosis,
         hidden(chosen, [case]) if diagnosis.agrees else (),
-        separate, int((~place.scatter.decided).sum()), notes,
+        separate, int((~place.scatter.decided).sum()), notes, alike,
     )  # fmt: skip
 
 
@@ -179,6 +186,7 @@ def prepared(
         raise InputError(
             f"{theirs.source} holds {theirs.steps} denoising steps, expected {T} "
             "(the checkpoint's, unless --denoise-steps says otherwise)"
+            + ("; write a[:T]: states before a step" if theirs.steps == T + 1 else "")
         )
     best_of = known.get("best_of", theirs.best_of)
     if best_of != theirs.best_of:
@@ -210,7 +218,7 @@ def require_members(theirs: RecordedTrace, checkpoint: Checkpoint) -> None:
 
 
 def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
-    notes = []
+    notes = list(case.notes)
     if setting.divided:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
     if not case.single and setting.time_precision == "float32":
@@ -297,6 +305,9 @@ def as_dict(result: Comparison) -> dict[str, Any]:
         ],
         "unknown": d.unknown,
         "nearest": [{"mistake": str(n.made), "explained": n.explained} for n in d.nearest],
+        "known": list(d.known),
+        "record": list(d.record),
+        "alike": [str(made) for made in result.alike],
         "hidden": list(result.hidden),
         "separating_input": None if result.separate is None else result.separate.why,
         "notes": list(result.notes),

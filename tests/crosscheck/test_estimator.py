@@ -241,7 +241,9 @@ def test_a_port_is_compared_with_the_estimator_that_it_ports() -> None:
     assert "like qgf_jacobian" in report.checked
     assert "row_independence" in report.checked
     assert report.unchecked["row_weights"] == "a port takes one weight"
-    with pytest.raises(ContractError, match="port: like qgf: estimator port DISAGREES"):
+    with pytest.raises(
+        ContractError, match="port: like qgf: gradient-jacobian\nestimator port DISAGREES"
+    ):
         check_estimator(port, CK, like="qgf")
     with pytest.raises(InputError, match="is a port: give like="):
         check_estimator(port, CK)

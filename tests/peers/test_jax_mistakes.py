@@ -101,7 +101,7 @@ SEEN_IN = {
     "chunk-action-major": "action",
     "unknown-gelu-constant": "v",
     "unknown-layer-norm-eps-1e-4": "v",
-    "unknown-gradient-norm-clipped": "g",
+    "unknown-gradient-softmin": "g",
     "unknown-gradient-momentum": "g",
     "unknown-query-clip-0.9": "a1_hat",
     "unknown-heun": "a",

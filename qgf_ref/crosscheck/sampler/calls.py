@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import require_members
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.sampler.case import RecordedCase
+from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
+from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.probes import Probe
+from qgf_ref.crosscheck.sampler.runs import free_running
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
 
@@ -66,12 +71,14 @@ def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Recorded
         raise CrossCheckError(
             f"your sampler returned a mapping without 'action': {', '.join(map(str, parts))}"
         )
-    parts["action"] = _numbers(parts["action"], (rows, D), what)
+    parts["action"] = _numbers(_flat(parts["action"], networks), (rows, D), what)
     given = {
-        name: _numbers(parts[name], None, f"{what}, {name}")
+        name: _numbers(_flat(parts[name], networks, name), None, f"{what}, {name}")
         for name in ("action", *STEPWISE)
         if parts.get(name) is not None
     }
+    T, members = networks.options.denoise_steps, networks.target_critic.ensemble or 1
+    notes = _in_schema_order(given, T, members, probe.noise.shape)
     try:
         trace = recorded_trace({**given, "obs": probe.obs, "noise": probe.noise}, source=what)
         require_members(trace, networks)
@@ -82,4 +89,75 @@ def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> Recorded
             f"on {what}, {trace.steps} denoising steps came back; the checkpoint says "
             f"{networks.options.denoise_steps}"
         )
-    return RecordedCase(trace, probe.weight, probe.name)
+    return RecordedCase(trace, probe.weight, probe.name, notes=notes)
+
+
+def _in_schema_order(
+    given: dict[str, Array], T: int, members: int, noise: tuple[int, ...]
+) -> tuple[str, ...]:
+    """Put stepwise arrays into the schema's order of axes where one other order alone fits, and
+    leave out a last state. Says what was done.
+    """
+    says = []
+    for name in (n for n in STEPWISE if n in given and given[n].ndim == 3):
+        array, axes = given[name], "TEB" if name == "q" else "TBD"
+        wanted = (T, members, noise[0]) if name == "q" else (T, *noise)
+        if name == "a" and array.shape == (T + 1, *noise):
+            given[name] = array[:T]
+            says.append("a holds T + 1 states: write a[:T]")
+        orders = permutations(range(3))
+        fitting = [o for o in orders if tuple(array.shape[i] for i in o) == wanted]
+        if array.shape != wanted and len(fitting) == 1:
+            order = fitting[0]
+            given[name] = array.transpose(order)
+            written = ", ".join(axes[order.index(i)] for i in range(3))
+            how = "batch-major, " if written.startswith("B") else ""
+            says.append(
+                f"{name} was recorded {how}as ({written}), and is read as ({', '.join(axes)}): "
+                f"write np.transpose({name}, {order})"
+            )
+    return tuple(says)
+
+
+def _flat(answer: Any, networks: Checkpoint, name: str = "action") -> Any:
+    """(…, H, A) → (…, H·A)."""
+    shape, axes = np.shape(answer), 2 if name == "action" else 3
+    chunk = (networks.horizon, networks.action_dim)
+    if name == "q" or len(shape) != axes + 1 or shape[-2:] != chunk:
+        return answer
+    return np.reshape(answer, (*shape[:-2], -1))
+
+
+def require_premises(
+    fn: Sampler,
+    networks: Checkpoint,
+    setting: Setting,
+    tried: Sequence[Probe],
+    cases: Sequence[RecordedCase],
+    on: str,
+) -> None:
+    """Raise CrossCheckError unless the sampler's answers are decided by its inputs.
+
+    Every call again; the first also with other noise and other observations, which must matter to
+    the sampler if they do to the reference.
+    """
+
+    def call(probe: Probe, inputs: Arrays) -> dict[str, Array]:
+        asked = replace(probe, obs=inputs["observations"], noise=inputs["noise"])
+        trace = called(fn, networks, asked, on).trace
+        return {"action": trace.action, **trace.stepwise}
+
+    def reference(inputs: Arrays) -> Array:
+        asked = replace(tried[0], obs=inputs["observations"], noise=inputs["noise"])
+        return free_running(setting.port(), asked.inputs)["action"]
+
+    for probe, case in zip(tried, cases, strict=True):
+        inputs = {"observations": probe.obs, "noise": probe.noise}
+        answers = {"action": case.trace.action, **case.trace.stepwise}
+        require("your sampler", partial(call, probe), inputs, answers)
+    probe, answers = tried[0], {"action": cases[0].trace.action}
+    inputs = {"observations": probe.obs, "noise": probe.noise}
+    others = another(inputs)
+    right = reference(inputs)
+    moves = {n: difference(reference({**inputs, n: x}), right) > MATTERS for n, x in others.items()}
+    require("your sampler", partial(call, probe), inputs, answers, others, moves.get)

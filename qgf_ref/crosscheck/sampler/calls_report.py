@@ -9,8 +9,9 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.crosscheck.compare import Element, located
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting, causal_order
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
+from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.probes import Probe, probes, separating
-from qgf_ref.crosscheck.sampler.report import diagnosis_lines, place, wrapped
+from qgf_ref.crosscheck.sampler.report import diagnosis_lines, headline, place, wrapped
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SamplerReport:
     first      (call, step, quantity) of the first disagreement in the call that shows most; worst,
                the element of it that is furthest off
     hidden     mistakes of the bank that none of the calls would have shown
+    right      the calls that agree, of a disagreement that has no name; notes  on what was returned
     """
 
     diagnosis: Diagnosis
@@ -31,6 +33,8 @@ class SamplerReport:
     title: str = "sampler"
     first: tuple[str, int, str] | None = None
     worst: Element | None = None
+    right: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -39,15 +43,20 @@ class SamplerReport:
 
     def __str__(self) -> str:
         verdict = "agrees" if self.agrees else "DISAGREES"
-        lines = wrapped(
-            f"{self.title} {verdict} with qgf_ref on {self.on} ({', '.join(self.calls)})", ""
-        )
+        call = self.first[0] if self.first and len(self.calls) > 1 else ""
+        lines = [] if self.agrees else [headline(self.diagnosis, call)]
+        who = f"the {self.title}'s record" if self.diagnosis.record else self.title
+        lines += wrapped(f"{who} {verdict} with qgf_ref on {self.on} ({', '.join(self.calls)})", "")
+        lines += [line for note in self.notes for line in wrapped(f"note: {note}", "  ")]
         if self.first is not None:
             call, step, quantity = self.first
             lines += wrapped(f"first: {place(step, quantity)}, in the call '{call}'", "  ")
         if self.worst is not None:
             lines += wrapped(f"worst element {self.worst}", "  ")
         lines += diagnosis_lines(self.diagnosis)
+        if self.right:
+            without = ": what comes without guidance is right" * (self.right == ("unguided",))
+            lines += wrapped(f"These calls agree: {', '.join(self.right)}{without}.", "  ")
         if self.separate is not None:
             lines += wrapped(f"To tell them apart, run it with {self.separate.why}.", "")
         if self.hidden:
@@ -77,6 +86,12 @@ def disagreement(
     if wrong:
         case, (step, quantity), worst = wrong[0]
         first = (case.label, step, quantity)
+    right: tuple[str, ...] = ()
+    if diagnosis.unknown is not None:
+        right = tuple(case.label for case, where in places if where.first is None)
+        shown = [case for case, *_ in wrong if diagnosis.unknown in case.theirs]
+        diagnosis = described(setting, diagnosis, shown)
     return SamplerReport(
-        diagnosis, on, calls, separate=separate, title=title, first=first, worst=worst
-    )
+        diagnosis, on, calls, separate=separate, title=title, first=first, worst=worst, right=right,
+        notes=tuple({note: None for case in cases for note in case.notes}),
+    )  # fmt: skip

@@ -92,7 +92,8 @@ class RecordedCase:
     """One recorded run of a port.
 
     trace, weight () or (B·n,), and a label for messages. `theirs`: quantity → array as recorded,
-    float64. compared: the quantities that count, if not all that are recorded.
+    float64. compared: the quantities that count, if not all that are recorded. notes: on how it
+    was written.
     """
 
     def __init__(
@@ -101,8 +102,9 @@ class RecordedCase:
         weight: float | Array,
         label: str = "",
         compared: tuple[str, ...] = CAUSAL,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        self.trace, self.label = trace, label
+        self.trace, self.label, self.notes = trace, label, notes
         self.best_of = trace.best_of
         self.single = trace.single_precision
         self.unit = UNIT[np.dtype("float32" if self.single else "float64")]
@@ -166,21 +168,29 @@ class RecordedCase:
         free: bool = False,
     ) -> Scatter:
         """The truth under these mistakes and how far our own runs are from it."""
+        return self._runs(setting, made, given, free)[0]
 
+    def free_runs(self, setting: Setting) -> tuple[Scatter, list[Predicted]]:
+        """The scatter of runs from the noise alone, and those runs."""
+        return self._runs(setting, free=True)
+
+    def _runs(
+        self,
+        setting: Setting,
+        made: Mistakes = (),
+        given: Mapping[str, Array] | None = None,
+        free: bool = False,
+    ) -> tuple[Scatter, list[Predicted]]:
         def run(port: Port) -> Predicted:
             return self.free(port) if free else self.simulate(port, given=given)
 
         exact = setting.port(made)
-        runs = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
-        ours = [setting.port(made, "float32", seed) for seed in range(runs)]
+        count = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
+        ours = [run(setting.port(made, "float32", seed)) for seed in range(count)]
         # a float64 port that embeds float32 times is no more exact than its embedding
         coarsest = UNIT[np.dtype("float32")] if setting.time_precision == "float32" else 0.0
-        return scatter(
-            lambda change: run(change(exact)),
-            [lambda port=port: run(port) for port in ours],  # type: ignore[misc]
-            max(self.unit, coarsest),
-            self.best_of,
-        )
+        unit = max(self.unit, coarsest)
+        return scatter(lambda change: run(change(exact)), ours, unit, self.best_of), ours
 
     def judge(self, quantity: str, against: Scatter) -> Judgement:
         """Their `quantity` against a simulation."""

@@ -9,7 +9,7 @@ does not reproduce *every* recorded number to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
@@ -18,7 +18,10 @@ import numpy as np
 
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
+from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
+from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
 from qgf_ref.crosscheck.sampler.port import divides_otherwise
+from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.screen import Screen
 from qgf_ref.crosscheck.sampler.simulations import Simulations
 from qgf_ref.interop.trace_file import CAUSAL
@@ -32,6 +35,8 @@ MORE_PAIRS = 50
 """Pairs simulated after one that fits, in case another does, too."""
 NEAREST = 0.5
 """Share of the squared error that a simulation must explain to be worth showing."""
+LOOKED_AT = 6
+"""So many of the nearest are tried against what agrees, which takes all rows."""
 MAX_MISTAKES = 4
 
 T = TypeVar("T")
@@ -71,6 +76,8 @@ class Diagnosis:
     unknown       the first quantity that nothing in the bank explains
     so_far        what explains the quantities before it
     nearest       the closest simulations of `unknown`
+    known         what is known of `unknown`, sentences
+    record        what was recorded under which name, where the sampler itself is right
     singles, pairs, possible_pairs  how many were simulated, of how many pairs
     """
 
@@ -81,6 +88,8 @@ class Diagnosis:
     singles: int = 0
     pairs: int = 0
     possible_pairs: int = 0
+    known: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -133,18 +142,8 @@ class Search(Simulations):
         for base in alive:
             if len(base) >= MAX_MISTAKES:
                 return []
-        hypotheses: list[Mistakes] = []
         screens = [self.screen(base, quantity) for base in alive]
-        for screen in screens:
-            named = {made.name for made in screen.base}
-            for made in _tracked(screen.additions(named), "mistakes", progress):
-                self.singles += 1
-                if screen.passes((made,)) and self.agrees((*screen.base, made), quantity):
-                    hypotheses.append((*screen.base, made))
-                elif made.mistake.family is not None:
-                    fitted = screen.fitted(made)
-                    if fitted is not None and self.agrees((*screen.base, fitted), quantity):
-                        hypotheses.append((*screen.base, fitted))
+        hypotheses = [h for s in screens for h in self._singles(s, quantity, progress)]
         if hypotheses:
             return hypotheses
         for screen in screens[:2]:
@@ -160,6 +159,44 @@ class Search(Simulations):
                     hypotheses.append((*screen.base, *pair))
                     left = min(left, float(MORE_PAIRS))
         return hypotheses
+
+    def _singles(self, screen: Screen, quantity: str, progress: bool) -> list[Mistakes]:
+        """The base with every one mistake more that fits: as listed, then at the best value."""
+        base = screen.base
+        hypotheses: list[Mistakes] = []
+        additions = screen.additions({made.name for made in base})
+        for made in _tracked(additions, "mistakes", progress):
+            self.singles += 1
+            if screen.passes((made,)) and self.agrees((*base, made), quantity):
+                hypotheses.append((*base, made))
+            elif made.mistake.family is not None:
+                fitted = screen.fitted(made)
+                if fitted is not None and self.agrees((*base, fitted), quantity):
+                    hypotheses.append((*base, fitted))
+        listed = {h[-1].name for h in hypotheses}
+        for made in {
+            m.name: m for m in additions if m.mistake.at and m.name not in listed
+        }.values():
+            self.singles += 1
+            at_best = screen.fitted_value(made)
+            if at_best is None:
+                continue
+            if screen.passes((at_best,)) and self.agrees((*base, at_best), quantity):
+                hypotheses.append((*base, at_best))
+        return hypotheses
+
+    def alike(self, diagnosis: Diagnosis) -> Mistakes:
+        """What is in no bank, as any number fits it, and also reproduces the one explained case."""
+        names = [e.mistakes for e in diagnosis.explanations]
+        if len(names) != 1 or len(names[0]) != 1 or diagnosis.agrees:
+            return ()
+        observed = [n for n in CAUSAL if n in self.cases[0].theirs]
+        quantity = next(n for n in observed if self.excess((), n) > 1)
+        if not is_guided(self.setting.port()) or order(quantity) < order("g"):
+            return ()
+        name = FACTORS[quantity != "g"].name
+        factor = self.screen((), quantity).fitted_value(Made(name, ""))
+        return (factor,) if factor and self.agrees((factor,), "action") else ()
 
     def _pairs(self, screen: Screen) -> list[Mistakes]:
         """Pairs by how much of the error a combination of their single effects explains.
@@ -201,7 +238,21 @@ class Search(Simulations):
                 continue
             near.append(Near(made, 1 - float(((screen.missing - effect) ** 2).sum()) / total))
         near.sort(key=lambda n: -n.explained)
-        return tuple(n for n in near if n.explained > NEAREST)[:3]
+        likely = [n for n in near if n.explained > NEAREST and n.made in screen.compatible]
+        right = [n for n in likely[:LOOKED_AT] if not self._contradicts(base, n.made, quantity)]
+        return tuple(right[:3])
+
+    def _contradicts(self, base: Mistakes, more: Made, quantity: str) -> bool:
+        """Whether the mistake changes what agrees: an earlier quantity, another case, a step."""
+        made = (*base, more)
+        if any(self.excess(made, n) > 1 for n in CAUSAL[: order(quantity)]):
+            return True
+        for index, judged in self.judgements(base, quantity):
+            agreed = judged.excess <= 1
+            with_it = self.cases[index].judge(quantity, self.scatter(index, made))
+            if (with_it.excess[agreed] > 1).any():
+                return True
+        return False
 
     def _explanations(self, alive: list[Mistakes], observed: list[str]) -> tuple[Explanation, ...]:
         groups: dict[tuple[str, ...], list[tuple[float, Mistakes]]] = {}
@@ -235,11 +286,14 @@ def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
 
 
 def diagnose(
-    setting: Setting, cases: list[RecordedCase], progress: bool = False
+    setting: Setting,
+    cases: list[RecordedCase],
+    progress: bool = False,
+    premises: Callable[[], None] = lambda: None,
 ) -> tuple[Setting, Search, Diagnosis]:
     """The diagnosis under the first setting that explains everything, else under the first.
 
-    All cases must be of one precision.
+    All cases must be of one precision. premises is called before any mistake is simulated.
     """
     tried: list[tuple[Setting, Search, Diagnosis]] = []
     choices = settings_for(setting, cases[0])
@@ -249,6 +303,11 @@ def diagnose(
         excess = max(search.excess((), name) for name in observed)
         if excess <= 1:
             return choice, search, Diagnosis((Explanation((), excess),))
+    for choice in choices:
+        written = misrecorded(choice, cases)
+        if written:
+            return choice, Search(choice, cases), Diagnosis((), record=written)
+    premises()
     for choice in choices:
         search = Search(choice, cases)
         diagnosis = search.diagnose(progress)

@@ -10,6 +10,7 @@ import numpy as np
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.premises import Arrays, another, require
 from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
@@ -39,19 +40,23 @@ def check_velocity(
     setting = setting_of(networks, "none", networks.options.denoise_steps)
     obs, actions = _states(networks, rows, seed)
     times = setting.port(dtype="float32").flow.times
-    v = []
-    for k, t in enumerate(times):
-        at = np.full(rows, t, np.float32)
-        v.append(
-            array_of(
-                partial(fn, obs, actions, at),
-                (rows, actions.shape[1]),
-                f"t = {k}/{len(times)}",
-            )
-        )
-    states = np.broadcast_to(actions, (len(times), *actions.shape))
+    T, inputs = len(times), {"observations": obs, "actions": actions}
+
+    def call(given: Arrays, k: int) -> Arrays:
+        at = given.get("time", np.full(rows, times[k], np.float32))
+        ask = partial(fn, given["observations"], given["actions"], at)
+        return {"v": array_of(ask, actions.shape, f"t = {k}/{T}")}
+
+    v = [call(inputs, k)["v"] for k in range(T)]
+    others = {**another(inputs), "time": np.full(rows, times[-1], np.float32)}
+    if T == 1:
+        del others["time"]
+    states = np.broadcast_to(actions, (T, *actions.shape))
     case = stepwise_case(obs, actions, {"a": states, "v": np.stack(v)}, ("v",))
-    return agreement(setting, case, "velocity field", networks)
+    premises = partial(
+        require, "your velocity field", partial(call, k=0), inputs, {"v": v[0]}, others
+    )
+    return agreement(setting, case, "velocity field", networks, premises)
 
 
 @one_blas_thread()
@@ -67,11 +72,8 @@ def check_critic(
     Returns and raises as `check_sampler`.
     """
     networks = checkpoint_of(checkpoint)
-    obs, actions = _states(networks, rows, seed)
-    members = networks.target_critic.ensemble or 1
-    q = array_of(lambda: fn(obs, actions), (members, rows), f"{rows} rows")
-    case = stepwise_case(obs, actions, {"a": actions[None], "q": q[None]}, ("q",))
-    return agreement(setting_of(networks, "ood", 1), case, "critic", networks)
+    shape = networks.target_critic.ensemble or 1, rows
+    return _at_states(fn, networks, "q", shape, rows, seed, "critic")
 
 
 @one_blas_thread()
@@ -88,10 +90,29 @@ def check_gradient(
     `check_sampler`.
     """
     networks = checkpoint_of(checkpoint)
+    shape = rows, networks.flat_action_dim
+    return _at_states(fn, networks, "g", shape, rows, seed, "critic gradient")
+
+
+def _at_states(
+    fn: Callable[[Array, Array], Array],
+    networks: Checkpoint,
+    name: str,
+    shape: tuple[int, int],
+    rows: int,
+    seed: int,
+    title: str,
+) -> SamplerReport:
     obs, actions = _states(networks, rows, seed)
-    g = array_of(lambda: fn(obs, actions), actions.shape, f"{rows} rows")
-    case = stepwise_case(obs, actions, {"a": actions[None], "g": g[None]}, ("g",))
-    return agreement(setting_of(networks, "ood", 1), case, "critic gradient", networks)
+    inputs = {"observations": obs, "actions": actions}
+
+    def call(given: Arrays) -> Arrays:
+        return {name: array_of(partial(fn, *given.values()), shape, f"{rows} rows")}
+
+    answer = call(inputs)
+    case = stepwise_case(obs, actions, {"a": actions[None], name: answer[name][None]}, (name,))
+    premises = partial(require, f"your {title}", call, inputs, answer, another(inputs))
+    return agreement(setting_of(networks, "ood", 1), case, title, networks, premises)
 
 
 def setting_of(networks: Checkpoint, estimator: EstimatorLike, T: int) -> Setting:
@@ -122,10 +143,14 @@ def stepwise_case(
 
 
 def agreement(
-    setting: Setting, case: RecordedCase, title: str, networks: Checkpoint
+    setting: Setting,
+    case: RecordedCase,
+    title: str,
+    networks: Checkpoint,
+    premises: Callable[[], None] = lambda: None,
 ) -> SamplerReport:
     """The report of a port that agrees; raises CrossCheckError with it of one that does not."""
-    chosen, _, diagnosis = diagnose(setting, [case])
+    chosen, _, diagnosis = diagnose(setting, [case], premises=premises)
     calls = (f"{len(case.inputs.obs)} rows",)
     if not diagnosis.agrees:
         raise CrossCheckError(

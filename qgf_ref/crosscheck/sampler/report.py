@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from qgf_ref.crosscheck.compare import Comparison
 from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, Judgement
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, Explanation
 from qgf_ref.interop.trace_file import CAUSAL
+from qgf_ref.page import facts, figure, html_table, page
 from qgf_ref.plotting import new_figure, png
-from qgf_ref.tables import text_table
+from qgf_ref.tables import Table, text_table
 
 WIDTH = 98
 COLUMNS = 10
+MOST_COLUMNS = 100
+LEAST, MOST = 0.1, 1e6
+"""The ends of the picture's colours."""
 MANY = 4
 """More explanations than this mean that there is too little to explain."""
 PLACES = {
@@ -62,15 +67,23 @@ def text(result: Comparison) -> str:
             f"  {result.rows_undecided} rows not compared: rounding decides a branch there"
         )
     lines += [f"  note: {note}" for note in result.notes]
-    lines += ["", *diagnosis_lines(result.diagnosis)]
+    return "\n".join([*lines, "", *_why(result)])
+
+
+def _why(result: Comparison) -> list[str]:
+    lines = diagnosis_lines(result.diagnosis)
+    if result.alike:
+        lines += wrapped(f"On these inputs also: {' or '.join(map(str, result.alike))}.", "  ")
     if result.separate is not None:
         lines += wrapped(f"To tell them apart, run your sampler with {result.separate.why}.", "  ")
     elif result.diagnosis.ambiguous:
         lines.append("  No input that we know of separates them on this checkpoint.")
+    if result.diagnosis.ambiguous or result.alike:
+        lines.append("  The same on these inputs; confirm with check_sampler.")
     if result.hidden:
         names = ", ".join(result.hidden)
         lines += wrapped(f"This trace would not show: {names}.", "  ")
-    return "\n".join(lines)
+    return lines
 
 
 def place(step: int, quantity: str) -> str:
@@ -79,10 +92,25 @@ def place(step: int, quantity: str) -> str:
     return f"{quantity}{where}, {PLACES[quantity]}"
 
 
+def headline(diagnosis: Diagnosis, call: str = "") -> str:
+    """The diagnosis in a few words. call: the one in which an unknown difference shows first."""
+    if diagnosis.record:
+        return "; ".join(("your sampler agrees", *diagnosis.record))
+    if diagnosis.unknown is not None:
+        return f"unknown at {diagnosis.unknown}" + (f" (call '{call}')" if call else "")
+    return " or ".join(" + ".join(e.names) for e in diagnosis.explanations[:MANY])
+
+
 def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
     """The mistakes by name, or what is known of an unknown one."""
     if diagnosis.agrees:
         return ["DIAGNOSIS: nothing to explain; every recorded number is within rounding."]
+    if diagnosis.record:
+        return [
+            *wrapped(f"DIAGNOSIS: {headline(diagnosis)}.", ""),
+            *wrapped("Its final actions are the reference's to rounding: mend what you write down.",
+                     "  "),
+        ]  # fmt: skip
     if diagnosis.unknown is not None:
         return _unknown(diagnosis)
     lines = ["DIAGNOSIS"]
@@ -128,8 +156,11 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
     before = [" + ".join(map(str, made)) for made in diagnosis.so_far if made]
     if before:
         lines += wrapped(f"What comes before it is explained by: {' or '.join(before)}.", "  ")
+    for fact in diagnosis.known:
+        lines += wrapped(f"{name}: {fact}", "  ")
     for near in diagnosis.nearest:
-        lines.append(f"  nearest: {near.made}, {100 * near.explained:.1f} % of the squared error")
+        share = f"explains {100 * near.explained:.1f} % of the squared error"
+        lines += wrapped(f"nearest: {near.made}, {share}", "  ")
     lines += wrapped(
         f"Look at how your code computes {name}; `qgf-ref explain` lists the reference's "
         "operations.",
@@ -139,21 +170,32 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
 
 
 def _table(judged: dict[str, Judgement]) -> list[str]:
+    header, rows = table(judged, COLUMNS)
+    words = text_table(header, rows, left=(0,), least=8, gap="")
+    return textwrap.indent(words, "  ").split("\n")
+
+
+def table(judged: dict[str, Judgement], most: int) -> Table:
+    """Error over rounding by quantity and step, at most so many steps; ! marks what is beyond."""
     steps = max(len(j.ratio) for j in judged.values())
-    shown = np.unique(np.linspace(0, steps - 1, min(steps, COLUMNS)).round().astype(int))
+    shown = np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int))
     rows = [
         [name, *(_cell(judged[name], int(k)) for k in (shown if name != "action" else shown[:1]))]
         for name in CAUSAL
         if name in judged
     ]
     rows = [row + [""] * (len(shown) + 1 - len(row)) for row in rows]
-    table = text_table(["", *(f"k={k}" for k in shown)], rows, left=(0,), least=8, gap="")
-    return textwrap.indent(table, "  ").split("\n")
+    return ["", *(f"k={k}" for k in shown)], rows
 
 
 def _cell(judged: Judgement, k: int) -> str:
-    value = float(max(judged.ratio[k], judged.peak[k]) if judged.excess[k] > 1 else judged.ratio[k])
-    return _shown(value) + ("!" if judged.excess[k] > 1 else "")
+    return _shown(_over_rounding(judged, k)) + ("!" if judged.excess[k] > 1 else "")
+
+
+def _over_rounding(judged: Judgement, k: int) -> float:
+    """Error over rounding; beyond the limit the larger of the two that are limited."""
+    ratio, peak = float(judged.ratio[k]), float(judged.peak[k])
+    return max(ratio, peak) if judged.excess[k] > 1 else ratio
 
 
 def _shown(value: float) -> str:
@@ -168,44 +210,73 @@ def wrapped(words: str, indent: str) -> list[str]:
 
 
 def heat_map(result: Comparison) -> bytes:
-    """A PNG: how many times over the limit, by quantity and step. Blue is rounding."""
+    """A PNG: error over rounding, the text's numbers, by quantity and step. Blue is rounding."""
     from matplotlib.colors import LogNorm
 
     names = [name for name in CAUSAL if name in result.judged]
     steps = max(len(result.judged[name].ratio) for name in names)
-    excess: Array = np.full((len(names), steps), np.nan)
+    colour: Array = np.full((len(names), steps), np.nan)
+    words: dict[tuple[int, int], str] = {}
     for i, name in enumerate(names):
-        values = result.judged[name].excess
-        where = slice(steps - 1, steps) if name == "action" else slice(0, len(values))
-        excess[i, where] = np.where(np.isfinite(values), values, 1e8)
-    figure = new_figure(max(5.0, 1.9 + 0.52 * min(steps, 20)), 1.4 + 0.42 * len(names))
-    axes = figure.add_subplot()
+        judged = result.judged[name]
+        for k in range(len(judged.ratio)):
+            at = steps - 1 if name == "action" else k
+            value = np.nan_to_num(_over_rounding(judged, k), nan=MOST, posinf=MOST)
+            # the limit depends on how far our own runs spread: its colour does not
+            beyond = judged.excess[k] > 1
+            colour[i, at] = max(value, 1.01 * RMS_LIMIT) if beyond else min(value, RMS_LIMIT)
+            words[i, at] = _cell(judged, k)
+    canvas = new_figure(max(5.6, 1.9 + 0.52 * min(steps, 20)), 1.4 + 0.42 * len(names))
+    axes = canvas.add_subplot()
     image = axes.imshow(
-        np.clip(excess, 1e-2, 1e6), norm=LogNorm(1e-2, 1e6), cmap=_colours(), aspect="auto"
+        np.clip(colour, LEAST, MOST), norm=LogNorm(LEAST, MOST), cmap=_colours(), aspect="auto"
     )
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(0, steps, max(1, steps // 10)))
     axes.set_xlabel("denoising step k (action: after the last)")
     kind = "teacher-forced" if result.forced else "free-running"
     verdict = "agrees" if result.agrees else "disagrees"
-    axes.set_title(f"{verdict} ({kind}): error / limit of rounding", fontsize=10, loc="left")
+    axes.set_title(f"{verdict} ({kind}): error / rounding", fontsize=10, loc="left")
     if steps <= 20:
-        for i, k in np.argwhere(np.isfinite(excess)):
-            value = excess[i, k]
-            label = f"{value:.1f}" if value < 10 else f"{value:.0e}".replace("e+0", "e")
-            dark = value > 1e3 or value < 0.1
+        for (i, k), label in words.items():
+            dark = colour[i, k] > 3e2 or colour[i, k] < 0.5
             axes.text(k, i, label, ha="center", va="center", fontsize=6.5,
                       color="white" if dark else "black")  # fmt: skip
-    bar = figure.colorbar(image, ax=axes, ticks=[1e-2, 1, 1e2, 1e4, 1e6])
-    bar.ax.set_yticklabels(["0.01", "1 = limit", "100", "1e4", "≥ 1e6"], fontsize=7)
-    return png(figure)
+    bar = canvas.colorbar(image, ax=axes, ticks=[0.1, 1, RMS_LIMIT, 100, 1e4, MOST])
+    bar.ax.set_yticklabels(
+        ["0.1", "1 = rounding", f"{RMS_LIMIT:g} = limit", "100", "1e4", "≥ 1e6"], fontsize=7
+    )
+    bar.ax.minorticks_off()
+    return png(canvas)
 
 
 def _colours() -> Any:
-    """Blue up to the limit, from pale to dark red beyond it (LogNorm 1e-2 … 1e6: a quarter)."""
+    """Blues up to the limit, reds beyond it, from one that cannot be taken for nothing."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    calm = colormaps["Blues_r"](np.linspace(0.35, 0.9, 64))
-    loud = colormaps["OrRd"](np.linspace(0.25, 1.0, 192))
-    return ListedColormap(np.concatenate([calm, loud]))
+    calm = round(256 * np.log(RMS_LIMIT / LEAST) / np.log(MOST / LEAST))
+    blues = colormaps["Blues_r"](np.linspace(0.3, 0.95, calm))
+    reds = colormaps["Reds"](np.linspace(0.5, 1.0, 256 - calm))
+    return ListedColormap(np.concatenate([blues, reds]))
+
+
+def html(result: Comparison, origin: dict[str, Any], picture: bytes | None = None) -> bytes:
+    """The comparison as one page, with the picture in it. origin: how it was made."""
+    case, d = result.case, result.diagnosis
+    verdict = "agrees" if result.agrees else f"disagrees: {headline(d)}"
+    sections = {}
+    if result.worst is not None and result.first is not None:
+        first = f"first disagreement: {place(*result.first)}; worst element {result.worst}"
+        sections["Where"] = f"<p>{escape(first)}</p>"
+    caption = "Error over what rounding explains; rows in causal order, each from their inputs."
+    sections["How much"] = "" if picture is None else figure(picture, caption)
+    sections["How much"] += html_table(*table(result.judged, MOST_COLUMNS))
+    sections["Why"] = f"<pre>{escape(chr(10).join(_why(result)))}</pre>"
+    about = {
+        "trace": case.label, "checkpoint": result.setting.checkpoint.source,
+        "rows": len(case.inputs.obs), "denoising steps": result.setting.denoise_steps,
+        "estimator": result.setting.estimator.label, "weight": case.weight, **origin,
+    }  # fmt: skip
+    sections["How this was made"] = facts(about)
+    return page(f"Cross-check of {case.label}", verdict, result.agrees, sections)

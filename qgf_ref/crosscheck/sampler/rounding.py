@@ -9,7 +9,7 @@ moved by a unit in the last place at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -211,18 +211,17 @@ def norms(error: Array, rows: Array) -> tuple[Array, Array]:
 
 def scatter(
     truth: Callable[[Callable[[Port], Port]], Predicted],
-    ours: list[Callable[[], Predicted]],
+    runs: Sequence[Predicted],
     unit: float,
     best_of: int,
 ) -> Scatter:
-    """Run the truth (with its branches watched) and ours, and measure.
+    """Run the truth (with its branches watched), and measure how far our runs are from it.
 
-    truth   runs the float64 port after the given change; ours  run the float32 ports
+    truth   runs the float64 port after the given change; runs  of the float32 ports
     unit    of their precision: our float32 errors are scaled by unit/2⁻²⁴
     """
     branches = Branches(unit)
     exact = truth(branches.watching)
-    runs = [run() for run in ours]
     scale = unit / UNIT[np.dtype("float32")]
     every = np.ones(exact["v"].shape[1], bool)
     q_error = np.zeros(len(exact["v"]))
@@ -234,15 +233,21 @@ def scatter(
     tied = branches.undecided_choice(float(q_error.max(initial=0.0)))
     if tied is not None:
         chosen &= ~tied
+    start = Scatter(exact, {}, {}, {}, ~undecided, chosen, unit)
+    return measured(exact, runs, start)
+
+
+def measured(exact: Predicted, runs: Sequence[Predicted], like: Scatter) -> Scatter:
+    """The scatter of these runs about the truth, `like` another in unit and rows compared."""
+    scale = like.unit / UNIT[np.dtype("float32")]
     rms: dict[str, Array] = {}
     peak: dict[str, Array] = {}
     size: dict[str, Array] = {}
-    kept = Scatter(exact, rms, peak, size, ~undecided, chosen, unit)
     for name, value in exact.items():
         at = by_step(name, value)
-        rows = kept.rows(name)
+        rows = like.rows(name)
         differences = [norms(by_step(name, run[name]) - at, rows) for run in runs]
         rms[name] = scale * np.array([r for r, _ in differences])
         peak[name] = scale * np.array([p for _, p in differences])
         size[name] = norms(at, rows)[0]
-    return kept
+    return replace(like, truth=exact, rms=rms, peak=peak, size=size)

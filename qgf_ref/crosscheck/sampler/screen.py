@@ -12,7 +12,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
     first_quantity,
     order,
 )
-from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant
+from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant, value_variant
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
 from qgf_ref.interop.trace_file import CAUSAL
@@ -24,6 +24,10 @@ SCREEN = 100.0
 FIT_REACH, FIT_NUMBERS, FIT_SWEEPS, MOST_UNITS = 0.05, 5, 20, 8
 """Offsets of frequencies are fitted to an error below this share, to so many numbers for each at
 least, in so many rounds, and up to so many units.
+"""
+VALUE_STEPS, VALUE_SHIFT, VANISHING = 10, 1e-3, 1e-4
+"""Gauss–Newton steps to a mistake's value, the change in it that tells the slope, and the share of
+the gradient's length below which a value is none.
 """
 
 
@@ -130,6 +134,44 @@ class Screen:
         if (chosen == MOST_UNITS).all():
             return None
         return Made(made.name, offset_variant(tuple(int(n) - MOST_UNITS for n in chosen)))
+
+    def fitted_value(self, made: Made) -> Made | None:
+        """This mistake at the value that fits best, by Gauss–Newton in its logarithm.
+
+        None where that leaves nothing of the gradient: any such mistake is then no guidance. It
+        starts at the best of some lengths of the gradient, which all such values are like.
+        """
+        norms = np.linalg.norm(self.scatter.truth["g"], axis=-1)
+        norms = norms[np.isfinite(norms)]
+        if not norms.size:
+            return None
+        starts = [1.0, *np.quantile(norms, (0.05, 0.5, 0.95))]
+        starts = [x for size in starts if size > 0 for x in (size, 0.3 * size)]
+        with np.errstate(all="ignore"):
+            value = min(starts, key=lambda x: float(np.linalg.norm(self._left(made, x))))
+            for _ in range(VALUE_STEPS):
+                left = self._left(made, value)
+                further = self._left(made, value * (1 + VALUE_SHIFT))
+                slope = (left - further) / np.log1p(VALUE_SHIFT)
+                step = float(slope @ left) / float(slope @ slope) if slope.any() else 0.0
+                if not np.isfinite(step) or abs(step) < 1e-8:
+                    break
+                value *= float(np.exp(np.clip(step, -1, 1)))
+        if not value > VANISHING * np.median(norms):
+            return None
+        plain = (float(f"{value:.{digits}g}") for digits in (1, 2, 3, 4, 9))
+        return Made(made.name, value_variant(next(x for x in plain if abs(x / value - 1) < 1e-5)))
+
+    def _left(self, made: Made, value: float) -> Array:
+        """What is left of theirs with the mistake at this value, one axis; inf for NaN."""
+        port = self.search.setting.port((*self.base, Made(made.name, value_variant(value))))
+        coupled = made.mistake.coupled or any(item.mistake.coupled for item in self.base)
+        simulated = self.case.simulate(port, None if coupled else self.rows, self.upto)
+        value_there = simulated[self.quantity]
+        if coupled:
+            value_there = self._cut(value_there, self.quantity)
+        left: Array = np.nan_to_num(self.theirs - value_there, nan=np.inf).ravel()
+        return left
 
     def _with_offsets(self, made: Made, offsets: list[int]) -> Array:
         one = Made(made.name, offset_variant(tuple(offsets)))

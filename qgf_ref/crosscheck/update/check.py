@@ -19,11 +19,12 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.premises import MATTERS, broken_premise, difference
 from qgf_ref.crosscheck.update.diagnosis import LIMIT, TrainingDiagnosis, diagnose, unseen, wrapped
 from qgf_ref.crosscheck.update.inputs import case_of, precision_of, result_of
 from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.crosscheck.update.mistakes import IQL_BANK
-from qgf_ref.crosscheck.update.rounding import Truth, size, truth
+from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.batch import Batch, Hyperparameters
@@ -100,7 +101,9 @@ class TrainingReport:
 
     def __str__(self) -> str:
         state = "agrees to rounding" if self.passed else f"WRONG, first in {self.first}"
-        lines = [
+        named = self.diagnosis and " or ".join(fit.name for fit in self.diagnosis.fits)
+        lines = [] if self.passed else [named or f"unknown at {self.first}"]
+        lines += [
             f"training step: {state}",
             f"  {self.settings}",
             f"  judged as {self.precision}; time embedding {self.embedding}",
@@ -109,7 +112,7 @@ class TrainingReport:
         ]
         lines += map(str, self.comparisons)
         if self.note:
-            lines += ["", self.note]
+            lines += ["", *wrapped(self.note)]
         if self.diagnosis:
             lines += ["", str(self.diagnosis)]
             wrong = [c for c in self.comparisons if not c.passed]
@@ -136,6 +139,7 @@ def check_losses(
     updates: int = 0,
     seed: int = 0,
     bank: TrainingBank = IQL_BANK,
+    drawn: Mapping[str, Array] | None = None,
 ) -> TrainingReport:
     """Compare a training step with the reference; where it disagrees, name the mistake.
 
@@ -154,22 +158,61 @@ def check_losses(
              mistake of the bank
     bank     the recipe that is right, and the mistakes that are looked for; fn takes the recipe's
              draws and returns its losses, gradients and parameters
+    drawn    other draws of the recipe by name, of the shapes that fn takes
 
     What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
     A float64 implementation is held to float64's rounding, and its time embedding may be exact.
     Raises CrossCheckError, whose message is the report, if a quantity disagrees, and InputError on
-    arguments and results that cannot be compared.
+    arguments and results that cannot be compared. A step that disagrees is called again first:
+    nothing is explained of one whose answers its inputs do not decide.
     """
-    drawn = {"x0": x0, "t": t}
-    case = case_of(bank, checkpoint_of(checkpoint), batch, drawn, hyper, updates, seed)
+    given = {"x0": x0, "t": t, **(drawn or {})}
+    case = case_of(bank, checkpoint_of(checkpoint), batch, given, hyper, updates, seed)
     theirs = result_of(fn, case)
-    report = _judged(case, theirs, precision_of(theirs))
+
+    def premises() -> None:
+        # one that updates may go on from the parameters that it has updated
+        if not updates and (broken := _broken_premise(fn, case, theirs)):
+            raise CrossCheckError(broken)
+
+    report = _judged(case, theirs, precision_of(theirs), premises)
     if not report.passed:
+        if updates and report.diagnosis is not None and not report.diagnosis.fits:
+            broken = _broken_premise(fn, case, theirs)
+            note = f"Called again, {broken}; or it goes on from its updated parameters."
+            report = replace(report, note=note if broken else report.note)
         raise CrossCheckError(report)
     return report
 
 
-def _judged(case: TrainingCase, theirs: Mapping[str, Any], precision: str) -> TrainingReport:
+def _broken_premise(fn: TrainingStep, case: TrainingCase, theirs: Mapping[str, Any]) -> str | None:
+    def flat(values: Mapping[str, Any]) -> dict[str, Array]:
+        parts = {n: x.arrays() if "/" in n else [np.asarray(x)] for n, x in values.items()}
+        return {n: np.concatenate([a.ravel() for a in parts[n]]) for n in theirs}
+
+    def right(drawn: Mapping[str, Array]) -> dict[str, Array]:
+        return flat(exact(case.bank.reference, replace(case, drawn=drawn), "float64", "exact"))
+
+    axes = {draw.name: 1 + draw.row_axis for draw in case.bank.reference.draws}
+    others = {name: np.roll(array, 1, axes[name]) for name, array in case.drawn.items()}
+    usual = right(case.drawn)
+
+    def depends(name: str) -> bool:
+        moved = right({**case.drawn, name: others[name]})
+        return any(difference(moved[n], usual[n]) > MATTERS for n in theirs)
+
+    def call(drawn: Mapping[str, Array]) -> dict[str, Array]:
+        return flat(result_of(fn, replace(case, drawn=drawn)))
+
+    return broken_premise("your training step", call, case.drawn, flat(theirs), others, depends)
+
+
+def _judged(
+    case: TrainingCase,
+    theirs: Mapping[str, Any],
+    precision: str,
+    premises: Callable[[], None] = lambda: None,
+) -> TrainingReport:
     embeddings: tuple[Precision, ...] = (
         ("float32",) if precision == "float32" else ("exact", "float32")
     )
@@ -187,6 +230,7 @@ def _judged(case: TrainingCase, theirs: Mapping[str, Any], precision: str) -> Tr
         if all(c.passed for c in comparisons):
             hidden = unseen(case, theirs, reference, precision, embedding)
             return TrainingReport(*about, unseen=hidden)
+        premises()
         diagnosis = diagnose(case, theirs, reference, precision, embedding)
         reports.append(TrainingReport(*about, diagnosis=diagnosis))
         if diagnosis.fits:
@@ -217,9 +261,10 @@ def _comparison(reference: Truth, quantity: str, theirs: Any) -> QuantityCompari
 
 def _settings(case: TrainingCase) -> str:
     ck, hyper = case.checkpoint, case.hyper
+    members = next((p.ensemble for p in ck.params.values() if p.ensemble), 1)
     return (
         f"{len(case.batch.obs)} rows, O = {ck.obs_dim}, D = {ck.flat_action_dim}, "
-        f"E = {ck.critic.ensemble}; {case.updates} updates\n"
+        f"E = {members}; {case.updates} updates\n"
         f"  discount {hyper.discount:g}, horizon {hyper.horizon}, expectile {hyper.expectile:g}, "
         f"tau {hyper.tau:g}, learning rate {hyper.learning_rate:g}"
     )

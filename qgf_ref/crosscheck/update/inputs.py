@@ -36,11 +36,12 @@ def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> Ba
     many = 16 * rows
     obs = rng.standard_normal((many, checkpoint.obs_dim))
     action = rng.uniform(-1, 1, (many, checkpoint.flat_action_dim))
-    nets = checkpoint.astype("float64").networks()
-    q, _ = ensemble_reduce(
-        nets.target_critic.forward(obs, action)[0], checkpoint.options.q_aggregation
-    )
-    above = q > nets.value.forward(obs)[0]
+    above: Array = np.arange(many) % 2 == 0
+    if {"target_critic", "value"} <= checkpoint.params.keys():
+        wide = checkpoint.astype("float64")
+        q = wide.network("target_critic").forward(obs, action)[0]
+        q, _ = ensemble_reduce(q, checkpoint.options.q_aggregation)
+        above = q > wide.network("value").forward(obs)[0]
     half = rows // 2
     # half of them above if there are as many, then whichever come first
     order = np.concatenate([np.flatnonzero(above)[:half], np.flatnonzero(~above)])
@@ -82,6 +83,10 @@ def case_of(
         raise InputError(f"updates must be an integer ≥ 0, got {updates!r}")
     batch = default_batch(checkpoint, seed) if batch is None else _batch(batch, checkpoint)
     hyper = checkpoint.hyperparameters() if hyper is None else hyper
+    names = {draw.name for draw in bank.reference.draws}
+    for name, array in drawn.items():
+        if array is not None and name not in names:
+            raise unknown_name("draw", name, names)
     rng, n = np.random.default_rng([seed, 1]), max(int(updates), 1)
     arrays: dict[str, Array] = {}
     for draw in bank.reference.draws:
@@ -119,7 +124,7 @@ def result_of(fn: Callable[..., Any], case: TrainingCase) -> dict[str, Any]:
                 f"{name} was returned, but there are no updates: give updates=1 or more"
             )
     return {
-        name: _params(result[name], name, getattr(case.checkpoint, name.split("/")[1]))
+        name: _params(result[name], name, case.checkpoint.part(name.split("/")[1]))
         if "/" in name
         else _loss(result[name], name)
         for name in quantities

@@ -140,9 +140,7 @@ def _reordered_run(
     def reorder(params: MLPParams, name: str) -> MLPParams:
         return permuted(params, np.random.default_rng(orders[name]))
 
-    changed: dict[str, Any] = {
-        name: reorder(getattr(case.checkpoint, name), name) for name in orders
-    }
+    changed: dict[str, Any] = {name: reorder(case.checkpoint.part(name), name) for name in orders}
     drawn = dict(case.drawn)
     if (t := drawn.get(FLOW_TIMES.name)) is not None:
         towards = rng.choice([0, 1, 2], t.shape)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from qgf_ref.crosscheck.sampler.mistakes.base import Mistake, offset_variant, offsets_of
-from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, GRADIENT
+from qgf_ref.crosscheck.sampler.mistakes.base import (
+    QUERY_ONLY,
+    Mistake,
+    offset_variant,
+    offsets_of,
+)
+from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
 from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
 from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
 from qgf_ref.crosscheck.sampler.mistakes.query import QUERY
@@ -27,8 +32,8 @@ BANK: tuple[Mistake, ...] = (
     *SELECTION,
 )
 NO_OFFSET = offset_variant((0,) * (DIM // 2))
-_BY_NAME = {m.name: m for m in BANK}
-_POSITION = {m.name: i for i, m in enumerate(BANK)}
+_BY_NAME = {m.name: m for m in (*BANK, *FACTORS)}
+_POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
 class Made(NamedTuple):
@@ -59,13 +64,13 @@ Mistakes = tuple[Made, ...]
 def mistake(name: str) -> Mistake:
     """The mistake of this name. Raises InputError, listing the names, on another."""
     if name not in _BY_NAME:
-        raise unknown_name("mistake", name, _BY_NAME)
+        raise unknown_name("mistake", name, mistake_names())
     return _BY_NAME[name]
 
 
 def mistake_names() -> tuple[str, ...]:
     """The names of the bank, in its order."""
-    return tuple(_BY_NAME)
+    return tuple(m.name for m in BANK)
 
 
 def with_mistakes(port: Port, made: Mistakes) -> Port:
@@ -93,7 +98,7 @@ def first_quantity(made: Made) -> int:
     m = made.mistake
     if made.variant == "in the critic only":
         return order("q")
-    return order(m.first)
+    return order("a1_hat" if made.variant == QUERY_ONLY else m.first)
 
 
 def order(quantity: str) -> int:

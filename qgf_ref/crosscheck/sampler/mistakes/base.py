@@ -17,6 +17,14 @@ AREAS = ("network", "time", "query", "gradient", "aggregation", "batch", "update
 
 
 OFFSETS = "frequencies off by"
+AT = "at "
+NETWORK_ONLY, QUERY_ONLY = "in the network only", "in 1 − t only"
+"""Of a time that only one of its two uses has wrong."""
+
+
+def value_variant(value: float) -> str:
+    """The variant of a mistake that is made with this value."""
+    return f"{AT}{value:.9g}"
 
 
 def offset_variant(offsets: tuple[int, ...]) -> str:
@@ -49,6 +57,7 @@ class Mistake:
     selects  only best-of-N shows it
     family   variants beyond the listed ones: (offsets) → change, where offsets are whole units in
              the last place of the embedding's frequencies, which a diagnosis fits
+    at       variants beyond the listed ones: a value > 0 → change, which a diagnosis fits
     harmless offsets up to this size are another library's rounding, not a mistake
     coarse   it rounds: where float32 rounding tips a value over the edge between two coarse
              numbers, two runs of the same mistake differ by a share of its own effect
@@ -65,9 +74,12 @@ class Mistake:
     coarse: bool = False
     family: Callable[[tuple[int, ...]], Change] | None = None
     harmless: int = 0
+    at: Callable[[float], Change] | None = None
 
     def made_in(self, variant: str, port: Port) -> Port:
-        """`port` with this mistake, in a listed variant or one of the family."""
+        """`port` with this mistake, in a listed variant, one of the family, or at a value."""
+        if self.at is not None and variant.startswith(AT):
+            return self.at(float(variant.removeprefix(AT)))(port)
         if self.family is not None and variant.startswith(OFFSETS):
             return self.family(offsets_of(variant))(port)
         return self.variants[variant](port)
@@ -124,6 +136,11 @@ def changing_options(**options: Any) -> Mapping[str, Change]:
         return replace(net, options=replace(net.options, **options))
 
     return in_networks(lambda p: p.with_policy(apply), lambda p: p.with_critics(apply))
+
+
+def at_values(at: Callable[[float], Change], *values: float) -> Mapping[str, Change]:
+    """The variants at these values, the first the usual one."""
+    return {value_variant(value): at(value) for value in values}
 
 
 def gradient_rule(

@@ -12,6 +12,8 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.base import (
     Change,
     Mistake,
+    at_values,
+    drift_rule,
     estimator_kernels,
     gradient_rule,
     is_guided,
@@ -99,6 +101,30 @@ def _per_norm(g: Array, by: Array | float) -> Array:
     return by * np.divide(g, norm, out=np.zeros_like(g), where=norm > 0)
 
 
+def _scaled_to(norm: float) -> Change:
+    return gradient_rule(lambda g, step, flow: _per_norm(g, norm))[""]
+
+
+def _signs(size: float) -> Change:
+    return gradient_rule(lambda g, step, flow: size * np.sign(g))[""]
+
+
+def _norms_at_most(bound: float) -> Change:
+    return gradient_rule(lambda g, step, flow: _at_most(g, _norm(g), bound))[""]
+
+
+def _whole_norm_at_most(bound: float) -> Change:
+    return gradient_rule(lambda g, step, flow: _at_most(g, np.sqrt((g * g).sum()), bound))[""]
+
+
+def _at_most(g: Array, norm: Array, bound: float) -> Array:
+    return g * np.minimum(1, bound / np.maximum(norm, np.finfo(g.dtype).tiny))
+
+
+def _elements_at_most(bound: float) -> Change:
+    return gradient_rule(lambda g, step, flow: np.clip(g, -bound, bound))[""]
+
+
 def _reduction(weight: Callable[[Array], Array]) -> Mapping[str, Change]:
     """weight: q (E, B) → the derivative of the aggregate in each member, (E, B)."""
 
@@ -120,10 +146,13 @@ def _sum_member(q: Array) -> Array:
     return chosen
 
 
-def _member_0(q: Array) -> Array:
-    chosen = np.zeros_like(q)
-    chosen[0] = 1
-    return chosen
+def of_member(e: int) -> Change:
+    """The gradient of member e alone."""
+
+    def chosen(q: Array) -> Array:
+        return np.arange(len(q))[:, None] + 0 * q == e
+
+    return _reduction(chosen)[""]
 
 
 def _first(q: Array) -> Array:
@@ -174,10 +203,21 @@ GRADIENT: tuple[Mistake, ...] = (
             one(lambda port: port.with_rule(_over_batch_and_members)), is_guided, coupled=True),
     Mistake("gradient-unit-norm", "gradient", "g",
             "the gradient is normalised to length 1: QGF uses it raw",
-            gradient_rule(lambda g, step, flow: _per_norm(g, 1.0)), is_guided),
+            one(_scaled_to(1.0)), is_guided, at=_scaled_to),
+    Mistake("gradient-norm-clipped", "gradient", "g",
+            "each row's gradient is clipped to a norm (grad_clip_norm): QGF uses it raw",
+            at_values(_norms_at_most, 1.0, 0.5), is_guided, at=_norms_at_most),
+    Mistake("gradient-norm-clipped-batch", "batch", "g",
+            "the gradients of all rows are clipped to a norm together (clip_grad_norm_ of the "
+            "whole batch), so that a gradient depends on the other rows: QGF uses it raw",
+            at_values(_whole_norm_at_most, 1.0, 0.5), is_guided, coupled=True,
+            at=_whole_norm_at_most),
+    Mistake("gradient-value-clipped", "gradient", "g",
+            "each element of the gradient is clipped (clip_grad_value_): QGF uses it raw",
+            at_values(_elements_at_most, 1.0, 0.5), is_guided, at=_elements_at_most),
     Mistake("gradient-sign", "gradient", "g",
             "the sign of the gradient (GradStep's option): QGF uses it raw",
-            gradient_rule(lambda g, step, flow: np.sign(g)), is_guided),
+            one(_signs(1.0)), is_guided, at=_signs),
     Mistake("gradient-times-1-t", "gradient", "g",
             "the gradient is scaled by 1−t: QGF has no such factor",
             gradient_rule(lambda g, step, flow: (1 - step.time) * g), is_guided),
@@ -223,7 +263,7 @@ AGGREGATION: tuple[Mistake, ...] = (
             lambda port: is_guided(port) and has_members(port)),
     Mistake("ensemble-member-0", "aggregation", "g",
             "the gradient of member 0 alone (Q1 only, as in TD3)",
-            _reduction(_member_0), lambda port: is_guided(port) and has_members(port)),
+            one(of_member(0)), lambda port: is_guided(port) and has_members(port)),
     Mistake("ensemble-min-of-batch-sum", "aggregation", "g",
             "the minimum over members is taken after the sum over the batch: one member for all "
             "rows, so that a gradient depends on the other rows",
@@ -237,6 +277,15 @@ AGGREGATION: tuple[Mistake, ...] = (
             "jax.numpy.min splits it equally (torch.amin does, too)",
             _reduction(_first), lambda port: is_guided(port) and _min(port)),
 )  # fmt: skip
+
+
+FACTORS: tuple[Mistake, ...] = (
+    Mistake("gradient-times-constant", "gradient", "g", "the gradient is multiplied by a constant",
+            {}, is_guided, at=lambda c: gradient_rule(lambda g, step, flow: c * g)[""]),
+    Mistake("weight-times-constant", "update", "a", "the weight is multiplied by a constant",
+            {}, is_guided, at=lambda c: drift_rule(lambda v, g, w, step, flow: v + c * w * g)[""]),
+)  # fmt: skip
+"""Not in the bank, as any number fits: on a run of one weight, some of its mistakes are these."""
 
 
 def _over_batch_and_members(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

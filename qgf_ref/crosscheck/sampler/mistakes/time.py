@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.mistakes.base import Change, Mistake, one
+from qgf_ref.crosscheck.sampler.mistakes.base import NETWORK_ONLY, QUERY_ONLY, Change, Mistake, one
 from qgf_ref.crosscheck.sampler.port import Port, Substituted, retimed
 from qgf_ref.flow.path import time_grid
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.ops.time_embedding import (
     DIM,
     MAX_PERIOD,
@@ -61,13 +62,20 @@ def _with_columns(order: list[int]) -> Mapping[str, Change]:
     return _embedding(embed)
 
 
-def _index(port: Port) -> Port:
-    T = port.flow.denoise_steps
+def _embedded_as(times: Callable[[Array, int], Array]) -> Change:
+    """Another time for the network alone: k (B,), T → times."""
 
-    def embed(t: Array, dim: int, precision: Any) -> tuple[Array, TimeEmbeddingCache]:
-        return time_embedding(np.rint(t * T), dim, precision)
+    def apply(port: Port) -> Port:
+        T = port.flow.denoise_steps
 
-    return _embedding(embed)[""](port)
+        def embed(t: Array, dim: int, precision: Any) -> tuple[Array, TimeEmbeddingCache]:
+            # with another mistake in the grid, t may lie beyond it
+            k = np.clip(np.rint(t * T), 0, T - 1)
+            return time_embedding(times(k, T), dim, precision)
+
+        return _embedding(embed)[""](port)
+
+    return apply
 
 
 def _precision(name: Any) -> Mapping[str, Change]:
@@ -83,19 +91,44 @@ Time = Callable[[Any, Any, Any], Any]
 """(k, T, the number type) → t_k"""
 
 
-def _grid(**ways: Time) -> Mapping[str, Change]:
-    """Variants that differ in how float32 rounds the same formula."""
+def _grid(in_query: bool = False, **ways: Time) -> Mapping[str, Change]:
+    """Variants that differ in how float32 rounds the same formula, and in which use of t has it.
 
-    def change(way: Time) -> Change:
+    in_query   also 1 − t alone, unless a factor of the one-step estimate says the same
+    """
+
+    def times(way: Time, port: Port) -> tuple[float, ...]:
+        kind = np.float32 if port.flow.time_precision == "float32" else np.float64
+        T = port.flow.denoise_steps
+        return tuple(float(way(kind(k), kind(T), kind)) for k in range(T))
+
+    def everywhere(way: Time) -> Change:
+        return lambda port: replace(port, flow=retimed(port.flow, times(way, port)))
+
+    def in_network(way: Time) -> Change:
         def apply(port: Port) -> Port:
-            kind = np.float32 if port.flow.time_precision == "float32" else np.float64
-            T = port.flow.denoise_steps
-            grid = tuple(float(way(kind(k), kind(T), kind)) for k in range(T))
-            return replace(port, flow=retimed(port.flow, grid))
+            grid = np.array(times(way, port))
+            return _embedded_as(lambda k, T: grid[k.astype(int)])(port)
 
         return apply
 
-    return {label.replace("_", " "): change(way) for label, way in ways.items()}
+    def in_one_step(way: Time) -> Change:
+        def apply(port: Port) -> Port:
+            grid = times(way, port)
+
+            def rule(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
+                return base(flow, replace(step, time=grid[step.index]))
+
+            return port.with_rule(rule)
+
+        return apply
+
+    labelled = {label.replace("_", " "): way for label, way in ways.items()}
+    variants = {label: everywhere(way) for label, way in labelled.items()}
+    variants |= {f"{label}, {NETWORK_ONLY}": in_network(way) for label, way in labelled.items()}
+    if in_query:
+        variants[QUERY_ONLY] = in_one_step(next(iter(ways.values())))
+    return variants
 
 
 def _accumulated(k: Any, T: Any, kind: Any) -> Any:
@@ -150,7 +183,7 @@ TIME: tuple[Mistake, ...] = (
     Mistake(
         "time-index", "time", "v",
         "the network gets the step's index k instead of t = k/T",
-        one(_index),
+        one(_embedded_as(lambda k, T: k)),
     ),
     Mistake(
         "time-float64", "time", "v",
@@ -182,6 +215,7 @@ TIME: tuple[Mistake, ...] = (
     Mistake(
         "grid-inclusive", "time", "v", f"t = k/(T−1), as linspace(0, 1, T) has it: {GRID}",
         _grid(
+            True,
             divided=lambda k, T, f: k / (T - f(1)),
             times_the_reciprocal=lambda k, T, f: k * (f(1) / (T - f(1))),
         ),
@@ -199,6 +233,7 @@ TIME: tuple[Mistake, ...] = (
     Mistake(
         "grid-midpoint", "time", "v", f"t = (k+½)/T: {GRID}",
         _grid(
+            True,
             divided=lambda k, T, f: (k + f(0.5)) / T,
             times_the_reciprocal=lambda k, T, f: (k + f(0.5)) * (f(1) / T),
             plus_half_a_step=lambda k, T, f: k / T + f(0.5) / T,
