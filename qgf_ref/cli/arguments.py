@@ -45,6 +45,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
             metavar="P",
             help=f"{text} {default}",
         )
+    parser.add_argument(
+        "--critic",
+        type=path_or_name,
+        metavar="P",
+        help="another checkpoint, whose critic guides and ranks instead",
+    )
     add_option_arguments(parser)
 
 
@@ -94,7 +100,8 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
     """The checkpoint that the arguments name."""
-    return load(args.checkpoint, dtype=dtype, **given_options(args))
+    critic = getattr(args, "critic", None)
+    return load(args.checkpoint, dtype=dtype, critic=critic, **given_options(args))
 
 
 def load_checkpoints(args: argparse.Namespace, dtype: str) -> list[Checkpoint]:

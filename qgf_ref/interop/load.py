@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.combination import combined
 from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
@@ -24,6 +25,9 @@ EMBEDDED = "cube-single-play"
 
 _ASSETS = Path(str(files("qgf_ref") / "assets"))
 
+CheckpointLike = Checkpoint | str | Path
+"""Networks, or the path of their file."""
+
 
 def load(
     path: str | Path = EMBEDDED,
@@ -31,6 +35,8 @@ def load(
     dtype: DTypeLike = "float64",
     rules: Rules = None,
     target_critic_from: str | None = None,
+    policy: CheckpointLike | None = None,
+    critic: CheckpointLike | None = None,
     **options: Any,
 ) -> Checkpoint:
     """The checkpoint at `path`, in `dtype` (float64 by default: the reference's precision).
@@ -43,23 +49,32 @@ def load(
     rules    a rule file (`qgf_ref.interop.mapping.by_rules`), or its content, where those names do
              not tell
     target_critic_from  "critic" where such a file has no target critic
+    policy   instead of `path`: networks, or the path of their file
+    critic   networks, or the path of their file, whose critic guides and ranks instead
+             (`qgf_ref.agents.combination`)
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile, layer_norm_eps (official: 1e-6): they override what is stored
 
     Raises InputError when the file is missing, refused, corrupt, lacks an option, or when its names
-    leave more than one reading.
+    leave more than one reading; when a policy and a critic do not fit each other.
     """
-    checkpoint, _ = load_as_stored(path, options, rules, target_critic_from)
-    return with_auxiliary(checkpoint).astype(dtype)
+    if policy is not None:
+        if path != EMBEDDED:
+            raise InputError("give path or policy, not both")
+        path = policy if not isinstance(policy, Checkpoint) else path
+    if isinstance(policy, Checkpoint):
+        checkpoint = policy.astype(dtype)
+    else:
+        stored, _ = load_as_stored(path, options, rules, target_critic_from)
+        checkpoint = with_auxiliary(stored).astype(dtype)
+    return checkpoint if critic is None else combined(checkpoint, checkpoint_of(critic, dtype))
 
 
-CheckpointLike = Checkpoint | str | Path
-"""Networks, or the path of their file."""
-
-
-def checkpoint_of(given: CheckpointLike) -> Checkpoint:
-    """The checkpoint itself, or the one at that path."""
-    return given if isinstance(given, Checkpoint) else load(given)
+def checkpoint_of(given: CheckpointLike, dtype: DTypeLike | None = None) -> Checkpoint:
+    """The checkpoint itself, or the one at that path (in float64); in `dtype` if that is given."""
+    if isinstance(given, Checkpoint):
+        return given if dtype is None else given.astype(dtype)
+    return load(given, dtype=dtype or "float64")
 
 
 def load_as_stored(
