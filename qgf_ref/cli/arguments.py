@@ -185,7 +185,7 @@ def next_command(
     words_typed = getattr(args, "words", [])
     for action in _parser_of(command)._actions:
         name = action.dest
-        shared = command == args.command or name not in NOT_CARRIED
+        shared = command == getattr(args, "command", command) or name not in NOT_CARRIED
         if name in changes:
             value = None if changes[name] is False else changes[name]
         elif name in vars(args) and shared and (carry is None or name in carry):

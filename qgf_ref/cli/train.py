@@ -186,7 +186,7 @@ def _report_beside(
     if trained.signal is not None:
         print(
             f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
-            f"saved in {where}\nNext: {next_command(args, args.command)}  (goes on)"
+            f"saved in {where}\nNext: {next_command(args, getattr(args, "command", "train"))}  (goes on)"
         )
         return 128 + trained.signal
     if trained.rows:
