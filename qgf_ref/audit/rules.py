@@ -55,7 +55,7 @@ class AuditedStates:
         time = k / len(self.a)
         return {
             "obs": self.obs, "action": self.a[k], "noise": self.noise, "time": time,
-            "label": 1,
+            "label": 1, "step": 2,
         }  # fmt: skip
 
 

@@ -12,7 +12,10 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK, Made, Mistakes, candidates
 from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
+from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import InputError
+from qgf_ref.guidance.queries import critic_gradient
+from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.testing import (
     CrossCheckError,
     SamplerReport,
@@ -195,3 +198,62 @@ def test_velocity_critic_and_gradient_are_checked_alone() -> None:
         check_gradient(lambda obs, action: gradient(obs, action) / len(obs), CHECKPOINT)
     with pytest.raises(CrossCheckError, match="floats of shape"):
         check_critic(lambda obs, action: critic(obs, action)[0], CHECKPOINT)
+
+
+def foreign(estimator: str) -> Callable[[Array, Array, Array], Array]:
+    """G of somebody's code, in float32, its sums in an order of its own."""
+    guide = setting(CHECKPOINT, estimator).port((), "float32", OTHER_ORDER)
+
+    def g(obs: Array, a_t: Array, t: Array) -> Array:
+        assert obs.dtype == a_t.dtype == t.dtype == np.float32 and t.shape == (len(obs),)
+        k = round(float(t[0]) * CHECKPOINT.options.denoise_steps)
+        step = denoising_step(guide.flow, obs, a_t, k, 0.3)
+        return estimator_by_name(estimator)(guide.flow, step).gradient
+
+    return g
+
+
+@pytest.mark.parametrize("name", ["qgf", "qgf_jacobian", "bptt", "ood"])
+def test_the_gradient_of_an_estimator_alone(name: str) -> None:
+    report = check_gradient(foreign(name), CHECKPOINT, name, rows=8)
+    assert report.agrees and f"G of {name}" in str(report)
+
+
+def at_unclipped_estimate(obs: Array, a_t: Array, t: Array) -> Array:
+    flow = networks()
+    unclipped = a_t + (1 - t[:, None]) * flow.field.forward(obs, a_t, t)[0]
+    return critic_gradient(flow, obs, unclipped).gradient
+
+
+@pytest.mark.parametrize(
+    ("fn", "name", "mistake"),
+    [
+        (lambda *x: -foreign("qgf")(*x), "qgf", "gradient-negated"),
+        (lambda *x: -foreign("qgf_jacobian")(*x), "qgf_jacobian", "gradient-negated"),
+        (lambda *x: foreign("qgf_jacobian")(*x) / len(x[0]), "qgf_jacobian", "gradient-batch-mean"),
+        (foreign("qgf_jacobian"), "qgf", "gradient-jacobian"),
+        (foreign("qgf"), "qgf_jacobian", "gradient-plain"),
+        (lambda *x: (1 - x[2][:, None]) * foreign("qgf")(*x), "qgf", "gradient-times-1-t"),
+        (foreign("ood"), "qgf", "query-noisy"),
+        (at_unclipped_estimate, "qgf", "query-unclipped"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_in_the_gradient_of_an_estimator_is_named(
+    fn: Callable[[Array, Array, Array], Array], name: str, mistake: str
+) -> None:
+    with pytest.raises(CrossCheckError, match=mistake):
+        check_gradient(fn, CHECKPOINT, name, rows=8)
+
+
+def test_a_gradient_that_depends_on_the_weight_is_given_it() -> None:
+    given: list[float] = []
+
+    def g(obs: Array, a_t: Array, t: Array, weight: float) -> Array:
+        given.append(weight)
+        return foreign("qgf")(obs, a_t, t)
+
+    assert check_gradient(g, CHECKPOINT, "qgf", rows=8, weight=0.7).agrees
+    assert set(given) == {0.7}
+    with pytest.raises(InputError, match="unknown estimator 'qfg'"):
+        check_gradient(g, CHECKPOINT, "qfg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -37,26 +38,7 @@ def check_velocity(
     Called at all T times of the sampler. Returns and raises as `check_sampler`.
     """
     networks = checkpoint_of(checkpoint)
-    setting = setting_of(networks, "none", networks.options.denoise_steps)
-    obs, actions = _states(networks, rows, seed)
-    times = setting.port(dtype="float32").flow.times
-    T, inputs = len(times), {"observations": obs, "actions": actions}
-
-    def call(given: Arrays, k: int) -> Arrays:
-        at = given.get("time", np.full(rows, times[k], np.float32))
-        ask = partial(fn, given["observations"], given["actions"], at)
-        return {"v": array_of(ask, actions.shape, f"t = {k}/{T}")}
-
-    v = [call(inputs, k)["v"] for k in range(T)]
-    others = {**another(inputs), "time": np.full(rows, times[-1], np.float32)}
-    if T == 1:
-        del others["time"]
-    states = np.broadcast_to(actions, (T, *actions.shape))
-    case = stepwise_case(obs, actions, {"a": states, "v": np.stack(v)}, ("v",))
-    premises = partial(
-        require, "your velocity field", partial(call, k=0), inputs, {"v": v[0]}, others
-    )
-    return agreement(setting, case, "velocity field", networks, premises)
+    return _at_times(fn, networks, "none", "v", rows, seed, "velocity field")
 
 
 @one_blas_thread()
@@ -78,20 +60,80 @@ def check_critic(
 
 @one_blas_thread()
 def check_gradient(
-    fn: Callable[[Array, Array], Array],
+    fn: Callable[..., Array],
     checkpoint: CheckpointLike,
+    estimator: EstimatorLike | None = None,
     *,
     rows: int = 32,
     seed: int = 0,
+    weight: float = 0.3,
 ) -> SamplerReport:
-    """Check ∇Q of the aggregated target critic. fn: (obs (B, O), action (B, D)), float32 → (B, D).
+    """Check ∇Q of the aggregated target critic, or the G of an estimator, that other code computes.
 
-    Each row's gradient is its own (that of the sum over the batch). Returns and raises as
-    `check_sampler`.
+    fn         (obs (B, O), action (B, D)), float32 → ∇Q (B, D); with an estimator: (obs, a_t, t
+               (B,)) → G (B, D), called at all T times. A function that must have a fourth argument
+               gets the weight
+    estimator  which G it should be, e.g. "qgf_jacobian"; None: ∇Q alone
+    weight     for estimators that depend on it
+
+    Each row's gradient is its own (that of the sum over the batch). A difference is diagnosed with
+    the bank's mistakes of query and gradient. Returns and raises as `check_sampler`.
     """
     networks = checkpoint_of(checkpoint)
-    shape = rows, networks.flat_action_dim
-    return _at_states(fn, networks, "g", shape, rows, seed, "critic gradient")
+    if estimator is None:
+        shape = rows, networks.flat_action_dim
+        return _at_states(fn, networks, "g", shape, rows, seed, "critic gradient")
+    guide = estimator_by_name(estimator)
+    if _takes(fn, 4) and not _takes(fn, 3):
+        fn = partial(_weighted, fn, weight)
+    return _at_times(fn, networks, guide, "g", rows, seed, f"G of {guide.label}", weight)
+
+
+def _weighted(fn: Callable[..., Array], weight: float, *inputs: Array) -> Array:
+    return fn(*inputs, weight)
+
+
+def _takes(fn: Callable[..., Array], count: int) -> bool:
+    """Whether fn can be called with so many arguments."""
+    try:
+        inspect.signature(fn).bind(*range(count))
+    except (TypeError, ValueError):  # or it has no signature
+        return False
+    return True
+
+
+def _at_times(
+    fn: Callable[..., Array],
+    networks: Checkpoint,
+    estimator: EstimatorLike,
+    name: str,
+    rows: int,
+    seed: int,
+    title: str,
+    weight: float = 0.0,
+) -> SamplerReport:
+    """The check of fn(obs, action, t (B,)) → (B, D), the quantity `name`, at all T times."""
+    setting = setting_of(networks, estimator, networks.options.denoise_steps)
+    obs, actions = _states(networks, rows, seed)
+    times = setting.port(dtype="float32").flow.times
+    T, inputs = len(times), {"observations": obs, "actions": actions}
+
+    def call(given: Arrays, k: int) -> Arrays:
+        at = given.get("time", np.full(rows, times[k], np.float32))
+        ask = partial(fn, given["observations"], given["actions"], at)
+        return {name: array_of(ask, actions.shape, f"t = {k}/{T}")}
+
+    answers = [call(inputs, k)[name] for k in range(T)]
+    others = dict(another(inputs))
+    if T > 1 and name == "v":  # a gradient need not depend on the time
+        others["time"] = np.full(rows, times[-1], np.float32)
+    states = np.broadcast_to(actions, (T, *actions.shape))
+    recorded = {"a": states, name: np.stack(answers)}
+    case = stepwise_case(obs, actions, recorded, (name,), weight)
+    premises = partial(
+        require, f"your {title}", partial(call, k=0), inputs, {name: answers[0]}, others
+    )
+    return agreement(setting, case, title, networks, premises)
 
 
 def _at_states(
