@@ -184,9 +184,10 @@ def _report_beside(
         "metrics": trained.rows[-1] if trained.rows else None,
     }  # fmt: skip
     if trained.signal is not None:
+        again = next_command(args, getattr(args, "command", "train"))
         print(
             f"{signal_name(trained.signal)} after update {trained.updates} of {updates}; all is "
-            f"saved in {where}\nNext: {next_command(args, getattr(args, "command", "train"))}  (goes on)"
+            f"saved in {where}\nNext: {again}  (goes on)"
         )
         return 128 + trained.signal
     if trained.rows:
