@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,8 @@ def explain(
     noise (B, D), or drawn from `seed` for the whole batch, so that `row` means the same in both.
     Raises InputError when row or index is out of range.
     """
-    flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
+    whole: Any = checkpoint.guided_flow(embedding=embedding)
+    flow = estimator.on(whole)
     obs = matrix(obs, "obs", columns=checkpoint.obs_dim)
     for name, value, size in (("row", row, len(obs)), ("step", index, flow.denoise_steps)):
         if not 0 <= value < size:
@@ -143,8 +145,8 @@ def explain(
     chain = trace(flow, obs[one], estimator=estimator, weight=weight, noise=noise[one])
 
     ledger = Ledger()
-    ledger.declare_params("policy", checkpoint.policy)
-    ledger.declare_params("critic", checkpoint.target_critic)
+    ledger.declare_params("policy", whole.field.params)
+    ledger.declare_params("critic", whole.critic.params)
     for name, params in checkpoint.auxiliary.present().items():
         ledger.declare_params(name, params)
     action, state = chain.a[index], chain.obs

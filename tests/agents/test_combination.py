@@ -89,3 +89,11 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     with np.load(tmp_path / "out.npz") as arrays:
         np.testing.assert_allclose(arrays["action"], expected, atol=1e-12)
+
+
+def test_explain_follows_any_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "qam.safetensors"
+    qgf_ref.save_checkpoint(of_agent("qam"), path)
+    assert main(["explain", "--checkpoint", str(path), "--obs", "normal"]) == 0
+    printed = capsys.readouterr().out
+    assert "policy 0" in printed and "re-derived from the ledger alone: the same bits" in printed
