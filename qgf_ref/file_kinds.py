@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from qgf_ref.errors import listing
+from qgf_ref.errors import InputError, listing
 
 START = 512
 """Bytes that tell: tar's mark stands at 257."""
@@ -27,6 +30,22 @@ _STARTS = {
 }
 _MARKUP = re.compile(rb"\s*(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--|error)", re.I)
 _JSON = re.compile(rb'\s*(\{\s*("|\}|$)|\[)')
+
+
+@contextmanager
+def naming_the_cache(path: Path) -> Iterator[None]:
+    """Add to an error of reading `path`, if in Hugging Face's cache, that it may be removed."""
+    try:
+        yield
+    except InputError as error:
+        parts = path.absolute().parts
+        own = next((i for i, part in enumerate(parts) if part.startswith("models--")), None)
+        if own is None:
+            raise
+        place = Path(*parts[: own + 1])
+        raise InputError(
+            f"{error}. It is in Hugging Face's cache: remove {place}, and it is fetched again"
+        ) from error
 
 
 def odd_kind(start: bytes) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, require_writable, user_path
-from qgf_ref.interop.load import EMBEDDED, embedded_observations, is_embedded, load
+from qgf_ref.interop.auxiliary_file import with_auxiliary
+from qgf_ref.interop.load import (
+    EMBEDDED,
+    embedded_observations,
+    is_embedded,
+    load,
+    load_as_stored,
+)
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
@@ -99,9 +107,14 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
-    """The checkpoint that the arguments name."""
+    """The checkpoint that the arguments name; what was assumed of its names goes to stderr."""
+    options = given_options(args)
+    chosen = [options.pop(name, None) for name in ("rules", "target_critic_from")]
+    checkpoint, mapping = load_as_stored(args.checkpoint, options, *chosen)
+    for note in mapping.notes if mapping else ():
+        print(f"note: {note}", file=sys.stderr)
     critic = getattr(args, "critic", None)
-    return load(args.checkpoint, dtype=dtype, critic=critic, **given_options(args))
+    return load(policy=with_auxiliary(checkpoint), dtype=dtype, critic=critic)
 
 
 def load_checkpoints(args: argparse.Namespace, dtype: str) -> list[Checkpoint]:

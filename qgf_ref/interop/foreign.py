@@ -10,6 +10,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import options_from
 from qgf_ref.arrays import Array
 from qgf_ref.errors import listing
+from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.interop.format import Format
 from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
@@ -61,7 +62,9 @@ def load_foreign(
     Raises InputError on a file that is refused or damaged, on names that do not tell one mapping,
     and on options that are not given.
     """
-    file, said = form.read(path), rule_file(rules)
+    with naming_the_cache(path):
+        file = form.read(path)
+    said = rule_file(rules)
     mapping = mapped(file.tensors, said, str(path))
     mapping = complete(mapping, target_critic_from, str(path), file.tensors)
     mapping.notes.extend(file.notes)

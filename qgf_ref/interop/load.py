@@ -14,6 +14,7 @@ from qgf_ref.agents.combination import combined
 from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.files import read_npz, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
 from qgf_ref.interop.foreign import Rules, load_foreign
@@ -95,7 +96,8 @@ def load_as_stored(
         )
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
-    path, form = located(user_path(path))
+    with naming_the_cache(user_path(path)):
+        path, form = located(user_path(path))
     if rules is None and target_critic_from is None and form.load is not None:
         checkpoint = form.load(path, options)
         if checkpoint is not None:

@@ -20,6 +20,7 @@ from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
 from qgf_ref.agents.registry import agent_of_file
 from qgf_ref.errors import InputError
+from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.files import user_path, write_atomically
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.parameter_file import (
@@ -92,7 +93,8 @@ def present_parts(agent: Agent, tensors: Iterable[str]) -> tuple[str, ...]:
 
 def _load_ours(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint; None when the file says that it is somebody else's."""
-    file = read_safetensors(path)
+    with naming_the_cache(path):
+        file = read_safetensors(path)
     ours = file.metadata.get("format", "").startswith("qgf_ref.")
     return load_native(path, overrides, file) if ours else None
 

@@ -62,7 +62,8 @@ def read_flags(path: Path) -> dict[str, Any]:
 def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint at `path`; options from `flags.json` beside it, `overrides` first.
 
-    None when it is another's, without an agent that has a policy or one tree of networks.
+    None when it is another's, whose names tell: without an agent that has a policy with a tree of
+    its own, or one tree of networks without one.
 
     Raises InputError on a file that is refused, truncated, or not a QGF agent, and on options
     that neither source gives.
@@ -74,9 +75,11 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     together = isinstance(agent.get("network"), dict)
     if not together and not isinstance(agent.get("policy"), dict):
         return None
+    trees = _networks_together(agent, str(path)) if together else {}
+    if "policy" in trees:
+        return None
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
-    trees = _networks_together(agent, str(path)) if together else {}
     kind = official_agent(trees, flags, str(path)) if together else _apart(flags)
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     chosen = {k: v for k, v in overrides.items() if v is not None}

@@ -254,6 +254,7 @@ def test_every_command_that_names_a_checkpoint_takes_rules(
     run = ["trace", "--checkpoint", str(path), "--input", str(inputs), "--weight", "0.1"]
     assert main([*run, "--out", str(tmp_path / "t.npz"), *flags]) == 0
     assert main(["explain", "--checkpoint", str(path), "--obs", "normal", *flags]) == 0
+    assert "note: passed over as asked: encoder.weight\n" in capsys.readouterr().err
     capsys.readouterr()
     for command in (
         "audit",
@@ -269,6 +270,15 @@ def test_every_command_that_names_a_checkpoint_takes_rules(
             main([command, "--help"])
         out = capsys.readouterr().out
         assert "--rules" in out and "--target-critic-from" in out, command
+
+
+def test_a_network_of_another_name_can_be_named(tmp_path: Path) -> None:
+    tensors = {k.replace("target.critic", "critic_ema"): a for k, a in WEIGHTS.items()}
+    path = put(tmp_path / "a.npz", tensors)
+    with pytest.raises(InputError, match="no parameter of ours fits critic_ema") as caught:
+        qgf_ref.load(path, **OPTIONS)
+    rules = str(caught.value).partition("name it: ")[2].partition("}}")[0] + "}}"
+    same(qgf_ref.load(path, rules=json.loads(rules), **OPTIONS), OURS)
 
 
 # --- pickles -----------------------------------------------------------------------------------
@@ -389,6 +399,22 @@ def test_a_directory_with_a_file_for_each_network(tmp_path: Path) -> None:
     put(tmp_path / "encoder.npz", {"weight": HIDDEN})
     with pytest.raises(InputError, match=r"found: actor.npz, .*: name one"):
         qgf_ref.load(tmp_path, **OPTIONS)
+
+
+def test_a_damaged_file_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    """Is named with what to do: it would be found damaged for ever."""
+    place = tmp_path / "hub" / "models--me--agent" / "snapshots" / "5185163"
+    place.mkdir(parents=True)
+    whole = shards(tmp_path / "d")
+    part = (whole / "model-00001-of-00002.safetensors").read_bytes()
+    for name, data in (("a.safetensors", part[:-9]), ("b.pt", b""), ("c.npz", b"PK\3\4")):
+        (place / name).write_bytes(data)
+        with pytest.raises(InputError, match=r"cache: remove .*/models--me--agent, and it"):
+            qgf_ref.load(place / name, **OPTIONS)
+    (place / "d.safetensors").write_bytes(part)
+    with pytest.raises(InputError) as caught:
+        qgf_ref.load(place / "d.safetensors", **OPTIONS)
+    assert "cache" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [".metadata", "zero_to_fp32.py", "saved_model.pb"])

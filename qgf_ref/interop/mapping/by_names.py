@@ -19,6 +19,7 @@ from qgf_ref.interop.mapping.modules import (
     Module,
     NetworkModules,
     Path,
+    naming,
     networks_in,
     numbers,
     passing_over,
@@ -52,7 +53,8 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
             raise mapping_error(
                 f"{source}: no parameter of ours fits {listing(left)} ({len(left)} tensors left "
                 "over). If they do not matter, pass them over by a rule file (--rules R.json): "
-                f"{passing_over(left, used)}",
+                f"{passing_over(left, used)}; if they are a network, name it: "
+                f"{naming(left, used)}",
                 entries,
             )
     if ignored:

@@ -70,7 +70,10 @@ def layers_of(
     for module in kernels.values():
         name = module.names[module.kernel or ""]
         if "bias" not in module.names:
-            raise InputError(f"{where}: {listing([name])} has no bias beside it (store zeros)")
+            raise InputError(
+                f"{where}: {listing([name])} has no bias beside it (if the layer has none, store "
+                "zeros)"
+            )
         if len(module.shapes[module.kernel or ""]) not in (2, 3):
             shape = module.shapes[module.kernel or ""]
             raise InputError(f"{where}: {listing([name])} has shape {shape}, not 2 or 3 axes")

@@ -253,11 +253,24 @@ def networks_in(
 
 def passing_over(names: Iterable[str], kept: Iterable[str]) -> str:
     """What a rule file says that passes over `names`, and nothing of `kept`."""
-    kept, globs = list(kept)[:MOST_TENSORS], dict[str, None]()
+    globs = [f"{start}*" if start[-1] in "./" else start for start in _starts(names, kept)]
+    text = json.dumps({"ignore": globs[:8] + ["…"] * (len(globs) > 8)}, ensure_ascii=False)
+    return text if text.isprintable() and len(text) < 400 else '{"ignore": [NAMES, * for anything]}'
+
+
+def naming(names: Iterable[str], kept: Iterable[str]) -> str:
+    """What a rule file says that makes a network of `names`, and of nothing of `kept`."""
+    first = _starts(names, kept)[0].rstrip("./")
+    text = json.dumps({"rename": {first: "target_critic"}}, ensure_ascii=False)
+    return text if text.isprintable() and len(text) < 200 else '{"rename": {NAME: NETWORK}}'
+
+
+def _starts(names: Iterable[str], kept: Iterable[str]) -> list[str]:
+    """How `names` begin, up to the first dot or slash up to which none of `kept` does so."""
+    kept = list(kept)[:MOST_TENSORS]
+    starts = []
     for name in list(names)[:200]:
         ends = [m.end() for m in re.finditer(r"[./]", name)]
-        begin = next((name[:e] for e in ends if not any(k.startswith(name[:e]) for k in kept)), "")
-        globs[f"{begin}*" if begin else name] = None
-    shown = [*list(globs)[:8], *(["…"] if len(globs) > 8 else [])]
-    text = json.dumps({"ignore": shown}, ensure_ascii=False)
-    return text if text.isprintable() and len(text) < 400 else '{"ignore": [NAMES, * for anything]}'
+        own = (name[:e] for e in ends if not any(k.startswith(name[:e]) for k in kept))
+        starts.append(next(own, name))
+    return list(dict.fromkeys(starts))
