@@ -142,13 +142,14 @@ def _told_of_cache(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        with suppress(InputError):  # a user without a home has no cache
-            if user_path(path).absolute().parent == user_path(CACHE).absolute():
-                raise InputError(
-                    f"{error}. It lies in OGBench's cache: remove it (rm {path}), and it is "
-                    "fetched again"
-                ) from error
-        raise
+        cache = None
+        with suppress(InputError):  # a user without a home has none
+            cache = user_path(CACHE).absolute()
+        if user_path(path).absolute().parent != cache:
+            raise
+        raise InputError(
+            f"{error}. It lies in OGBench's cache: remove it (rm {path}), and it is fetched again"
+        ) from error
 
 
 def _cached(name: str) -> Path:

@@ -60,11 +60,13 @@ def recorded_with(dataset: str, data: str | None) -> str | None:
         place = user_path(data if data is not None else CACHE)
         inside = place / f"{dataset}.npz"
         path = inside if inside.exists() else place
+        if not path.exists():
+            return None
         for report in (path.with_suffix(".json"), path.parent / f"{dataset}.json"):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 content = json.loads(report.read_text(encoding="utf-8"))
                 return str(content["configuration"]["versions"]["mujoco"])
-        return UNKNOWN if path.exists() and path.stem.startswith(dataset) else None
+        return UNKNOWN
     return None
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 
 from qgf_ref import InputError
 from qgf_ref.data import datasets
-from qgf_ref.data.datasets import find_dataset, load_transitions
+from qgf_ref.data.datasets import find_dataset, load_transitions, read_dataset
 from qgf_ref.data.tasks import dataset_env, relabel, seeded_reset, task
 from tests.conftest import SHARED
 from tests.data.synthetic import DATASET, TASK, episodes, write_dataset
@@ -208,3 +212,70 @@ def test_names() -> None:
     for name in ("cube-single-play-singletask-v0", "cube-sngle-play-v0"):
         with pytest.raises(InputError, match="cube-single"):
             dataset_env(name)
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        (("a-000", "a-002"), "a-001.npz"),
+        (("a-1", "a-2", "a-5"), "a-3.npz, a-4.npz"),
+        (("a-000", "a-001", "a-000-val", "a-001-val", "a-002-val"), "a-002.npz"),
+        (("a-000", "a-001", "a-002", "a-000-val", "a-001-val"), "a-002-val.npz"),
+    ],
+)
+def test_a_missing_part_is_named(present: tuple[str, ...], missing: str, tmp_path: Path) -> None:
+    for name in present:
+        (tmp_path / f"{name}.npz").write_bytes(b"")
+    with pytest.raises(InputError, match=f"lacks {missing}: put them there"):
+        find_dataset(DATASET, tmp_path)
+
+
+def test_the_last_part_is_missed_by_what_collect_wrote(tmp_path: Path) -> None:
+    place = tmp_path / DATASET
+    place.mkdir()
+    names = [f"{DATASET}/{DATASET}-{n:03d}.npz" for n in range(3)]
+    (tmp_path / f"{DATASET}.json").write_text(json.dumps({"files": names}))
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=f"lacks {DATASET}-002.npz"):
+        find_dataset(DATASET, place)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>busy</html>", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_in_the_cache_says_how_to_get_another(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{DATASET}.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as elsewhere:
+        read_dataset(path, ("observations",))
+    assert "cache" not in str(elsewhere.value)
+    monkeypatch.setattr(datasets, "CACHE", tmp_path)
+    with pytest.raises(InputError, match=rf"remove it \(rm {path}\), and it is fetched again"):
+        read_dataset(path, ("observations",))
+
+
+def test_slices_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CACHE", tmp_path)
+    (tmp_path / DATASET).mkdir()
+    for n in range(2):
+        (tmp_path / DATASET / f"{DATASET}-{n:03d}.npz").write_bytes(b"")
+    assert len(find_dataset(DATASET).train) == 2
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MUJOCO_GL": "osmesa"},
+        {"MUJOCO_GL": "glx"},
+        {"MUJOCO_GL": "cgl", "PYOPENGL_PLATFORM": "osmesa"},
+        {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "7"},
+    ],
+)
+def test_what_draws_nothing_loads_no_opengl(variables: dict[str, str]) -> None:
+    code = f"from qgf_ref.data.tasks import task; task({TASK!r}).make_env().close()"
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,32 @@ def test_without_a_place_it_says_so(
     finally:
         monkeypatch.undo()
         cache.directory.cache_clear()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_full_disk_costs_no_result(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def full(*_: object) -> Iterator[None]:
+        raise OSError(number, os.strerror(number))
+        yield
+
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+    monkeypatch.setattr(cache.IndexDataCacheFile, "_open_for_write", full)
+    cache._say_not_kept.cache_clear()
+    twice, thrice = cache.kernel(lambda x: 2 * x), cache.kernel(lambda x: 3 * x)
+    assert (twice(2), thrice(2)) == (4, 6)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"cannot be kept in {tmp_path} ({os.strerror(number)}): going on without" in said
+
+
+def test_numbas_switch_for_debugging_is_not_for_our_code() -> None:
+    place = "qgf_ref.backends.numba.kernels.cache"
+    code = f"from {place} import inner; print(inner(lambda x: -x).signatures)"
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
