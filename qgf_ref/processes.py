@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -52,10 +54,14 @@ class Crew(Generic[Job, Result]):
             return self
         context = multiprocessing.get_context("spawn")
         self._stack.callback(self._end)
+        # a worker only needs the script that was started for what is defined in it; else one that
+        # has no `if __name__ == "__main__"` would start it all over again
+        needed = b"__main__" in pickle.dumps(self._tool)
         for _ in range(self._count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_worker, args=(theirs,), daemon=True)
-            _start_deaf(process)
+            with nullcontext() if needed else _without_script():
+                _start_deaf(process)
             theirs.close()
             self._processes[ours] = process
         for connection in self._processes:
@@ -160,6 +166,18 @@ def _answer(work: Callable[[Any], Any], job: Any) -> Any:
             f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno}) on {job}; "
             "--workers 1 shows the whole traceback"
         )
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Processes that are started meanwhile do not import the script that runs."""
+    names = vars(sys.modules["__main__"])
+    kept = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    names["__spec__"] = None
+    try:
+        yield
+    finally:
+        names.update(kept)
 
 
 def _start_deaf(process: BaseProcess) -> None:

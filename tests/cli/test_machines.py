@@ -363,3 +363,20 @@ def test_every_long_job_of_the_api_is_held() -> None:
     named = [getattr(testing, name) for name in testing.__all__ if name.startswith("check_")]
     for job in (*named, compare, explain, run_study):
         assert hasattr(job, "__wrapped__"), job
+
+
+SCRIPT = """
+from qgf_ref.cli.main import main
+print("exit code", main([*"collect pointmaze-medium-navigate-v0 --episode-steps 5".split(),
+                         "--episodes", "1", "--workers", "2", "--out", PLACE]))
+"""
+
+
+def test_workers_do_not_start_the_script_all_over_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"PLACE = {str(tmp_path)!r}\n{SCRIPT}")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "exit code 0", done.stderr
+    assert done.stdout.count("exit code") == 1
