@@ -172,7 +172,9 @@ def _answer(work: Callable[[Any], Any], job: Any) -> Any:
 def _without_script() -> Iterator[None]:
     """Processes that are started meanwhile do not import the script that runs."""
     names = vars(sys.modules["__main__"])
-    kept = {name: names.pop(name) for name in ("__file__", "__spec__") if name in names}
+    kept: dict[str, Any] = {
+        name: names.pop(name) for name in ("__file__", "__spec__") if name in names
+    }
     names["__spec__"] = None
     try:
         yield
