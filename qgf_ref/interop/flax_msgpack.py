@@ -11,7 +11,6 @@ front, and the options as JSON in a string `options`.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import write_atomically
-from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.format import Format, Written, stated
 from qgf_ref.interop.real_tensors import (
     MOST_AXES,
     TensorFile,
@@ -274,7 +273,7 @@ def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
-    options = json.dumps(checkpoint.options.stated())
+    options = stated(checkpoint)
     tree = _nested({w.name: w.array for w in tensors})
     write_atomically(path, msgpack_bytes({**tree, "options": options}))
 

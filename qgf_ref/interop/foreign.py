@@ -6,18 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
+from qgf_ref.agents.registry import agent_of_file
 from qgf_ref.arrays import Array
-from qgf_ref.errors import listing
+from qgf_ref.errors import InputError, listing
 from qgf_ref.file_kinds import naming_the_cache
-from qgf_ref.interop.format import Format
+from qgf_ref.interop.format import Format, our_names
 from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
 from qgf_ref.interop.mapping.gaps import require_no_gaps
 from qgf_ref.interop.mapping.mapping import NameMapping, assemble, complete
+from qgf_ref.interop.native import present_parts
 from qgf_ref.interop.official import read_flags
-from qgf_ref.interop.parameter_file import json_object
+from qgf_ref.interop.official_agents import with_stated
+from qgf_ref.interop.parameter_file import json_object, parameter_groups
 
 Rules = str | Path | Mapping[str, Any] | None
 """A rule file, or what is in one (`qgf_ref.interop.mapping.by_rules`)."""
@@ -49,8 +54,10 @@ def load_foreign(
     overrides: Mapping[str, Any],
     rules: Rules = None,
     target_critic_from: str | None = None,
-) -> tuple[Checkpoint, NameMapping]:
+) -> tuple[Checkpoint, NameMapping | None]:
     """(checkpoint, which tensor became which parameter), in the dtypes of the file.
+
+    Of an npz that `convert` wrote of another agent than the paper's, whose names are ours, None.
 
     form                how it is read
     overrides           options that win over a flags.json beside the file, and that over the JSON
@@ -64,14 +71,31 @@ def load_foreign(
     """
     with naming_the_cache(path):
         file = form.read(path)
+    stored = json_object(file.options, f"{path}: the stored options") if file.options else {}
+    chosen = {k: v for k, v in overrides.items() if v is not None}
+    agent = with_stated(agent_of_file(str(stored.get("agent", IQL.name)), str(path)), stored)
+    if agent.parts != IQL.parts:
+        return _of_another_agent(agent, path, form, file.tensors, {**stored, **chosen}), None
     said = rule_file(rules)
     mapping = mapped(file.tensors, said, str(path))
     mapping = complete(mapping, target_critic_from, str(path), file.tensors)
     mapping.notes.extend(file.notes)
     networks = assemble(file.tensors, mapping, str(path))
-    stored = json_object(file.options, f"{path}: the stored options") if file.options else {}
     flags = path / "flags.json" if path.is_dir() else path.with_name("flags.json")
     beside = read_flags(flags) if flags.exists() else {}
-    chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **beside, **chosen}, str(path))
-    return Checkpoint(options, params=networks, source=str(path)), mapping
+    return Checkpoint(options, params=networks, source=str(path), agent=agent), mapping
+
+
+def _of_another_agent(
+    agent: Agent, path: Path, form: Format, tensors: Mapping[str, Array], stated: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint in a file that says whose it is. Raises InputError on names not ours."""
+    if form.names is not our_names:
+        raise InputError(
+            f"{path} is of the agent {agent.name} under the names of {form.name}, which are "
+            "written and not read: give what it was converted from, or convert that to .npz"
+        )
+    params = parameter_groups(tensors, present_parts(agent, tensors), str(path))
+    options = options_from(stated, str(path))
+    return Checkpoint(options, params=params, source=str(path), agent=agent)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.iql import IQL
 from qgf_ref.arrays import Array
 from qgf_ref.interop.real_tensors import TensorFile
 from qgf_ref.nets.mlp import MLPParams
@@ -25,6 +27,13 @@ class Written:
 def our_names(part: str, params: MLPParams) -> Iterable[Written]:
     """policy.layers.0.kernel …: the names of our own files."""
     return [Written(f"{part}.{own}", f"{part}.{own}", array) for own, array in params.named()]
+
+
+def stated(checkpoint: Checkpoint) -> str:
+    """JSON of what the arrays do not tell: options, the agent's settings, and whose they are."""
+    agent = checkpoint.agent
+    name = {} if agent.name == IQL.name else {"agent": agent.name}
+    return json.dumps({**checkpoint.options.stated(), **agent.stated, **name})
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.files import user_path, write_atomically
 from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.official_agents import with_stated
 from qgf_ref.interop.parameter_file import (
     json_object,
     of_kind,
@@ -80,7 +81,7 @@ def load_native(
     chosen = {k: v for k, v in overrides.items() if v is not None}
     options = options_from({**stored, **chosen}, str(path))
     agent = agent_of_file(metadata.get("agent", IQL.name), str(path))
-    agent = agent.having({name: stored[name] for name in agent.stated if name in stored})
+    agent = with_stated(agent, stored)
     params = parameter_groups(tensors, present_parts(agent, tensors), str(path))
     return Checkpoint(options, params=params, source=str(path), agent=agent)
 

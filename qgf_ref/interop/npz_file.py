@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import npz_bytes, write_atomically
-from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.format import Format, Written, stated
 from qgf_ref.interop.real_tensors import (
     MOST_AXES,
     TensorFile,
@@ -88,7 +87,7 @@ def _npy(data: bytes, where: str) -> Array | None:
 
 def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
     arrays: dict[str, Any] = {w.name: w.array for w in tensors}
-    options = np.array(json.dumps(checkpoint.options.stated()))
+    options = np.array(stated(checkpoint))
     write_atomically(path, npz_bytes({**arrays, "options": options}))
 
 

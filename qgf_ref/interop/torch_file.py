@@ -27,7 +27,6 @@ with a critic as ModuleList of its members, all networks in a ModuleDict.
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import write_atomically
-from qgf_ref.interop.format import Format, Written
+from qgf_ref.interop.format import Format, Written, stated
 from qgf_ref.interop.real_tensors import (
     TensorFile,
     flatten,
@@ -203,7 +202,7 @@ def _names(network: str, params: MLPParams) -> Iterator[Written]:
 
 
 def _write(path: Path, tensors: Sequence[Written], checkpoint: Checkpoint) -> None:
-    options = json.dumps(checkpoint.options.stated())
+    options = stated(checkpoint)
     write_atomically(path, torch_bytes({w.name: w.array for w in tensors}, options))
 
 

@@ -20,6 +20,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import backend_named
+from qgf_ref.cli.main import main
 from qgf_ref.flow.diffusion import CORRECTED, OFFICIAL, SamplerClips, ddpm
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.losses.batch import Batch
@@ -197,11 +198,13 @@ def test_both_flows_of_qam(variant: str, inv_temp: float, flow: str) -> None:
     assert np.abs(chunks - z[f"{flow}/actions"]).max() < SAMPLES
 
 
-def test_read_converted_and_read_again(case: Path, tmp_path: Path) -> None:
-    """The official pickle, in our format, with its own settings."""
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_read_converted_and_read_again(case: Path, suffix: str, tmp_path: Path) -> None:
+    """The official pickle, under our names, with its own settings."""
     ck = qgf_ref.load(case / "params_0.pkl", dtype="float32")
-    qgf_ref.save_checkpoint(ck, tmp_path / "copy.safetensors")
-    copy = qgf_ref.load(tmp_path / "copy.safetensors", dtype="float32")
+    path = tmp_path / f"copy{suffix}"
+    assert main(["convert", str(case / "params_0.pkl"), str(path)]) == 0
+    copy = qgf_ref.load(path, dtype="float32")
     assert copy.agent.name == case.parent.name and copy.agent.stated == ck.agent.stated
     assert copy.options == ck.options and copy.agent.part_names == ck.agent.part_names
     pairs: Any = ((copy.params[name], ck.params[name]) for name in ck.params)

@@ -66,6 +66,13 @@ def test_it_is_evaluated_and_converted(name: str, data: str, tmp_path: Path) -> 
         ("convert", run, str(tmp_path / "copy.pt")),
     ):
         assert main(list(command)) == 0, command
+    for copy in ("copy.safetensors", "copy.npz"):
+        assert qgf_ref.load(tmp_path / copy).agent.name == name
+    if name == "edp":  # its networks are those of the paper's agent
+        assert qgf_ref.load(tmp_path / "copy.msgpack").agent.name == name
+        return
+    with pytest.raises(InputError, match=f"of the agent {name} under the names of flax"):
+        qgf_ref.load(tmp_path / "copy.msgpack")
 
 
 @pytest.mark.parametrize("name", METHODS)
