@@ -9,6 +9,8 @@
                                                         corrected estimators beside qgf)
     python benchmarks/success.py methods --data data      (on its first task's: all test-
                                                         time methods, their networks trained first)
+    python benchmarks/success.py cube-single --redraw figures   (seconds: success and weights from
+                                                        success_cube-single.json, into figures/)
 
 For every task of the suite, `qgf-ref train` makes one run for each training seed (runs that are
 finished are taken as they are, interrupted ones are resumed), then the protocol of
@@ -41,7 +43,7 @@ from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights
 from qgf_ref.evaluation.protocol import evaluate
 from qgf_ref.evaluation.report import summary, write_report
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.suite import pooled, suite_markdown, suite_rows
+from qgf_ref.evaluation.suite import pooled, suite_markdown, suite_rows, suite_summary
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
@@ -228,6 +230,22 @@ def markdown(suite: Suite, settings: Settings, seeds: int, table: Sequence[dict[
     return suite_markdown(table, settings, made, seeds, paired=suite.runs_of is not None)
 
 
+def title(suite: str, tasks: Sequence[str]) -> str:
+    """What figures call the suite."""
+    return f"{suite}: {len(tasks)} tasks" if len(tasks) > 1 else tasks[0]
+
+
+def draw(content: dict[str, Any], place: Path) -> None:
+    """success_SUITE.png and weights_SUITE.png of what success_SUITE.json holds."""
+    suite, tasks = content["suite"], content["tasks"]
+    about = suite_summary(title(suite, [t["task"] for t in tasks]), content["rows"], tasks)
+    # a weight chosen for each task has no one maximum beside it
+    held_out = {**about, "selection": []} if len(tasks) > 1 else about
+    for name, figure in (("success", success_figure(held_out)), ("weights", weights_figure(about))):
+        if figure is not None:
+            write_atomically(place / f"{name}_{suite}.png", png(figure))
+
+
 def main() -> None:
     """Parse the command line, train, evaluate, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -238,8 +256,12 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="of every run (default: the suite's)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--redraw", type=Path, metavar="DIR", help="only draw again, into DIR")
     args = parser.parse_args()
     suite = SUITES[args.suite]
+    if args.redraw is not None:
+        draw(json.loads((args.results / f"success_{suite.name}.json").read_text()), args.redraw)
+        return
     origin = provenance()
     find_dataset(task(suite.tasks[0]).dataset, args.data)  # fails now rather than in every run
     configs, place = configurations(suite, args), args.runs / (suite.runs_of or suite.name)
@@ -262,28 +284,20 @@ def main() -> None:
         checkpoints = [load(run, dtype="float32") for run in runs]
         evaluations.append(evaluate(checkpoints, name, settings, directory=out))
         write_report(evaluations[-1], out)
-    several = len(suite.tasks) > 1
-    title = f"{suite.name}: {len(suite.tasks)} tasks" if several else suite.tasks[0]
-    whole = pooled(evaluations, title)
+    whole = pooled(evaluations, title(suite.name, suite.tasks))
     table = suite_rows(evaluations, whole)
-    write_json(
-        args.results / f"success_{suite.name}.json",
-        {
-            "suite": suite.name,
-            "rows": table,
-            "tasks": [summary(e) for e in evaluations],
-            "training": [json.loads((directory(place, c) / RECORD).read_text()) for c in configs],
-            **origin,
-        },
-    )
-    figures = {
-        "success": success_figure(replace(whole, selection=()) if several else whole),
-        "weights": weights_figure(whole),
-        "calibration": calibration_figure(whole),
+    content = {
+        "suite": suite.name,
+        "rows": table,
+        "tasks": [summary(e) for e in evaluations],
+        "training": [json.loads((directory(place, c) / RECORD).read_text()) for c in configs],
+        **origin,
     }
-    for name, figure in figures.items():
-        if figure is not None:
-            write_atomically(args.results / f"{name}_{suite.name}.png", png(figure))
+    write_json(args.results / f"success_{suite.name}.json", content)
+    draw(content, args.results)
+    figure = calibration_figure(whole)
+    if figure is not None:
+        write_atomically(args.results / f"calibration_{suite.name}.png", png(figure))
     text = markdown(suite, settings, len({c.seed for c in configs}), table)
     write_atomically(args.results / f"success_{suite.name}.md", text.encode())
     print(text)

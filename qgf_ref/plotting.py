@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any  # for annotations: Matplotlib is imported when the first figure is drawn
+
+
+GREY = "#B4B4B4"
+"""Of lines that a figure is not about."""
 
 
 class LineStyle(NamedTuple):
@@ -92,6 +97,36 @@ def dress(axes: Any, title: str, x: str, y: str, log: str = "") -> None:
     axes.set_ylabel(y)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def banded_line(
+    axes: Any,
+    x: Sequence[float],
+    rows: Sequence[Mapping[str, Any]],
+    y: str = "value",
+    *,
+    alpha: float = 0.12,
+    band: bool = True,
+    **look: Any,
+) -> None:
+    """Column y of the rows against x, and a band between its low and high unless it is grey."""
+    axes.plot(x, [r[y] for r in rows], **look)
+    if band and rows and ends(y)[0] in rows[0] and look["color"] != GREY:
+        low, high = ([r[end] for r in rows] for end in ends(y))
+        axes.fill_between(x, low, high, color=look["color"], alpha=alpha, linewidth=0)
+
+
+def ends(y: str) -> tuple[str, str]:
+    """The columns of an estimate's interval: low and high of "value", else NAME_low, NAME_high."""
+    return ("low", "high") if y == "value" else (f"{y}_low", f"{y}_high")
+
+
+def reach(row: Mapping[str, Any], y: str = "value") -> list[list[float]]:
+    """`Axes.errorbar`'s xerr or yerr of one estimate. A percentile interval need not hold the mean
+    of few, skewed values.
+    """
+    low, high = ends(y)
+    return [[max(row[y] - row[low], 0)], [max(row[high] - row[y], 0)]]
 
 
 def legend_beside(axes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from benchmarks import success
 from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.protocol import Evaluation, evaluate
+from qgf_ref.evaluation.report import selection_rows, summary
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.suite import difference_text, minus_qgf, pooled, suite_rows
+from qgf_ref.evaluation.suite import difference_text, minus_qgf, pooled, suite_rows, suite_summary
 from qgf_ref.files import write_json
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import Record
@@ -42,6 +44,17 @@ def test_pooling_is_over_all_episodes() -> None:
     for i, cell in enumerate(whole.selection):
         assert cell.weight == evaluations()[0].selection[i].weight
         assert len(cell.episodes) == 16
+
+
+def test_figures_are_drawn_from_what_is_written(tmp_path: Path) -> None:
+    whole = pooled(evaluations(), "two tasks")
+    tasks = json.loads(json.dumps([summary(e) for e in evaluations()]))
+    about = suite_summary(whole.task, suite_rows(evaluations(), whole), tasks)
+    columns = ("method", "weight", "success", "success_low", "success_high", "by_checkpoint")
+    assert about["selection"] == [{c: r[c] for c in columns} for r in selection_rows(whole)]
+    committed = success.RESULTS / "success_cube-single.json"
+    success.draw(json.loads(committed.read_text()), tmp_path)
+    assert {p.stem for p in tmp_path.iterdir()} == {"success_cube-single", "weights_cube-single"}
 
 
 def test_table_and_markdown() -> None:

@@ -2,113 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.evaluation.critic_error import calibration, chunks
 from qgf_ref.evaluation.methods import Method
-from qgf_ref.evaluation.protocol import Cell, Evaluation
-from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, style
+from qgf_ref.evaluation.protocol import Evaluation
+from qgf_ref.plotting import (
+    Figure,
+    banded_line,
+    dress,
+    legend_beside,
+    new_figure,
+    reach,
+    style,
+)
 
 _HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 _BAND = 0.1
 _LIMITS = (-0.02, 1.02)
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_BC = Method().label
 
 
-def title(cell: Cell) -> str:
+def title(label: str, weight: float | None) -> str:
     """The method, and its weight if it has one."""
-    weight = "" if cell.weight is None else f"  w={cell.weight:g}"
-    return cell.method.label + weight
+    return label if weight is None else f"{label}  w={weight:g}"
 
 
-def success_figure(evaluation: Evaluation) -> Figure:
-    """Held-out success of every method at its chosen weight, with 95% intervals."""
-    cells = evaluation.held_out
+def success_figure(about: Mapping[str, Any]) -> Figure:
+    """Held-out success of every method at its chosen weight, with 95% intervals.
+
+    about  `qgf_ref.evaluation.report.summary`, or evaluation.json as it was written
+    """
     from matplotlib.patheffects import withStroke
 
-    figure = new_figure(7.2, 1.5 + 0.36 * len(cells))
+    rows = about["rows"]
+    figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.add_subplot()
-    hatches = _hatches(evaluation.settings.methods)
-    for y, cell in enumerate(cells):
-        rate = cell.success
+    hatches = _by_draws(rows, _HATCHES)
+    for y, row in enumerate(rows):
+        base, draws = _parts(row["method"])
         axes.barh(
-            y,
-            rate.value,
-            height=0.66,
-            color=_look(cell.method)["color"],
-            hatch=hatches[cell.method.best_of],
-            edgecolor="white",
-            linewidth=0,
-        )
+            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
+            edgecolor="white", linewidth=0,
+        )  # fmt: skip
         axes.errorbar(
-            rate.value,
-            y,
-            xerr=[[rate.value - rate.low], [rate.high - rate.value]],
-            color="black",
-            capsize=3,
-            linewidth=1.1,
+            row["success"], y, xerr=reach(row, "success"), color="black", capsize=3, linewidth=1.1,
             path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
-        optimistic = evaluation.optimistic(cell.method)
-        if optimistic is not None:
+        )  # fmt: skip
+        if row["optimistic"] is not None and about["selection"]:
             axes.plot(
-                optimistic, y, marker="D", color="white", markeredgecolor="black", markersize=6
+                row["optimistic"], y, "D", color="white", markeredgecolor="black", markersize=6
             )
-        if len(cell.rates) > 1:
-            ys = np.full(len(cell.rates), y + 0.25)
-            axes.plot(cell.rates, ys, "|", color="black", markersize=5)
-    axes.set_yticks(range(len(cells)), [title(c) for c in cells])
+        rates = row["by_checkpoint"]
+        if len(rates) > 1:
+            axes.plot(rates, np.full(len(rates), y + 0.25), "|", color="black", markersize=5)
+    axes.set_yticks(range(len(rows)), [title(r["method"], r["weight"]) for r in rows])
     axes.invert_yaxis()
     axes.set_xlim(*_LIMITS)
-    episodes = evaluation.settings.episodes * len(evaluation.checkpoints)
-    heading = f"{evaluation.task}, {episodes} held-out episodes{_marks(evaluation)}"
+    heading = f"{about['task']}, {_episodes(about, 'episodes')} held-out episodes{_marks(about)}"
     dress(axes, heading, "success, with 95% interval", "")
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def weights_figure(evaluation: Evaluation) -> Figure | None:
-    """Success against weight on the selection episodes (Fig. 20); None when none was chosen."""
-    if not evaluation.selection:
+def weights_figure(about: Mapping[str, Any]) -> Figure | None:
+    """Success against weight on the selection episodes (Fig. 20), of a summary as
+    `success_figure` has it; None when no weight was chosen.
+    """
+    selection = about["selection"]
+    if not selection:
         return None
     figure = new_figure(7.6, 4.0)
     axes = figure.add_subplot()
-    for cell in evaluation.selection:
-        if cell.method.weighted:
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for row in selection:
+        by_method.setdefault(row["method"], []).append(row)
+    for label, curve in by_method.items():
+        base, draws = _parts(label)
+        look = {**style(base), "label": label}
+        if curve[0]["weight"] is None:
+            alike = [r for r in about["rows"] if _parts(r["method"])[0] == base]
+            (row,), dash = curve, _by_draws(alike, _DASHES)[draws]
+            axes.axhline(row["success"], color=look["color"], linestyle=dash, label=label)
+            if label == _BC:
+                ends = row["success_low"], row["success_high"]
+                axes.axhspan(*ends, color=look["color"], alpha=_BAND, linewidth=0)
             continue
-        rate = cell.success
-        look = {**_look(cell.method), "linestyle": _DASHES[_rank(evaluation, cell.method)]}
-        axes.axhline(
-            rate.value, color=look["color"], linestyle=look["linestyle"], label=cell.method.label
-        )
-        if cell.method == Method():
-            axes.axhspan(rate.low, rate.high, color=look["color"], alpha=_BAND, linewidth=0)
-    for method in evaluation.settings.methods:
-        if not method.weighted:
-            continue
-        curve = evaluation.curve(method)
-        positive = [c for c in curve if c.weight]
-        x = np.array([c.weight for c in positive], dtype=float)
-        rates = [c.success for c in positive]
-        look = {**_look(method), "markersize": 5}
-        if method.best_of > 1:
+        look["markersize"] = 5
+        if draws > 1:
             look |= {"linestyle": (0, (4, 2)), "markerfacecolor": "white"}
-        axes.plot(x, [r.value for r in rates], label=method.label, **look)
-        if method.best_of == 1:
-            # a band for each line would hide all of them
-            low, high = [r.low for r in rates], [r.high for r in rates]
-            axes.fill_between(x, low, high, color=look["color"], alpha=_BAND, linewidth=0)
-    axes.set_xscale("log")
+        positive = sorted((r for r in curve if r["weight"]), key=lambda r: float(r["weight"]))
+        x = [r["weight"] for r in positive]
+        # a band for each line would hide all of them
+        banded_line(axes, x, positive, "success", alpha=_BAND, band=draws == 1, **look)
+    heading = f"{about['task']}, {_episodes(about, 'selection_episodes')} selection episodes"
+    dress(axes, heading, "guidance weight w", "success (band: 95%)", log="x")
     axes.set_ylim(*_LIMITS)
-    episodes = evaluation.settings.selection_episodes * len(evaluation.checkpoints)
-    dress(
-        axes,
-        f"{evaluation.task}, {episodes} selection episodes",
-        "guidance weight w",
-        "success (band: 95%)",
-    )
     legend_beside(axes)
     return figure
 
@@ -131,8 +125,8 @@ def calibration_figure(evaluation: Evaluation) -> Figure | None:
         axes.plot(span, span, color="black", linewidth=0.8, linestyle=":")
         if unguided is not None and cell.method != Method():
             _points(axes, unguided, {**style("none"), "alpha": 0.45})
-        _points(axes, bins, _look(cell.method))
-        dress(axes, title(cell), "", "")
+        _points(axes, bins, style(_parts(cell.method.label)[0]))
+        dress(axes, title(cell.method.label, cell.weight), "", "")
         axes.set_xlim(*span)
         axes.set_ylim(*span)
     for axes in list(grid.flat)[len(curves) :]:
@@ -148,9 +142,6 @@ def calibration_figure(evaluation: Evaluation) -> Figure | None:
     return figure
 
 
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
-
-
 def _points(axes: Any, bins: Sequence[Any], look: dict[str, Any]) -> None:
     rates = [b.realised for b in bins]
     error = [[r.value - r.low for r in rates], [r.high - r.value for r in rates]]
@@ -164,26 +155,29 @@ def _points(axes: Any, bins: Sequence[Any], look: dict[str, Any]) -> None:
     )
 
 
-def _look(method: Method) -> dict[str, Any]:
-    return style("none" if method.base == "bc" else method.base)
+def _parts(label: str) -> tuple[str, int]:
+    """What gives a method its colour ("none" for behaviour cloning), and N of best-of-N."""
+    match = re.fullmatch(r"(?:(.*)\+)?bfn-(\d+)", label)
+    base, draws = match.groups() if match else (label, 1)
+    return "none" if base in (None, _BC) else base, int(draws)
 
 
-def _hatches(methods: Sequence[Method]) -> dict[int, str]:
-    """A hatch for each N of best-of-N that occurs; none for N = 1."""
-    draws = sorted({1, *(m.best_of for m in methods)})
-    return {n: _HATCHES[min(i, len(_HATCHES) - 1)] for i, n in enumerate(draws)}
+def _by_draws(rows: Sequence[Mapping[str, Any]], looks: Sequence[Any]) -> dict[int, Any]:
+    """A look for each N of best-of-N that occurs; the first for N = 1."""
+    draws = sorted({1, *(_parts(r["method"])[1] for r in rows)})
+    return {n: looks[min(i, len(looks) - 1)] for i, n in enumerate(draws)}
 
 
-def _rank(evaluation: Evaluation, method: Method) -> int:
-    own = sorted({m.best_of for m in evaluation.settings.methods if m.base == method.base} | {1})
-    return min(own.index(method.best_of), len(_DASHES) - 1)
+def _episodes(about: Mapping[str, Any], split: str) -> int:
+    """Of all checkpoints."""
+    return int(about["settings"][split]) * len(about["checkpoints"])
 
 
-def _marks(evaluation: Evaluation) -> str:
+def _marks(about: Mapping[str, Any]) -> str:
     """A second line of the title on what else is drawn."""
     marks = []
-    if evaluation.selection:
+    if about["selection"]:
         marks.append("◇ optimistic: maximum over weights, selection episodes")
-    if len(evaluation.checkpoints) > 1:
+    if len(about["checkpoints"]) > 1:
         marks.append("ticks: checkpoints")
     return "\n" + "; ".join(marks) if marks else ""

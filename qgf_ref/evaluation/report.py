@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +150,19 @@ def write_report(evaluation: Evaluation, directory: Path) -> None:
     write_atomically(directory / "episodes.csv", csv_bytes(_episode_rows(cells)))
     write_atomically(directory / "critic_error.csv", csv_bytes(critic))
     write_npz(directory / "critic_error.npz", table_of_chunks(cells))
+    about = summary(evaluation)
     for name, draw in (
-        ("success", success_figure),
-        ("weights", weights_figure),
-        ("calibration", calibration_figure),
+        ("success", partial(success_figure, about)),
+        ("weights", partial(weights_figure, about)),
+        ("calibration", partial(calibration_figure, evaluation)),
     ):
         path = directory / f"{name}.png"
-        figure = draw(evaluation) if can_draw() else None
+        figure = draw() if can_draw() else None
         if figure is not None:
             write_atomically(path, png(figure))
         else:
             path.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
-    write_json(directory / "evaluation.json", summary(evaluation))
+    write_json(directory / "evaluation.json", about)
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:

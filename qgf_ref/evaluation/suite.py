@@ -10,7 +10,7 @@ from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.report import rows
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.statistics import paired_difference, prefixed
+from qgf_ref.evaluation.statistics import paired_difference, prefixed, wilson
 from qgf_ref.tables import formatted, markdown_table
 
 
@@ -82,6 +82,24 @@ def suite_rows(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dic
             }
         )
     return table
+
+
+def suite_summary(
+    name: str, table: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What figures of all tasks together are drawn from: their `suite_rows`, and every task's
+    `qgf_ref.evaluation.report.summary`, as they were written.
+    """
+    settings, selection = tasks[0]["settings"], []
+    for cells in zip(*(task["selection"] for task in tasks), strict=True):
+        rates = [rate for cell in cells for rate in cell["by_checkpoint"]]
+        each = settings["selection_episodes"]
+        success = wilson(sum(round(rate * each) for rate in rates), each * len(rates))
+        where = {column: cells[0][column] for column in ("method", "weight")}
+        selection.append({**where, **prefixed("success", success), "by_checkpoint": rates})
+    checkpoints = [checkpoint for task in tasks for checkpoint in task["checkpoints"]]
+    return {"task": name, "settings": settings, "checkpoints": checkpoints, "rows": list(table),
+            "selection": selection}  # fmt: skip
 
 
 def suite_markdown(

@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
-from qgf_ref.plotting import dress, legend_beside, style
+from qgf_ref.plotting import banded_line, dress, legend_beside, reach, style
 from qgf_ref.studies.ablation.factors import BOTH, FOUR, HEADS, JACOBIAN, MASK
 from qgf_ref.studies.ablation.words import TITLES
 from qgf_ref.studies.base import Rows, distinct, select
-from qgf_ref.studies.shared.figures import banded_line, grid, legend, lines, reach
+from qgf_ref.studies.shared.figures import grid, legend, lines
 
 
 def figures(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figure]:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from scipy.interpolate import RectBivariateSpline
 
 from qgf_ref.arrays import Array
-from qgf_ref.plotting import dress, style
+from qgf_ref.plotting import dress, reach, style
 from qgf_ref.studies.base import Rows, distinct, select
 from qgf_ref.studies.bias_variance.errors import PLANES, Plane
-from qgf_ref.studies.shared.figures import grid, legend, lines, reach, ticks
+from qgf_ref.studies.shared.figures import grid, legend, lines, ticks
 
 ERRORS = {
     "error": "error of G / size of g*",

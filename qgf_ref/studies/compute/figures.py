@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qgf_ref.plotting import dress, legend_beside, style
+from qgf_ref.plotting import dress, legend_beside, reach, style
 from qgf_ref.studies.base import Rows, distinct, select
-from qgf_ref.studies.shared.figures import grid, plain_log, reach
+from qgf_ref.studies.shared.figures import grid, plain_log
 
 _COSTS = {
     "flops_nominal": (1e-6, "matrix products of one action chunk (MFLOP)"),

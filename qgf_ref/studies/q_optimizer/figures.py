@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qgf_ref.plotting import dress, legend_beside, style
+from qgf_ref.plotting import banded_line, dress, legend_beside, reach, style
 from qgf_ref.studies.base import Rows, distinct, select
-from qgf_ref.studies.shared.figures import banded_line, grid, reach
+from qgf_ref.studies.shared.figures import grid
 
 _Q = "Q above behaviour cloning's"
 _REFERENCES: dict[str, tuple[str, Any]] = {

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from qgf_ref.plotting import new_figure, style
+from qgf_ref.plotting import GREY, banded_line, new_figure, style
 from qgf_ref.studies.base import Rows, distinct, select
 
-Row = Mapping[str, Any]
 FEW = 9
 """More lines than this and a figure names those that it is about; the others are grey."""
-GREY = "#B4B4B4"
 
 
 def grid(
@@ -60,29 +58,6 @@ def lines(
     for name, look in looks(names or distinct(rows, by), focus).items():
         mine = sorted(select(rows, **{by: name}), key=lambda r: r[x])
         banded_line(axes, [r[x] for r in mine], mine, y, alpha=alpha, **look)
-
-
-def banded_line(
-    axes: Any, x: Sequence[float], rows: Rows, y: str = "value", *, alpha: float = 0.12, **look: Any
-) -> None:
-    """Column y of the rows against x, and a band between its low and high unless it is grey."""
-    axes.plot(x, [r[y] for r in rows], **look)
-    if rows and ends(y)[0] in rows[0] and look["color"] != GREY:
-        low, high = ([r[end] for r in rows] for end in ends(y))
-        axes.fill_between(x, low, high, color=look["color"], alpha=alpha, linewidth=0)
-
-
-def ends(y: str) -> tuple[str, str]:
-    """The columns of an estimate's interval: low and high of "value", else NAME_low, NAME_high."""
-    return ("low", "high") if y == "value" else (f"{y}_low", f"{y}_high")
-
-
-def reach(row: Row, y: str = "value") -> list[list[float]]:
-    """`Axes.errorbar`'s xerr or yerr of one estimate. A percentile interval need not hold the mean
-    of few, skewed values.
-    """
-    low, high = ends(y)
-    return [[max(row[y] - row[low], 0)], [max(row[high] - row[y], 0)]]
 
 
 def ticks(axis: Any, values: Sequence[float]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
-from qgf_ref.plotting import dress, legend_beside, new_figure, style
+from qgf_ref.plotting import banded_line, dress, legend_beside, new_figure, reach, style
 from qgf_ref.studies.base import Rows, select
-from qgf_ref.studies.shared.figures import banded_line, grid, lines, reach
+from qgf_ref.studies.shared.figures import grid, lines
 
 NAMED = ("ood", "qgf", "qgf_jacobian", "bptt", "qgf_chain")
 """Of the figure with all: the paper's. The others are grey where there are many."""
