@@ -108,7 +108,7 @@ def _run(name: str, words: list[str]) -> int:
         if getattr(args, "agent", None) is not None:
             agent_named(args.agent)  # known from now on: files say that they are of it
         with one_blas_thread(later=True):
-            if not args.json:
+            if not getattr(args, "json", False):
                 return int(args.run(args))
             with redirect_stdout(io.StringIO()):
                 code = int(args.run(args))
