@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -71,8 +71,8 @@ def check_estimator(
     Returns the report: what was checked, and what could not be, with the reason. Raises
     ContractError naming the first clause that is broken, InputError on malformed arguments.
     """
-    clauses = _clauses(estimator, checkpoint, like, rows, weight, seed, tolerance)
-    return fulfil(clauses, known_failures)
+    how = _Settings(checkpoint, like, rows, weight, seed, tolerance)
+    return fulfil(_clauses(estimator, how), known_failures)
 
 
 def estimator_checks(
@@ -89,8 +89,8 @@ def estimator_checks(
 
     One that has nothing to check raises unittest.SkipTest with the reason.
     """
-    clauses = _clauses(estimator, checkpoint, like, rows, weight, seed, tolerance)
-    return [(clause.name, clause) for clause in clauses]
+    how = _Settings(checkpoint, like, rows, weight, seed, tolerance)
+    return [(clause.name, clause) for clause in _clauses(estimator, how)]
 
 
 def parametrize_with_checks(
@@ -106,50 +106,43 @@ def parametrize_with_checks(
 
     known_failures  "clause", or "estimator-clause", → reason: strict xfails
     """
-    clauses = [
-        clause
-        for estimator in estimators
-        for clause in _clauses(estimator, checkpoint, None, rows, weight, seed, None)
-    ]
-    return parametrized(clauses, known_failures)
+    how = _Settings(checkpoint, None, rows, weight, seed, None)
+    return parametrized([c for e in estimators for c in _clauses(e, how)], known_failures)
 
 
-def _clauses(
-    subject: EstimatorLike | ForeignFunction,
-    checkpoint: CheckpointLike | GuidedFlow | None,
-    like: EstimatorLike | None,
-    rows: int,
-    weight: float,
-    seed: int,
-    tolerance: float | None,
-) -> list[Clause]:
-    if rows < 2:
-        raise InputError(f"rows must be ≥ 2, so that there is a batch, got {rows}")
-    networks = None if isinstance(checkpoint, GuidedFlow) else checkpoint_of(checkpoint or EMBEDDED)
-    foreign = _foreign(subject, like)
-    estimator = (
-        _adapted(foreign)
-        if foreign is not None
-        else estimator_by_name(cast(EstimatorLike, subject))
-    )
-    if networks is None:
-        assert isinstance(checkpoint, GuidedFlow)
-        flow, single = checkpoint, None
+class _Settings(NamedTuple):
+    """What the checks are run with: the arguments of `check_estimator`."""
+
+    checkpoint: CheckpointLike | GuidedFlow | None
+    like: EstimatorLike | None
+    rows: int
+    weight: float
+    seed: int
+    tolerance: float | None
+
+
+def _clauses(subject: EstimatorLike | ForeignFunction, how: _Settings) -> list[Clause]:
+    if how.rows < 2:
+        raise InputError(f"rows must be ≥ 2, so that there is a batch, got {how.rows}")
+    foreign = _foreign(subject, how.like)
+    if foreign is None:
+        estimator, tolerance = estimator_by_name(cast(EstimatorLike, subject)), ROW_TOLERANCE
     else:
+        estimator, tolerance = _adapted(foreign), FLOAT32_TOLERANCE
+    networks, single = None, None
+    if isinstance(how.checkpoint, GuidedFlow):
+        flow = how.checkpoint
+    else:
+        networks = checkpoint_of(how.checkpoint or EMBEDDED)
         flow = networks.astype("float64").flow
         single = None if foreign is not None else networks.astype("float32").flow
-    obs, action = _states(flow, rows, seed)
+    obs, action = _states(flow, how.rows, how.seed)
     trial = Trial(
-        estimator,
-        estimator.on(flow),
-        obs,
-        action,
-        weight,
+        estimator, estimator.on(flow), obs, action, how.weight,
         None if single is None else estimator.on(single),
-        tolerance or (ROW_TOLERANCE if foreign is None else FLOAT32_TOLERANCE),
-        {} if foreign is None else PORT_HAS_NONE,
-    )
-    return [*estimator_clauses(trial), *_likeness(trial, networks, like, seed)]
+        how.tolerance or tolerance, {} if foreign is None else PORT_HAS_NONE,
+    )  # fmt: skip
+    return [*estimator_clauses(trial), *_likeness(trial, networks, how)]
 
 
 def _foreign(subject: Any, like: EstimatorLike | None) -> ForeignFunction | None:
@@ -189,38 +182,36 @@ def _states(flow: GuidedFlow, rows: int, seed: int) -> tuple[Array, Array]:
     return obs.astype(flow.field.dtype), action.astype(flow.field.dtype)
 
 
-def _likeness(
-    trial: Trial, networks: Checkpoint | None, like: EstimatorLike | None, seed: int
-) -> list[Clause]:
+def _likeness(trial: Trial, networks: Checkpoint | None, how: _Settings) -> list[Clause]:
     """The clause "like NAME"; without a name only where nothing else ties G to a formula."""
     subject, estimator = trial.estimator.label, trial.estimator
-    if like is None:
+    if how.like is None:
         if has_definition(estimator) or type(estimator).potential is not Estimator.potential:
             return []
         reason = "give like=…, the estimator that it should equal, or derive it from Estimator"
         return [nothing_to_check(subject, "like", reason)]
-    reference = estimator_by_name(like)
+    reference = estimator_by_name(how.like)
     name = f"like {reference.label}"
     if networks is None:
         return [nothing_to_check(subject, name, "a flow, not a checkpoint")]
-    check = partial(_require_like, estimator, networks, reference, trial.weight, seed)
+    check = partial(_require_like, estimator, networks, reference, how)
     return [Clause(subject, name, check)]
 
 
 def _require_like(
-    estimator: Estimator, networks: Checkpoint, reference: Estimator, weight: float, seed: int
+    estimator: Estimator, networks: Checkpoint, reference: Estimator, how: _Settings
 ) -> None:
     """G at all T times, against the reference and its mistakes: raises CrossCheckError."""
     single = networks.astype("float32").guided_flow(embedding="float32")
     flow = estimator.on(single)
-    obs, action = (x.astype(np.float32) for x in _states(flow, 32, seed))
+    obs, action = (x.astype(np.float32) for x in _states(flow, 32, how.seed))
     g = []
     for k in range(flow.denoise_steps):
         velocity, cache = flow.field.forward(obs, action, flow.times[k])
-        step = DenoisingStep(obs, action, k, flow.times[k], velocity, cache, weight)
+        step = DenoisingStep(obs, action, k, flow.times[k], velocity, cache, how.weight)
         answer = partial(lambda step: estimator(flow, step).gradient, step)
         g.append(array_of(answer, action.shape, f"t = {k}/{flow.denoise_steps}"))
     states = np.broadcast_to(action, (flow.denoise_steps, *action.shape))
-    case = stepwise_case(obs, action, {"a": states, "g": np.stack(g)}, ("g",), weight)
+    case = stepwise_case(obs, action, {"a": states, "g": np.stack(g)}, ("g",), how.weight)
     setting = setting_of(networks, reference, flow.denoise_steps)
     agreement(setting, case, f"estimator {estimator.label}", networks)

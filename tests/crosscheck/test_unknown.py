@@ -357,6 +357,9 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any], str]] = {
         "from 0.99·a",
     ),
     "two steps": ("a", {"step": two_step}, "moves by 0.3·v + 0.06·g, and by -0.1·v"),
+    "squashed query": (
+        "a1_hat", {"query": lambda a, v, t: np.tanh(a + (1 - t) * v)}, "is tanh of a + (1 − t)·v"
+    ),
     "squashed": ("action", {"finish": np.tanh}, "theirs is tanh of the last state"),
     "random": (
         "g", {"gradient": lambda self, k, t, g: g * (1 + 0.3 * np.sin(50 * g))},

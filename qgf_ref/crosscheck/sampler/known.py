@@ -135,9 +135,13 @@ def _where(quantity: str, wrong: Array) -> str:
             words = ", ".join(map(str, at[:8])) + (" …" if len(at) > 8 else "")
             some.append(f"{len(at)} of {len(hit)} {name}s ({words})")
     if not some:
-        return f"wrong in every {' and '.join(every)}" if every else "the one number is wrong"
-    rest = f", every {' and '.join(every)}" if every else ""
+        return f"wrong in every {_and(every)}" if every else "the one number is wrong"
+    rest = f", every {_and(every)}" if every else ""
     return f"wrong in {', '.join(some)}{rest}; the rest agrees"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _likeness(d: Difference) -> list[str]:
@@ -160,7 +164,7 @@ def _likeness(d: Difference) -> list[str]:
 
 def _conditions(d: Difference, wrong: Array) -> Iterator[str]:
     """On what being wrong hangs: the clip, the member that attains, the size."""
-    if wrong.all() or not d.about or d.quantity == "a":
+    if not d.about or d.quantity in ("a", "action"):
         return
     rest = 1 - d.times[:, None, None]
     beyond = np.abs(d.about["a"] + rest * d.about["v"]) > 1
@@ -172,8 +176,11 @@ def _conditions(d: Difference, wrong: Array) -> Iterator[str]:
     least = d.about["q"].argmin(axis=2)[..., None]
     for e in range(d.about["q"].shape[2]):
         masks[f"in rows where member {e} attains the minimum"] = least == e
+    # which steps are wrong is said already
+    steps = wrong.any(axis=(1, 2))
+    every, wrong = wrong.shape, wrong[steps]
     for says, mask in masks.items():
-        mask = np.broadcast_to(mask, wrong.shape)
+        mask = np.broadcast_to(mask, every)[steps]
         if wrong.shape[2] > 1 and "rows" in says:
             of_row = np.asarray(wrong.any(axis=2))
             inside, outside = of_row[mask[..., 0]], of_row[~mask[..., 0]]

@@ -100,10 +100,12 @@ def _multiples(d: Difference) -> Iterator[Relation]:
         known = {"1 − t": 1 - t, "t": t, "1/(1 − t)": 1 / (1 - t), "1/t": 1 / t,
                  "(1 − t)²": (1 - t) ** 2, "t²": t**2, "t/(1 − t)": t / (1 - t)}  # fmt: skip
         names = [n for n, f in known.items() if np.allclose(by_step.ravel(), f, atol=1e-4)]
-        which = f"which is {names[0]}" if names else f"by step {listed(by_step.ravel())}"
-        yield Relation(
-            f"theirs is a multiple that depends on t, {which}", by_step * y, fitted=len(x)
-        )
+        still = [str(k) for k, c in zip(d.steps, by_step.ravel(), strict=True) if c == 0]
+        zero = f" (zero at step {', '.join(still)})" if still else ""
+        says = f"theirs is a multiple of its own at every step, {listed(by_step.ravel())}{zero}"
+        if names:
+            says = f"theirs is a multiple that depends on t, which is {names[0]}"
+        yield Relation(says, by_step * y, fitted=len(x))
     by_column = _ratio(x, y, (0, 1))
     yield Relation(
         f"every column is a multiple of its own, {listed(by_column.ravel())}",
@@ -155,14 +157,17 @@ def _matching(x: Array, y: Array) -> Array | None:
 
 
 def _clips(d: Difference) -> Iterator[Relation]:
-    x = d.about.get("last", d.truth)
-    of = "the last state" if "last" in d.about else "the reference's"
+    x, of = d.truth, "the reference's"
+    if "last" in d.about:
+        x, of = d.about["last"], "the last state"
+    if d.quantity == "a1_hat":
+        x, of = d.about["a"] + (1 - d.times[:, None, None]) * d.about["v"], "a + (1 − t)·v"
     low, high = float(d.theirs.min()), float(d.theirs.max())
     bound = max(-low, high)
     yield Relation(f"theirs is {of} clipped to ±{bound:.4g}", np.clip(x, -bound, bound))
     yield Relation(f"theirs is {of} clipped to {low:.4g} … {high:.4g}", np.clip(x, low, high))
     yield Relation(f"theirs is tanh of {of}", np.tanh(x))
-    if d.quantity == "a1_hat" and "a" in d.about:
+    if d.quantity == "a1_hat":
         a, v = d.about["a"], d.about["v"]
         inside = (np.abs(d.theirs) < bound) & (np.abs(d.theirs) < 1)
         factor = _ratio((d.theirs - a) * inside, v * inside, (1, 2))

@@ -149,7 +149,7 @@ def _reordered_run(
     axes = {draw.name: 1 + draw.row_axis for draw in recipe.draws}
     other = replace(
         case,
-        checkpoint=replace(case.checkpoint, **changed),
+        checkpoint=case.checkpoint.with_params(**changed),
         batch=case.batch.rows(rows),
         drawn={name: np.take(array, rows, axes[name]) for name, array in drawn.items()},
     )
