@@ -205,7 +205,7 @@ def _objection(oracle: str, f: Function, x: Tree, x_dot: Tree, expected: Tree) -
     return Objection(f"is not analytic ({places or 'it drops imaginary parts'})")
 
 
-class Difference(NamedTuple):
+class Quotient(NamedTuple):
     """The central difference of the step that suits f: from a step to the next, gap is least.
 
     floor   what rounding hides at any step
@@ -224,7 +224,7 @@ class Difference(NamedTuple):
         return _apart(self.value, expected) <= room
 
 
-def fitted_difference(f: Function, x: Tree, x_dot: Tree) -> Difference:
+def fitted_difference(f: Function, x: Tree, x_dot: Tree) -> Quotient:
     """`central_difference` with the step at which two neighbouring steps agree best.
 
     From 1e-2 down to 1e-8 of x's size, and of 1 where that is larger or smaller. Steps so small
@@ -237,7 +237,7 @@ def fitted_difference(f: Function, x: Tree, x_dot: Tree) -> Difference:
     steps = np.geomspace(top, bottom, 1 + round(2 * np.log10(top / bottom)))
     floor = SPREADS * np.finfo(np.float64).eps * norm(y) / top
     coarse = any(a.dtype.itemsize < 8 for a in leaves(y))
-    best = Difference(like(tuple(a * np.nan for a in leaves(y)), y), np.inf, floor, coarse)
+    best = Quotient(like(tuple(a * np.nan for a in leaves(y)), y), np.inf, floor, coarse)
     seen, last = 0, None
     for step in steps:
         value = central_difference(f, x, x_dot, float(step))
@@ -248,7 +248,7 @@ def fitted_difference(f: Function, x: Tree, x_dot: Tree) -> Difference:
         gap = np.inf if last is None else _apart(value, last)
         if gap < best.gap:
             noisy = gap * step > FLOAT32_ROUNDING * norm(y)
-            best = Difference(value, gap, floor, coarse or noisy)
+            best = Quotient(value, gap, floor, coarse or noisy)
         last = value
     return best
 

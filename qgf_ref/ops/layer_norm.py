@@ -40,14 +40,14 @@ def layer_norm(
     vjp in γ, β   γ_bar = Σ_rows y_bar·x̂,  β_bar = Σ_rows y_bar
     Source: flax.linen.LayerNorm (official.md, section 1).
     """
-    mean = x.mean(axis=-1, keepdims=True)
+    mean = _mean(x)
     centred = x - mean
     if variance == "fast":
-        var = (x * x).mean(axis=-1, keepdims=True) - mean * mean
+        var = _mean(x * x) - mean * mean
         # the real part decides, so that a complex step follows the same branch
         var = np.where(var.real > 0, var, 0)
     elif variance == "two_pass":
-        var = (centred * centred).mean(axis=-1, keepdims=True)
+        var = _mean(centred * centred)
     else:
         raise unknown_name("variance", variance, ("fast", "two_pass"))
     rstd = 1 / np.sqrt(var + eps)
@@ -79,10 +79,10 @@ def layer_norm_vjp_jvp(
     x_hat, rstd, scale = cache.x_hat, cache.rstd, cache.scale[..., None, :]
     u = scale * y_bar
     x_hat_dot = _normalised_jacobian(x_dot, cache)
-    relative = -rstd * (x_hat * x_dot).mean(axis=-1, keepdims=True)
+    relative = -rstd * _mean(x_hat * x_dot)
     x_bar_dot = _normalised_jacobian(scale * y_bar_dot + relative * u, cache)
-    along = x_hat_dot * (x_hat * u).mean(axis=-1, keepdims=True)
-    return x_bar_dot - rstd * (along + x_hat * (x_hat_dot * u).mean(axis=-1, keepdims=True))
+    along = x_hat_dot * _mean(x_hat * u)
+    return x_bar_dot - rstd * (along + x_hat * _mean(x_hat_dot * u))
 
 
 def layer_norm_vjp_params(y_bar: Array, cache: LayerNormCache) -> tuple[Array, Array]:
@@ -90,8 +90,13 @@ def layer_norm_vjp_params(y_bar: Array, cache: LayerNormCache) -> tuple[Array, A
     return (y_bar * cache.x_hat).sum(axis=-2), y_bar.sum(axis=-2)
 
 
+def _mean(x: Array) -> Array:
+    # x.mean(axis=-1, keepdims=True), the same bits without its questions
+    return np.asarray(np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1])
+
+
 def _normalised_jacobian(u: Array, cache: LayerNormCache) -> Array:
     # ∂x̂/∂x is symmetric, so the same product serves jvp and vjp
     x_hat = cache.x_hat
-    centred = u - u.mean(axis=-1, keepdims=True)
-    return cache.rstd * (centred - x_hat * (x_hat * u).mean(axis=-1, keepdims=True))
+    centred = u - _mean(u)
+    return cache.rstd * (centred - x_hat * _mean(x_hat * u))
