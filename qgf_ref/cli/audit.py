@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     obs = observations(args.obs, checkpoint, args.seed)
     if args.rows < 2:
         raise InputError(f"--rows must be at least 2, got {args.rows}")
+    if chosen:
+        checkpoint.flow.times  # noqa: B018  (an agent without a flow is told first)
     out = results_directory(args, "qgf_audit", ("report.html", "report.json"))
     print(f"checkpoint {checkpoint.source}")
     if absent:
