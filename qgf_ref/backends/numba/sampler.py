@@ -1,13 +1,9 @@
-"""Compiled samplers, ready to be called: programs, packed weights, workspaces, threads.
-
-Both are remembered by the identity of the networks' parameters, for as long as those live. Arrays
-of parameters must not be changed in place: the packed copies would not follow.
-"""
+"""Compiled samplers, ready to be called: programs, packed weights, workspaces, threads."""
 
 from __future__ import annotations
 
 import os
-import weakref
+from collections.abc import Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
@@ -42,12 +38,11 @@ from qgf_ref.backends.numba.layout import (
     height,
     lay_out,
 )  # fmt: skip
-from qgf_ref.backends.numba.weights import Weights, gather, time_constants
-from qgf_ref.backends.program.program import CRITIC, FIELD, Kind, Op
-from qgf_ref.backends.program.record import Chain, NotRecordable, networks_of, record
-from qgf_ref.backends.program.registers import NETWORK, OP, Code, assign
-from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.backends.numba.weights import Weights, gather
+from qgf_ref.backends.program.networks import time_constants
+from qgf_ref.backends.program.program import FIELD, Kind
+from qgf_ref.backends.program.registers import Code
+from qgf_ref.backends.program.remembered import Remembered
 from qgf_ref.ops.time_embedding import DIM, Precision, angular_frequencies
 from qgf_ref.threads import in_parallel
 
@@ -62,47 +57,6 @@ TEAM_PANELS = 2
 """Panels of the narrowest layer for each member: more members would only wait."""
 WORKSPACE_BYTES = 64 << 20
 """Of one thread, where fewer rows in a block can keep to it."""
-OTHERS = "embedding", "aggregation", "condition"
-"""What networks have beside parameters, options and inputs; not all have each."""
-KEPT = 16
-"""Compiled samplers, and packed networks, that are remembered."""
-
-
-def compiled_sampler(flow: GuidedFlow, chain: Chain, key: Any) -> CompiledSampler:
-    """The program of `chain` on this flow; the same object for the same flow and key.
-
-    key  tells chains apart: hashable; chains with equal keys must be the same
-    Raises NotRecordable when there is no program for it.
-    """
-    networks = networks_of(flow)
-    if type(flow) is not GuidedFlow or not all(hasattr(n, "params") for n in networks):
-        raise NotRecordable(f"a {type(flow).__name__} of other networks than ours")
-    field: Any = flow.field
-    owners = tuple(network.params for network in networks)
-    # parameters by identity, what else a network has by value
-    alike = tuple(
-        (id(n.params), type(n), n.options, n.inputs, *(getattr(n, name, None) for name in OTHERS))
-        for n in networks
-    )
-    loop = flow.denoise_steps, flow.action_bound, flow.time_precision
-    wanted = alike, loop, key
-    try:
-        remembered = _samplers.get(wanted)
-    except TypeError:
-        raise NotRecordable("an estimator that is not hashable") from None
-    if remembered is not None:
-        return remembered
-    code = assign(record(flow, chain))
-    asks = code.table[code.table[:, OP] <= Op.HVP]
-    used = frozenset({FIELD, CRITIC, *asks[:, NETWORK].tolist()})
-    weights = _networks.get((alike, used))
-    if weights is None:
-        weights = gather(networks, used)
-        _remember(_networks, (alike, used), weights, owners)
-    times = time_constants(networks, code, weights.sizes.wide)
-    sampler = CompiledSampler(code, weights, times, field.embedding)
-    _remember(_samplers, wanted, sampler, owners)
-    return sampler
 
 
 class CompiledSampler:
@@ -294,24 +248,11 @@ if hasattr(os, "register_at_fork"):
     # another thread may have held it at that moment, and is not there to let it go
     os.register_at_fork(after_in_child=lambda: _locks.update(team=Lock()))
 
-_samplers: dict[Any, CompiledSampler] = {}
-_networks: dict[Any, Weights] = {}
-_watched: set[int] = set()
+
+def _make(code: Code, weights: Weights, networks: Sequence[Any]) -> CompiledSampler:
+    times = time_constants(networks, code, weights.sizes.wide)
+    return CompiledSampler(code, weights, times, networks[FIELD].embedding)
 
 
-def _remember(store: dict[Any, Any], key: Any, value: Any, owners: tuple[MLPParams, ...]) -> None:
-    """Keep `value` until an owner dies, whose id may then be another's, or newer ones crowd it."""
-    while len(store) >= KEPT:
-        store.pop(next(iter(store), None), None)
-    store[key] = value
-    for owner in owners:
-        if id(owner) not in _watched:
-            _watched.add(id(owner))
-            weakref.finalize(owner, _forget, id(owner))
-
-
-def _forget(owner: int) -> None:
-    _watched.discard(owner)
-    for store in (_samplers, _networks):
-        for key in [k for k in list(store) if any(owner == params for params, *_ in k[0])]:
-            store.pop(key, None)
+compiled_sampler: Remembered[Weights, CompiledSampler] = Remembered(gather, _make)
+"""The program of a chain on a flow, compiled: `Remembered.__call__`."""

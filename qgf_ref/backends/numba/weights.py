@@ -14,19 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import REAL_DTYPES, Array
+from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels.gemm import packed
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.backends.numba.kernels.simd import VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import Sizes
+from qgf_ref.backends.program.networks import input_columns, require_plain
 from qgf_ref.backends.program.program import FIELD
-from qgf_ref.backends.program.record import NotRecordable
-from qgf_ref.backends.program.registers import Code
-from qgf_ref.nets.critic import MLPCritic, RobustCritic
-from qgf_ref.nets.joint import COLUMNS
 from qgf_ref.nets.mlp import LayerParams
-from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
-from qgf_ref.ops.time_embedding import time_embedding
 
 LAYER_COLUMNS = 10
 IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE, TIMED = range(LAYER_COLUMNS)
@@ -43,8 +38,6 @@ FIRST_LAYER, DEPTH, MEMBERS, ACTIVATION, FAST, SCALAR_OUTPUT = range(NETWORK_COL
 1 if the variance is the fast one, 1 if the output is one number. Member e's layer l is in row
 FIRST_LAYER + e·DEPTH + l.
 """
-EXACTLY = (MLPVelocity, ConditionalVelocity, MLPCritic, RobustCritic)
-"""What a subclass does otherwise, the interpreter does not know."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +71,9 @@ def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
     pre = 0
     for number in sorted(used):
         network = networks[number]
-        _require_plain(network, O, D, dtype)
+        require_plain(network, O, D, dtype)
         params, options = network.params, network.options
-        columns = _columns(network, O, D)
+        columns = input_columns(network, O, D)
         members[number] = params.ensemble or 1
         hidden[number] = tuple(int(x.kernel.shape[-1]) for x in params.layers[:-1])
         table[number] = (
@@ -119,16 +112,6 @@ def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
     return Weights(
         builder.flat(), np.array(tables, np.int64), table, eps, pre_kernel, pre_bias, O, sizes
     )
-
-
-def _columns(network: Any, O: int, D: int) -> dict[str, slice]:
-    """The rows of the first kernel that belong to each input."""
-    first, columns = 0, {}
-    for name in network.inputs:
-        width = {"obs": O, "action": D}.get(name, COLUMNS.get(name, 0))
-        columns[name] = slice(first, first + width)
-        first += width
-    return columns
 
 
 class _Builder:
@@ -174,55 +157,3 @@ def _aligned(size: int, dtype: np.dtype[np.generic]) -> Array:
     raw = np.empty(size * dtype.itemsize + VECTOR_BYTES, np.uint8)
     start = -raw.ctypes.data % VECTOR_BYTES
     return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
-def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
-    """What the time adds to a network's first layer, for every (network, time) of the code: flat,
-    `wide` elements each. The embedding's product and, of CFGRL, the label's.
-
-    Like a linear layer's input, the embedding is rounded to the kernel's dtype; the product is not
-    rounded before its end.
-    """
-    field = networks[FIELD]
-    constants = np.zeros((len(code.times), wide), field.dtype)
-    for number in {number: None for number, _ in code.times}:
-        network = networks[number]
-        rows = [n for n, (asked, _) in enumerate(code.times) if asked == number]
-        columns = _columns(network, field.obs_dim, field.action_dim)
-        kernel = network.params.layers[0].kernel
-        weight = kernel[columns["time"]]
-        times = np.array([code.times[n][1] for n in rows])
-        embedding, _ = time_embedding(times, len(weight), network.embedding)
-        total = embedding.astype(kernel.dtype).astype(np.float64) @ weight.astype(np.float64)
-        if "label" in columns:
-            label = network.params.table[network.condition].astype(np.float64)
-            total = total + label @ kernel[columns["label"]].astype(np.float64)
-        constants[rows, : total.shape[1]] = total
-    return constants.ravel()
-
-
-def _require_plain(network: Any, O: int, D: int, dtype: np.dtype[Any]) -> None:
-    """Raise NotRecordable unless the interpreter's picture of the network is the right one."""
-    if type(network) not in EXACTLY or not {*network.inputs} <= {"obs", "action", "time", "label"}:
-        raise NotRecordable(f"a {type(network).__name__}")
-    params, options = network.params, network.options
-    if dtype.name not in REAL_DTYPES or {array.dtype for array in params.arrays()} != {dtype}:
-        raise NotRecordable("networks of several dtypes, or neither float32 nor float64")
-    columns = max(part.stop for part in _columns(network, O, D).values())
-    ensemble = type(network) is MLPCritic
-    output = 1 if network.scalar else D
-    if (params.ensemble is not None) != ensemble or (params.in_features, params.out_features) != (
-        columns,
-        output,
-    ):
-        raise NotRecordable("an ensemble of policies, or a critic that is not E times (s, a) → 1")
-    if O < 1 or len(params.layers) < 2 or params.layers[-1].scale is not None:
-        raise NotRecordable(
-            "a network without observations or hidden layers, or with LayerNorm at its end"
-        )
-    if options.activation not in CODES or options.variance not in ("fast", "two_pass"):
-        raise NotRecordable("an activation or a variance that does not exist")
-    if not all(np.isfinite(array).all() for array in params.arrays()):
-        raise NotRecordable("parameters that are not finite")
-    if "label" in network.inputs and not isinstance(network.condition, int):
-        raise NotRecordable("a label for each row")

@@ -9,7 +9,8 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.program.program import NOISE, WEIGHT, Kind, Op, Program
 
-COLUMNS = 10
+NAMES = "OP", "IN_0", "IN_1", "IN_2", "OUT_0", "OUT_1", "NETWORK", "TIME", "NUMBER", "COUNT"
+COLUMNS = len(NAMES)
 OP, IN_0, IN_1, IN_2, OUT_0, OUT_1, NETWORK, TIME, NUMBER, COUNT = range(COLUMNS)
 """Columns of an interpreter's code: one row for each instruction; −1 where nothing is meant.
 

@@ -10,7 +10,7 @@ import pytest
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba import sampler, weights
+from qgf_ref.backends.numba import sampler
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.backends.numba.weights import (
     ACTIVATION,
@@ -20,6 +20,7 @@ from qgf_ref.backends.numba.weights import (
     TRANSPOSE,
     Weights,
 )
+from qgf_ref.backends.program import remembered
 from qgf_ref.backends.program.program import CRITIC, FIELD, Instruction, Op, Program
 from qgf_ref.backends.program.registers import Code
 from qgf_ref.sampling import sample
@@ -71,13 +72,13 @@ def instructions(change: Callable[[Instruction], Instruction]) -> Plant:
     """Every program is changed, one instruction after another."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        record = sampler.record
+        record = remembered.record
 
         def changed(*args: Any) -> Program:
             program = record(*args)
             return replace(program, instructions=tuple(map(change, program.instructions)))
 
-        monkeypatch.setattr(sampler, "record", changed)
+        monkeypatch.setattr(remembered, "record", changed)
 
     return plant
 
@@ -86,14 +87,14 @@ def packing(change: Callable[[Weights], object]) -> Plant:
     """All packed weights are changed in place."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        gather = sampler.gather
+        gather = sampler.compiled_sampler.pack
 
         def changed(*args: Any) -> Weights:
             packed = gather(*args)
             change(packed)
             return packed
 
-        monkeypatch.setattr(sampler, "gather", changed)
+        monkeypatch.setattr(sampler.compiled_sampler, "pack", changed)
 
     return plant
 
@@ -102,7 +103,7 @@ def times(change: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Plant:
     """The time constants are those of other times."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        constants = weights.time_constants
+        constants = sampler.time_constants
 
         def changed(networks: Any, code: Code, wide: int) -> Array:
             asked = tuple(network for network, _ in code.times)

@@ -127,12 +127,15 @@ def test_the_same_parameters_under_other_settings(checkpoint: Checkpoint) -> Non
 
 def test_samplers_of_networks_that_are_gone_are_forgotten() -> None:
     gc.collect()
-    before = len(compiled._samplers), len(compiled._networks)
+    before = len(compiled.compiled_sampler.samplers), len(compiled.compiled_sampler.networks)
     obs, noise = states(small_checkpoint(), 2)
     for seed in range(3):
         sample(small_checkpoint(seed).flow, obs, weight=0.1, noise=noise, backend="numba")
     gc.collect()
-    assert (len(compiled._samplers), len(compiled._networks)) <= before
+    assert (
+        len(compiled.compiled_sampler.samplers),
+        len(compiled.compiled_sampler.networks),
+    ) <= before
 
 
 def test_what_the_clip_would_hide_is_noticed(checkpoint: Checkpoint) -> None:

@@ -15,11 +15,13 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.backends import engine
 from qgf_ref.backends.numba import sampler as compiled
-from qgf_ref.backends.numba.weights import gather, time_constants
+from qgf_ref.backends.numba.weights import gather
 from qgf_ref.backends.program.executor import execute
+from qgf_ref.backends.program.networks import time_constants
 from qgf_ref.backends.program.program import Kind
 from qgf_ref.backends.program.record import networks_of, record
 from qgf_ref.backends.program.registers import assign
+from qgf_ref.backends.program.remembered import KEPT
 from qgf_ref.denoising import GradientSteps, denoise
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.closed_form_critics import QuadraticCritic
@@ -229,15 +231,15 @@ def test_bad_arguments(checkpoint: Checkpoint) -> None:
 
 def test_samplers_are_remembered_and_forgotten(checkpoint: Checkpoint) -> None:
     obs, noise = states(checkpoint, 2)
-    before = len(compiled._samplers)
+    before = len(compiled.compiled_sampler.samplers)
     for _ in range(3):
         sample(checkpoint.flow, obs, weight=0.1, noise=noise, backend="numba")
-    assert len(compiled._samplers) <= before + 1
+    assert len(compiled.compiled_sampler.samplers) <= before + 1
     for seed in range(30):
         other = small_checkpoint(seed)
         sample(other.flow, obs, weight=0.1, noise=noise, backend="numba")
-    assert len(compiled._samplers) <= compiled.KEPT
-    assert len(compiled._networks) <= compiled.KEPT
+    assert len(compiled.compiled_sampler.samplers) <= KEPT
+    assert len(compiled.compiled_sampler.networks) <= KEPT
 
 
 def test_calls_from_several_threads(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.engine import backend_named, backend_names
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.backends.numba.kernels.fused import CompiledCache, numba_kernels
 from qgf_ref.checks import check_vjp
 from qgf_ref.errors import InputError
@@ -179,7 +179,7 @@ def test_complex_products_of_a_real_cache() -> None:
     np.testing.assert_array_equal(bars.kernel.real, bars.kernel.imag)
 
 
-@pytest.mark.parametrize("backend", backend_names())
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_a_whole_network_on_each_backend(backend: str) -> None:
     """Gradients against finite differences, and jvp against complex step, on either."""
     kernels = backend_named(backend).kernels()
