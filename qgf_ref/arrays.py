@@ -40,7 +40,7 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
     infinity (naming the first row that has one), and on values that do not fit `dtype`.
     """
     try:
-        y = np.asarray(x)
+        y = x if follows_numpy(x) else np.asarray(x)
     except ValueError:
         raise InputError(f"{name} must be an array of numbers; its rows differ in length") from None
     if y.dtype.kind not in "fiub":
@@ -53,6 +53,11 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
         cast = cast if dtype is None else cast.astype(dtype, copy=False)
     require_finite(cast, f"{name} in {cast.dtype}", InputError)
     return cast
+
+
+def follows_numpy(x: Any) -> bool:
+    """Whether x is an array on a GPU that NumPy's functions work on, such as CuPy's."""
+    return hasattr(x, "__cuda_array_interface__") and hasattr(x, "__array_function__")
 
 
 def require_finite(

@@ -149,7 +149,7 @@ def chosen(flow: GuidedFlow, action: Array, q: Array, best_of: int, scheme: Sche
     """
     finite(q, flow.denoise_steps, "the critic of a candidate")
     best = scheme.choose(q.reshape(-1, best_of))
-    return action[np.arange(len(best)) * best_of + best]
+    return action[np.arange(len(best), like=best) * best_of + best]
 
 
 def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:

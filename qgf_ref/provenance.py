@@ -18,6 +18,7 @@ PACKAGES = (
     "scipy",
     "numba",
     "llvmlite",
+    "cupy",
     "safetensors",
     "matplotlib",
     "ogbench",
@@ -64,10 +65,13 @@ def _blas() -> list[dict[str, Any]]:
 
 
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    names = (name, "cupy-cuda13x", "cupy-cuda12x") if name == "cupy" else (name,)
+    for distribution in names:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
 
 
 def _commit() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array, matrix
+from qgf_ref.arrays import Array, follows_numpy, matrix
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.denoising import (
     GradientSteps,
@@ -87,7 +87,9 @@ def sample(
     denoise_steps   T, instead of the flow's own
     scheme  how the pieces around the networks are made, for cross-checks
     backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
-              code (`qgf_ref.backends`), equal to rounding; or an `Engine`. An estimator that cannot
+              code (`qgf_ref.backends`), equal to rounding; or "cupy", the same on a GPU, where obs,
+              noise and weight may be CuPy's or any library's with DLPack, and the result is of
+              obs's; or an `Engine`. An estimator that cannot
               be recorded (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks
               are packed at their first use: their arrays must not be changed in place afterwards
     threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
@@ -99,14 +101,16 @@ def sample(
     chain leaves the finite numbers.
     """
     flow = _with_steps(flow, denoise_steps)
-    single = isinstance(obs, np.ndarray) and obs.ndim == 1
+    engine, asked = Engine.of(backend, threads), obs
+    obs, noise, weight = (engine.taken(x) for x in (obs, noise, weight))
+    single = (isinstance(obs, np.ndarray) or follows_numpy(obs)) and obs.ndim == 1
     obs = _observations(flow, obs[None] if single else obs)
     draws = integer(best_of)
     if draws is None or draws < 1:
         raise InputError(f"best_of must be an integer ≥ 1, got {best_of!r}")
     if gradient_steps is not None and not isinstance(gradient_steps, GradientSteps):
         raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
-    start = _initial_noise(flow, len(obs) * draws, noise, rng)
+    start = engine.beside(obs, _initial_noise(flow, len(obs) * draws, noise, rng))
     guide = estimator_by_name(estimator)
     flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
@@ -117,11 +121,10 @@ def sample(
         return (ends,) if q is None else (ends, q)
 
     key = guide, draws > 1, gradient_steps
-    engine = Engine.of(backend, threads)
     action, *q = engine.run(flow, chain, key, guide, obs, start, weights, scheme)
     action = chosen(flow, action, q[0], draws, scheme) if q else action
     action = scheme.deliver(action)
-    return action[0] if single else action
+    return engine.given(action[0] if single else action, asked)
 
 
 def trace(
@@ -138,9 +141,10 @@ def trace(
     threads: int | None = None,
 ) -> Trace:
     """`sample` for obs (B, O) with every intermediate quantity. Arguments as there."""
-    flow = _with_steps(flow, denoise_steps)
+    flow, engine = _with_steps(flow, denoise_steps), Engine.of(backend, threads)
+    obs, noise, weight = (engine.taken(x) for x in (obs, noise, weight))
     obs = _observations(flow, obs)
-    start = _initial_noise(flow, len(obs), noise, rng)
+    start = engine.beside(obs, _initial_noise(flow, len(obs), noise, rng))
     guide = estimator_by_name(estimator)
     flow = guide.on(flow)
     weights = _weights(weight, guide, len(obs), 1, start.dtype)
@@ -160,7 +164,6 @@ def trace(
         last = denoise(flow, obs, noise, guide, weight, record, scheme)
         return conclude(flow, obs, last, scheme=scheme), *rows
 
-    engine = Engine.of(backend, threads)
     action, *rows = engine.run(flow, chain, (guide, "trace"), guide, obs, start, weights, scheme)
     a, v, a1_hat, q, g = (np.stack(rows[first::5]) for first in range(5))
     return Trace(obs, start, action, a, v, a1_hat, q, g)
@@ -180,7 +183,8 @@ def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
 def _observations(flow: GuidedFlow, obs: Array) -> Array:
     columns = flow.field.obs_dim
     if columns is None:
-        columns = obs.shape[-1] if isinstance(obs, np.ndarray) and obs.ndim else 0
+        known = isinstance(obs, np.ndarray) or follows_numpy(obs)
+        columns = obs.shape[-1] if known and obs.ndim else 0
     return matrix(obs, "obs", columns=columns, dtype=flow.field.dtype)
 
 
@@ -215,7 +219,7 @@ def _weights(
         return 0.0
     expected = f"weight must be a finite number ≥ 0, or an array of them of shape ({rows},)"
     try:
-        w = np.asarray(weight)
+        w: Any = weight if follows_numpy(weight) else np.asarray(weight)
     except ValueError:
         raise InputError(f"{expected}, got rows of unequal length") from None
     if w.dtype.kind not in "fiu" or w.shape not in ((), (rows,)):

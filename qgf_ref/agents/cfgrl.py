@@ -19,4 +19,5 @@ def _loss(inputs: StageInputs) -> Loss:
 
 
 STAGE = Stage("cfgrl", ("cfgrl",), _loss, (NOISE, FLOW_TIMES), reads=("target_critic", "value"))
-CFGRL = Agent("cfgrl", PARTS, PlainRecipe(parts=PARTS, stages=(STAGE,)), base="iql", stream=1)
+RECIPE = PlainRecipe(resident=True, parts=PARTS, stages=(STAGE,))
+CFGRL = Agent("cfgrl", PARTS, RECIPE, base="iql", stream=1)

@@ -31,6 +31,7 @@ class IQLRecipe(CriticRecipe):
     """
 
     parts: ClassVar[tuple[Part, ...]] = PARTS
+    resident: bool = True
 
     path: Callable[[Kernels, Array, Array, Array], tuple[Array, Array]] = (
         lambda kernels, x0, x1, t: kernels(path_point, x0, x1, t)

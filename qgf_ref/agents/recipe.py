@@ -38,6 +38,7 @@ class Recipe:
     target         (target, online before the step, online after it, tau, kernels) → target
     in_turn        stages in the order of their steps, each seeing what earlier ones did; (): all
                    see the networks from before the update
+    resident       whether its losses may be given arrays of another library than NumPy
     """
 
     parts: ClassVar[tuple[Part, ...]] = ()
@@ -51,6 +52,7 @@ class Recipe:
         lambda target, before, after, tau, kernels: target_update(target, before, tau, kernels)
     )
     in_turn: tuple[str, ...] = ()
+    resident: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:

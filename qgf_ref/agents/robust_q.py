@@ -20,4 +20,11 @@ def _loss(inputs: StageInputs) -> Loss:
 
 STAGE = Stage("robust_q", ("robust_q",), _loss, (NOISE, UNIFORM_TIMES), reads=("target_critic",))
 """Times are U[0, 1) whatever the run's are. Source: official.md, section 6 (RobustQ)."""
-ROBUST_Q = Agent("robust_q", PARTS, PlainRecipe(parts=PARTS, stages=(STAGE,)), base="iql", stream=0)
+RECIPE = PlainRecipe(resident=True, parts=PARTS, stages=(STAGE,))
+ROBUST_Q = Agent(
+    "robust_q",
+    PARTS,
+    RECIPE,
+    base="iql",
+    stream=0,
+)

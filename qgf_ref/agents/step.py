@@ -5,7 +5,7 @@ Pure: `update` returns a new state and leaves the old one alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,15 @@ class TrainState:
     def create(cls, recipe: Recipe, networks: Networks) -> TrainState:
         """The state before the first update."""
         return cls(networks, {p: AdamState.zero(networks[p].params) for p in recipe.trained})
+
+    def map(self, f: Callable[[Array], Array]) -> TrainState:
+        """f applied to every array."""
+        params = {part: net.params.map(f) for part, net in vars(self.networks).items()}
+        moments = {
+            part: AdamState(adam.mean.map(f), adam.square.map(f), adam.count)
+            for part, adam in self.moments.items()
+        }
+        return TrainState(self.networks.having(params), moments)
 
     def after(self, steps: Steps) -> TrainState:
         """The state when these steps have been made."""

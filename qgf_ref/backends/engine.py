@@ -6,6 +6,7 @@ needs to know of it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +22,7 @@ from qgf_ref.backends.program.record import Chain, NotRecordable
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
+from qgf_ref.losses.batch import Batch
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.threads import thread_count
 
@@ -37,6 +39,29 @@ class Executor(Protocol):
         ...
 
 
+class Residence(Protocol):
+    """Where a training's arrays are, other than in NumPy's memory."""
+
+    def put(self, array: Array) -> Any:
+        """A copy there."""
+        ...
+
+    def get(self, array: Any) -> Array:
+        """A copy of what is there."""
+        ...
+
+    def windows(
+        self,
+        data: Any,
+        starts: Array,
+        horizon: int,
+        discount: float,
+        on_host: Callable[[], Batch],
+    ) -> Batch:
+        """`qgf_ref.data.windows.windows` there, float32; on_host makes it in NumPy."""
+        ...
+
+
 @dataclass(frozen=True)
 class Backend:
     """How primitives and recorded programs are run.
@@ -46,6 +71,10 @@ class Backend:
               the same. Raises NotRecordable where it has none. None: every chain runs as it stands
     threaded  whether a number of threads can be given
     packages  whose versions decide last bits; each must be installed
+    require   raises InputError where the backend cannot run here
+    own_array an array of another library → the backend's own, on its device; None where it is
+              none of this backend's
+    residence where a training's arrays are; None: with NumPy
     """
 
     name: str
@@ -53,6 +82,9 @@ class Backend:
     executor: Callable[[GuidedFlow, Chain, Any], Executor] | None = None
     threaded: bool = False
     packages: tuple[str, ...] = ()
+    require: Callable[[], None] | None = None
+    own_array: Callable[[Any], Any] | None = None
+    residence: Callable[[], Residence] | None = None
 
 
 @cache
@@ -72,7 +104,7 @@ def require_backend(name: str) -> None:
 def backend_named(name: str) -> Backend:
     """The backend of that name.
 
-    Raises InputError as `require_backend`, and where a package that it needs is missing.
+    Raises InputError as `require_backend`, and where what it needs is missing.
     """
     require_backend(name)
     module = import_module(f"{__package__}.{name}.backend")
@@ -82,6 +114,8 @@ def backend_named(name: str) -> Backend:
             raise InputError(
                 f'backend {name} needs {package}: pip install "qgf_ref[{name}]", or use numpy'
             )
+    if chosen.require is not None:
+        chosen.require()
     return chosen
 
 
@@ -154,9 +188,48 @@ class Engine:
             if results is not None:
                 return results
             # run once more as the reference, which says what left the finite numbers, and when
-        return chain(flow, scheme.spread(obs, draws), noise, weight)
+        if isinstance(obs, np.ndarray) or self.backend.residence is None:
+            return chain(flow, scheme.spread(obs, draws), noise, weight)
+        place = self.backend.residence()
+        obs, noise, weight = (place.get(x) for x in (obs, noise, weight))
+        return tuple(map(place.put, chain(flow, scheme.spread(obs, draws), noise, weight)))
+
+    def taken(self, array: Any) -> Any:
+        """An array of a GPU as the backend's own; all else as it is.
+
+        Raises InputError on a GPU's array unless the backend works there.
+        """
+        if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
+            return array
+        if int(array.__dlpack_device__()[0]) == _PROCESSOR:
+            return array
+        own = None if self.backend.own_array is None else self.backend.own_array(array)
+        if own is None:
+            raise InputError(
+                f"backend {self.backend.name} takes NumPy arrays, and this {type(array).__name__} "
+                "is on another device: use backend cupy for one of a GPU, or copy it"
+            )
+        return own
+
+    def beside(self, obs: Any, array: Any) -> Any:
+        """The array where obs, which `taken` took, is: in NumPy's memory or on the device."""
+        place = self.backend.residence
+        if place is None or isinstance(obs, np.ndarray) == isinstance(array, np.ndarray):
+            return array
+        return place().get(array) if isinstance(obs, np.ndarray) else place().put(array)
+
+    def given(self, result: Any, like: Any) -> Any:
+        """A result as `like` was, which `taken` took: NumPy's, or an array of its library."""
+        if isinstance(result, np.ndarray) or type(result) is type(like):
+            return result
+        if not hasattr(like, "__dlpack__"):
+            return result
+        library = sys.modules[type(like).__module__.partition(".")[0]]
+        return library.from_dlpack(result) if hasattr(library, "from_dlpack") else result
 
 
+_PROCESSOR = 1
+"""The kind of device that DLPack calls the processor."""
 EngineLike = str | Engine
 """What `Engine.of` takes: a backend's name, or an engine."""
 N = TypeVar("N")

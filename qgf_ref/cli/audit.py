@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--backend",
         metavar="B",
-        help="of what the profile repeats, numpy or numba (default: numba where it is installed); "
+        help="of what the profile repeats: numpy, numba or cupy (default: numba, if installed); "
         "what is verified always runs on numpy",
     )
     parser.set_defaults(run=run)

@@ -58,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--batch", nargs="+", type=int, metavar="B", help="rows (default 1 16 64 256 1024)"
     )
     parser.add_argument("--estimator", nargs="+", metavar="E", help="default: qgf")
+    parser.add_argument("--backend", nargs="+", metavar="B", help="of ours (default: numba numpy)")
     parser.add_argument(
         "--dtype", nargs="+", metavar="K", help="float32, float64 (default float32)"
     )
@@ -150,6 +151,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         "batches": args.batch,
         "estimators": args.estimator,
         "dtypes": args.dtype,
+        "backends": args.backend,
         "threads": args.threads,
         "peers": [Peer(name, spec) for name, spec in zip(names, args.peer, strict=True)],
     }

@@ -98,7 +98,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--backend",
         default="numpy",
         metavar="B",
-        help="numpy, the reference (default), or numba, compiled",
+        help="numpy, the reference (default); numba, compiled; or cupy, on a GPU",
     )
     how.add_argument(
         "--threads", type=int, metavar="N", help="of numba (default: all cores; 1 if K workers > 1)"

@@ -34,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _meant(self, unknown: Sequence[str]) -> str:
         if _GPU & {part for argument in unknown for part in argument.split("=")}:
-            return "; everything is computed on the CPU, by --backend numpy or numba"
+            return "; for a GPU give --backend cupy; numpy and numba compute on the CPU"
         flags = [f for f in self._option_string_actions if f.startswith("--")]
         for argument in unknown:
             flag = argument.partition("=")[0]

@@ -53,7 +53,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--data", type=path_or_name, metavar="P", help="where the data set is now, if it has moved"
     )
-    parser.add_argument("--backend", default="numba", metavar="B", help="numba (default) or numpy")
+    parser.add_argument(
+        "--backend", default="numba", metavar="B", help="numba (default), numpy, cupy"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="as of qgf-ref train")
     parser.add_argument(
         "--log-every", type=int, metavar="N", help="updates between rows of NETWORK.csv"

@@ -61,7 +61,7 @@ def value_loss(
 def dataset_q(target_critic: MLPCritic, obs: Array, action: Array) -> Array:
     """q (B,) of `value_loss`: the members' values at the dataset action, reduced."""
     q, _ = target_critic.forward(obs, action)
-    return ensemble_reduce(q, target_critic.aggregation)[0]
+    return target_critic.kernels(ensemble_reduce, q, target_critic.aggregation)[0]
 
 
 def value_regression(

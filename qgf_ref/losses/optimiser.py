@@ -42,14 +42,21 @@ def adam(
     Source: optax.adam (official.md, section 3).
     """
     count = state.count + 1
-    leaves = zip(
-        params.arrays(),
-        params_bar.arrays(),
-        state.mean.arrays(),
-        state.square.arrays(),
-        strict=True,
+    leaves = list(
+        zip(
+            params.arrays(),
+            params_bar.arrays(),
+            state.mean.arrays(),
+            state.square.arrays(),
+            strict=True,
+        )
     )
-    stepped = [kernels(adam_step, *leaf, count, learning_rate, eps, eps_root) for leaf in leaves]
+    at_once = getattr(kernels, "adam_steps", None)
+    stepped = None if at_once is None else at_once(leaves, count, learning_rate, eps, eps_root)
+    if stepped is None:
+        stepped = [
+            kernels(adam_step, *leaf, count, learning_rate, eps, eps_root) for leaf in leaves
+        ]
     theta, mean, square = (params.replace(part) for part in zip(*stepped, strict=True))
     return theta, AdamState(mean, square, count)
 
@@ -61,4 +68,9 @@ def target_update(
     kernels: Kernels = reference_kernels,
 ) -> MLPParams:
     """φ̄ ← τφ + (1 − τ)φ̄. The official code passes the critic from *before* its update."""
+    at_once = getattr(kernels, "moving_averages", None)
+    if at_once is not None:
+        moved = at_once(list(zip(target.arrays(), online.arrays(), strict=True)), tau)
+        if moved is not None:
+            return target.replace(iter(moved))
     return target.map(lambda t, o: kernels(moving_average, t, o, tau), online)

@@ -56,7 +56,8 @@ class TrainConfig:
     evaluate_episodes: int = _setting(10, "episodes of such an evaluation")
     evaluate_weight: float = _setting(0.03, "guidance weight of such an evaluation (qgf)")
     backend: str = _setting(
-        "numba", "numba: compiled kernels; numpy: the reference, slower and of other rounding"
+        "numba",
+        "numba: compiled kernels; numpy: the reference; cupy: a GPU. They round differently",
     )
     threads: int | None = _setting(
         None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.stage import StageInputs
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.backends.engine import backend_named
+from qgf_ref.backends.engine import Residence, backend_named
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.losses.batch import Batch, Hyperparameters
@@ -55,10 +56,16 @@ class ValidationSet:
     drawn: dict[str, Array]
 
     @classmethod
-    def draw(cls, data: Transitions, recipe: Recipe, hyper: Hyperparameters) -> ValidationSet:
-        """VALIDATION_ROWS windows, the same for every training seed."""
+    def draw(
+        cls,
+        data: Transitions,
+        recipe: Recipe,
+        hyper: Hyperparameters,
+        place: Residence | None = None,
+    ) -> ValidationSet:
+        """VALIDATION_ROWS windows, the same for every training seed; place as in `run`."""
         rng = np.random.default_rng(VALIDATION_SEED)
-        return cls(*training_batch(rng, data, VALIDATION_ROWS, recipe, hyper))
+        return cls(*training_batch(rng, data, VALIDATION_ROWS, recipe, hyper, place))
 
     def metrics(
         self, recipe: Recipe, train: TrainState, hyper: Hyperparameters, columns: tuple[str, ...]
@@ -71,12 +78,26 @@ class ValidationSet:
 
 
 def training_batch(
-    rng: np.random.Generator, data: Transitions, rows: int, recipe: Recipe, hyper: Hyperparameters
+    rng: np.random.Generator,
+    data: Transitions,
+    rows: int,
+    recipe: Recipe,
+    hyper: Hyperparameters,
+    place: Residence | None = None,
 ) -> tuple[Batch, dict[str, Array]]:
-    """One batch of windows and the random numbers of its update, float32."""
+    """One batch of windows and the random numbers of its update, float32; in `place`, if given."""
     starts = sample_starts(rng, data, rows, hyper.horizon)
-    batch = windows(data, starts, hyper.horizon, hyper.discount).astype(np.float32)
-    return batch, recipe.draw(rng, batch, hyper)
+    window = starts, hyper.horizon, hyper.discount
+
+    def on_host() -> Batch:
+        return windows(data, *window).astype(np.float32)
+
+    if place is None:
+        batch = on_host()
+        return batch, recipe.draw(rng, batch, hyper)
+    batch = place.windows(data, *window, on_host)
+    drawn = recipe.draw(rng, batch, hyper)
+    return batch, {name: place.put(array) for name, array in drawn.items()}
 
 
 def run(
@@ -97,14 +118,18 @@ def run(
     stays.
     """
     hyper = config.hyperparameters()
-    held_out = None if validation is None else ValidationSet.draw(validation, recipe, hyper)
+    backend = backend_named(config.backend)
+    place = backend.residence() if backend.residence is not None and recipe.resident else None
+    held_out = None
+    if validation is not None:
+        held_out = ValidationSet.draw(validation, recipe, hyper, place)
     saved = "Nothing was saved before."
     if state.update:
         saved = f"What was saved after update {state.update} is in {files}."
     terminal = sys.stderr.isatty()
     shown = progress(config.updates, "update", first=state.update, show=terminal)
     threads = config.with_threads().threads
-    at_once = threads if backend_named(config.backend).threaded and threads is not None else 1
+    at_once = threads if backend.threaded and threads is not None else 1
     with limited(threads), StopRequest() as stop, shown as job:
         started, first = time.perf_counter(), state.update
 
@@ -120,13 +145,16 @@ def run(
                 require_finite_parameters(state.train)
             except NonFiniteError as error:
                 raise diverged(state.update, error) from error
-            with stop.deferred():
+            with stop.deferred(), at_home(state, place):
                 files.save(state, first, time.perf_counter() - started)
             saved = f"What was saved after update {state.update} is in {files}."
 
+        if place is not None:
+            state.train = state.train.map(place.put)
         while state.update < config.updates and not stop:
             n = state.update + 1
-            batch, drawn = training_batch(state.rng, data_at(n), config.batch, recipe, hyper)
+            data = data_at(n)
+            batch, drawn = training_batch(state.rng, data, config.batch, recipe, hyper, place)
             try:
                 # what overflows is reported below, with update and network
                 with np.errstate(over="ignore", invalid="ignore"):
@@ -144,7 +172,8 @@ def run(
                 if held_out is not None:
                     row |= held_out.metrics(recipe, state.train, hyper, files.columns)
                 if evaluate is not None and n % config.evaluate_every == 0:
-                    row |= evaluate(state)
+                    with at_home(state, place):
+                        row |= evaluate(state)
                 state.metrics.append(row)
                 state.sums[:] = 0
                 files.log(state)
@@ -153,7 +182,21 @@ def run(
             if n % config.checkpoint_every == 0:
                 save()
         save()
+        if place is not None:
+            state.train = state.train.map(place.get)
         return stop.signal
+
+
+@contextmanager
+def at_home(state: RunState, place: Residence | None) -> Iterator[None]:
+    """The state's arrays in NumPy's memory meanwhile, wherever they are."""
+    there = state.train
+    if place is not None:
+        state.train = there.map(place.get)
+    try:
+        yield
+    finally:
+        state.train = there
 
 
 def require_finite_parameters(train: TrainState) -> None:

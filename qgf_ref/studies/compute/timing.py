@@ -9,13 +9,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.backends.engine import Engine, backend_names
+from qgf_ref.backends.engine import Engine
 from qgf_ref.bench.measure import Turn, interleaved, repetitions, spread
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Cell
 from qgf_ref.progress import tracked
 from qgf_ref.sampling import sample
 
+BACKENDS = "numpy", "numba"
+"""Those that compute on the processor, whose thread is what a method is to be charged."""
 _TURN = 0.01
 """Seconds of one contender in one round."""
 _LEAST = 5
@@ -34,7 +36,7 @@ def milliseconds(
     runs = {
         (cell.method, name): _sampler(checkpoint, cell, name, obs, rng)
         for cell in cells
-        for name in backend_names()
+        for name in BACKENDS
     }
     with threadpool_limits(1):
         turns = []
@@ -48,7 +50,7 @@ def milliseconds(
     return {
         cell.method: {
             name: spread([1e3 * t[f"{cell.method.identity} {name}"] for t in timings])
-            for name in backend_names()
+            for name in BACKENDS
         }
         for cell in cells
     }

@@ -1,0 +1,1 @@
+"""The backend cupy: CUDA kernels of our own, launched through CuPy."""

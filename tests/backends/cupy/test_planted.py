@@ -1,0 +1,73 @@
+"""Mistakes planted in the kernels are caught by what the other tests ask."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from qgf_ref.backends.cupy import device, sources
+from qgf_ref.backends.cupy.sources import FILES, FOLDER
+from qgf_ref.ops.dense import DenseRule
+from tests.helpers.gpu import stand_in
+from tests.helpers.gpu.checks import BLOCKS, FLOAT64, dense_block, sampled, small
+from tests.helpers.gpu.on_cpu import ORDERS, KernelError
+from tests.helpers.gpu.planted import PLANTED, planted
+
+QUICK = "a mask without the last lane", "a row too few"
+"""The others take the C++ compiler too long."""
+
+
+def install(monkeypatch: pytest.MonkeyPatch, read: dict[str, str], files: tuple[str, ...]) -> None:
+    def text(dtype: str, activation: str) -> str:
+        head = f"#define REAL {sources.REALS[dtype]}\n#define ACTIVATION 0\n{sources.constants()}"
+        return "\n".join([head, *(read[name] for name in files)])
+
+    monkeypatch.setattr(device, "source", text)
+
+
+def worst(persistent: bool) -> float:
+    """The largest error of what the other tests ask, in every order of threads."""
+    found = 0.0
+    for order in ORDERS:
+        stand_in.settings.order = order
+        if persistent:
+            for rows in (1, 2, 9):  # one row is the block's, nine are the warps'
+                flow, obs, noise = small(rows=rows)
+                how: dict[str, Any] = {"weight": 0.5, "noise": noise, "denoise_steps": 2}
+                names = ("qgf", "bptt", "qgf_covariance")[: 3 if rows == 2 else 1]
+                found = max(found, sampled(flow, obs, True, names, **how))
+            continue
+        for members, own, *sizes in BLOCKS:
+            rule = DenseRule("gelu", 1e-3)
+            found = max(found, dense_block(members, own, tuple(sizes), rule, True) / 10)  # type: ignore[arg-type]
+        flow, obs, noise = small(rows=130)
+        how = {"weight": 0.5, "noise": noise, "denoise_steps": 1}
+        found = max(found, sampled(flow, obs, False, **how))
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLANTED],
+)
+def test_it_is_caught(gpu: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {file: (FOLDER / f"{file}.cu").read_text() for file in FILES}
+    persistent = PLANTED[name][0] == "persistent"
+    files = FILES if persistent else tuple(file for file in FILES if file != "persistent")
+    install(monkeypatch, planted(name, read), files)
+    try:
+        error = worst(persistent)
+    except KernelError as caught:
+        print(caught)
+        return
+    assert not error < FLOAT64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persistent", [True, False])
+def test_nothing_is_caught_where_nothing_is_planted(
+    gpu: ModuleType, persistent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worst(persistent) < FLOAT64

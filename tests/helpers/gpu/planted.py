@@ -1,0 +1,45 @@
+"""Mistakes planted in the kernels' sources, each of which the tests must catch."""
+
+from __future__ import annotations
+
+PLANTED: dict[str, tuple[str, str, str]] = {
+    # name: file, text, what stands in its place
+    "no barrier between a tile's writing and reading": (
+        "product", "written over in the one after it\n    __syncthreads();", "gone\n"),
+    "no meeting after a product": (
+        "persistent", "    multiply(m, net, l, p);\n    meet(m);\n    if (l == net.hidden) add_up",
+        "    multiply(m, net, l, p);\n    if (l == net.hidden) add_up"),
+    "places do not take turns": (
+        "persistent", "m.c.scratch + m.c.z + (m.met & 1) * m.c.z_size",
+        "m.c.scratch + m.c.z"),
+    "no barrier before a block's rows are read": (
+        "persistent", "thread / WARP) work(team, e, i);\n  __syncthreads();",
+        "thread / WARP) work(team, e, i);"),
+    "no barrier in a block's sum": (
+        "persistent", "room[lane / WARP] = x;\n    __syncthreads();", "room[lane / WARP] = x;"),
+    "a mask without the last lane": (
+        "common", "x += __shfl_xor_sync(ALL_LANES, x, step)",
+        "x += __shfl_xor_sync(0x7fffffffu, x, step)"),
+    "half of a sum": ("common", "(int step = WARP / 2; step > 0", "(int step = WARP / 4; step > 0"),
+    "a row too few": (
+        "rows", "Index(counts[p.member]) : b.rows);", "Index(counts[p.member]) : b.rows - 1);"),
+    "a row too far": (
+        "rows", "p.at = p.member * b.capacity + p.row;",
+        "p.at = p.member * b.capacity + p.row + 1;"),
+    "the forward's row for the packed one": (
+        "rows", "x_bar + p.packed * b.stride, WarpTeam", "x_bar + p.at * b.stride, WarpTeam"),
+    "a column too many": ("product", "k < inner; k += DEPTH", "k < inner - DEPTH; k += DEPTH"),
+    "no barrier before the columns' sum": (
+        "columns", "sums[2 * plane + own] = offset_sum;\n  __syncthreads();",
+        "sums[2 * plane + own] = offset_sum;"),
+    "a padding that counts": (
+        "common", "p.v[i] = j + i < columns ? p.v[i] : Real(0);\n  } else",
+        "p.v[i] += 0;\n  } else"),
+}  # fmt: skip
+
+
+def planted(name: str, read: dict[str, str]) -> dict[str, str]:
+    """The sources by file, one of them with the mistake."""
+    file, right, wrong = PLANTED[name]
+    assert right in read[file], f"{file}.cu no longer has the text of {name!r}"
+    return {**read, file: read[file].replace(right, wrong)}
