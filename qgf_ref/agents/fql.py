@@ -54,7 +54,7 @@ class FQLRecipe(CriticRecipe):
         """Cloning, the one-step policy's loss, the critic's and the value's."""
         clone = Stage(CLONE, (CLONE,), self._clone, (NOISE, UNIFORM_TIMES))
         reads = (CLONE, "critic")
-        follow = Stage(ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._flow_action)
+        follow = Stage(ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held)
         return clone, follow, *self.critic_stages
 
     def _clone(self, inputs: StageInputs) -> Loss:
@@ -65,20 +65,29 @@ class FQLRecipe(CriticRecipe):
         loss, bar = weighted_flow_matching(field, batch.obs, x0, x1, t, batch.valid)
         return loss, {CLONE: bar}
 
-    def _flow_action(self, inputs: StageInputs) -> Array:
-        """a* (D, B), clipped; no gradient flows into the flow."""
-        field, T = inputs.nets[CLONE], inputs.hyper.denoise_steps
-        action = endpoint(field, inputs.batch.obs, inputs.drawn["z"], T)
-        return np.ascontiguousarray(field.kernels(clip, action)[0].T)
+    def _held(self, inputs: StageInputs) -> Array:
+        """a* (D, B), clipped, no gradient flows into the flow; and |m·q| as a last row, if it is
+        what Q is divided by.
+        """
+        nets, batch, z = inputs.nets, inputs.batch, inputs.drawn["z"]
+        field = nets[CLONE]
+        action = endpoint(field, batch.obs, z, inputs.hyper.denoise_steps)
+        rows = field.kernels(clip, action)[0].T
+        if self.settings.normalize_q_loss:
+            q, _ = q_at(nets.critic, batch.obs, nets[ONE_STEP].forward(batch.obs, z)[0], "mean")
+            rows = np.concatenate([rows, np.abs(batch.valid * q)[None]])
+        return np.ascontiguousarray(rows)
 
     def _one_step(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.fql.one_step_loss`."""
         assert inputs.fixed is not None
         nets, batch, own = inputs.nets, inputs.batch, self.settings
+        D, z = batch.action.shape[1], inputs.drawn["z"]
+        flow_action, sizes = np.ascontiguousarray(inputs.fixed[:D].T), inputs.fixed[D:]
+        scale = 1 / sizes.mean() if own.normalize_q_loss else 1.0
         loss, bar = one_step_loss(
-            nets[ONE_STEP], nets.critic, batch.obs, inputs.drawn["z"],
-            np.ascontiguousarray(inputs.fixed.T), batch.valid, own.alpha, own.normalize_q_loss,
-        )  # fmt: skip
+            nets[ONE_STEP], nets.critic, batch.obs, z, flow_action, batch.valid, own.alpha, scale
+        )
         return loss, {ONE_STEP: bar}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qgf_ref.arrays import Array
 from qgf_ref.losses.actor import q_at, q_at_vjp
 from qgf_ref.nets.critic import MLPCritic
@@ -21,22 +19,20 @@ def one_step_loss(
     flow_action: Array,
     valid: Array,
     alpha: float,
-    normalize: bool = False,
+    scale: float = 1.0,
 ) -> tuple[float, MLPParams]:
     """L = α·L_D + ν·L_π, and ∂L/∂μ's parameters.
 
     L_D = mean_b m_b·mean_d (μ − a*)², μ = μ(s, z) unclipped, a* = flow_action (B, D) the clipped
     endpoint of the cloned flow from the same noise z (B, D), a constant;
     L_π = −mean_b m_b·q_b, q = mean_j Q_j(s, c(μ)) of the *online* critic, its members always
-    averaged. normalize: ν = 1/mean_b |m_b q_b|, a constant; else 1.
+    averaged. ν = scale is a constant: 1, or with `normalize_q_loss` 1/mean_b |m_b q_b|.
     μ_bar = 2αm(μ − a*)/(B·D) − νm·c'(μ)·∇_a q/B. obs (B, O), valid m (B,).
     α multiplies a mean over D: the α of the paper's squared norm is α/D.
     """
     action, cache = policy.forward(obs, noise)
     distilled, distilled_bar = policy.kernels(squared_error, action, flow_action, valid[:, None])
     q, query = q_at(critic, obs, action, "mean")
-    share = valid * q
-    scale = 1 / np.abs(share.real).mean() if normalize else 1.0
     q_bar = valid * (-scale / len(valid))
     action_bar = policy.kernels(axpy, alpha, distilled_bar, q_at_vjp(critic, q_bar, query))
-    return alpha * distilled - scale * share.mean(), policy.vjp_params(action_bar, cache)
+    return alpha * distilled - scale * (valid * q).mean(), policy.vjp_params(action_bar, cache)

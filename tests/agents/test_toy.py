@@ -100,7 +100,7 @@ def test_the_other_commands_take_it_too(run: Path, tmp_path: Path) -> None:
         (0, ("convert", str(run), str(tmp_path / "toy.npz"))),
         (0, evaluate),
         (0, audit),
-        (2, (*audit, "--estimators", "qgf")),
+        (2, (*audit, "--overwrite", "--estimators", "qgf")),
     )
     for code, words in commands:
         program = [sys.executable, "-m", "qgf_ref", *words, "--agent", SPEC]
