@@ -103,12 +103,7 @@ def test_a_reader_that_leaves_loses_nothing(
     ]  # fmt: skip
 
 
-OLDER = pytest.mark.xfail(reason="its committed tables lack the paths", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=OLDER) if n == "didactic" else n for n in STUDIES]
-)
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_committed_picture_is_drawn_from_the_committed_tables(name: str) -> None:
     """What the pages show comes from the numbers beside it, and needs nothing else."""
     drawn = {file_name(name, part, "png") for part in figures_of(name, study(name), RESULTS)}
