@@ -51,7 +51,8 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
     with np.errstate(over="ignore"):
         cast = y.astype(np.float64 if y.dtype.kind != "f" else y.dtype, copy=False)
         cast = cast if dtype is None else cast.astype(dtype, copy=False)
-    require_finite(cast, f"{name} in {cast.dtype}", InputError)
+    if cast is not y:
+        require_finite(cast, f"{name} in {cast.dtype}", InputError)
     return cast
 
 

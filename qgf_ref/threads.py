@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -55,10 +56,12 @@ def available_cores() -> int:
     return own if quota == math.inf else max(1, min(own, math.ceil(quota)))
 
 
+@cache
 def _quota(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> float:
     """Cores' worth of processor time that the cgroups allow, infinite where they set no limit.
 
-    A process's limit is the least of its group's and of all groups above it.
+    A process's limit is the least of its group's and of all groups above it. Read once: the files
+    take as long as a small network's sampler.
     """
     try:
         lines = [line.split(":", 2) for line in process.read_text().splitlines()]

@@ -166,6 +166,8 @@ def estimator(spec: EstimatorLike, **options: Any) -> Estimator:
         if name not in _REGISTRY:
             raise unknown_name("estimator", spec, (*_REGISTRY, "your.module:function"))
         factory = _REGISTRY[name]
+    if not options:
+        return factory()
     known: list[str] = [f.name for f in fields(factory)] if is_dataclass(factory) else []
     unknown = sorted(set(options) - set(known))
     if unknown:

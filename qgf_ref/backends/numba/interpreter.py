@@ -9,9 +9,11 @@ depend on either. What each instruction means: `qgf_ref.backends.program.executo
 
 from __future__ import annotations
 
+import numpy as np
+
 from qgf_ref.backends.numba.barrier import aborted
 from qgf_ref.backends.numba.glue import all_finite, clip_values, nearest, reduce_members
-from qgf_ref.backends.numba.kernels.cache import inner, kernel
+from qgf_ref.backends.numba.kernels.cache import inner, kernel, spliced
 from qgf_ref.backends.numba.kernels.gemm import multiply
 from qgf_ref.backends.numba.kernels.simd import like, panel_width
 from qgf_ref.backends.numba.layout import (
@@ -53,12 +55,18 @@ CLIP, MULTIPLY, REDUCE_MIN, REDUCE_MEAN, FILL, SHARE, WHERE_POSITIVE, PLUS, AT_L
     Op.CLIP, Op.MULTIPLY, Op.REDUCE_MIN, Op.REDUCE_MEAN, Op.FILL, Op.SHARE, Op.WHERE_POSITIVE,
     Op.PLUS, Op.AT_LEAST,
 ))  # fmt: skip
-LAST_CHECKED = int(programs.LAST_CHECKED)
+NEAREST, LAST_CHECKED = int(Op.NEAREST), int(programs.LAST_CHECKED)
+SELDOM = (
+    JVP, HVP, SCALE_ROW, DIVIDE, ROW_DOT, RATIO, WHERE_POSITIVE, PLUS, AT_LEAST, NEAREST,
+)  # fmt: skip
+"""Instructions that only some estimators need: without them the interpreter compiles in half the
+time.
+"""
 ACTION, MEMBER_VALUES = int(Kind.ACTION), int(Kind.MEMBERS)
 WEIGHT = programs.WEIGHT
 
 
-@inner
+@spliced
 def _load(registers, batch, model, at, D, memory):
     """The block's noise and weights into their registers, and the observations' share of all first
     layers, once for all draws.
@@ -69,8 +77,9 @@ def _load(registers, batch, model, at, D, memory):
     obs_dim, pre_wide, pre = places[OBS_DIM], places[PRE_WIDE], places[PRE]
     first_seen = first // draws
     seen = (first + rows - 1) // draws - first_seen + 1
+    start = np.int64(0)  # a literal's type would have `multiply` compiled once more
     multiply(
-        obs, first_seen * obs_dim, obs_dim, 1, seen, flat, places[PRE_KERNEL], obs_dim, 0,
+        obs, first_seen * obs_dim, obs_dim, 1, seen, flat, places[PRE_KERNEL], obs_dim, start,
         pre_wide // panel_width(flat.itemsize), work, pre, pre_wide,
     )  # fmt: skip
     for r in range(seen):
@@ -84,10 +93,9 @@ def _load(registers, batch, model, at, D, memory):
 
 @inner
 def _between(op, x, y, s, out, second, rows, width, numbers, work):
-    """An instruction that asks no network: on rows of `width` numbers."""
+    """A common instruction that asks no network: on rows of `width` numbers."""
     size = rows * width
-    zero = like(0, work[0])
-    number = like(numbers[0], work[0]) if numbers.size else zero
+    number = like(numbers[0], work[0]) if numbers.size else like(0, work[0])
     if op == AXPY:
         for i in range(size):
             work[out + i] = work[y + i] + number * work[x + i]
@@ -98,7 +106,23 @@ def _between(op, x, y, s, out, second, rows, width, numbers, work):
     elif op == SCALE:
         for i in range(size):
             work[out + i] = number * work[x + i]
-    elif op == SCALE_ROW:
+    elif op == CLIP:
+        clip_values(x, out, second, size, number, work)
+    elif op == MULTIPLY:
+        for i in range(size):
+            work[out + i] = work[x + i] * work[y + i]
+    elif op == FILL:
+        for i in range(size):
+            work[out + i] = number
+
+
+@inner
+def _seldom_between(op, x, y, s, out, rows, width, numbers, work):
+    """Those of `SELDOM` that ask no network."""
+    size = rows * width
+    zero = like(0, work[0])
+    number = like(numbers[0], work[0]) if numbers.size else zero
+    if op == SCALE_ROW:
         for r in range(rows):
             for i in range(r * width, r * width + width):
                 work[out + i] = work[y + r] * work[x + i]
@@ -110,14 +134,6 @@ def _between(op, x, y, s, out, second, rows, width, numbers, work):
         for i in range(size):
             stopped = work[x + i] <= zero or work[y + i] <= zero
             work[out + i] = zero if stopped else work[x + i] / work[y + i]
-    elif op == CLIP:
-        clip_values(x, out, second, size, number, work)
-    elif op == MULTIPLY:
-        for i in range(size):
-            work[out + i] = work[x + i] * work[y + i]
-    elif op == FILL:
-        for i in range(size):
-            work[out + i] = number
     elif op == WHERE_POSITIVE:
         for i in range(size):
             work[out + i] = work[x + i] if work[y + i] > zero else zero
@@ -127,12 +143,12 @@ def _between(op, x, y, s, out, second, rows, width, numbers, work):
     elif op == AT_LEAST:
         for i in range(size):
             work[out + i] = number if work[x + i] < number else work[x + i]
-    else:
+    elif op == NEAREST:
         nearest(x, out, rows, numbers, work)
 
 
 @kernel
-def run_block(program, model, at, batch, memory, answers, status):
+def run_block(program, model, at, batch, memory, answers, status, seldom):
     """Run the program on rows FIRST … FIRST + ROWS − 1; at: see `layout.PLACES`.
 
     program  the code's table and numbers; the registers' places and kinds; the results' registers
@@ -142,6 +158,7 @@ def run_block(program, model, at, batch, memory, answers, status):
     memory   of this thread, of the team, its barrier, and room for the numbers of rows
     answers  the results, flat, one after another in the shapes of the loop
     status   [0] becomes 1 when a network, a product or a sum leaves the finite numbers
+    seldom   None where the program has none of `SELDOM`: then they are not compiled
     """
     table, numbers, registers, kinds, results = program
     layers, networks = model[2], model[3]
@@ -164,11 +181,11 @@ def run_block(program, model, at, batch, memory, answers, status):
             forward(net, code[TIME], y, second, x, out, at, model, memory)
         elif op == VJP:
             vjp(net, y, x, out, at, model, memory)
-        elif op == JVP:
+        elif op == JVP and seldom is not None:
             jvp(net, y, x, out, at, model, memory)
-        elif op == HVP:
+        elif op == HVP and seldom is not None:
             hvp(net, s, x, y, out, at, model, memory)
-        elif op == ROW_DOT:
+        elif op == ROW_DOT and seldom is not None:
             for r in range(rows):
                 total = like(0, work[0])
                 for i in range(r * D, r * D + D):
@@ -183,6 +200,8 @@ def run_block(program, model, at, batch, memory, answers, status):
         else:
             values = numbers[code[NUMBER] : code[NUMBER] + code[COUNT]]
             _between(op, x, y, s, out, second, rows, width, values, work)
+            if seldom is not None:
+                _seldom_between(op, x, y, s, out, rows, width, values, work)
         if op <= LAST_CHECKED and not all_finite(work, out, rows * width):
             status[0] = 1
         if aborted(counters):

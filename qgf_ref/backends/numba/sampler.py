@@ -12,7 +12,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.barrier import ABORT
-from qgf_ref.backends.numba.interpreter import run_block
+from qgf_ref.backends.numba.interpreter import SELDOM, run_block
 from qgf_ref.backends.numba.kernels.cache import compiling
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import (
@@ -82,6 +82,9 @@ class CompiledSampler:
         )  # fmt: skip
         kinds = [Kind(code.registers[register]) for register in code.results]
         self._answers = [(weights.sizes.width(kind), kind) for kind in kinds]
+        self._seldom = True if np.isin(code.table[:, OP], SELDOM).any() else None
+        more = ", with all instructions" if self._seldom else ""
+        self._kernels = f"the sampler's kernels for {weights.flat.dtype}{more}"
         self._layouts: dict[int, Layout] = {}
         self._idle: list[Array] = []
 
@@ -97,7 +100,7 @@ class CompiledSampler:
         run = _Run(
             _flat(obs, dtype),
             _flat(noise, dtype),
-            _flat(np.broadcast_to(np.ravel(weight), B), dtype),
+            np.full(B, np.ravel(weight), dtype),
             B // max(len(obs), 1),
             np.empty(B * sum(width for width, _ in self._answers), dtype),
             B,
@@ -105,7 +108,7 @@ class CompiledSampler:
         )
         if B:
             rows, members = self.division(B, threads)
-            with compiling(f"the sampler's kernels for {dtype}") as first:
+            with compiling(self._kernels) as first:
                 # a member of a team that compiles, and is interrupted, would be waited for
                 if members > 1 and not first:
                     self._team(run, B, members)
@@ -116,19 +119,19 @@ class CompiledSampler:
         results, start = [], 0
         for width, kind in self._answers:
             part = run.answers[start : start + B * width]
-            shapes = {Kind.ACTION: (B, width), Kind.MEMBERS: (width, B)}
-            results.append(part.reshape(shapes.get(kind, (B,))))
+            many = (B, width) if kind == Kind.ACTION else (width, B)
+            results.append(part if kind == Kind.SCALAR else part.reshape(many))
             start += B * width
         return tuple(results)
 
     def division(self, B: int, threads: int) -> tuple[int, int]:
         """Rows of a block, and members of the team (1: threads take blocks one by one)."""
         if B <= TEAM_ROWS and self._bytes(B) <= WORKSPACE_BYTES:
-            sizes = self.weights.sizes
-            narrowest = min(width for widths in sizes.hidden for width in widths)
+            if threads == 1 or self.weights.flat.nbytes * max(1, B / TEAM_FEW) < TEAM_BYTES:
+                return B, 1
+            narrowest = min(width for widths in self.weights.sizes.hidden for width in widths)
             panels = -(-narrowest // panel_width(self._itemsize))
-            enough = self.weights.flat.nbytes * max(1, B / TEAM_FEW) >= TEAM_BYTES
-            return B, max(1, min(threads, int(panels / TEAM_PANELS))) if enough else 1
+            return B, max(1, min(threads, int(panels / TEAM_PANELS)))
         blocks = -(-B // (BLOCK_ROWS * threads)) * threads
         rows = max(1, -(-B // max(blocks, 1) // TILE_ROWS)) * TILE_ROWS
         while rows > TILE_ROWS and self._bytes(rows) > WORKSPACE_BYTES:
@@ -212,7 +215,7 @@ class CompiledSampler:
         program = code.table, code.numbers, layout.registers, self._kinds, self._results
         memory = work, shared, counters, np.zeros(capacity, np.int64)
         batch = run.obs, run.noise, run.weight
-        run_block(program, self._model, at, batch, memory, run.answers, run.status)
+        run_block(program, self._model, at, batch, memory, run.answers, run.status, self._seldom)
 
 
 class _Run(NamedTuple):

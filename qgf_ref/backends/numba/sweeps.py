@@ -14,8 +14,7 @@ import math
 import numpy as np
 
 from qgf_ref.backends.numba.barrier import wait_for_all
-from qgf_ref.backends.numba.kernels.cache import inner
-from qgf_ref.backends.numba.kernels.exponential import inline
+from qgf_ref.backends.numba.kernels.cache import inner, spliced
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
 from qgf_ref.backends.numba.kernels.rows import (
     layer_row,
@@ -93,7 +92,7 @@ def _embed(time, precise, frequencies, out):
         out[half + i] = like(math.sin(angle), out[0])
 
 
-@inline
+@spliced
 def _first_layer(row, r, time, time_at, z, sums, room, at, model, work):
     """sums = z and what observation and time add to it in the first layer of row r."""
     flat, times, frequencies = model[0], model[1], model[5]
@@ -171,7 +170,7 @@ def forward(net, time, time_at, save, x_at, out_at, at, model, memory):
             source, source_row = at[X], wide
 
 
-@inner
+@spliced
 def extent(net, e, rows, layers, networks):
     """Numbers that a forward saves for one member."""
     depth, total = networks[net, DEPTH], 0
@@ -180,11 +179,11 @@ def extent(net, e, rows, layers, networks):
     return total
 
 
-@inner
+@spliced
 def choose_rows(net, e, bar_at, at, model, memory):
     """How many rows have a cotangent that is not 0 (of a field, all); memory[3] gets which."""
     networks, work, chosen = model[3], memory[0], memory[3]
-    count, rows = 0, at[ROWS]
+    count, rows = np.int64(0), at[ROWS]
     for r in range(rows):
         if not networks[net, SCALAR_OUTPUT] or work[bar_at + e * rows + r] != like(0, work[0]):
             chosen[count] = r
@@ -192,7 +191,7 @@ def choose_rows(net, e, bar_at, at, model, memory):
     return count
 
 
-@inner
+@spliced
 def start_back(net, e, bar_at, count, at, model, memory):
     """The cotangents of the last hidden values, a row for each of those chosen."""
     flat, layers, networks = model[0], model[2], model[3]
@@ -212,7 +211,7 @@ def start_back(net, e, bar_at, count, at, model, memory):
     return work, at[Z]
 
 
-@inner
+@spliced
 def add_rows(source, source_at, count, out_at, D, wide, memory):
     """Add the rows of a product to those rows of a register that take part."""
     work, chosen = memory[0], memory[3]
@@ -223,7 +222,7 @@ def add_rows(source, source_at, count, out_at, D, wide, memory):
             out[j] += row[j]
 
 
-@inner
+@spliced
 def clear(out_at, size, work):
     """Zeros."""
     for i in range(size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qgf_ref.backends.numba.kernels.cache import inner
 from qgf_ref.backends.numba.kernels.rows import layer_row_bent, layer_row_tangent
 from qgf_ref.backends.numba.kernels.simd import view
@@ -23,9 +25,9 @@ from qgf_ref.backends.numba.weights import (
 
 
 @inner
-def _tangents(net, e, saved, dot_at, count, keep, at, model, memory):
+def _tangents(net, e, saved, dot_at, count, tangents, at, model, memory):
     """The tangents of the last hidden values, in X, from the action's; those before each LayerNorm
-    of one member go to TANGENTS if `keep`.
+    of one member go to `tangents` unless that is −1.
     """
     flat, layers, networks = model[0], model[2], model[3]
     work, chosen, rows, wide = memory[0], memory[3], at[ROWS], at[WIDE]
@@ -35,7 +37,7 @@ def _tangents(net, e, saved, dot_at, count, keep, at, model, memory):
     for i in range(count):
         for j in range(D):
             work[at[X] + i * wide + j] = work[dot_at + chosen[i] * D + j]
-    place, tangents = saved, at[TANGENTS]
+    place, keep = saved, tangents >= 0
     for l in range(depth - 1):
         row = layers[base + l]
         columns = row[OUT]
@@ -65,7 +67,8 @@ def jvp(net, save, dot_at, out_at, at, model, memory):
     work, chosen, rows = memory[0], memory[3], at[ROWS]
     for r in range(rows):
         chosen[r] = r
-    _tangents(net, 0, save, dot_at, rows, False, at, model, memory)
+    # not literals, whose types would have it compiled once more
+    _tangents(net, np.int64(0), save, dot_at, rows, np.int64(-1), at, model, memory)
     end = layers[networks[net, FIRST_LAYER] + networks[net, DEPTH] - 1]
     D = end[OUT]
     z, z_at = product(work, at[X], at[WIDE], rows, model[0], end[KERNEL], end[IN], D, at, memory)
@@ -92,7 +95,7 @@ def hvp(net, save, dot_at, bar_at, out_at, at, model, memory):
         first, saved = saved, saved + extent(net, e, rows, layers, networks)
         if count == 0:
             continue
-        _tangents(net, e, first, dot_at, count, True, at, model, memory)
+        _tangents(net, e, first, dot_at, count, at[TANGENTS], at, model, memory)
         source, source_at = start_back(net, e, bar_at, count, at, model, memory)
         for i in range(count):
             clear(at[Z] + (count + i) * wide, layers[base + depth - 1, IN], work)

@@ -35,8 +35,14 @@ COMPILED = ("backends/program", "backends/numba")
 """Folders with compiled functions and their constants."""
 CONSTANTS = ("ops/activations.py", "ops/time_embedding.py")
 """Other files whose constants are compiled in."""
-FLAGS = {"nogil": True, "error_model": "numpy"}
-"""Compiled code lets other Python threads run, and divides without asking for zero."""
+FLAGS = {
+    "nogil": True, "error_model": "numpy", "_nrt": False,
+    "no_cfunc_wrapper": True, "no_cpython_wrapper": True,
+}  # fmt: skip
+"""Compiled code lets other Python threads run, and divides without asking for zero. It counts no
+references, as Python holds every array that a kernel is given; and only kernels are for Python.
+"""
+DURATION = "10 to 40 seconds on an idle core"
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -45,7 +51,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """
     disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
     try:
-        return numba.njit(**options, **FLAGS)(function)
+        return numba.njit(**{**FLAGS, **options})(function)
     finally:
         numba.config.DISABLE_JIT = disabled
 
@@ -55,6 +61,11 @@ def inner(function: Callable[..., Any]) -> Any:
     return compiled(function, fastmath={"contract"})
 
 
+def spliced(function: Callable[..., Any]) -> Any:
+    """`inner`, put into its caller's text: LLVM sees it there alone, not by itself before."""
+    return compiled(function, fastmath={"contract"}, inline="always")
+
+
 def summing(function: Callable[..., Any]) -> Any:
     """`inner` for sums along a row, whose order LLVM may choose."""
     return compiled(function, fastmath={"contract", "reassoc", "nsz"})
@@ -62,7 +73,7 @@ def summing(function: Callable[..., Any]) -> Any:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; its machine code is kept on disk."""
-    dispatcher = inner(function)
+    dispatcher = compiled(function, fastmath={"contract"}, no_cpython_wrapper=False)
     if directory() is not None:
         dispatcher._cache = _Cache(function)
     return dispatcher
@@ -101,7 +112,7 @@ def compiling(what: str) -> Iterator[bool]:
     mark = None if place is None else place / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     if mark is None or not mark.exists():
         kept = f"once: kept in {place}" if place else "kept nowhere, for want of a cache directory"
-        print(f"qgf_ref: compiling {what}, some seconds ({kept})", file=sys.stderr, flush=True)
+        print(f"qgf_ref: compiling {what}: {DURATION} ({kept})", file=sys.stderr, flush=True)
     yield True
     _ready.add(what)
     if mark is not None:

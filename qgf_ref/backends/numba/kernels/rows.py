@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from qgf_ref.backends.numba.kernels.cache import inner, summing
+from qgf_ref.backends.numba.kernels.cache import inner, spliced, summing
 from qgf_ref.backends.numba.kernels.exponential import (
     constant,
     exp,
@@ -244,7 +244,7 @@ def normalised_jacobian(u, x_hat, rstd, out):
         out[j] = rstd * (u[j] - mean - x_hat[j] * slope)
 
 
-@inline
+@spliced
 def layer_row(z, norm, scale, offset, eps, fast, code, x_hat, h, y, slope):
     """y = f(LayerNorm(z)) of one row, or f(z) without `norm`; returns rstd, or 0.
 
@@ -261,7 +261,7 @@ def layer_row(z, norm, scale, offset, eps, fast, code, x_hat, h, y, slope):
     return rstd
 
 
-@inline
+@spliced
 def layer_row_back(y_bar, norm, x_hat, rstd, slope, u, z_bar):
     """z_bar = (∂y/∂z)ᵀ y_bar of one row; u is room."""
     if norm:
@@ -273,7 +273,7 @@ def layer_row_back(y_bar, norm, x_hat, rstd, slope, u, z_bar):
             z_bar[j] = y_bar[j] * slope[j]
 
 
-@inline
+@spliced
 def layer_row_tangent(z_dot, norm, x_hat, rstd, slope, u, y_dot):
     """y_dot = (∂y/∂z) z_dot of one row; u is room."""
     if norm:

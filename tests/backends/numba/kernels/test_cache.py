@@ -15,26 +15,42 @@ import pytest
 
 from qgf_ref.backends.numba.kernels import cache
 
-CHILD = """
-import sys, numpy as np, qgf_ref
+SMALL = """
+import numpy as np
+from qgf_ref.backends.numba.kernels.cache import compiling
+from qgf_ref.backends.numba.kernels.updates import moving_average
+out = np.empty(3)
+with compiling("a small kernel"):
+    moving_average(np.arange(3.0), np.ones(3), 0.1, out)
+print(out.tobytes().hex())
+"""
+SAMPLER = """
+import qgf_ref
 flow = qgf_ref.load(dtype="float32").flow
 obs = qgf_ref.embedded_observations()[:3]
 print(qgf_ref.sample(flow, obs, weight=0.1, rng=0, backend="numba").tobytes().hex())
 """
 
 
-def run(directory: Path | str) -> tuple[str, str]:
+def run(directory: Path | str, child: str = SMALL) -> tuple[str, str]:
     environment = {**os.environ, "QGF_REF_CACHE_DIR": str(directory)}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", child], env=environment, capture_output=True, text=True, check=True
     )
     return done.stdout, done.stderr
 
 
-def test_compiled_once_and_said_so(tmp_path: Path) -> None:
-    first, said = run(tmp_path)
-    assert "compiling the sampler's kernels for float32" in said and str(tmp_path) in said
-    again, silent = run(tmp_path)
+@pytest.mark.parametrize(
+    ("child", "what"),
+    [
+        (SMALL, "a small kernel"),
+        pytest.param(SAMPLER, "the sampler's kernels for float32", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_once_and_said_so(tmp_path: Path, child: str, what: str) -> None:
+    first, said = run(tmp_path, child)
+    assert f"compiling {what}: " in said and str(tmp_path) in said
+    again, silent = run(tmp_path, child)
     assert silent == ""
     assert first == again
     assert list(tmp_path.rglob("*.nbc"))
