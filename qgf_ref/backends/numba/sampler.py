@@ -41,7 +41,7 @@ from qgf_ref.backends.numba.layout import (
 from qgf_ref.backends.numba.weights import Weights, gather
 from qgf_ref.backends.program.networks import time_constants
 from qgf_ref.backends.program.program import FIELD, Kind
-from qgf_ref.backends.program.registers import Code
+from qgf_ref.backends.program.registers import OP, Code
 from qgf_ref.backends.program.remembered import Remembered
 from qgf_ref.ops.time_embedding import DIM, Precision, angular_frequencies
 from qgf_ref.threads import in_parallel
