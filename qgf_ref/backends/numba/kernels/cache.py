@@ -35,13 +35,11 @@ COMPILED = ("backends/program", "backends/numba")
 """Folders with compiled functions and their constants."""
 CONSTANTS = ("ops/activations.py", "ops/time_embedding.py")
 """Other files whose constants are compiled in."""
-FLAGS = {
-    "nogil": True, "error_model": "numpy", "_nrt": False,
-    "no_cfunc_wrapper": True, "no_cpython_wrapper": True,
-}  # fmt: skip
+FLAGS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 """Compiled code lets other Python threads run, and divides without asking for zero. It counts no
-references, as Python holds every array that a kernel is given; and only kernels are for Python.
-"""
+references, as Python holds every array that a kernel is given."""
+WITHIN = {"no_cfunc_wrapper": True, "no_cpython_wrapper": True}
+"""For functions that only compiled code calls: a call from Python would end the process."""
 DURATION = "10 to 40 seconds on an idle core"
 
 
@@ -51,29 +49,29 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """
     disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
     try:
-        return numba.njit(**{**FLAGS, **options})(function)
+        return numba.njit(**FLAGS, **options)(function)
     finally:
         numba.config.DISABLE_JIT = disabled
 
 
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls. Products and sums may become fused."""
-    return compiled(function, fastmath={"contract"})
+    return compiled(function, fastmath={"contract"}, **WITHIN)
 
 
 def spliced(function: Callable[..., Any]) -> Any:
     """`inner`, put into its caller's text: LLVM sees it there alone, not by itself before."""
-    return compiled(function, fastmath={"contract"}, inline="always")
+    return compiled(function, fastmath={"contract"}, inline="always", **WITHIN)
 
 
 def summing(function: Callable[..., Any]) -> Any:
     """`inner` for sums along a row, whose order LLVM may choose."""
-    return compiled(function, fastmath={"contract", "reassoc", "nsz"})
+    return compiled(function, fastmath={"contract", "reassoc", "nsz"}, **WITHIN)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls; its machine code is kept on disk."""
-    dispatcher = compiled(function, fastmath={"contract"}, no_cpython_wrapper=False)
+    dispatcher = compiled(function, fastmath={"contract"})
     if directory() is not None:
         dispatcher._cache = _Cache(function)
     return dispatcher

@@ -15,7 +15,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from qgf_ref.backends.numba.kernels.cache import compiled
+from qgf_ref.backends.numba.kernels.cache import WITHIN, compiled
 from qgf_ref.backends.numba.kernels.simd import like, power_of_two
 
 _LOG2_E = 1 / math.log(2)
@@ -103,13 +103,13 @@ _tail_centre, _normal_tail = constant(*_TAIL_CENTRE), _polynomial(*_NORMAL_TAIL)
 
 def inline(function: Any) -> Any:
     """`inner`, always inlined: a call would keep LLVM from vectorising the caller's loop."""
-    return compiled(function, fastmath={"contract"}, forceinline=True)
+    return compiled(function, fastmath={"contract"}, forceinline=True, **WITHIN)
 
 
 def _dividing(function: Any) -> Any:
     """`inline`, whose divisions may become an estimate and a Newton step: x must be finite."""
     flags = {"contract", "arcp", "ninf"}
-    return compiled(function, fastmath=flags, forceinline=True)
+    return compiled(function, fastmath=flags, forceinline=True, **WITHIN)
 
 
 @_dividing

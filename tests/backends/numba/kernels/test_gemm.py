@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba.kernels.cache import inner
+from qgf_ref.backends.numba.kernels.cache import compiled
 from qgf_ref.backends.numba.kernels.gemm import multiply, packed, panels
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, panel_width, power_of_two
 
 
-@inner
+@compiled
 def compiled_multiply(a, row, col, rows, b, depth, first, last, c, c_row):  # type: ignore[no-untyped-def]
     multiply(a, 0, row, col, rows, b, 0, depth, first, last, c, 0, c_row)
 
@@ -67,7 +67,7 @@ def test_panels_can_be_computed_apart() -> None:
     np.testing.assert_array_equal(parts[:, :50], whole)
 
 
-@inner
+@compiled
 def compiled_power(x):  # type: ignore[no-untyped-def]
     return power_of_two(x)
 
