@@ -140,11 +140,14 @@ def test_without_a_validation_file(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_update_and_network(
     config: TrainConfig, tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qgf_ref.agents import iql as module
+    from qgf_ref.agents import critics, iql
 
     calls = 0
-    names = {"policy": "velocity_regression", "critic": "critic_loss", "value": "value_regression"}
-    name = names[network]
+    module, name = {
+        "policy": (iql, "velocity_regression"),
+        "critic": (critics, "critic_loss"),
+        "value": (critics, "value_regression"),
+    }[network]
     whole = getattr(module, name)
 
     def poisoned(*args: Any) -> object:
