@@ -34,7 +34,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def _meant(self, unknown: Sequence[str]) -> str:
         if _GPU & {part for argument in unknown for part in argument.split("=")}:
-            return "; for a GPU give --backend cupy; numpy and numba compute on the CPU"
+            if "--backend" in self._option_string_actions:
+                return "; for a GPU give --backend cupy; numpy and numba compute on the CPU"
+            return "; this command computes on the CPU"
         flags = [f for f in self._option_string_actions if f.startswith("--")]
         for argument in unknown:
             flag = argument.partition("=")[0]

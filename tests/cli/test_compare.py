@@ -199,11 +199,11 @@ def test_no_line_is_wider_than_100_columns(
     outputs = [run(COMPARE, capsys)[1]]
     assert "This trace would not show: " in outputs[0]
     write(place / "theirs.npz", {**arrays, "g": arrays["g"] * np.float32(1.001)}, **KNOWN)
-    outputs.append(run(f"{COMPARE} --out wide", capsys)[1])
+    outputs.append(run(f"{COMPARE} --out wide --overwrite", capsys)[1])
     assert "DIAGNOSIS: unknown" in outputs[1]
     assert "Look at how your code computes g" in outputs[1]
     planted(place, "weight-integer", weight=0.5, only=())
-    outputs.append(run(f"{COMPARE} --out wide", capsys)[1])
+    outputs.append(run(f"{COMPARE} --out wide --overwrite", capsys)[1])
     assert "DIAGNOSIS: ambiguous" in outputs[2]
     with pytest.raises(SystemExit):
         main(["compare", "--help"])

@@ -13,7 +13,7 @@ import pytest
 from qgf_ref.backends.cupy.sources import FILES, FOLDER, OPTIONS, source
 from qgf_ref.ops.activations import ACTIVATIONS
 
-KERNEL = r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\('
+KERNEL = r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w, ]+\)\s+)?(\w+)\('
 
 
 @cache

@@ -18,7 +18,7 @@ import pytest
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
-KERNEL = r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\('
+KERNEL = r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w, ]+\)\s+)?(\w+)\('
 FORWARDS, BACKWARDS, RANDOM, ONE_BLOCK_FIRST = ORDERS = 0, 1, 2, 3
 """Orders in which threads take turns."""
 FLAGS = (

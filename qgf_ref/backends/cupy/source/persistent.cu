@@ -425,7 +425,7 @@ __device__ inline void glue_rows(const Machine& m, Index n) {
   __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(PERSISTENT_THREADS)
+extern "C" __global__ void __launch_bounds__(PERSISTENT_THREADS, 1)
     run_program(const __grid_constant__ Call call) {
   Machine& m = *reinterpret_cast<Machine*>(shared_memory);
   if (threadIdx.x == 0) {
