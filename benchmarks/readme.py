@@ -85,7 +85,11 @@ def audit_short() -> str:
     """The audit's output with some of its estimators."""
     lines = (RESULTS / "audit.txt").read_text().splitlines()
     wanted = ("derivative checks", "Report: ")
-    chosen = [line for line in lines if line.startswith(SHORT) or any(w in line for w in wanted)]
+    chosen: list[str] = []
+    for line in lines:
+        goes_on = line.startswith("  ") and chosen and wanted[0] in chosen[-1]
+        if line.startswith(SHORT) or any(w in line for w in wanted) or goes_on:
+            chosen.append(line)
     return printed("qgf-ref audit", "\n".join(chosen) + "\n")
 
 

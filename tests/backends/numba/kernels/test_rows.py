@@ -7,7 +7,7 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import rows
-from qgf_ref.backends.numba.kernels.cache import inner
+from qgf_ref.backends.numba.kernels.cache import compiled
 from qgf_ref.ops.activations import ACTIVATIONS, activation, activation_jvp
 from qgf_ref.ops.layer_norm import Variance, layer_norm, layer_norm_jvp
 
@@ -25,17 +25,17 @@ SLOPE = {
 }  # fmt: skip
 
 
-@inner
+@compiled
 def activated(x, scale, code, y, slope):  # type: ignore[no-untyped-def]
     rows.activate(x, scale, code, y, slope)
 
 
-@inner
+@compiled
 def normalised(z, scale, offset, eps, fast, x_hat, h):  # type: ignore[no-untyped-def]
     return rows.normalise(z, scale, offset, eps, fast, x_hat, h)
 
 
-@inner
+@compiled
 def product(u, x_hat, rstd, out):  # type: ignore[no-untyped-def]
     rows.normalised_jacobian(u, x_hat, rstd, out)
 
