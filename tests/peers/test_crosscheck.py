@@ -143,8 +143,12 @@ def test_a_right_function_passes(part: str, framework: str) -> None:
     assert CHECKS[part](given, networks(), rows=ROWS).agrees
 
 
-ALIKE = {"layer-norm-member-0": ("layer-norm-member-0-forward",)}
-"""Told apart by the gradient alone, which the critic's values do not have."""
+ALIKE = {
+    "layer-norm-member-0": ("layer-norm-member-0-forward",),
+    "gradient-batch-mean": ("gradient-norm-clipped-batch",),
+}
+"""Told apart by the gradient alone, which the critic's values do not have; by a second batch, where
+one is asked: of one, a gradient over B is a gradient clipped to that length."""
 
 
 @both_frameworks
