@@ -13,12 +13,13 @@ import numpy as np
 
 from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.agent import Acting
+from qgf_ref.agents.cloning import cloning_stage
 from qgf_ref.agents.critics import CRITIC_PARTS, CriticRecipe
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.settings import OwnSettings, setting
-from qgf_ref.agents.stage import NEXT_NOISE, NOISE, UNIFORM_TIMES, Draw, Loss, Stage, StageInputs
+from qgf_ref.agents.stage import NEXT_NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
-from qgf_ref.losses.actor import endpoint, q_at, weighted_flow_matching
+from qgf_ref.losses.actor import endpoint, q_at
 from qgf_ref.losses.fql import one_step_loss
 from qgf_ref.ops.clip import clip
 
@@ -52,18 +53,10 @@ class FQLRecipe(CriticRecipe):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Cloning, the one-step policy's loss, the critic's and the value's."""
-        clone = Stage(CLONE, (CLONE,), self._clone, (NOISE, UNIFORM_TIMES))
+        clone = cloning_stage(CLONE)
         reads = (CLONE, "critic")
         follow = Stage(ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held)
         return clone, follow, *self.critic_stages
-
-    def _clone(self, inputs: StageInputs) -> Loss:
-        """`qgf_ref.losses.actor.weighted_flow_matching`."""
-        batch, drawn = inputs.batch, inputs.drawn
-        x0, x1, t = drawn["x0"], batch.action, drawn["t"]
-        field = inputs.nets[CLONE]
-        loss, bar = weighted_flow_matching(field, batch.obs, x0, x1, t, batch.valid)
-        return loss, {CLONE: bar}
 
     def _held(self, inputs: StageInputs) -> Array:
         """a* (D, B), clipped, no gradient flows into the flow; and |m·q| as a last row, if it is

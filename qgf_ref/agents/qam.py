@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from qgf_ref.agents.agent import Acting, FlowAgent
+from qgf_ref.agents.cloning import cloning_stage
 from qgf_ref.agents.critics import CRITIC_PARTS, CriticRecipe
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.settings import OwnSettings, setting
-from qgf_ref.agents.stage import NOISE, UNIFORM_TIMES, Draw, Loss, Stage, StageInputs
+from qgf_ref.agents.stage import NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
-from qgf_ref.losses.actor import best_action, endpoint, pessimistic_q, weighted_flow_matching
+from qgf_ref.losses.actor import best_action, endpoint, pessimistic_q
 from qgf_ref.losses.clipping import clipped_by_norm
 from qgf_ref.losses.qam import AdjointPath, adjoint_matching, adjoint_path
 from qgf_ref.ops.clip import clip
@@ -72,7 +73,7 @@ class QAMRecipe(CriticRecipe):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The slow flow's loss, the fast one's, the critic's and the value's."""
-        slow = Stage(SLOW, (SLOW,), self._slow, (NOISE, UNIFORM_TIMES))
+        slow = cloning_stage(SLOW)
         fast = Stage(
             FAST, (FAST,), self._fast, (START, PATH_NOISE), (self._base, self._critic_of_adjoint),
             self._path,
@@ -86,14 +87,6 @@ class QAMRecipe(CriticRecipe):
     @property
     def _critic_of_adjoint(self) -> str:
         return "target_critic" if self.settings.use_target_grad else "critic"
-
-    def _slow(self, inputs: StageInputs) -> Loss:
-        """`qgf_ref.losses.actor.weighted_flow_matching`."""
-        batch, drawn = inputs.batch, inputs.drawn
-        x0, x1, t = drawn["x0"], batch.action, drawn["t"]
-        field = inputs.nets[SLOW]
-        loss, bar = weighted_flow_matching(field, batch.obs, x0, x1, t, batch.valid)
-        return loss, {SLOW: bar}
 
     def _path(self, inputs: StageInputs) -> Array:
         """`qgf_ref.losses.qam.adjoint_path`, (3, T, D, B); no gradient flows into it."""
