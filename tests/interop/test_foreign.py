@@ -467,13 +467,22 @@ def test_missing_and_damaged_options(tmp_path: Path) -> None:
         qgf_ref.load(path)
 
 
-@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "manifest.ocdbt", "ocdbt.process_0"])
-def test_orbax_is_refused_with_the_way_out(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+ORBAX_FILES = ["_CHECKPOINT_METADATA", "manifest.ocdbt", "ocdbt.process_0"]
+
+
+@pytest.mark.parametrize("name", ORBAX_FILES)
+def test_a_damaged_orbax_directory(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorstore", reason="reads Orbax: the extra [orbax], which [peers] has")
     (tmp_path / name).write_text("{}")
     with pytest.raises(InputError, match=r"no readable Orbax checkpoint|Orbax checkpoint without"):
         qgf_ref.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ORBAX_FILES)
+def test_orbax_without_tensorstore_is_refused_with_the_way_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("{}")
     monkeypatch.setattr(orbax_directory, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"qgf_ref\[orbax\].*x\.msgpack.*msgpack_serialize"):
         qgf_ref.load(tmp_path)
