@@ -47,7 +47,6 @@ from benchmarks.peers.compare import (  # noqa: E402
     require_equal,
     samples,
 )
-from qgf_ref.backends.engine import backend_names  # noqa: E402
 from qgf_ref.bench.measure import settle, spread  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
@@ -56,7 +55,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PRESETS = {"small": ((256,) * 3, 256), "paper": ((1024,) * 4, 1024)}
 """Hidden layers, rows of a batch."""
 GEMM = 1024
-CONTENDERS = (*backend_names(), "jax")
+CPU_BACKENDS = ("numpy", "numba")
+"""What JAX on a CPU is compared with; a GPU's training is measured by benchmarks/gpu.py."""
+CONTENDERS = (*CPU_BACKENDS, "jax")
 
 
 class Timing(NamedTuple):
@@ -81,7 +82,7 @@ def measure(preset: str, cores: int, rounds: int, target: float, seed: int) -> d
     hidden, rows = PRESETS[preset]
     checkpoint, data = checkpoint_of(hidden, seed), samples(rows, seed + 1)
     hyper = checkpoint.hyperparameters()
-    ours = {name: Ours(checkpoint, hyper, name, cores) for name in backend_names()}
+    ours = {name: Ours(checkpoint, hyper, name, cores) for name in CPU_BACKENDS}
     theirs = Jax(checkpoint, hyper)
     first, second = (
         timed(lambda: theirs.step(data[0]), theirs.finish, 1).seconds for _ in range(2)
@@ -149,7 +150,7 @@ def summary(timings: dict[str, list[Timing]], flops: int) -> dict[str, Any]:
             "share_of_gemm_peak": statistics.median(rates) * flops / peak,
             "seconds_of_each_round": [x.seconds for x in timings[name]],
         }
-    for name in backend_names():
+    for name in CPU_BACKENDS:
         pairs = zip(timings[name], timings["jax"], strict=True)
         result[name]["ratio"] = spread([theirs.seconds / ours.seconds for ours, theirs in pairs])
     return result
@@ -180,7 +181,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "share of GEMM peak: qgf_ref, JAX |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row, name in itertools.product(results, backend_names()):
+    for row, name in itertools.product(results, CPU_BACKENDS):
         rates = [_interval(row[n]["updates_per_second"]) for n in (name, "jax")]
         shares = [f"{row[n]['share_of_gemm_peak']:.0%}" for n in (name, "jax")]
         lines.append(
@@ -227,7 +228,7 @@ def main() -> None:
     for cores in sorted({everything, 1}, reverse=True):
         for row in child(cores, args):
             results.append({"cores": cores, **row})
-            ratios = (f"{n} {row[n]['ratio']['median']:.2f}" for n in backend_names())
+            ratios = (f"{n} {row[n]['ratio']['median']:.2f}" for n in CPU_BACKENDS)
             print(f"{row['preset']:6} {cores} cores: qgf_ref/JAX = {', '.join(ratios)}")
     table = markdown(results)
     print(f"\n{table}")
