@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
-from html import escape
 from pathlib import Path
 
 from qgf_ref.audit import plots
@@ -21,6 +18,7 @@ from qgf_ref.audit.report import (
 )
 from qgf_ref.checks import Check
 from qgf_ref.files import write_atomically, write_json
+from qgf_ref.page import facts, figure, html_table, note, page
 from qgf_ref.plotting import Figure, can_draw, png
 
 
@@ -72,93 +70,49 @@ def figures(report: AuditReport) -> dict[str, tuple[Figure, str]]:
 
 def write_report(report: AuditReport, out: Path) -> Path:
     """Write report.json, the PNGs and report.html into `out`; returns the page's path."""
-    pages = []
-    for name, (figure, caption) in figures(report).items():
-        image = png(figure)
+    pictures = []
+    for name, (drawn, caption) in figures(report).items():
+        image = png(drawn)
         write_atomically(out / f"{name}.png", image)
-        data = base64.b64encode(image).decode()
-        pages.append(
-            f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+        pictures.append(figure(image, caption))
     write_json(out / "report.json", report.as_json())
-    page = out / "report.html"
-    write_atomically(page, _html(report, pages).encode())
-    return page
-
-
-NUMBER = re.compile(r"[-−]?[\d.,]+(e[-+]?\d+)?%?|[–∞]|inf|nan")
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """A table; columns of numbers are aligned to the right."""
-    right = [all(NUMBER.fullmatch(cell) for cell in column) for column in zip(*rows)]
-
-    def line(cells: list[str], tag: str) -> str:
-        ends = right or [False] * len(cells)
-        marked = (
-            f"<{tag}{' class=n' if n else ''}>{escape(c)}</{tag}>" for c, n in zip(cells, ends)
-        )
-        return f"<tr>{''.join(marked)}</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
+    path = out / "report.html"
+    write_atomically(path, _html(report, pictures))
+    return path
 
 
 def _checks_table(checks: list[Check]) -> str:
-    return _table(
+    return html_table(
         ["check", "oracle", "error", "tolerance", "verdict", "remark"],
         [
             [c.name, c.oracle.replace("_", " "), f"{c.error:.1e}", f"{c.tolerance:.0e}",
              "ok" if c.passed else "WRONG", c.remark]
             for c in checks
         ],
+        wrong="WRONG",
     )  # fmt: skip
 
 
-def _html(report: AuditReport, figures_html: list[str]) -> str:
-    facts = _table(["", ""], [[k.replace("_", " "), str(v)] for k, v in report.checkpoint.items()])
-    origin = _table(
-        ["", ""], [[k.replace("_", " "), str(v)] for k, v in
-                   {**report.settings, **report.provenance}.items()]
-    )  # fmt: skip
-    estimators = ""
+def _html(report: AuditReport, pictures: list[str]) -> bytes:
+    sections = {"Checkpoint": facts(report.checkpoint)}
     if report.profile.norm:
-        chain = _table(
+        chain = html_table(
             ["estimator", "products of a whole chain, beyond its T forwards of v"],
-            [[name, products] for name, products in report.profile.chain_products.items()],
+            list(report.profile.chain_products.items()),
         )
-        estimators = (
-            f"<h2>Estimators</h2>{_table(*estimator_rows(report))}"
-            f'<p class="note">{escape(estimator_note(report))}</p>'
-            f"{_table(*coverage_rows(report))}{chain}"
-        )
-    said = [*conclusions(report), *unchecked_lines(report), *remark_lines(report)]
-    state = "passed" if report.passed and not report.unchecked else "failed"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>qgf_ref audit</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
-table {{ border-collapse: collapse; font-size: 13px; margin: .5rem 0 1.5rem; }}
-th, td {{ text-align: left; padding: .15rem .7rem .15rem 0; border-bottom: 1px solid #ddd; }}
-td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
-.n {{ text-align: right; }}
-figure {{ margin: 1.5rem 0; }} img {{ max-width: 100%; }}
-figcaption, .note {{ color: #444; font-size: 13.5px; }}
-.verdict {{ padding: .6rem 1rem; border-left: 6px solid; }}
-.passed {{ border-color: #009E73; background: #eef8f4; }}
-.failed {{ border-color: #D55E00; background: #fdf1ea; }}
-</style></head><body>
-<h1>Audit of a Q-Guided Flow checkpoint</h1>
-<p class="verdict {state}">{escape(verdict(report))}. {report.seconds:.0f} s.</p>
-{"".join(f"<p>{escape(sentence)}</p>" for sentence in said)}
-<h2>Checkpoint</h2>{facts}
-{estimators}
-<h2>Figures</h2>{"".join(figures_html)}
-<h2>Derivative checks</h2>
-<p>Nearest to their tolerance:</p>{_checks_table(worst_checks(report))}
-<details{"" if report.passed else " open"}><summary>all {len(report.checks)} checks</summary>
-{_checks_table(report.checks)}</details>
-<h2>How this was made</h2>{origin}
-</body></html>
-"""
+        tables = html_table(*estimator_rows(report)), html_table(*coverage_rows(report))
+        sections["Estimators"] = f"{tables[0]}{note(estimator_note(report))}{tables[1]}{chain}"
+    sections["Figures"] = "".join(pictures)
+    sections["Derivative checks"] = (
+        f"<p>Nearest to their tolerance:</p>{_checks_table(worst_checks(report))}"
+        f"<details{'' if report.passed else ' open'}><summary>all {len(report.checks)} checks"
+        f"</summary>{_checks_table(report.checks)}</details>"
+    )
+    sections["How this was made"] = facts({**report.settings, **report.provenance})
+    return page(
+        "Audit of a Q-Guided Flow checkpoint",
+        f"{verdict(report)}. {report.seconds:.0f} s.",
+        report.passed and not report.unchecked,
+        sections,
+        [*conclusions(report), *unchecked_lines(report), *remark_lines(report)],
+    )

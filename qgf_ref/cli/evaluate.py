@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
     print(text_table(*critic_table(evaluation)))
     print(textwrap.fill(CRITIC_NOTE, 98))
     drawn = [n for n in ("success", "weights", "calibration") if (out / f"{n}.png").exists()]
-    print(f"\n{evaluation.seconds:.0f} s. {out / 'evaluation.json'}, figures: {', '.join(drawn)}")
+    print(f"\n{evaluation.seconds:.0f} s. {out / 'evaluation.html'}; figures: {', '.join(drawn)}")
     if args.gif is not None:
         _render(args.gif, checkpoints[0], evaluation, filmed)
     print(_next(args, evaluation, out))

@@ -1,7 +1,8 @@
-"""The evaluation as a table, a JSON, two CSVs, an npz and three figures."""
+"""The evaluation as tables, a page, a JSON, two CSVs, an npz and three figures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,15 +10,22 @@ from typing import Any
 
 from qgf_ref.evaluation.critic_error import CriticError, chunks, critic_error, table_of_chunks
 from qgf_ref.evaluation.methods import Method
-from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
-from qgf_ref.evaluation.protocol import Cell, Evaluation
+from qgf_ref.evaluation.plots import (
+    calibration_figure,
+    success_figure,
+    title,
+    weights_figure,
+)
+from qgf_ref.evaluation.protocol import Cell, Evaluation, best
 from qgf_ref.evaluation.records import FILE as RECORDS
 from qgf_ref.evaluation.statistics import bootstrap_mean, paired_difference, prefixed
 from qgf_ref.files import csv_bytes, write_atomically, write_json, write_npz
+from qgf_ref.page import facts, figure, html_table, note, page
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, formatted
 
 FILES = (
+    "evaluation.html",
     "evaluation.json",
     "episodes.csv",
     "critic_error.csv",
@@ -150,19 +158,53 @@ def write_report(evaluation: Evaluation, directory: Path) -> None:
     write_atomically(directory / "episodes.csv", csv_bytes(_episode_rows(cells)))
     write_atomically(directory / "critic_error.csv", csv_bytes(critic))
     write_npz(directory / "critic_error.npz", table_of_chunks(cells))
-    about = summary(evaluation)
+    about, pictures = summary(evaluation), {}
     for name, draw in (
         ("success", partial(success_figure, about)),
         ("weights", partial(weights_figure, about)),
         ("calibration", partial(calibration_figure, evaluation)),
     ):
         path = directory / f"{name}.png"
-        figure = draw() if can_draw() else None
-        if figure is not None:
-            write_atomically(path, png(figure))
+        drawn = draw() if can_draw() else None
+        if drawn is not None:
+            pictures[name] = png(drawn)
+            write_atomically(path, pictures[name])
         else:
             path.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     write_json(directory / "evaluation.json", about)
+    write_atomically(directory / "evaluation.html", _html(evaluation, pictures))
+
+
+def _html(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> bytes:
+    captions = {
+        "success": "Held-out episodes at each method's chosen weight.",
+        "weights": "Where the weights were chosen: an optimistic view of each method's best.",
+        "calibration": "Above the dotted line the critic promised less than followed, below more.",
+    }
+    drawn = {name: figure(png, captions[name]) for name, png in pictures.items()}
+    critic = html_table(*critic_table(evaluation)) + note(CRITIC_NOTE)
+    about, simulator = dict(evaluation.provenance), evaluation.provenance.get("simulator")
+    if simulator:
+        about |= {f"simulator {name}": value for name, value in about.pop("simulator").items()}
+    lead = best(evaluation.held_out)
+    verdict = (
+        f"{title(lead.method.label, lead.weight)} succeeded most, in {lead.success.value:.2f} of "
+        f"{len(lead.episodes)} held-out episodes (95%: {lead.success.low:.2f} to "
+        f"{lead.success.high:.2f})"
+    )
+    if lead.success.value == 0:
+        verdict = f"No method succeeded in any of {len(lead.episodes)} held-out episodes"
+    sections = {
+        "Success": html_table(*success_table(evaluation)) + note(SUCCESS_NOTE)
+        + drawn.get("success", "") + drawn.get("weights", ""),
+        "The critic on the chunks that were executed": critic + drawn.get("calibration", ""),
+        "How this was made": facts(
+            {"checkpoints": [c["source"] for c in evaluation.checkpoints],
+             **evaluation.settings.describe(), "seconds": round(evaluation.seconds, 1), **about}
+        ),
+    }  # fmt: skip
+    said = [simulator["note"]] if simulator and simulator["note"] else []
+    return page(f"Evaluation in {evaluation.task}", verdict, True, sections, said)
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def test_files(tmp_path: Path) -> None:
     assert {e["weight"] for e in held} == {str(row["weight"])}
     with np.load(tmp_path / "critic_error.npz") as file:
         assert len(file["q"]) == len(file["realised"]) == len(file["cell"])
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 3
+    for _, *cells in success_table(evaluation())[1]:
+        assert all(f">{cell}</td>" in page for cell in cells if cell)
+    assert "No method succeeded" in page and "<td>memory; memory</td>" in page
 
 
 def test_without_selection_an_old_figure_does_not_stay(tmp_path: Path) -> None:
