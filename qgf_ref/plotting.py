@@ -136,13 +136,22 @@ def legend_beside(axes: Any) -> None:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return _saved(figure, format="png", dpi=130)
 
 
 def pdf(figure: Figure) -> bytes:
     """The figure as a PDF file, the same bytes for the same figure."""
+    return _saved(figure, format="pdf", metadata={"CreationDate": None})
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """The file, wider than asked for where a title or a legend would be cut off: the layout makes
+    room for axes and their labels only.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(buffer, **options)
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    if min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) < -0.5 / figure.dpi:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, bbox_inches="tight", pad_inches=0.08, **options)
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,9 @@ from qgf_ref.arrays import Array
 from qgf_ref.data import tasks
 from qgf_ref.errors import OGBENCH_PYTHONS
 from qgf_ref.nets.auxiliary import AuxiliaryParams
-from qgf_ref.nets.initialisers import init_conditional, init_value, init_velocity
+from qgf_ref.nets.initialisers import init_table, init_value, init_velocity
+from qgf_ref.nets.joint import LABEL_COLUMNS
+from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.time_embedding import DIM
 
 if find_spec("ogbench") is None:
@@ -109,9 +112,18 @@ def small_auxiliary(seed: int, obs_dim: int, action_dim: int) -> AuxiliaryParams
     O, D, hidden = obs_dim, action_dim, (8, 7)
     return AuxiliaryParams(
         init_value(rng, O + D + DIM, hidden, dtype="float64").map(perturbed),
-        init_conditional(rng, O, D, hidden, dtype="float64").map(perturbed),
+        conditional_params(rng, O, D, hidden).map(perturbed),
         init_velocity(rng, O, D, hidden, dtype="float64").map(perturbed),
     )
+
+
+def conditional_params(
+    rng: np.random.Generator, obs_dim: int, action_dim: int, hidden: Sequence[int]
+) -> MLPParams:
+    """Initial parameters of a `ConditionalVelocity`: a table, and a velocity's that reads it."""
+    table = init_table(rng, "float64")
+    trunk = init_velocity(rng, obs_dim + LABEL_COLUMNS, action_dim, hidden, dtype="float64")
+    return MLPParams(trunk.layers, table)
 
 
 @pytest.fixture

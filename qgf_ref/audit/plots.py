@@ -66,6 +66,8 @@ def norms_figure(profile: Profile) -> Figure:
     axes = figure.subplots()
     for name, look in _looks(profile.norm):
         axes.semilogy(profile.times, np.maximum(profile.norm[name], FLOOR), **look)
+    low, high = axes.get_ylim()
+    axes.set_ylim(bottom=max(low, high / 1e6))  # one that vanishes must not flatten the others
     dress(axes, "Gradient norm along the chain", "flow time t", "median ‖G‖ over rows")
     legend_beside(axes)
     return figure

@@ -39,7 +39,7 @@ def benchmark(settings: BenchSettings) -> dict[str, Any]:
     """
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
-    notes = busy(load)
+    notes = [*busy(load), *settings.assumed()]
     refused: dict[str, str] = {}
     threads = settings.threads or (min(thread_count(), available_cores()),)
     for number in threads:

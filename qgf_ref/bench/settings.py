@@ -14,7 +14,7 @@ from qgf_ref.arrays import real_dtype
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.interop.load import load
+from qgf_ref.interop.load import load, load_as_stored
 from qgf_ref.nets.initialisers import init_value, init_velocity
 from qgf_ref.threads import available_cores
 
@@ -121,6 +121,15 @@ class BenchSettings:
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype="float64", **self.options)
         return fresh_checkpoint(hidden_of(network), self.seed).astype("float64")
+
+    def assumed(self) -> list[str]:
+        """What was assumed of the names in the checkpoint's file."""
+        if self.checkpoint is None:
+            return []
+        options = dict(self.options)
+        chosen = [options.pop(name, None) for name in ("rules", "target_critic_from")]
+        _, mapping = load_as_stored(self.checkpoint, options, *chosen)
+        return mapping.notes if mapping else []
 
     def asdict(self) -> dict[str, Any]:
         """As JSON has it."""

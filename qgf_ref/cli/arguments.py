@@ -25,6 +25,8 @@ from qgf_ref.interop.load import (
     load_as_stored,
 )
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
+from qgf_ref.ops.activations import ACTIVATIONS
+from qgf_ref.ops.ensemble import AGGREGATIONS
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -65,8 +67,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
 def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     """One flag for every option that a checkpoint may not tell."""
     group = parser.add_argument_group("options of the checkpoint, where its flags.json lacks them")
-    group.add_argument("--activation", help="gelu, relu, … of the networks")
-    group.add_argument("--q-aggregation", help="min or mean over the critic's members")
+    group.add_argument(
+        "--activation", metavar="V", help=f"of the networks: {', '.join(ACTIVATIONS)}"
+    )
+    group.add_argument(
+        "--q-aggregation", help=f"over the critic's members: {', '.join(AGGREGATIONS)}"
+    )
     group.add_argument("--denoise-steps", type=int, metavar="T", help="Euler steps of the sampler")
     group.add_argument("--horizon-length", type=int, metavar="H", help="actions in a chunk")
     group.add_argument(

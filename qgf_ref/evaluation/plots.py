@@ -137,7 +137,7 @@ def calibration_figure(evaluation: Evaluation) -> Figure | None:
     figure.supylabel("discounted return that followed", fontsize=10)
     behind = "" if unguided is None else "; grey: behaviour cloning"
     figure.suptitle(
-        f"{evaluation.task}: held-out chunks in bins by Q, 95% over episodes{behind}", fontsize=9
+        f"{evaluation.task}\nheld-out chunks in bins by Q, 95% over episodes{behind}", fontsize=9
     )
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def mapped(tensors: Mapping[str, Array], said: RuleFile, source: str) -> NameMap
         mapping = mapping_by_names({new: tensors[old] for new, old in names.items()}, source)
         if passed:
             notes = [*mapping.notes, f"passed over as asked: {listing(passed)}"]
-            mapping = NameMapping(mapping.entries, [*mapping.ignored, *passed], notes)
+            mapping = replace(mapping, ignored=[*mapping.ignored, *passed], notes=notes)
             names |= {name: name for name in passed}
     if not said.gaps_as_ours:
         require_no_gaps(mapping.entries, source)

@@ -91,20 +91,6 @@ def init_value(
     return init_mlp(rng, in_features, hidden, 1, ensemble=ensemble, norms=norms, dtype=dtype)
 
 
-def init_conditional(
-    rng: np.random.Generator,
-    obs_dim: int,
-    action_dim: int,
-    hidden: Sequence[int],
-    *,
-    dtype: DTypeLike = "float32",
-) -> MLPParams:
-    """Parameters of `ConditionalVelocity`: `init_velocity`'s, and a table."""
-    table = init_table(rng, dtype)
-    trunk = init_velocity(rng, obs_dim + LABEL_COLUMNS, action_dim, hidden, dtype=dtype)
-    return MLPParams(trunk.layers, table)
-
-
 def init_table(rng: np.random.Generator, dtype: DTypeLike = "float32") -> Array:
     """The table of a label's embedding, N(0, 1/32): flax's default for Embed."""
     draws = rng.standard_normal((LABELS, LABEL_COLUMNS)) / np.sqrt(LABEL_COLUMNS)

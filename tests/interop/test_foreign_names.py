@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,14 @@ AMBIGUOUS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
         r"do not tell which layer PolicyNet\.norms\.9\.weight follows",
     ),
     "half a LayerNorm": (lambda t: drop(t, "PolicyNet.norms.0.bias"), "no bias beside it|fits"),
+    "an RMSNorm": (
+        lambda t: [t.pop(n) for n in list(t) if re.search(r"norms.*bias", n)],
+        r"norms\.0\.weight has no bias beside it: an RMSNorm.*store zeros as its bias",
+    ),
+    "a LayerNorm without scale": (
+        lambda t: [t.pop(n) for n in list(t) if re.search(r"norms.*weight", n)],
+        r"norms\.0\.bias has no weight beside it.*store ones as its scale",
+    ),
     "a convolution": (
         lambda t: t.update({"PolicyNet.layers.0.weight": np.zeros((11, 24, 3, 3))}),
         "not 2 or 3 axes",
@@ -233,6 +242,22 @@ def test_nothing_is_guessed(case: str, tmp_path: Path) -> None:
         qgf_ref.load(path, **OPTIONS)
     assert len(str(caught.value)) < 1500
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_layers_without_bias(last: bool, tmp_path: Path) -> None:
+    """Linear(…, bias=False), as before a LayerNorm, is one whose bias is 0; the user is told."""
+    tensors = damaged(lambda t: None)
+    bare = [n for n in tensors if re.search(r"layers\.\d\.bias", n)]
+    bare = [n for n in bare if last or f"{n[:-4]}weight".replace("layers", "norms") in tensors]
+    zeros = {n: np.zeros_like(a) if n in bare else a for n, a in tensors.items()}
+    expected = qgf_ref.load(put(tmp_path / "zeros.npz", zeros), **OPTIONS)
+    less = {n: a for n, a in tensors.items() if n not in bare}
+    checkpoint, mapping = load_as_stored(put(tmp_path / "less.npz", less), OPTIONS)
+    same(checkpoint, expected)
+    assert mapping is not None
+    assert "without a bias in the file, which is 0 then: critic.layers.0" in mapping.notes[0]
+    assert sum(name == "(none: 0)" for name in mapping.sources().values()) >= len(bare) // 2
 
 
 def test_what_is_not_needed_to_act_may_be_absent(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 from qgf_ref.arrays import Array
 from qgf_ref.checks import check_adjoint, check_jvp, check_vjp
 from qgf_ref.nets.auxiliary import AuxiliaryParams
-from qgf_ref.nets.initialisers import init_conditional
+from qgf_ref.nets.initialisers import init_table
 from qgf_ref.nets.mlp import MLPOptions, MLPParams, mlp
 from qgf_ref.ops.activations import ACTIVATIONS
 from qgf_ref.ops.time_embedding import time_embedding
-from tests.conftest import small_checkpoint, states
+from tests.conftest import conditional_params, small_checkpoint, states
 
 TIMES = np.array([0.1, 0.5, 0.7, 0.2])
 
@@ -80,7 +80,7 @@ def test_the_inputs_come_in_the_official_order() -> None:
 
 
 def test_conditional_parameters_keep_their_table() -> None:
-    params = init_conditional(np.random.default_rng(0), 4, 3, (6, 5))
+    params = conditional_params(np.random.default_rng(0), 4, 3, (6, 5))
     assert [layer.scale is not None for layer in params.layers] == [True, False, False]
     assert (params.in_features, params.out_features) == (4 + 3 + 16 + 32, 3)
     assert next(iter(params.named()))[0] == "table"
@@ -92,8 +92,8 @@ def test_conditional_parameters_keep_their_table() -> None:
     assert {str(a.dtype) for a in params.astype("float64").arrays()} == {"float64"}
     assert params.count == sum(a.size for a in params.arrays())
     # flax's Embed: normal, of variance 1/width
-    drawn = [init_conditional(np.random.default_rng(s), 1, 1, (2,)).arrays() for s in range(100)]
-    assert abs(np.std([arrays[0] for arrays in drawn]) * np.sqrt(32) - 1) < 0.03
+    drawn = [init_table(np.random.default_rng(s)) for s in range(100)]
+    assert abs(np.std(drawn) * np.sqrt(32) - 1) < 0.03
 
 
 def test_none_is_the_default() -> None:

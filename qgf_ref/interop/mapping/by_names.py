@@ -59,7 +59,17 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
             )
     if ignored:
         notes.append(f"passed over as no parameters: {listing(ignored, most=4)}")
-    return NameMapping(entries, ignored, notes)
+    without = _without_bias(entries)
+    if without:
+        places = listing([f"{network}.layers.{layer}" for network, layer in without], most=4)
+        notes.append(f"without a bias in the file, which is 0 then: {places}")
+    return NameMapping(entries, ignored, notes, without)
+
+
+def _without_bias(entries: Sequence[Entry]) -> list[tuple[str, int]]:
+    """(network, layer) where no member has a bias."""
+    biased = {(e.network, e.layer) for e in entries if e.part == "bias"}
+    return sorted({(e.network, e.layer) for e in entries} - biased)
 
 
 def _entries(networks: Mapping[str, NetworkModules], source: str) -> tuple[list[Entry], list[str]]:

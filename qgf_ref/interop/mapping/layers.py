@@ -64,18 +64,14 @@ def layers_of(
     Raises InputError when there is no reading of names and shapes as a chain, or more than one.
     """
     where = f"{source}: the {network}"
+    _require_whole_norms(modules, where)
     kernels = {path: module for path, module in modules.items() if module.kernel is not None}
     if not kernels or len(kernels) > _MOST_LAYERS:
         raise InputError(f"{where} has {len(kernels)} kernels")
     for module in kernels.values():
         name = module.names[module.kernel or ""]
-        if "bias" not in module.names:
-            raise InputError(
-                f"{where}: {listing([name])} has no bias beside it (if the layer has none, store "
-                "zeros)"
-            )
-        if len(module.shapes[module.kernel or ""]) not in (2, 3):
-            shape = module.shapes[module.kernel or ""]
+        shape = module.shapes[module.kernel or ""]
+        if len(shape) not in (2, 3):
             raise InputError(f"{where}: {listing([name])} has shape {shape}, not 2 or 3 axes")
     readings = [r for r in _readings(kernels, where) if _is_chain(kernels, r)]
     if not readings:
@@ -87,12 +83,16 @@ def layers_of(
     reading = _chosen(readings, kernels, where)
     note = _surprise(reading, kernels, network)
     norms = _norms(modules, reading.order, where)
+    for normed in (True, False):
+        alike = [kernels[path] for path in reading.order[:-1] if (path in norms) == normed]
+        _require_biases_alike(alike, where)
     layers = []
     for path in reading.order:
         module = kernels[path]
         role = module.kernel or ""
         parts = {"kernel": (module.names[role], reading.transpose)}
-        parts["bias"] = (module.names["bias"], False)
+        if "bias" in module.names:
+            parts["bias"] = (module.names["bias"], False)
         fan_in, fan_out = _fans(module, reading.transpose)
         if path in norms:
             names, width = norms[path]
@@ -104,6 +104,34 @@ def layers_of(
             parts |= {part: (name, False) for part, name in names.items()}
         layers.append(FoundLayer(parts, fan_in, fan_out))
     return layers, note
+
+
+def _require_whole_norms(modules: Mapping[Path, Module], where: str) -> None:
+    """Raise InputError on a scale without an offset, or the reverse: half a LayerNorm."""
+    for module in modules.values():
+        roles, names = set(module.names), listing(module.names.values())
+        flat = [r for r in ("weight", "w") if r in roles and len(module.shapes[r]) == 1]
+        scaled = bool(flat) and "bias" not in roles
+        if scaled or ("scale" in roles and module.norm() is None):
+            raise InputError(
+                f"{where}: {names} has no bias beside it: an RMSNorm, which our networks have not, "
+                "or a LayerNorm without bias: then store zeros as its bias"
+            )
+        if roles <= {"bias", "offset"}:
+            raise InputError(
+                f"{where}: {names} has no weight beside it: if it is of a LayerNorm without scale, "
+                "store ones as its scale"
+            )
+
+
+def _require_biases_alike(modules: Sequence[Module], where: str) -> None:
+    """Raise InputError where some have a bias and some not: which a network seldom means."""
+    without = [m.names[m.kernel or ""] for m in modules if "bias" not in m.names]
+    if 0 < len(without) < len(modules):
+        raise InputError(
+            f"{where}: {listing(without)} has no bias beside it, as other layers have (if it has "
+            "none, store zeros)"
+        )
 
 
 def _fans(module: Module, transpose: bool) -> tuple[int, int]:
@@ -118,10 +146,9 @@ def _ends(kernels: Mapping[Path, Module], reading: _Reading) -> tuple[int, int]:
 
 def _is_chain(kernels: Mapping[Path, Module], reading: _Reading) -> bool:
     fans = [_fans(kernels[path], reading.transpose) for path in reading.order]
-    biases = [kernels[path].shapes["bias"][-1:] for path in reading.order]
-    return all(b == (out,) for b, (_, out) in zip(biases, fans, strict=True)) and all(
-        before[1] == after[0] for before, after in pairwise(fans)
-    )
+    biases = [kernels[path].shapes.get("bias") for path in reading.order]
+    fitting = (b is None or b[-1:] == (out,) for b, (_, out) in zip(biases, fans, strict=True))
+    return all(fitting) and all(before[1] == after[0] for before, after in pairwise(fans))
 
 
 def _natural(path: Path) -> tuple[tuple[str, tuple[int, ...]], ...]:

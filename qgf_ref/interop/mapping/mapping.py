@@ -46,23 +46,30 @@ class Entry:
 
 @dataclass(frozen=True)
 class NameMapping:
-    """All entries of a file, the tensors passed over, and what to tell the user."""
+    """All entries of a file, the tensors passed over, and what to tell the user.
+
+    without_bias  (network, layer) of kernels that have none: `assemble` makes it of zeros
+    """
 
     entries: Sequence[Entry]
     ignored: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
+    without_bias: Sequence[tuple[str, int]] = ()
 
     def renamed(self, names: Mapping[str, str]) -> NameMapping:
         """The same with other names for the tensors of the file."""
         entries = [replace(e, source=names[e.source]) for e in self.entries]
-        return NameMapping(entries, [names[name] for name in self.ignored], self.notes)
+        return replace(self, entries=entries, ignored=[names[name] for name in self.ignored])
 
     def sources(self) -> dict[str, str]:
         """{our name: the name or names in the file}, in our order."""
         names: dict[str, list[str]] = defaultdict(list)
         for entry in sorted(self.entries, key=_place):
             names[entry.target].append(entry.source)
-        return {target: ", ".join(found) for target, found in names.items()}
+        absent = {
+            f"{network}.layers.{layer}.bias": "(none: 0)" for network, layer in self.without_bias
+        }
+        return {**{target: ", ".join(theirs) for target, theirs in names.items()}, **absent}
 
 
 def _place(entry: Entry) -> tuple[int, int, int, int]:
@@ -110,7 +117,13 @@ def complete(
             if e.network == target_critic_from
         ]
         note = f"the target critic is a copy of the {target_critic_from}, as asked"
-        mapping = NameMapping([*mapping.entries, *copies], mapping.ignored, [*mapping.notes, note])
+        without = [(n, i) for n, i in mapping.without_bias if n == target_critic_from]
+        mapping = replace(
+            mapping,
+            entries=[*mapping.entries, *copies],
+            notes=[*mapping.notes, note],
+            without_bias=[*mapping.without_bias, *(("target_critic", i) for _, i in without)],
+        )
         present = {e.network for e in mapping.entries}
     missing = [part.name for part in IQL.parts if part.acting and part.name not in present]
     if missing == ["target_critic"] and "critic" in present:
@@ -125,7 +138,7 @@ def complete(
             f"none of its names says which tensors are the {' and the '.join(absent)}: to train, "
             "and to check an update, they are needed"
         )
-        mapping = NameMapping(mapping.entries, mapping.ignored, [*mapping.notes, note])
+        mapping = replace(mapping, notes=[*mapping.notes, note])
     if missing:
         missing = absent
         firsts = list(dict.fromkeys(re.split("[./]", name)[0] for name in names))
@@ -167,6 +180,10 @@ def assemble(
             raise mapping_error(f"{source}: members of {target} have shapes {shapes}", entries)
         stacked = arrays[0] if members == [None] else np.stack(arrays)
         ours[target] = np.ascontiguousarray(stacked)
+    for network, layer in mapping.without_bias:
+        kernel = ours[f"{network}.layers.{layer}.kernel"]
+        shape = (*kernel.shape[:-2], kernel.shape[-1])
+        ours.setdefault(f"{network}.layers.{layer}.bias", np.zeros(shape, kernel.dtype))
     networks = parameter_groups(ours, present_parts(IQL, ours), source)
     return with_ensembles(IQL, networks)
 

@@ -1,0 +1,35 @@
+"""Files of figures hold everything that was drawn."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, pdf, png
+
+pytest.importorskip("matplotlib")
+
+
+def drawn(title: str) -> Figure:
+    figure = new_figure(3.0, 2.0)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], label="a line")
+    dress(axes, "", "x", "y")
+    legend_beside(axes)
+    figure.suptitle(title)
+    return figure
+
+
+def test_a_long_title_is_not_cut() -> None:
+    from matplotlib.image import imread
+
+    long = "humanoidmaze-medium-navigate-singletask-task1-v0: held-out chunks in bins"
+    pictures = {title: imread(io.BytesIO(png(drawn(title)))) for title in ("short", long)}
+    assert pictures["short"].shape[:2] == (260, 390)
+    picture = pictures[long]
+    assert picture.shape[1] > 600
+    for edge in (picture[:, :3], picture[:, -3:], picture[:3], picture[-3:]):
+        np.testing.assert_array_equal(edge, 1)
+    assert pdf(drawn(long)) == pdf(drawn(long))
