@@ -16,7 +16,9 @@ EXTRAS = {
     "PIL": "plots",
     "pytest": "test",
     "scipy": "studies",
+    "tensorboardX": "tensorboard",
     "tensorstore": "orbax",
+    "wandb": "wandb",
 }
 """Packages that this one can do without, and the extra of pyproject.toml that brings each."""
 OGBENCH_PYTHONS = "Python 3.10 to 3.12"

@@ -27,6 +27,7 @@ from qgf_ref.interop.load import (
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 from qgf_ref.ops.activations import ACTIVATIONS
 from qgf_ref.ops.ensemble import AGGREGATIONS
+from qgf_ref.tracking import TRACKERS
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -270,6 +271,18 @@ def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
         f"{default}_2, …)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """--track of a command whose numbers an experiment tracker may get, too."""
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        choices=TRACKERS,
+        help="send the numbers there, too; again for another (WANDB_PROJECT, WANDB_MODE and the "
+        "like are W&B's)",
+    )
 
 
 def results_directory(args: argparse.Namespace, default: str, files: Sequence[str]) -> Path:

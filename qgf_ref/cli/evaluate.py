@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from qgf_ref.cli.arguments import (
     EMBEDDED_TASK,
     add_checkpoint_arguments,
+    add_track,
     load_checkpoints,
     natural,
     next_command,
@@ -105,6 +107,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--out", type=Path, default=Path("qgf_evaluation"), metavar="DIR")
     parser.add_argument("--overwrite", action="store_true", help="drop what --out holds")
+    add_track(parser)
     parser.add_argument("--gif", type=Path, metavar="F.gif", help="render one held-out episode")
     parser.add_argument(
         "--gif-method", metavar="M", help="of this method (default: the most successful)"
@@ -123,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         FILES,
         SUCCESS_NOTE,
         critic_table,
+        send,
         success_table,
         summary,
         write_report,
@@ -130,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.evaluation.settings import DEFAULT_WEIGHTS, Settings
     from qgf_ref.evaluation.simulator import simulator
     from qgf_ref.tables import text_table
+    from qgf_ref.tracking import Start, Tracking
 
     climb = GradientSteps(args.gradient_steps, args.gradient_step_size)
     settings = Settings(
@@ -143,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         backend=args.backend,
         threads=args.threads,
     )
-    filmed = _filmed(args, settings.methods, climb)
+    filmed, tracking = _filmed(args, settings.methods, climb), Tracking(args.track)
     checkpoints = load_checkpoints(args, "float32")
     chosen = task(task_name(args.task, checkpoints))
     out = output_directory(args.out, FILES)
@@ -156,18 +161,21 @@ def run(args: argparse.Namespace) -> int:
     if about["note"]:
         print(textwrap.fill(f"note: {about['note']}", 98))
     print()
-    try:
-        evaluation = evaluate(
-            checkpoints, chosen, settings, directory=out, overwrite=args.overwrite
-        )
-    except KeyboardInterrupt:
-        print(
-            f"stopped; finished groups are kept in {out}: give the same command to go on",
-            file=sys.stderr,
-        )
-        raise
-    evaluation.provenance["simulator"] = about
-    write_report(evaluation, out)
+    # opened first: a tracker that cannot start is told of before the episodes are played
+    with tracking.run(out, settings.describe(), Start(str(time.time()))):
+        try:
+            evaluation = evaluate(
+                checkpoints, chosen, settings, directory=out, overwrite=args.overwrite
+            )
+        except KeyboardInterrupt:
+            print(
+                f"stopped; finished groups are kept in {out}: give the same command to go on",
+                file=sys.stderr,
+            )
+            raise
+        evaluation.provenance["simulator"] = about
+        write_report(evaluation, out)
+        send(evaluation, out, tracking)
     print(text_table(*success_table(evaluation)))
     print(textwrap.fill(SUCCESS_NOTE, 98))
     print("\nthe critic on the chunks that were executed:")

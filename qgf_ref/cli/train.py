@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from qgf_ref.agents.registry import AGENTS, agent_named
-from qgf_ref.cli.arguments import next_command, path_or_name
+from qgf_ref.cli.arguments import add_track, next_command, path_or_name
 from qgf_ref.errors import InputError, reason
 from qgf_ref.files import user_path
 from qgf_ref.guidance.registry import estimator, estimator_names
 from qgf_ref.interop.parameter_file import json_object
+from qgf_ref.tracking import Tracking
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
 from qgf_ref.training.interruption import signal_name
 
@@ -57,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--base", type=Path, metavar="DIR", help="of --agent: the run that it is trained against"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: qgf_runs/TASK/seedN")
+    add_track(parser)
     parser.add_argument("--preset", choices=sorted(PRESETS), help="default: small")
     parser.add_argument(
         "--config", type=Path, metavar="F.json", help="settings; flags override them"
@@ -114,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     """Train; 130 or 143 when a signal ended it."""
     from qgf_ref.training.run import resume, start
 
+    tracking = Tracking(args.track)
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     own = {name: getattr(args, name) for name in _agents_settings()}
@@ -122,15 +125,16 @@ def run(args: argparse.Namespace) -> int:
     if args.base is not None:
         allowed = ("agent", *CHANGEABLE)
         _refuse_other_settings(args, every, "--base takes its other settings from the run", allowed)
-        return train_beside(args, str(given.pop("agent", "iql")), args.base, given)
+        name = str(given.pop("agent", "iql"))
+        return train_beside(args, name, args.base, given, tracking)
     if args.resume is not None:
         allowed = ("agent", "updates", "data")
         _refuse_other_settings(args, every, "--resume takes its settings from the run", allowed)
-        finished = resume(args.resume, given.get("updates"), given.get("data"), given.get("agent"))
+        finished = resume(args.resume, **given, tracking=tracking)
     else:
         config = _configuration(args, given, own)
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
-        finished = start(config, out)
+        finished = start(config, out, tracking)
     return _report(args, finished)
 
 
@@ -160,7 +164,11 @@ def _configuration(
 
 
 def train_beside(
-    args: argparse.Namespace, name: str, directory: Path, given: Mapping[str, Any]
+    args: argparse.Namespace,
+    name: str,
+    directory: Path,
+    given: Mapping[str, Any],
+    tracking: Tracking | None = None,
 ) -> int:
     """Train the agent `name` against the run in `directory`; 130 or 143 when a signal ended it."""
     from qgf_ref.training import beside
@@ -170,7 +178,7 @@ def train_beside(
         changes["data"] = str(user_path(given["data"]).resolve())
     if "hidden" in given:
         changes["hidden"] = tuple(given["hidden"])
-    trained = beside.train_beside(agent, directory, changes)
+    trained = beside.train_beside(agent, directory, changes, tracking)
     return _report_beside(args, agent, trained, changes["updates"])
 
 
@@ -225,7 +233,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         print(
             f"{signal_name(finished.signal)} after update {state.update} of {config.updates}; "
             f"everything is saved in {where}\n"
-            f"Next: {next_command(args, 'train', ('agent',), resume=where)}"
+            f"Next: {next_command(args, 'train', ('agent', 'track'), resume=where)}"
         )
         return 128 + finished.signal
     if state.metrics:
@@ -239,7 +247,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
     )
     print(f"checkpoint, {drawn} are in {where}")
-    print(f"Next: {next_command(args, 'evaluate', ('agent',), checkpoint=[where])}")
+    print(f"Next: {next_command(args, 'evaluate', ('agent', 'track'), checkpoint=[where])}")
     return 0
 
 

@@ -23,6 +23,7 @@ from qgf_ref.files import csv_bytes, write_atomically, write_json, write_npz
 from qgf_ref.page import facts, figure, html_table, note, page
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, formatted
+from qgf_ref.tracking import Tracking
 
 FILES = (
     "evaluation.html",
@@ -151,8 +152,10 @@ def critic_table(evaluation: Evaluation) -> Table:
     return header, body
 
 
-def write_report(evaluation: Evaluation, directory: Path) -> None:
-    """Write `FILES` (but for the records) into `directory`, which must exist."""
+def write_report(evaluation: Evaluation, directory: Path, tracking: Tracking | None = None) -> None:
+    """Write `FILES` (but for the records) into `directory`, which must exist; `tracking` is sent
+    the rows and the figures.
+    """
     cells = (*evaluation.held_out, *evaluation.selection)
     critic = critic_rows(evaluation)
     write_atomically(directory / "episodes.csv", csv_bytes(_episode_rows(cells)))
@@ -173,6 +176,24 @@ def write_report(evaluation: Evaluation, directory: Path) -> None:
             path.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     write_json(directory / "evaluation.json", about)
     write_atomically(directory / "evaluation.html", _html(evaluation, pictures))
+
+
+def send(evaluation: Evaluation, directory: Path, tracking: Tracking) -> None:
+    """Send the rows, and the figures that `write_report` left in `directory`."""
+    tables = {"": rows(evaluation), "selection/": selection_rows(evaluation)}
+    tracking.scalars(
+        {
+            f"{kind}{column}/{title(row['method'], row['weight'])}": value
+            for kind, table in tables.items()
+            for row in table
+            for column, value in row.items()
+            if column != "weight"
+        },
+        step=0,
+    )
+    for picture in sorted(directory.glob("*.png")):
+        if picture.name in FILES:
+            tracking.picture(picture.stem, picture.read_bytes())
 
 
 def _html(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> bytes:

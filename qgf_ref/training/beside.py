@@ -42,6 +42,7 @@ from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.provenance import provenance
+from qgf_ref.tracking import Start, Tracking
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import Record
@@ -63,10 +64,13 @@ class TrainedBeside:
     signal: int | None
 
 
-def train_beside(agent: Agent, directory: Path, changes: Mapping[str, Any]) -> TrainedBeside:
+def train_beside(
+    agent: Agent, directory: Path, changes: Mapping[str, Any], tracking: Tracking | None = None
+) -> TrainedBeside:
     """Train `agent` against the run in `directory`, or continue doing so.
 
     changes  settings of `TrainConfig` that differ from the run's: updates, batch, hidden, …
+    tracking  is sent the losses
     Continued with the same settings on the same machine, the bits are those of a training that was
     never stopped. Raises InputError on an agent without a base or with another one, a directory
     without a finished run, another data set than the run's, settings other than those it was begun
@@ -104,8 +108,10 @@ def train_beside(agent: Agent, directory: Path, changes: Mapping[str, Any]) -> T
                 f"{place.network_file} has made {state.update} updates already; --updates must be "
                 f"at least that, got {config.updates}"
             )
-        recipe = agent.require_recipe()
-        signal = loop.run(config, recipe, state, feed.at, held_out, place)
+        recipe, sent = agent.require_recipe(), tracking or Tracking()
+        begun = Start(record.identity, state.update, agent.name)
+        stack.enter_context(sent.run(directory, config.to_json(), begun))
+        signal = loop.run(config, recipe, state, feed.at, held_out, place, tracking=sent)
     return TrainedBeside(directory, agent.name, state.update, state.metrics, signal)
 
 

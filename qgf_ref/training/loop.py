@@ -21,6 +21,7 @@ from qgf_ref.errors import NonFiniteError
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.progress import progress
 from qgf_ref.threads import limited
+from qgf_ref.tracking import Tracking
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.interruption import StopRequest
 from qgf_ref.training.state import RunState
@@ -108,12 +109,14 @@ def run(
     validation: Transitions | None,
     files: RunFiles,
     evaluate: Callable[[RunState], dict[str, float]] | None = None,
+    tracking: Tracking | None = None,
 ) -> int | None:
     """Update `state` up to config.updates, saving on the way. Returns the signal that ended it, if
     one did: everything is saved then too.
 
     data_at   the transitions that serve an update (a slice, or the whole data set)
     evaluate  success rates of the state, every config.evaluate_every updates
+    tracking  is sent every row of metrics
     Raises NonFiniteError naming update and loss when a loss is not finite; what was saved last
     stays.
     """
@@ -177,6 +180,8 @@ def run(
                 state.metrics.append(row)
                 state.sums[:] = 0
                 files.log(state)
+                if tracking is not None:
+                    tracking.scalars({k: v for k, v in row.items() if k != "update"}, n)
                 if not terminal:  # a log file gets lines instead of a bar
                     print(_line(row, n - first, time.perf_counter() - started), file=sys.stderr)
             if n % config.checkpoint_every == 0:

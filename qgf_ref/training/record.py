@@ -60,6 +60,11 @@ class Record:
         """How far the saved state reaches; 0 when nothing was saved."""
         return max((s.get("to_update", 0) for s in self._content["sessions"]), default=0)
 
+    @property
+    def identity(self) -> str:
+        """When the run was started: what tells it from an earlier one in the same directory."""
+        return str(self._content["sessions"][0]["provenance"].get("time"))
+
     def begin_session(self) -> None:
         """Note versions, machine and commit of the code that now runs."""
         self._content["sessions"].append({"provenance": provenance()})

@@ -25,6 +25,7 @@ from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError
 from qgf_ref.files import csv_bytes, require_writable, sole_use, user_path, write_atomically
 from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
+from qgf_ref.tracking import Start, Tracking
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.curves import loss_curves
@@ -91,9 +92,11 @@ class Feed:
     peak_bytes: Callable[[], int]
 
 
-def start(config: TrainConfig, directory: Path) -> Finished:
-    """Train from the first update. Raises InputError when `directory` already holds a run, or a
-    file that a run would replace, and for an agent that is trained against another one's run.
+def start(config: TrainConfig, directory: Path, tracking: Tracking | None = None) -> Finished:
+    """Train from the first update; `tracking` is sent the metrics.
+
+    Raises InputError when `directory` already holds a run, or a file that a run would replace, and
+    for an agent that is trained against another one's run.
     """
     if base := config.trained_agent().base:
         raise InputError(
@@ -131,7 +134,7 @@ def start(config: TrainConfig, directory: Path) -> Finished:
             "networks": state.checkpoint(config).describe(),
         }
         record = Record.create(directory, config, about)
-        return _run(config, state, feed, found, problem, directory, record)
+        return _run(config, state, feed, found, problem, record, tracking)
 
 
 def resume(
@@ -139,12 +142,14 @@ def resume(
     updates: int | None = None,
     data: str | Path | None = None,
     agent: str | None = None,
+    tracking: Tracking | None = None,
 ) -> Finished:
     """Continue the run in `directory` as if it had never stopped.
 
     updates  length of the whole run, if it shall be another than planned
     data     where the data set is now, if it has moved
     agent    the run's agent as "package.module:AGENT", if it is a user's own
+    tracking  is sent the metrics
     Raises InputError when there is no run, when its state is damaged, when the data set is not the
     one that it was started on, or while another process works on it.
     """
@@ -173,7 +178,7 @@ def resume(
                 f"the run in {directory} has made {state.update} updates already; --updates must "
                 f"be at least that, got {config.updates}"
             )
-        return _run(config, state, feed, found, problem, directory, record)
+        return _run(config, state, feed, found, problem, record, tracking)
 
 
 @contextmanager
@@ -198,20 +203,24 @@ def _run(
     feed: Feed,
     found: DatasetFiles,
     problem: Task,
-    directory: Path,
     record: Record,
+    tracking: Tracking | None,
 ) -> Finished:
-    validation = None
+    directory, validation = record.path.parent, None
     if found.validation is not None:
         validation = _load(found.validation, problem, config)
     record.begin_session()
     for difference in record.changes():
         print(f"not the machine or version of the first session: {difference}", file=sys.stderr)
-    record.write()
-    with evaluator(config, problem) as evaluate:
+    sent = tracking or Tracking()
+    with (
+        sent.run(directory, config.to_json(), Start(record.identity, state.update)),
+        evaluator(config, problem) as evaluate,
+    ):
+        record.write()
         recipe = config.trained_agent().require_recipe()
         place = OwnRunFiles(config, recipe.losses, directory, record)
-        ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate)
+        ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate, sent)
     peak = _peak_bytes()
     record.note(peak_data_bytes=feed.peak_bytes(), peak_process_bytes=peak)
     record.write()

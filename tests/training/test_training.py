@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from qgf_ref.data.datasets import load_transitions
 from qgf_ref.data.tasks import task
 from qgf_ref.data.windows import windows
 from qgf_ref.losses.batch import Hyperparameters
+from qgf_ref.tracking import TRACKERS, Start, Tracking
 from qgf_ref.training.config import TrainConfig
-from qgf_ref.training.run import start
+from qgf_ref.training.run import resume, start
 from qgf_ref.training.state import initial_state
 from tests.data.synthetic import TASK, episodes, write_dataset
 from tests.training.conftest import same_run, tiny_config
@@ -97,6 +99,23 @@ def test_files_and_record(config: TrainConfig, tmp_path: Path, draws: None) -> N
     assert session["provenance"]["versions"]["numpy"] == np.__version__
     with pytest.raises(InputError, match=r"already holds a run.*--resume"):
         start(config, tmp_path)
+
+
+def test_a_tracker_gets_the_metrics(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def opened(directory: Path, settings: Any, begun: Start) -> Any:
+        sent.append(begun)
+        return SimpleNamespace(scalars=lambda *row: sent.append(row), close=lambda: None)
+
+    monkeypatch.setitem(TRACKERS, "list", ("json", opened))
+    rows = start(config, tmp_path, Tracking(["list"])).state.metrics
+    begun, *steps = sent
+    assert steps == [({k: v for k, v in r.items() if k != "update"}, r["update"]) for r in rows]
+    resume(tmp_path, 28, tracking=Tracking(["list"]))
+    assert sent[-2] == Start(begun.identity, 24) and sent[-1][1] == 28
 
 
 def test_the_seed_decides_and_the_rest_of_the_machine_does_not(
