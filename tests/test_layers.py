@@ -12,8 +12,8 @@ import qgf_ref
 ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
     "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
-    "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "oracles",
-    "checks", "ops", "backends.numba.kernels", "nets", "ledger",
+    "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "trees",
+    "oracles", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
     "flow", "losses", "guidance", "denoising", "backends.program", "backends.engine",
     "backends.numpy", "backends.numba", "backends.cupy", "backends", "sampling", "agents",
     "interop", "data", "bench", "audit", "evaluation", "crosscheck", "training", "testing",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from qgf_ref import InputError
 from qgf_ref.arrays import Array
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp, check_vjp
 from qgf_ref.oracles import NotAnalytic, derivatives, remarked, remarks
@@ -183,3 +184,38 @@ def test_remarks_are_collected_or_warned_of() -> None:
         remarked(result, "the length")
         remarked(result, "the length")
     assert len(said) == 1 and 0 < said[0].accuracy < 1e-3
+
+
+def test_a_small_part_that_is_dropped_is_noticed() -> None:
+    """Complex step and differences agree to 1e-6, and are of two functions."""
+    f, right = (lambda x: 1e8 * x + np.abs(x)), (lambda x, d: (1e8 + np.sign(x)) * d)
+    check = check_jvp(f, right, X)
+    assert check.oracle == "central_difference" and "np.absolute at" in check.remark
+
+
+def test_float16_has_steps_of_its_own() -> None:
+    def f(x: Array) -> Array:
+        return np.tanh(np.asarray(x, np.float16))
+
+    check = check_jvp(f, lambda x, d: (1 - np.tanh(x) ** 2) * d, X)
+    assert check.error < 0.02 and "computes in float16" in check.remark
+    with pytest.raises(DerivativeMismatch):
+        check_jvp(f, lambda x, d: 0.9 * (1 - np.tanh(x) ** 2) * d, X)
+
+
+def test_what_has_no_derivative_never_passes() -> None:
+    calls = iter(range(1, 1000))
+    stateful = check_jvp(lambda x: x * (1 + 1e-3 * next(calls)), lambda x, d: d, X, raises=False)
+    assert not stateful.passed and "answers the same argument differently" in stateful.remark
+    nowhere = check_jvp(lambda x: np.log(x - 9), lambda x, d: d, X, raises=False)
+    assert not nowhere.passed and nowhere.remark == "f is not finite at x"
+    for answer in (None, "text", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(InputError, match=r"f must answer in numbers, an array or a tuple"):
+            check_jvp(lambda x, answer=answer: answer, lambda x, d: d, X)
+
+
+def test_integers_do_not_wrap_around() -> None:
+    def f(x: Array) -> Array:
+        return (x > 0.2).astype(np.uint8)
+
+    assert check_jvp(f, lambda x, d: 0 * d, X).error == 0
