@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ROOMS = (
     "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
     "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "trees",
     "oracles", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
-    "flow", "losses", "guidance", "denoising", "backends.program", "backends.engine",
+    "flow", "losses", "guidance", "adapters", "denoising", "backends.program", "backends.engine",
     "backends.numpy", "backends.numba", "backends.cupy", "backends", "sampling", "agents",
     "interop", "data", "bench", "audit", "evaluation", "crosscheck", "training", "testing",
     "studies", "kernels", "cli", "__main__", "__init__",
@@ -22,6 +23,8 @@ ROOMS = (
 """From the ground up: a room imports from itself and from rooms before it."""
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "torch", "tensorflow", "autograd"}
+AUTODIFF = {"adapters/torch_autodiff.py": "torch", "adapters/jax_autodiff.py": "jax"}
+"""Modules that may import a framework, because nothing imports them before a user asks for it."""
 
 
 def imports(path: Path) -> set[str]:
@@ -47,13 +50,35 @@ def room(module: str) -> str:
 def test_imports_point_downwards(path: Path) -> None:
     own = room(str(path))
     for name in imports(path):
-        assert name.split(".")[0] not in FORBIDDEN, f"{path} imports {name}"
+        framework = name.split(".")[0]
+        allowed = AUTODIFF.get(str(path)) == framework
+        assert framework not in FORBIDDEN or allowed, f"{path} imports {name}"
         if str(path) in ("__init__.py", "cli/main.py"):
             continue  # the public face and the entry point (for __version__) see everything
         if name.startswith("qgf_ref."):
             below = ROOMS[: ROOMS.index(own) + 1]
             assert room(name) in below, f"{path} (room {own}) imports {name} (room {room(name)})"
         assert name != "qgf_ref", f"{path} imports the public face"
+
+
+def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported."""
+    yield node
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from outside_functions(child)
+
+
+def test_frameworks_are_imported_by_functions_alone() -> None:
+    """What imports a framework is itself imported in a function's body, when it is called."""
+    lazy = {f"qgf_ref.{name.removesuffix('.py').replace('/', '.')}" for name in AUTODIFF}
+    for path in MODULES:
+        for node in outside_functions(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.Import):
+                assert not lazy & {alias.name for alias in node.names}, path
+            if isinstance(node, ast.ImportFrom):
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert not lazy & {node.module, *full}, path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)

@@ -25,7 +25,11 @@ from qgf_ref.cli.main import parser
 MAP = ROOT / "qgf_ref" / "README.md"
 PAGES = pages()
 LONGEST = 250
-SKETCHES = {"qgf_ref/crosscheck/README.md", "qgf_ref/bench/README.md"}
+SKETCHES = {
+    "qgf_ref/crosscheck/README.md",
+    "qgf_ref/bench/README.md",
+    "qgf_ref/adapters/README.md",  # needs JAX and PyTorch: tests/peers/test_adapters.py runs it
+}
 """Pages whose Python blocks stand for a reader's own code: their imports are checked alone."""
 CHEAP = ("qgf-ref estimators", "qgf-ref study", "python benchmarks/all.py")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

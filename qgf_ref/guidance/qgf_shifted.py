@@ -22,6 +22,7 @@ from qgf_ref.guidance.queries import (
     one_step_estimate,
     one_step_unclipped,
 )
+from qgf_ref.nets.products import optional
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.row_numbers import at_least, nearest, numbers, plus, product, ratio, row_dot
 from qgf_ref.ops.structure import axpy, cast, scaled, squeeze_last, zeros
@@ -172,7 +173,8 @@ class QGFShifted(Estimator):
         """C′x̂₀/(1 − t)³, C′ = ((1 − t′)²/t′)(I + (1 − t′)∂v/∂x′), (1 − t)x̂₀ = a_t − t·m′."""
         run = flow.kernels
         noise = run(axpy, -step.time, moved.mean, step.action)
-        through = run(axpy, moved.left, flow.field.jvp(noise, moved.cache), noise)
+        moved_dot = optional(flow.field, "jvp")(noise, moved.cache)
+        through = run(axpy, moved.left, moved_dot, noise)
         bent = run(scaled, run(ratio, moved.scale, (1 - step.time) ** 4), through)
         return run(cast, bent, noise)
 

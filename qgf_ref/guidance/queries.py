@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from qgf_ref.arrays import Array
 from qgf_ref.flow.euler import RolloutCache, rollout, rollout_vjp
 from qgf_ref.guidance.base import DenoisingStep, Guidance, GuidedFlow
+from qgf_ref.nets.products import optional
 from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
 from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp
 from qgf_ref.ops.structure import axpy, batch_sum_vjp, scaled
@@ -45,7 +46,7 @@ def one_step_unclipped(flow: GuidedFlow, step: DenoisingStep) -> Array:
 
 def one_step_jvp(flow: GuidedFlow, x_dot: Array, step: DenoisingStep) -> Array:
     """J₀ x_dot with J₀ = I + (1 − t)·∂v/∂a_t: one jvp of v, the clip left out."""
-    velocity_dot = flow.field.jvp(x_dot, step.velocity_cache)
+    velocity_dot = optional(flow.field, "jvp")(x_dot, step.velocity_cache)
     return flow.kernels(axpy, 1 - step.time, velocity_dot, x_dot)
 
 
@@ -94,7 +95,7 @@ class Curvature:
 
     def product(self, x_dot: Array) -> Array:
         """∇²Q·x_dot, (B, D), each row its own: one critic hvp, no forward. x_dot (B, D)."""
-        return self.flow.critic.hvp(x_dot, self.q_bar, self.cache)
+        return optional(self.flow.critic, "hvp")(x_dot, self.q_bar, self.cache)
 
 
 def critic_gradient(flow: GuidedFlow, obs: Array, x: Array) -> Guidance:

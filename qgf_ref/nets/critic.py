@@ -13,9 +13,19 @@ from qgf_ref.ops.time_embedding import Precision
 
 
 class Critic(Protocol):
-    """What a sampler and an estimator need of Q: members, their reduction, products in the action.
+    """What samplers and estimators need of Q: members, their reduction, products in the action.
 
-    `MLPCritic` is the learned one; `qgf_ref.flow.closed_form_critics` has exact ones.
+    The public contract of a critic of your own; any framework may be behind it. Higher is better.
+
+    forward   deterministic; a row's Q depends on that row alone; E ≥ 1 members, in the dtype of the
+              flow's field
+    vjp       of the forward whose cache it gets, any number of times, linear in q_bar; every
+              estimator but `none` needs it
+    The jvp is optional: only the check of the vjp's adjoint uses it. So is the hvp, the derivative
+    of the vjp: `qgf_covariance` needs it. `qgf_ref.testing.check_flow` checks all this.
+
+    `MLPCritic` is the learned one, `qgf_ref.flow.closed_form_critics` has exact ones;
+    `qgf_ref.adapters` makes them of PyTorch and JAX functions.
     """
 
     @property
@@ -28,7 +38,7 @@ class Critic(Protocol):
         ...
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
-        """(∂Q/∂a) action_dot, (E, B)."""
+        """(∂Q/∂a) action_dot, (E, B). Optional: see above."""
         ...
 
     def vjp(self, q_bar: Array, cache: Any) -> Array:
@@ -36,7 +46,10 @@ class Critic(Protocol):
         ...
 
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
-        """(Σ_e q_bar_e ∂²Q_e/∂a²) action_dot, (B, D): the vjp's derivative with q_bar held."""
+        """(Σ_e q_bar_e ∂²Q_e/∂a²) action_dot, (B, D): the vjp's derivative with q_bar held.
+
+        Optional: see above.
+        """
         ...
 
 

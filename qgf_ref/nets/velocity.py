@@ -15,9 +15,22 @@ from qgf_ref.ops.time_embedding import Precision
 
 
 class VelocityField(Protocol):
-    """What a sampler and an estimator need of v: a forward and its products in the action.
+    """What samplers and estimators need of v: a forward, and its products in the action.
 
-    `MLPVelocity` is the learned one, `qgf_ref.flow.gaussian_mixture.MixtureFlow` an exact one.
+    The public contract of a field of your own; any framework may be behind it. t = 0 is noise and
+    t = 1 the action, v = action − noise (another convention: `qgf_ref.flow.convention`).
+
+    forward   deterministic; a row's v depends on that row alone; `time` is one number, or (B,),
+              one a row, of `qgf_shifted`. Arrays in and out are in `dtype`; the result is new
+    vjp, jvp  of the forward whose cache they get, any number of times, linear in their argument:
+              ⟨jvp(x), y⟩ = ⟨x, vjp(y)⟩
+    A field without a vjp runs under `none`, `ood`, `qgf`, `qgf_masked`, `qgf_chain`, `qgf_shifted`.
+    The jvp is optional: `qgf_covariance` and `qgf_shifted_taylor` need it, and without it nothing
+    checks the vjp's adjoint. Complex actions are optional, too: the audit then takes differences,
+    good to 1e-6, in place of the complex step. `qgf_ref.testing.check_flow` checks all this.
+
+    `MLPVelocity` is the learned one, `qgf_ref.flow.gaussian_mixture.MixtureFlow` an exact one;
+    `qgf_ref.adapters` makes them of PyTorch and JAX functions.
     """
 
     @property
@@ -36,11 +49,11 @@ class VelocityField(Protocol):
         ...
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
-        """v (B, D) and what the products need. obs (B, O), action (B, D), time ()."""
+        """v (B, D) and what the products need. obs (B, O), action (B, D), time () or (B,)."""
         ...
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
-        """(∂v/∂a) action_dot, (B, D)."""
+        """(∂v/∂a) action_dot, (B, D). Optional: see above."""
         ...
 
     def vjp(self, velocity_bar: Array, cache: Any) -> Array:

@@ -1,0 +1,20 @@
+"""The optional products of a network of the user's own: asked for where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qgf_ref.errors import InputError
+
+
+def optional(network: Any, product: str) -> Callable[..., Any]:
+    """The network's jvp or hvp. Raises InputError, saying what to do, where it has none."""
+    method = getattr(network, product, None)
+    if method is None:
+        raise InputError(
+            f"{type(network).__name__} has no {product}, which this estimator needs: write one "
+            "(see qgf_ref.VelocityField, qgf_ref.Critic), or let qgf_ref.adapters make one"
+        )
+    asked: Callable[..., Any] = method
+    return asked
