@@ -14,7 +14,7 @@ ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
     "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
     "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "trees",
-    "oracles", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
+    "relations", "oracles", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
     "flow", "losses", "guidance", "adapters", "denoising", "backends.program", "backends.engine",
     "backends.numpy", "backends.numba", "backends.cupy", "backends", "sampling", "agents",
     "interop", "data", "bench", "audit", "evaluation", "crosscheck", "training", "testing",

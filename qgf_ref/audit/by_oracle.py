@@ -229,4 +229,4 @@ def departure_from_gradient_field(
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))
     without = np.where(skew > 0, np.inf, 0.0)
-    return np.divide(skew, symmetric, out=without, where=symmetric > 0)
+    return np.divide(skew, symmetric, out=without, where=symmetric != 0)

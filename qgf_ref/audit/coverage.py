@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.relations import Difference, relation
 
 SAME = 1e-4
 """Relative; a user's function may compute in float32, where the time embedding alone costs 1e-4."""
@@ -44,8 +46,12 @@ def coverage(
     estimators: list[Estimator],
     checks: list[Check],
     engine: Engine = REFERENCE,
+    chunk: tuple[int, int] = (1, 1),
 ) -> dict[str, Coverage]:
-    """Label → what was checked; estimators without a formula are compared at all of the states."""
+    """Label → what was checked; estimators without a formula are compared at all of the states.
+
+    chunk  (H, A)
+    """
     names, result = {check.name for check in checks}, {}
     for e in estimators:
         checked = tuple(kind for kind in KINDS if f"estimator {e.label} ({kind})" in names)
@@ -54,15 +60,21 @@ def coverage(
             "potential": "declares none",
         }
         unchecked = {kind: reasons[kind] for kind in KINDS if kind not in checked}
-        sentence = "" if checked else resemblance(e, flow, chain, engine)
+        sentence = "" if checked else resemblance(e, flow, chain, engine, chunk)
         result[e.label] = Coverage(checked, unchecked, sentence)
     return result
 
 
 def resemblance(
-    estimator: Estimator, flow: GuidedFlow, chain: ChainGradients, engine: Engine = REFERENCE
+    estimator: Estimator,
+    flow: GuidedFlow,
+    chain: ChainGradients,
+    engine: Engine = REFERENCE,
+    chunk: tuple[int, int] = (1, 1),
 ) -> str:
-    """Whether G is a registered estimator's, its multiple, or that at most of the states."""
+    """Whether G is a registered estimator's, its multiple, that at most of the states, or another
+    relation of it (`qgf_ref.relations`).
+    """
     own, others = chain.gradients[estimator.label], dict[str, Array]()
     for name in learned_estimator_names():
         if name != "none":
@@ -78,8 +90,22 @@ def resemblance(
         first, *also = [n for n, like in likes.items() if like.share == best]
         return likes[first].text + (f" (the same here: {', '.join(also)})" if also else "")
     cosines = {name: _cosine(own, other) for name, other in others.items()}
-    nearest = max(cosines, key=lambda name: abs(cosines[name]))
+    by_cosine = sorted(cosines, key=lambda name: -abs(cosines[name]))
+    for name in by_cosine:
+        if says := related(own, others[name], name, flow.times, chunk):
+            return f"equals no registered estimator; beside {name}, {says}"
+    nearest = by_cosine[0]
     return f"equals no registered estimator; nearest: {nearest}, cosine {cosines[nearest]:.3f}"
+
+
+def related(
+    own: Array, other: Array, name: str, times: Sequence[float], chunk: tuple[int, int] = (1, 1)
+) -> str:
+    """A sentence on G (T, B, D) of `own` beside that of `other`, called `name`; "" if none fits."""
+    size = np.maximum(*(np.sqrt(np.mean(x * x, axis=(1, 2))) for x in (own, other)))
+    steps, of_steps = np.arange(len(own)), np.array(times[: len(own)])
+    says = relation(Difference("g", own, other, SAME * size, steps, of_steps, chunk)) or ""
+    return says.replace("theirs", "it").replace("the reference's", f"{name}'s")
 
 
 class Likeness(NamedTuple):

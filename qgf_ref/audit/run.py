@@ -113,22 +113,23 @@ def _measure(
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs, flow = checks_of(point, estimators), flow_of(checkpoint)
     stages = len(jobs) + (profile_stages(estimators) + len(estimators) if flow else 0)
-    with progress(stages, "stage", leave=False, show=show_progress) as shown:
+    with progress(stages, "stage", leave=False, show=show_progress) as job:
 
         def advance(what: str) -> None:
-            shown.say(what)
-            shown.advance()
+            job.say(what)
+            job.advance()
 
-        for name, job in jobs.items():
+        for name, compute in jobs.items():
             advance(f"(a) derivatives of {name}")
-            checks += job()
+            checks += compute()
         if flow is None:
             return {"checks": checks, "coverage": {}, "profile": NO_PROFILE, "precision": {}}
         guided = [e for e in estimators if e.name != "none"]
         chain = ChainGradients.of(flow, obs, guided, seed, advance)
+        chunk = checkpoint.horizon, checkpoint.action_dim
         return {
             "checks": checks,
-            "coverage": coverage(flow, chain, estimators, checks, engine),
+            "coverage": coverage(flow, chain, estimators, checks, engine, chunk),
             "profile": profile(flow, chain, estimators, advance, engine),
             "precision": precision(checkpoint, obs, estimators, weight, seed, advance, engine),
         }

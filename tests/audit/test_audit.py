@@ -27,7 +27,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.registry import AGENTS
 from qgf_ref.arrays import Array
 from qgf_ref.audit import report as reports
-from qgf_ref.audit.coverage import Coverage, Likeness, compared
+from qgf_ref.audit.coverage import Coverage, Likeness, compared, related
 from qgf_ref.audit.definitions import departure_from_gradient_field, jacobian
 from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.page import figures, write_report
@@ -363,7 +363,8 @@ def test_what_was_not_checked_is_said_and_compared_with_the_registered(tmp_path:
     assert report.unchecked == ["minus_qgf", "unlike_any"]
     assert report.coverage["qgf"] == Coverage(("definition",), {"potential": "declares none"})
     assert report.coverage["minus_qgf"].resembles == "is minus qgf"
-    assert report.coverage["unlike_any"].resembles.startswith("equals no registered estimator")
+    in_another_order = "equals no registered estimator; beside qgf, it has its columns in another"
+    assert report.coverage["unlike_any"].resembles.startswith(in_another_order)
     assert reports.verdict(report).endswith("NOT CHECKED: minus_qgf, unlike_any")
     page = write_report(report, tmp_path).read_text()
     assert "is minus qgf" in page
@@ -394,6 +395,33 @@ def test_multiples_and_part_of_the_rows_are_recognised() -> None:
     for own in (np.roll(g, 1, axis=0), np.zeros_like(g), late):
         assert compared(own, g, "qgf") == Likeness(0)
     assert compared(g, np.zeros_like(g), "none") == Likeness(0)
+
+
+def test_shifts_orders_and_lags_are_recognised() -> None:
+    flow, g = small_checkpoint().flow, np.random.default_rng(0).standard_normal((3, 16, 6))
+    turned = g.reshape(3, 16, 2, 3).swapaxes(2, 3).reshape(g.shape)
+    late = np.concatenate([0 * g[:1], g[:-1]])
+    for says, own in {
+        "it is off by 0.01, 0.01": g + 0.01,
+        "it has its columns in another order: qgf's 5, 4, 3": g[..., ::-1],
+        "it has its rows in another order: qgf's 15, 0, 1": np.roll(g, 1, axis=1),
+        "every chunk of it is transposed, (H, A) = (2, 3)": turned,
+        "it is qgf's of the step before (zero at step 0): a lag": late,
+    }.items():
+        assert related(own, g, "qgf", flow.times, (2, 3)).startswith(says)
+    assert related(np.random.default_rng(1).standard_normal(g.shape), g, "qgf", flow.times) == ""
+    assert related(np.round(g), g, "qgf", flow.times) == ""
+
+
+def test_a_curl_of_what_has_no_derivative_is_no_number() -> None:
+    ck, draws = small_checkpoint(), np.random.default_rng(0)
+    step = denoising_step(ck.flow, *states(ck, 2), index=1)
+
+    def noisy(flow: GuidedFlow, step: DenoisingStep) -> Array:
+        return estimator("qgf")(flow, step).gradient * draws.standard_normal()
+
+    with pytest.warns(NotAnalytic, match="G of noisy answers the same argument differently"):
+        assert np.isnan(departure_from_gradient_field(estimator(noisy), ck.flow, step)).all()
 
 
 def test_backends_give_the_same_report(passed: reports.AuditReport) -> None:

@@ -14,8 +14,8 @@ from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.mistakes.gradient import of_member
 from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
-from qgf_ref.crosscheck.sampler.relations import Difference, listed, relation
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.relations import Difference, listed, relation
 
 FROM_THEIRS = ("a", "v", "q", "g")
 """Quantities to which another is related."""

@@ -1,4 +1,4 @@
-"""What one recorded quantity is of the reference's: a multiple, an order, a lag, a combination.
+"""What one quantity is of the reference's: a multiple, an order, a lag, a combination.
 
 Each relation is tried on the same footing: a prediction from the reference's numbers (and from
 their earlier ones) that must give theirs to rounding. The first that does is said.
