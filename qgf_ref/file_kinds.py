@@ -15,7 +15,7 @@ _AGAIN = "get it again"
 _STARTS = {
     b"version https://git-lfs.github.com": "a Git LFS pointer: the file itself comes with git lfs "
     "pull (once before: git lfs install)",
-    b"\x1f\x8b": "compressed by gzip: decompress it (gunzip)",
+    b"\x1f\x8b": "compressed by gzip: decompress it (gunzip; tar xzf, if it is a .tar.gz)",
     b"BZh": "compressed by bzip2: decompress it (bunzip2)",
     b"\xfd7zXZ\0": "compressed by xz: decompress it (unxz)",
     b"\x28\xb5\x2f\xfd": "compressed by Zstandard: decompress it (unzstd)",
@@ -27,7 +27,13 @@ _STARTS = {
     b"%PDF": f"a PDF: {_AGAIN}",
     b"\x89PNG": f"a picture: {_AGAIN}",
     b"SQLite format 3": "an SQLite database: give the file of the weights",
+    b"\x7fELF": "a program: give the file of the weights",
 }
+_WITHIN = {
+    b"brain.Event:": "TensorBoard's log of a run: give the file of the weights",
+    b"\x12\x07pytorch": "ONNX, a program: save the tensors of the model that it was exported from",
+}
+"""What stands a little after the beginning."""
 _MARKUP = re.compile(rb"\s*(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--|error)", re.I)
 _JSON = re.compile(rb'\s*(\{\s*("|\}|$)|\[)')
 
@@ -59,6 +65,9 @@ def odd_kind(start: bytes) -> str | None:
         return f"zeros: an interrupted download or copy; {_AGAIN}"
     for begin, kind in _STARTS.items():
         if start.startswith(begin):
+            return kind
+    for words, kind in _WITHIN.items():
+        if words in start[:64]:
             return kind
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it (tar xf)"

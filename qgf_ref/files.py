@@ -39,7 +39,12 @@ def user_path(path: str | Path) -> Path:
 
     Raises InputError where there is no home directory, and on an address (hf://…, s3://…).
     """
-    text = os.fspath(path)
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise InputError(f"expected a path, got {type(path).__name__}") from None
+    if "\0" in text:
+        raise InputError(f"no path holds a NUL character: {text!r}")
     if address := _ADDRESS.match(text):
         scheme, rest = address.groups()
         how = f" (hf download {rest} --local-dir DIR)" if scheme == "hf" else ""

@@ -72,7 +72,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--activation", metavar="V", help=f"of the networks: {', '.join(ACTIVATIONS)}"
     )
     group.add_argument(
-        "--q-aggregation", help=f"over the critic's members: {', '.join(AGGREGATIONS)}"
+        "--q-aggregation", metavar="V", help=f"over the critic's members: {', '.join(AGGREGATIONS)}"
     )
     group.add_argument("--denoise-steps", type=int, metavar="T", help="Euler steps of the sampler")
     group.add_argument("--horizon-length", type=int, metavar="H", help="actions in a chunk")

@@ -54,6 +54,11 @@ def recognised(path: Path) -> Format:
     likely = [form for form in FORMATS if form.resembles(start)]
     if not likely and (kind := odd_kind(start)) is not None:
         raise InputError(f"{path} is no readable checkpoint: it is {kind}")
+    if not likely and by_suffix is None:
+        raise InputError(
+            f"{path} is no readable checkpoint: its first bytes, {start[:8].hex(' ')}, are of no "
+            f"format that is read: {', '.join(suffixes())}"
+        )
     if by_suffix in (FORMATS[0], *likely) or not likely:
         return by_suffix or FORMATS[0]
     return likely[0]

@@ -219,6 +219,18 @@ AMBIGUOUS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
         lambda t: [t.pop(n) for n in list(t) if re.search(r"norms.*bias", n)],
         r"norms\.0\.weight has no bias beside it: an RMSNorm.*store zeros as its bias",
     ),
+    "a PReLU": (
+        lambda t: t.update({"PolicyNet.acts.0.weight": np.zeros(1)}),
+        r"PolicyNet\.acts\.0\.weight is a PReLU's, which our networks have not",
+    ),
+    "weight_norm": (
+        lambda t: rename(t, "layers.0.weight", "layers.0.parametrizations.weight.original1"),
+        r"parts of which PyTorch computes kernels.*remove_parametrizations\(LINEAR, 'weight'\)",
+    ),
+    "spectral_norm": (
+        lambda t: rename(t, "PolicyNet.layers.1.weight", "PolicyNet.layers.1.weight_orig"),
+        r"weight_orig \(1 in all\) are parts of which PyTorch computes kernels",
+    ),
     "a LayerNorm without scale": (
         lambda t: [t.pop(n) for n in list(t) if re.search(r"norms.*weight", n)],
         r"norms\.0\.bias has no weight beside it.*store ones as its scale",

@@ -7,6 +7,7 @@ checkpoints hold beside parameters is passed over or asked about (`mapping/besid
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,8 @@ from qgf_ref.interop.mapping.modules import (
     stem,
 )
 
+_REPARAMETRISED = re.compile(r"(^|[./])(parametrizations[./]\w+[./]|weight_(orig|[guv])$)")
+
 
 def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
     """The mapping of `tensors`; networks that the names do not mention are simply absent from it.
@@ -36,6 +39,13 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
     ignored = [name for name in tensors if is_bookkeeping(name)]
     apart = set(ignored)
     weights = {name: array for name, array in tensors.items() if name not in apart}
+    if parts := [name for name in weights if _REPARAMETRISED.search(name)]:
+        raise InputError(
+            f"{source}: {listing(parts, most=4)} ({len(parts)} in all) are parts of which PyTorch "
+            "computes kernels (weight_norm, spectral_norm). Before saving, make kernels of them: "
+            "torch.nn.utils.parametrize.remove_parametrizations(LINEAR, 'weight') or "
+            "torch.nn.utils.remove_weight_norm(LINEAR), remove_spectral_norm(LINEAR)"
+        )
     networks, beside = networks_in(weights, source)
     entries, notes = _entries(networks, source)
     used = {e.source for e in entries}

@@ -112,6 +112,8 @@ def _require_whole_norms(modules: Mapping[Path, Module], where: str) -> None:
         roles, names = set(module.names), listing(module.names.values())
         flat = [r for r in ("weight", "w") if r in roles and len(module.shapes[r]) == 1]
         scaled = bool(flat) and "bias" not in roles
+        if scaled and module.shapes[flat[0]] == (1,):
+            raise InputError(f"{where}: {names} is a PReLU's, which our networks have not")
         if scaled or ("scale" in roles and module.norm() is None):
             raise InputError(
                 f"{where}: {names} has no bias beside it: an RMSNorm, which our networks have not, "
