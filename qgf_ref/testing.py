@@ -22,6 +22,7 @@ from functools import partial
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.audit.agent_contract import agent_checks, check_agent
 from qgf_ref.audit.definitions import OracleStep, defines
+from qgf_ref.audit.flow_contract import check_flow
 from qgf_ref.contracts import ContractError, ContractReport
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.estimator import (
@@ -55,6 +56,7 @@ __all__ = [
     "check_agent",
     "check_critic",
     "check_estimator",
+    "check_flow",
     "check_gradient",
     "check_losses",
     "check_sampler",

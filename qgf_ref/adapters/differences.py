@@ -10,6 +10,7 @@ import numpy as np
 from qgf_ref.adapters.autodiff import Autodiff
 from qgf_ref.arrays import Array, real_dtype
 from qgf_ref.errors import InputError
+from qgf_ref.nets.products import MissingProduct
 from qgf_ref.user_code import error_summary
 
 PRODUCTS = ("vjp", "jvp", "hvp")
@@ -113,19 +114,19 @@ class NumpyFunction:
         return np.asarray(y), None
 
     def _missing(self, product: str) -> NoReturn:
-        raise InputError(
+        raise MissingProduct(
             f"{self.what} is a function of NumPy arrays without a {product}: ask for it by "
             f"differences=({product!r},), or give a `VelocityField` or `Critic` of your own"
         )
 
     def vjp(self, y_bar: Array, cache: Any) -> Array:
-        """InputError."""
+        """MissingProduct."""
         self._missing("vjp")
 
     def jvp(self, x_dot: Array, cache: Any) -> Array:
-        """InputError."""
+        """MissingProduct."""
         self._missing("jvp")
 
     def hvp(self, x_dot: Array, y_bar: Array, cache: Any) -> Array:
-        """InputError."""
+        """MissingProduct."""
         self._missing("hvp")

@@ -88,3 +88,14 @@ class Observations:
         if self._last is None or self._last[0] != key:
             self._last = key, self.select(self.structure, rows)
         return self._last[1]
+
+
+def known_observations(flow: Any) -> Array | None:
+    """The obs of a flow whose adapter was given observations: all their numbers; else None."""
+    network = flow.field
+    while network is not None:
+        held = getattr(network, "observations", None)
+        if isinstance(held, Observations):
+            return row_numbers(held.count)
+        network = getattr(network, "base", None)
+    return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array, real_dtype
 from qgf_ref.errors import InputError
+from qgf_ref.nets.products import MissingProduct
 from qgf_ref.user_code import error_summary
 
 try:
@@ -105,7 +106,7 @@ class TorchFunction:
     def _pulled(self, y_bar: Any, cache: TorchCache, differentiable: bool) -> Any:
         """None where y does not depend on x."""
         if not cache.y.requires_grad:
-            raise InputError(
+            raise MissingProduct(
                 f"{self.what}'s result carries no gradient: it runs under torch.no_grad or "
                 "inference_mode, or detaches; give a function that does not"
             )
@@ -149,7 +150,7 @@ class TorchFunction:
                 if result is None and (y_bar is None or _refuses(x_bar.grad_fn)):
                     raise RuntimeError("an operation's backward is differentiable only once")
         except RuntimeError as error:
-            raise InputError(
+            raise MissingProduct(
                 f"{self.what} has no {name} in PyTorch ({' '.join(str(error).split())[:120]}): ask "
                 f"for differences=({name!r},)"
             ) from error

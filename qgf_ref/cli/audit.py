@@ -16,7 +16,9 @@ from qgf_ref.cli.arguments import (
     path_or_name,
     results_directory,
 )
+from qgf_ref.cli.flow_arguments import add_flow_arguments, built_flow
 from qgf_ref.errors import InputError
+from qgf_ref.files import write_json
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   qgf-ref audit                                     the checkpoint inside the package
   qgf-ref audit --checkpoint exp/params_500000.pkl --obs obs.npz --out audit_500000
+  qgf-ref audit --flow my_policy:build --budget 2000   networks of your own (qgf_ref.adapters)
 """
 
 
@@ -41,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint_arguments(parser)
+    add_flow_arguments(parser)
     parser.add_argument(
         "--obs",
         type=path_or_name,
@@ -82,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.tables import text_table
 
     chosen = [estimator(name) for name in args.estimators or ()]
+    if args.flow is not None:
+        return _run_flow(args, chosen)
     checkpoint = load_checkpoint(args)
     absent: list[Estimator] = []
     if not args.estimators and flow_of(checkpoint) is not None:
@@ -119,6 +125,47 @@ def run(args: argparse.Namespace) -> int:
     for line in _next(args, report, chosen):
         print(line)
     return 0 if report.passed else 1
+
+
+FLOW_ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt")
+"""Audited of a flow where none are named."""
+
+
+def _run_flow(args: argparse.Namespace, chosen: list[Estimator]) -> int:
+    """Audit a flow of the user's networks and print; 0 if its contract holds, else 1."""
+    from qgf_ref.audit.flow_audit import BUDGET, audit_flow
+    from qgf_ref.audit.flow_report import estimator_table, summary_lines
+    from qgf_ref.provenance import provenance
+    from qgf_ref.tables import text_table
+
+    flow, obs = built_flow(args)
+    out = None if args.out is None else results_directory(args, "", ("report.json",))
+    print(f"flow {args.flow}: {flow!r}")
+    report = audit_flow(
+        flow,
+        obs,
+        chosen or [estimator(name) for name in FLOW_ESTIMATORS],
+        weight=args.weight,
+        seed=args.seed,
+        budget=BUDGET if args.budget is None else args.budget,
+    )
+    args.result = report.as_json()
+    for line in summary_lines(report):
+        print(textwrap.fill(line, 98, subsequent_indent="  "))
+    if report.estimators:
+        print("\n" + text_table(*estimator_table(report), most={1: 24}))
+        print(textwrap.fill(FLOW_NOTE, 98))
+    if out is not None:
+        write_json(out / "report.json", {**args.result, **provenance()})
+        print(f"wrote {out / 'report.json'}")
+    return 0 if report.passed else 1
+
+
+FLOW_NOTE = (
+    "‖G‖: median at mid-chain; w‖G‖/‖v‖: least and most of its medians by step; cos: to qgf; "
+    "noise: cosine of G(a_t) and G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t; Q: of the "
+    "final actions; control: with random directions of G's length."
+)
 
 
 def _next(args: argparse.Namespace, report: AuditReport, chosen: list[Estimator]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import GuidedFlow, Products
+from qgf_ref.nets.products import optional
 from qgf_ref.nets.velocity import FieldAround
 
 
@@ -36,7 +37,7 @@ class Counted:
 
     def _count(self, product: str, *args: Any) -> Any:
         self.counter.add(f"{self.kind}_{product}")
-        return getattr(self.base, product)(*args)
+        return optional(self.base, product)(*args)
 
     def forward(self, *inputs: Array | float) -> tuple[Array, Any]:
         """Counted as field_forward or critic_forward."""
@@ -72,12 +73,14 @@ class CountedCritic(Counted):
         return cast(Array, self._count("hvp", action_dot, q_bar, cache))
 
 
-def counted(flow: GuidedFlow) -> tuple[GuidedFlow, ProductCounter]:
-    """The same flow with its networks wrapped, and the counter that they share.
+def counted(
+    flow: GuidedFlow, counter: ProductCounter | None = None
+) -> tuple[GuidedFlow, ProductCounter]:
+    """The same flow with its networks wrapped, and the counter that they share (given, or new).
 
     Of the auxiliary networks, fields count as the field does and Q_rob as the critic.
     """
-    counter = ProductCounter()
+    counter = ProductCounter() if counter is None else counter
     wrapped = replace(
         flow,
         field=CountedField(flow.field, counter),

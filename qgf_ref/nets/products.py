@@ -8,11 +8,15 @@ from typing import Any
 from qgf_ref.errors import InputError
 
 
+class MissingProduct(InputError):
+    """A network has no such product: only what needs it fails."""
+
+
 def optional(network: Any, product: str) -> Callable[..., Any]:
-    """The network's jvp or hvp. Raises InputError, saying what to do, where it has none."""
+    """The network's jvp or hvp. Raises MissingProduct, saying what to do, where it has none."""
     method = getattr(network, product, None)
     if method is None:
-        raise InputError(
+        raise MissingProduct(
             f"{type(network).__name__} has no {product}, which this estimator needs: write one "
             "(see qgf_ref.VelocityField, qgf_ref.Critic), or let qgf_ref.adapters make one"
         )

@@ -1,0 +1,125 @@
+"""What the audit of a flow found: numbers, a table, and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qgf_ref.checks import Check
+from qgf_ref.tables import KEPT, Table, formatted
+
+WEAK = 1e-3
+"""Share of the velocity below which guidance is said to do nothing."""
+
+
+@dataclass
+class EstimatorProfile:
+    """One estimator on the chain; None where the budget ended or a product is missing.
+
+    products  of one call at mid-chain; norm (T,): median ‖G‖ by step; strength (T,): median of
+    w‖G‖/‖v‖; cos: mean cosine to qgf; noise: mean cosine of G(a_t) and G(a_t + 0.1ε); curl:
+    ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t at mid-chain, from xᵀAy ∓ yᵀAx of random pairs, whose mean
+    squares are those norms', the median over rows; q, control: mean Q of the final actions with
+    G, and with random directions of G's length
+    """
+
+    products: str | None = None
+    norm: list[float] | None = None
+    strength: list[float] | None = None
+    cos: float | None = None
+    noise: float | None = None
+    curl: float | None = None
+    q: float | None = None
+    control: float | None = None
+    says: str = ""
+
+
+@dataclass
+class FlowReport:
+    """What the audit of a flow found. singular: step → median smallest and largest singular value
+    of J₀ = I + (1 − t)∂v/∂a_t; unguided: mean Q of the final actions without guidance.
+    """
+
+    flow: str
+    settings: dict[str, Any]
+    broken: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    unchecked: dict[str, str] = field(default_factory=dict)
+    estimators: dict[str, EstimatorProfile] = field(default_factory=dict)
+    singular: dict[int, tuple[float, float]] = field(default_factory=dict)
+    unguided: float | None = None
+    skipped: list[str] = field(default_factory=list)
+    calls: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether no clause is broken."""
+        return not self.broken
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole report."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def estimator_table(report: FlowReport) -> Table:
+    """The estimators: header and rows."""
+    header = [
+        "estimator",
+        "products per call",
+        "‖G‖",
+        "w‖G‖/‖v‖",
+        "cos",
+        "noise",
+        "curl",
+        "Q",
+        "control",
+    ]
+    rows = []
+    for label, e in report.estimators.items():
+        middle = None if e.norm is None else e.norm[len(e.norm) // 2]
+        strength = "–" if e.strength is None else f"{min(e.strength):.1g} to {max(e.strength):.1g}"
+        curl = formatted(e.curl, ".1e" if (e.curl or 0) < 0.01 else ".2f")
+        rows.append([
+            label, ", ".join(p.replace(" ", KEPT) for p in (e.products or "–").split(" + ")),
+            formatted(middle, ".2g"), strength,
+            formatted(e.cos, ".2f"), formatted(e.noise, ".3f"), curl, formatted(e.q, ".3f"),
+            formatted(e.control, ".3f"),
+        ])  # fmt: skip
+    return header, rows
+
+
+def summary_lines(report: FlowReport) -> list[str]:
+    """Everything but the table, a sentence a line."""
+    worst = max(report.checks, key=lambda c: c.error / c.tolerance, default=None)
+    state = "all hold" if report.passed else f"{len(report.broken)} BROKEN"
+    lines = [
+        f"{len(report.held) + len(report.broken)} clauses of the networks' contract, "
+        f"{len(report.checks)} of them derivatives: {state}"
+        + (f"; nearest to its tolerance: {worst}" if worst else "")
+    ]
+    if any("float32" in check.remark for check in report.checks):
+        lines.append(
+            "the networks compute in float32, where differences are good to 1e-2 or so: in float64 "
+            "(module.double(), jax_enable_x64) they are checked to 1e-6"
+        )
+    lines += report.broken
+    lines += [f"not checked: {name}: {why}" for name, why in report.unchecked.items()]
+    lines += [
+        f"{label}: not profiled: {e.says}" for label, e in report.estimators.items() if e.says
+    ]
+    for k, (least, most) in report.singular.items():
+        lines.append(f"singular values of ∂â₁/∂a_t at step {k}: {least:.2g} to {most:.2g}")
+    for label, e in report.estimators.items():
+        if e.strength is not None and max(e.strength) < WEAK:
+            lines.append(
+                f"{label} does next to nothing at this weight: w‖G‖ is at most "
+                f"{max(e.strength):.1g} of ‖v‖"
+            )
+    if report.unguided is not None:
+        lines.append(f"mean Q of the final actions without guidance: {report.unguided:.3f}")
+    if report.skipped:
+        lines.append(f"left out, the budget being spent: {', '.join(report.skipped)}")
+    lines.append(f"{report.calls} calls of a network, {report.seconds:.0f} s")
+    return lines

@@ -1,0 +1,62 @@
+"""--flow: a flow of the user's own networks in the place of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from qgf_ref.adapters.observations import known_observations
+from qgf_ref.arrays import Array
+from qgf_ref.cli.arguments import NORMAL_ROWS, natural
+from qgf_ref.errors import InputError, QGFError
+from qgf_ref.files import read_npz
+from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.user_code import error_summary, import_named
+
+
+def add_flow_arguments(parser: argparse.ArgumentParser) -> None:
+    """--flow and --budget of a command that takes a flow in place of a checkpoint."""
+    parser.add_argument(
+        "--flow",
+        metavar="M:BUILD",
+        help="package.module:function, called without arguments: returns a qgf_ref.GuidedFlow of "
+        "networks of your own (qgf_ref.adapters), or (flow, obs); in place of --checkpoint",
+    )
+    parser.add_argument(
+        "--budget", type=natural, metavar="N", help="with --flow: most calls of a network"
+    )
+
+
+def built_flow(args: argparse.Namespace) -> tuple[GuidedFlow, Array]:
+    """The flow of --flow, and its observations: the function's own, or --obs.
+
+    Raises InputError when the function fails or returns something else, or nothing says which
+    observations.
+    """
+    try:
+        built = import_named(args.flow, "flow")()
+    except QGFError:
+        raise
+    except Exception as error:
+        raise InputError(f"flow {args.flow!r} raised {error_summary(error)}") from error
+    flow, obs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not isinstance(flow, GuidedFlow):
+        raise InputError(
+            f"flow {args.flow!r} must return a GuidedFlow, or (flow, obs), it returned "
+            f"{type(flow).__name__}"
+        )
+    spec, width = getattr(args, "obs", None), flow.field.obs_dim
+    if spec == "normal" and width is not None:
+        obs = np.random.default_rng(args.seed).standard_normal((NORMAL_ROWS, width))
+    elif spec is not None:
+        obs = read_npz(Path(spec), ("obs",))["obs"]
+    elif obs is None:
+        obs = known_observations(flow)
+    if obs is None:
+        raise InputError(
+            f"give --obs F.npz with an array 'obs' (N, {width}), or --obs normal, or let "
+            f"{args.flow} return (flow, obs)"
+        )
+    return flow, np.asarray(obs)
