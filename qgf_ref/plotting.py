@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,6 +72,27 @@ def style(estimator: str) -> dict[str, Any]:
     return {**line._asdict(), "markersize": 4, "linewidth": 1.4}
 
 
+_own_look = ContextVar("own look", default=False)
+
+
+@contextmanager
+def own_look() -> Iterator[None]:
+    """While active, figures look as Matplotlib's defaults say, not as a matplotlibrc or MPLBACKEND
+    of the user does, which may ask for what this machine lacks (LaTeX, a window).
+    """
+    kept = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    token = _own_look.set(True)
+    try:
+        yield
+    finally:
+        _own_look.reset(token)
+        if kept is None:
+            os.environ.pop("MPLBACKEND", None)
+        else:
+            os.environ["MPLBACKEND"] = kept
+
+
 @lru_cache(maxsize=1)
 def can_draw() -> bool:
     """Whether Matplotlib is installed; where it is not, says once that there will be no figures."""
@@ -80,9 +104,12 @@ def can_draw() -> bool:
 
 def new_figure(width: float = 7.2, height: float = 3.8) -> Figure:
     """A figure without global state, its layout kept free of overlaps."""
+    from matplotlib import rcdefaults
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if _own_look.get():
+        rcdefaults()
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

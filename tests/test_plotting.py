@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
 
-from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, pdf, png
+from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, own_look, pdf, png
 
 pytest.importorskip("matplotlib")
 
@@ -20,6 +21,19 @@ def drawn(title: str) -> Figure:
     legend_beside(axes)
     figure.suptitle(title)
     return figure
+
+
+def test_a_command_draws_whatever_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import rcParams
+
+    plain = png(drawn("short"))
+    monkeypatch.setitem(rcParams, "lines.linewidth", 7.0)
+    monkeypatch.setitem(rcParams, "text.usetex", True)
+    monkeypatch.setenv("MPLBACKEND", "nosuch")
+    with own_look():
+        assert os.environ["MPLBACKEND"] == "agg"
+        assert png(drawn("short")) == plain
+    assert os.environ["MPLBACKEND"] == "nosuch"
 
 
 def test_a_long_title_is_not_cut() -> None:

@@ -21,7 +21,7 @@ _CELL = ("estimator", "dtype", "network", "batch", "threads", "denoise_steps")
 def earlier(path: Path) -> dict[str, Any]:
     """The bench.json at `path`. Raises InputError when it is none."""
     try:
-        content = json.loads(user_path(path).read_text(encoding="utf-8"))
+        content = json.loads(user_path(path).read_bytes())
         _seconds(content)
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error

@@ -115,7 +115,7 @@ def measure_on(threads: int, settings: BenchSettings) -> dict[str, Any]:
                 f"the measurement on {threads} cores ended with exit code {done.returncode}; its "
                 "message is above"
             )
-        part: dict[str, Any] = json.loads(answer.read_text())
+        part: dict[str, Any] = json.loads(answer.read_bytes())
     if "input_error" in part:
         raise InputError(part["input_error"])
     return part

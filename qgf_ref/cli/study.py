@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     out = results_directory(args, "qgf_study", own)
     settings = replace(settings, records=out / f"study_{args.name}_episodes".replace("-", "_"))
     files = run_study(args.name, chosen, settings, out)
-    args.result = {**json.loads(files[0].read_text(encoding="utf-8")), "files": files}
+    args.result = {**json.loads(files[0].read_bytes()), "files": files}
     _list(out, files)
     if args.quick:
         whole = next_command(args, "study", quick=False, overwrite=args.out is not None)

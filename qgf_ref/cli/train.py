@@ -145,7 +145,7 @@ def _configuration(
         raise InputError("give --config or --preset, not both: a configuration is complete")
     if args.config is not None:
         try:
-            text = args.config.read_text(encoding="utf-8")
+            text = args.config.read_bytes()
         except (OSError, UnicodeError) as error:
             raise InputError(f"cannot read {args.config}: {reason(error)}") from error
         config = TrainConfig.from_json(json_object(text, str(args.config)), str(args.config))

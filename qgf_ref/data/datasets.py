@@ -187,7 +187,7 @@ def _require_all_parts(directory: Path, files: Sequence[Path], held_out: Sequenc
         whole |= {f"{first}{n:0{digits}d}" for n in range(numbers[0], numbers[-1] + 1)}
     with suppress(OSError, ValueError, KeyError, TypeError):
         report = directory.parent / f"{directory.name}.json"
-        written = json.loads(report.read_text(encoding="utf-8"))["files"]
+        written = json.loads(report.read_bytes())["files"]
         names = [Path(name).name for name in written]
         whole |= {n.removesuffix(".npz") for n in names if not n.endswith(VALIDATION_SUFFIX)}
     missing = [f"{stem}.npz" for stem in sorted(whole - present)]

@@ -64,7 +64,7 @@ def recorded_with(dataset: str, data: str | None) -> str | None:
             return None
         for report in (path.with_suffix(".json"), path.parent / f"{dataset}.json"):
             with suppress(OSError, ValueError, KeyError, TypeError):
-                content = json.loads(report.read_text(encoding="utf-8"))
+                content = json.loads(report.read_bytes())
                 return str(content["configuration"]["versions"]["mujoco"])
         return UNKNOWN
     return None

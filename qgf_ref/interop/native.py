@@ -74,7 +74,7 @@ def load_native(
     config = path.with_name(CONFIG)
     if path.name == MODEL and config.exists():
         try:
-            text = config.read_text(encoding="utf-8")
+            text = config.read_bytes()
         except (OSError, UnicodeError) as error:
             raise InputError(f"cannot read {config}: {error}") from error
         stored |= json_object(text, str(config))

@@ -41,7 +41,7 @@ def read_flags(path: Path) -> dict[str, Any]:
     network (BroNet critics).
     """
     try:
-        flags = json.loads(path.read_text(encoding="utf-8"))
+        flags = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -113,8 +113,10 @@ def parameter_groups(
     return {n: replace(groups[n], encoder=groups.get(f"{n}.encoder")) for n in names}
 
 
-def json_object(text: str, what: str) -> dict[str, Any]:
-    """The JSON object in `text`; raises InputError if it is none."""
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `text`, or in a file's bytes as any editor saves them (with a mark of
+    their order, in UTF-16); raises InputError if it is none.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

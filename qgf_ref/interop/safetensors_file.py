@@ -33,7 +33,8 @@ def read_safetensors(path: Path) -> TensorFile:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        entries = deserialize(data)
+        # sorted: their order is another in every process
+        entries = sorted(deserialize(data), key=lambda entry: entry[0])
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, ValueError, RecursionError) as error:
         detail = _cut_short(data) or listing([f"{type(error).__name__}: {error}"])

@@ -105,7 +105,7 @@ def _joined(files: Mapping[Path, str]) -> TensorFile:
 def _read_shards(path: Path) -> TensorFile:
     """The tensors of the shards that an index lists. Raises InputError."""
     try:
-        content = json_object(path.read_text(), str(path))
+        content = json_object(path.read_bytes(), str(path))
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
     places = content.get("weight_map")

@@ -161,7 +161,7 @@ def figures_of(name: str, study: Study, source: Path) -> dict[str, Figure]:
     """
     about, main = (source / file_name(name, "", suffix) for suffix in ("json", "csv"))
     try:
-        content = json.loads(about.read_text(encoding="utf-8"))
+        content = json.loads(about.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read {about}, which `qgf-ref study` writes: {reason(error)}"

@@ -36,7 +36,7 @@ class Record:
         """The record of the run in `directory`; raises InputError when there is none."""
         path = directory / RECORD
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
         except (OSError, UnicodeError) as error:
             raise InputError(
                 f"{directory} holds no training run: cannot read {path}: {reason(error)}"

@@ -102,6 +102,16 @@ def test_what_is_a_plain_factor_on_one_weight_is_said_to_be() -> None:
     assert not result.alike and "confirm" not in text(result)
 
 
+def test_a_final_action_alone_tells_how_far_guidance_went() -> None:
+    def says(factor: float) -> str:
+        case = recorded(only=("action",), gradient=lambda self, k, t, g: np.float32(factor) * g)
+        return known(CHOSEN, case, (), "action").says[-1]
+
+    assert says(0.5).startswith("from the unguided action, theirs moves 0.5")
+    assert says(-1).startswith("from the unguided action, theirs moves -1.0")
+    assert says(0) == "theirs is the action without guidance"
+
+
 NEXT: Line = lambda t, k, T: np.float32(k + 1) / np.float32(T)  # noqa: E731
 INCLUSIVE: Line = lambda t, k, T: np.float32(k) / np.float32(T - 1)  # noqa: E731
 REVERSED: Line = lambda t, k, T: 1 - t  # noqa: E731

@@ -408,6 +408,14 @@ def test_bad_rule_files(case: str, tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1500
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_rule_files_of_any_editor(encoding: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.json"
+    rules.write_bytes('{"ignore": [\r\n "größe"]}\r\n'.encode(encoding))
+    path = put(tmp_path / "a.npz", damaged(lambda t: t.update({"größe": np.ones(2)})))
+    same(qgf_ref.load(path, rules=rules, **OPTIONS), small_checkpoint())
+
+
 def test_a_missing_rule_file(tmp_path: Path) -> None:
     path = put(tmp_path / "a.npz", damaged(lambda t: None))
     with pytest.raises(InputError, match="cannot read"):

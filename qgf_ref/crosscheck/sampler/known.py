@@ -15,6 +15,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.mistakes.gradient import of_member
 from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.runs import free_running
 from qgf_ref.relations import Difference, listed, relation
 
 FROM_THEIRS = ("a", "v", "q", "g")
@@ -50,6 +51,8 @@ def known(setting: Setting, case: RecordedCase, base: Mistakes, quantity: str) -
     what = relation(difference)
     says += [what] if what else _likeness(difference)
     says += _conditions(difference, wrong[:, rows])
+    if what is None and quantity == "action" and not case.forced:
+        says += _move(setting, case, base, rows)
     return Known(tuple(says), what is not None)
 
 
@@ -110,6 +113,30 @@ def _members(
         run = case.simulate(alone, given=given) if case.forced else case.free(alone)
         each.append(run["g"][:upto][:, rows])
     return {"members": np.stack(each)}
+
+
+def _move(setting: Setting, case: RecordedCase, base: Mistakes, rows: Array) -> list[str]:
+    """How far theirs is from the unguided action, beside the reference; of one candidate a row."""
+    if case.best_of > 1 or not np.any(case.weight):
+        return []
+    port, inputs = setting.port(base), case.inputs._replace(weight=0.0)
+    bare, truth = free_running(port, inputs)["action"], case.free(port)["action"]
+    theirs = case.theirs["action"]
+    # what is clipped has not gone as far as it would
+    inside = (np.abs(theirs) < 1) & (np.abs(truth) < 1) & (np.abs(bare) < 1) & rows[:, None]
+    guided, move = (np.where(inside, x - bare, 0) for x in (truth, theirs))
+    far = float((guided * guided).sum())
+    if not far:
+        return []
+    share = float((move * guided).sum()) / far
+    length = float(np.linalg.norm(move))
+    if length < 1e-3 * np.sqrt(far):
+        return ["theirs is the action without guidance"]
+    aside = float(np.linalg.norm(move - share * guided)) / length
+    return [
+        f"from the unguided action, theirs moves {share:.2f} times as far along the reference's "
+        f"guidance (1 would be right), and {100 * aside:.0f} % of its move is aside of it"
+    ]
 
 
 def _wrong_elements(quantity: str, error: Array, scatter: Scatter) -> Array:

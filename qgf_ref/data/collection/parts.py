@@ -142,7 +142,7 @@ def _damaged(part: Path, why: object) -> InputError:
 
 def _differences(directory: Path, configuration: dict[str, Any]) -> str:
     try:
-        stored = json.loads((directory / _CONFIGURATION).read_text(encoding="utf-8"))
+        stored = json.loads((directory / _CONFIGURATION).read_bytes())
     except (OSError, ValueError):
         return f"its {_CONFIGURATION} is missing or unreadable"
     wanted = json.loads(json.dumps(configuration))

@@ -165,7 +165,7 @@ def rule_file(given: str | Path | Mapping[str, Any] | None) -> RuleFile:
         return _checked(given or {}, "rules")
     path = user_path(given)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
     return _checked(json_object(text, str(path)), str(path))
