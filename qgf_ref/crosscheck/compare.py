@@ -223,8 +223,10 @@ def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
     if not case.single and setting.time_precision == "float32":
         notes.append("a float64 port with the official float32 time embedding")
-    if case.trace.half_precision:
-        notes.append("every number is a float16: computed or stored so, and judged as float32")
+    if halves := case.trace.in_half_precision:
+        every = len(halves) == 1 + len(case.trace.stepwise)
+        what = "every number" if every else f"every number of {', '.join(halves)}"
+        notes.append(f"{what} is a float16: computed or stored so, and judged as float32")
     return tuple(notes)
 
 

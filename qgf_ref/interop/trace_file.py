@@ -126,17 +126,22 @@ class RecordedTrace:
     @property
     def single_precision(self) -> bool:
         """Whether every computed number is a float32 (or narrower), whatever dtype holds it."""
-        return self._fits(np.float32)
+        return set(self._fitting(np.float32)) == {"action", *self.stepwise}
 
     @property
-    def half_precision(self) -> bool:
-        """Whether every computed number is a float16."""
-        return self._fits(np.float16)
+    def in_half_precision(self) -> list[str]:
+        """The computed quantities of which every number is a float16, whole ones aside."""
+        computed = {**self.stepwise, "action": self.action}
+        return [
+            name
+            for name in self._fitting(np.float16)
+            if np.unique(computed[name][computed[name] % 1 != 0]).size > 8
+        ]
 
-    def _fits(self, kind: type[np.floating[Any]]) -> bool:
-        computed = [self.action, *self.stepwise.values()]
+    def _fitting(self, kind: type[np.floating[Any]]) -> list[str]:
+        computed = {**self.stepwise, "action": self.action}
         with np.errstate(over="ignore"):
-            return all((x.astype(kind) == x).all() for x in computed)
+            return [name for name, x in computed.items() if (x.astype(kind) == x).all()]
 
 
 def recorded_trace(

@@ -134,6 +134,12 @@ def test_an_unreasonably_large_array(monkeypatch: pytest.MonkeyPatch) -> None:
         recorded_trace(arrays())
 
 
+def test_quantities_of_half_precision_are_listed() -> None:
+    numbers = np.random.default_rng(0).standard_normal((STEPS, ROWS, WIDTH))
+    mixed = arrays(v=numbers.astype(np.float16), a=numbers, g=np.zeros_like(numbers))
+    assert recorded_trace(mixed).in_half_precision == ["v"]
+
+
 def test_an_unknown_quantity_is_refused_where_it_would_be_compared() -> None:
     given = arrays()
     outer = {name: given.pop(name) for name in REQUIRED}
