@@ -13,6 +13,7 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import Comparison, compare
+from qgf_ref.crosscheck.premises import Arrays, another, broken_premise
 from qgf_ref.crosscheck.sampler import calls_report, diagnosis
 from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
@@ -215,6 +216,17 @@ def test_chunks_and_other_layouts_are_read() -> None:
     assert report.agrees
     assert "a holds T + 1 states: write a[:T]" in str(report)
     assert "v was recorded batch-major" in str(report)
+
+
+def test_a_statistic_over_the_batch_is_not_taken_for_inputs_ignored() -> None:
+    """What all rows share is undone by BatchNorm in training mode, which still sees the rows."""
+    inputs = {"observations": GIVEN.obs}
+
+    def normalised(given: Arrays) -> Arrays:
+        obs = given["observations"]
+        return {"action": (obs - obs.mean(axis=0)) / obs.std(axis=0)}
+
+    assert broken_premise("it", normalised, inputs, normalised(inputs), another(inputs)) is None
 
 
 # ---- the record before the sampler
