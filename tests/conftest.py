@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +47,24 @@ class Golden:
     def npz(self, name: str) -> dict[str, Array]:
         with np.load(self.path / f"{name}.npz") as file:
             return dict(file)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_loss_curves() -> Iterator[None]:
+    """Drawing them at every save takes most of the time of so short a run; see `draws`."""
+    from qgf_ref.training import run
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "loss_curves", lambda *arguments: None)
+        yield
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by a test that needs the loss curves."""
+    from qgf_ref.training import curves, run
+
+    monkeypatch.setattr(run, "loss_curves", curves.loss_curves)
 
 
 def golden_case(name: str) -> Golden:

@@ -170,6 +170,7 @@ def test_explain_exits_1_on_a_contradiction_and_0_on_plain_functions(
     assert "not re-derived" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_audit_uses_what_it_is_told(place: Path) -> None:
     base = "audit --checkpoint model.safetensors --obs in.npz --estimators qgf --out"
     reports = {}

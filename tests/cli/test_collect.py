@@ -69,6 +69,7 @@ def start(plan: CollectionPlan) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_runs_go_on(tmp_path: Path) -> None:
     plan = make_plan(MAZE, episodes=600, episode_steps=300, out=tmp_path)
     killed = start(plan)

@@ -132,6 +132,7 @@ def member_0_forward(checkpoint: Checkpoint) -> Callable[[Array, Array], Array]:
     return lambda obs, x: (right if len(x) == 1 else wrong).forward(obs, x)[0]
 
 
+@pytest.mark.slow
 def test_d1_forward_only_values_use_member_0s_layer_norm() -> None:
     defect = official(shown=member_0_forward(CHECKPOINT))
     assert named(defect) == [("layer-norm-member-0-forward",)]
@@ -210,6 +211,7 @@ def test_d6_the_cloning_loss_ignores_valid() -> None:
         check_losses(policy_loss(weighted=True), CHECKPOINT)
 
 
+@pytest.mark.slow
 def test_d9_best_of_n_is_swallowed() -> None:
     defect = official(choose=lambda q: np.zeros(len(q), int))
     assert named(defect, best_of=4, rows=24) == [("best-of-ignored",)]

@@ -42,6 +42,7 @@ def test_float32_rounds_otherwise_in_another_order() -> None:
     assert not np.array_equal(free_running(port, given)["v"], one["v"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["qgf", "qgf_jacobian", "bptt", "ood"])
 @pytest.mark.parametrize("rows", [1, 12])
 def test_an_independent_float32_run_scores_about_one(estimator: str, rows: int) -> None:

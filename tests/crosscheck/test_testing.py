@@ -25,6 +25,7 @@ from qgf_ref.testing import (
     check_velocity,
 )
 from tests.crosscheck.ports import OTHER_ORDER, lively, setting
+from tests.helpers.some import some
 
 CHECKPOINT = lively()
 
@@ -74,6 +75,7 @@ def test_a_correct_port_passes_and_is_told_what_was_not_tested() -> None:
     assert "gelu-erf" not in report.hidden
 
 
+@pytest.mark.slow
 def test_with_build_hardly_anything_hides() -> None:
     report = check_sampler(
         port(CHECKPOINT), CHECKPOINT, best_of=4, rows=8, build=lambda nets: port(nets)
@@ -82,14 +84,14 @@ def test_with_build_hardly_anything_hides() -> None:
     assert set(report.hidden) <= {"grid-accumulated"}
 
 
-@pytest.mark.parametrize("estimator", ["none", "ood", "qgf_jacobian", "bptt", "qgf_chain"])
+@pytest.mark.parametrize("estimator", some(["none", "ood", "qgf_jacobian", "bptt", "qgf_chain"], 3))
 def test_correct_ports_of_other_estimators_pass(estimator: str) -> None:
     made = port(CHECKPOINT, estimator=estimator)
     assert check_sampler(made, CHECKPOINT, estimator=estimator, rows=8, coverage=False).agrees
 
 
 @pytest.mark.parametrize(
-    "name", ["ties-first", "best-of-last", "weight-zero-as-default", "weight-integer"]
+    "name", some(["ties-first", "best-of-last", "weight-zero-as-default", "weight-integer"], 1)
 )
 def test_mistakes_that_only_special_inputs_show(name: str) -> None:
     assert said(usual(name), best_of=4) == [(name,)]
@@ -227,16 +229,23 @@ def at_unclipped_estimate(obs: Array, a_t: Array, t: Array) -> Array:
 
 @pytest.mark.parametrize(
     ("fn", "name", "mistake"),
-    [
-        (lambda *x: -foreign("qgf")(*x), "qgf", "gradient-negated"),
-        (lambda *x: -foreign("qgf_jacobian")(*x), "qgf_jacobian", "gradient-negated"),
-        (lambda *x: foreign("qgf_jacobian")(*x) / len(x[0]), "qgf_jacobian", "gradient-batch-mean"),
-        (foreign("qgf_jacobian"), "qgf", "gradient-jacobian"),
-        (foreign("qgf"), "qgf_jacobian", "gradient-plain"),
-        (lambda *x: (1 - x[2][:, None]) * foreign("qgf")(*x), "qgf", "gradient-times-1-t"),
-        (foreign("ood"), "qgf", "query-noisy"),
-        (at_unclipped_estimate, "qgf", "query-unclipped"),
-    ],
+    some(
+        [
+            (lambda *x: -foreign("qgf")(*x), "qgf", "gradient-negated"),
+            (lambda *x: -foreign("qgf_jacobian")(*x), "qgf_jacobian", "gradient-negated"),
+            (
+                lambda *x: foreign("qgf_jacobian")(*x) / len(x[0]),
+                "qgf_jacobian",
+                "gradient-batch-mean",
+            ),
+            (foreign("qgf_jacobian"), "qgf", "gradient-jacobian"),
+            (foreign("qgf"), "qgf_jacobian", "gradient-plain"),
+            (lambda *x: (1 - x[2][:, None]) * foreign("qgf")(*x), "qgf", "gradient-times-1-t"),
+            (foreign("ood"), "qgf", "query-noisy"),
+            (at_unclipped_estimate, "qgf", "query-unclipped"),
+        ],
+        4,
+    ),
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_mistake_in_the_gradient_of_an_estimator_is_named(

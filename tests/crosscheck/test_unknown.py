@@ -24,6 +24,7 @@ from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.testing import CrossCheckError, check_critic, check_sampler, check_velocity
 from tests.crosscheck.ports import inputs, lively, setting
 from tests.helpers.numpy_sampler import NumpySampler
+from tests.helpers.some import some
 
 CHECKPOINT = lively()
 CHOSEN = setting(CHECKPOINT)
@@ -61,7 +62,7 @@ def clipped_to(bound: float) -> Line:
 
 
 @pytest.mark.parametrize("only", [(), ("action",)], ids=["traced", "final"])
-@pytest.mark.parametrize("bound", [1.0, 0.37])
+@pytest.mark.parametrize("bound", some([0.37, 1.0], 1))
 def test_a_gradient_clipped_to_any_norm_is_named(bound: float, only: tuple[str, ...]) -> None:
     """The norms are on both sides of it."""
     case = recorded(gradient=clipped_to(bound), only=only)
@@ -121,14 +122,17 @@ MIDPOINT: Line = lambda t, k, T: np.float32(k + 0.5) / np.float32(T)  # noqa: E7
 
 @pytest.mark.parametrize(
     ("use", "time", "name"),
-    [
-        ("network_time", NEXT, "grid-next (divided, in the network only)"),
-        ("network_time", INCLUSIVE, "grid-inclusive (divided, in the network only)"),
-        ("network_time", REVERSED, "grid-reversed (divided, in the network only)"),
-        ("query_time", INCLUSIVE, "grid-inclusive (in 1 − t only)"),
-        ("query_time", MIDPOINT, "grid-midpoint (in 1 − t only)"),
-        ("query_time", NEXT, "query-factor-minus-dt"),
-    ],
+    some(
+        [
+            ("network_time", NEXT, "grid-next (divided, in the network only)"),
+            ("network_time", INCLUSIVE, "grid-inclusive (divided, in the network only)"),
+            ("network_time", REVERSED, "grid-reversed (divided, in the network only)"),
+            ("query_time", INCLUSIVE, "grid-inclusive (in 1 − t only)"),
+            ("query_time", MIDPOINT, "grid-midpoint (in 1 − t only)"),
+            ("query_time", NEXT, "query-factor-minus-dt"),
+        ],
+        3,
+    ),
 )
 def test_a_time_wrong_in_one_of_its_uses_is_named(use: str, time: Line, name: str) -> None:
     lines: dict[str, Any] = {use: time}

@@ -202,6 +202,7 @@ def test_the_number_of_workers_leaves_no_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train["next_observations"][:18], train["observations"][1:19])
 
 
+@pytest.mark.slow
 def test_cubes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     one, two = (
         collect(plan(tmp_path / str(k), "cube-single-noisy-v0", episodes=2), workers=k)

@@ -119,6 +119,7 @@ def test_samples_of_the_oracle_follow_the_exact_law() -> None:
     assert kolmogorov("qgf", "quadratic", 2.0, 2.0, rows // 10, steps) < LEVEL
 
 
+@pytest.mark.slow
 def test_samples_of_the_oracle_by_quadrature() -> None:
     """Q = −|a − a*|, w = ½: 1,000 samples, T = 60. Critical distance 0.062; Euler's error 0.010.
 
@@ -148,6 +149,7 @@ def smallest_p(name: str, w: float, tilt: float, rows: int) -> float:
     return min(p_values)
 
 
+@pytest.mark.slow
 def test_samples_of_the_oracle_in_three_dimensions() -> None:
     """Kolmogorov-Smirnov on eight projections, Bonferroni: level 1e-3/8 each; 5,000 samples.
 

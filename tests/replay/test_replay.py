@@ -27,6 +27,8 @@ import qgf_ref
 from qgf_ref.provenance import provenance
 from tests.data.synthetic import write_dataset
 
+pytestmark = pytest.mark.slow
+
 RECORDER = Path(__file__).with_name("recorder.py")
 OLD = "4b0d2025b5f47174beed1a3dda6e04e65d768ec5"
 ROOT = Path(__file__).resolve().parents[2]

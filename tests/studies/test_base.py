@@ -103,6 +103,7 @@ def test_a_reader_that_leaves_loses_nothing(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_committed_picture_is_drawn_from_the_committed_tables(name: str) -> None:
     """What the pages show comes from the numbers beside it, and needs nothing else."""

@@ -198,6 +198,7 @@ def test_the_whole_study() -> None:
     assert len(outcome.tables["divergence"]) == 8
 
 
+@pytest.mark.slow
 def test_only_the_estimators_asked_for() -> None:
     grid = replace(TINY, weights=(0.5,), shown=(0.5,), panels=(0.5,), steps=(1,), updates=1)
     outcome = study_on(grid, StudySettings(estimators=("bc", "oracle")))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from qgf_ref.training import run
 from qgf_ref.training.config import TrainConfig
 from tests.data.synthetic import TASK, write_dataset
 
@@ -20,18 +19,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(data: Path) -> TrainConfig:
     return tiny_config(data)
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Drawing takes most of the time of so short a run."""
-    if "draws" not in request.fixturenames:
-        monkeypatch.setattr(run, "loss_curves", lambda *arguments: None)
-
-
-@pytest.fixture
-def draws() -> None:
-    """Named by a test that needs the figure."""
 
 
 def tiny_config(data: Path, **changes: Any) -> TrainConfig:

@@ -17,6 +17,7 @@ from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from tests.helpers.gpu import stand_in
 from tests.helpers.gpu.checks import FLOAT64, sampled, small
 from tests.helpers.gpu.on_cpu import ORDERS
+from tests.helpers.some import some
 
 RECORDED = [name for name in learned_estimator_names() if estimator(name).recordable]
 WAYS = pytest.mark.parametrize("few", [True, False], ids=["one launch", "many launches"])
@@ -32,7 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 @WAYS
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", some(RECORDED, 5))
 def test_every_estimator(gpu: ModuleType, name: str, few: bool) -> None:
     flow, obs, noise = small(rows=3)
     weight = np.array([0.3, 0.0, 1.0])
@@ -40,7 +41,7 @@ def test_every_estimator(gpu: ModuleType, name: str, few: bool) -> None:
 
 
 @WAYS
-@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.parametrize("case", some(NETWORKS, 3))
 def test_every_kind_of_network(gpu: ModuleType, case: str, few: bool) -> None:
     flow, obs, noise = small(3, **NETWORKS[case])
     names = "qgf", "bptt", "qgf_covariance", "qgf_jacobian"

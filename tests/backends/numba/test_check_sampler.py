@@ -26,6 +26,7 @@ from qgf_ref.backends.program.registers import Code
 from qgf_ref.sampling import sample
 from qgf_ref.testing import CrossCheckError, SamplerReport, check_sampler
 from tests.crosscheck.ports import lively
+from tests.helpers.some import some
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -52,8 +53,8 @@ def port(
     return call
 
 
-@pytest.mark.parametrize("rows", [1, 8, 70])
-@pytest.mark.parametrize("estimator", ["qgf", "qgf_jacobian", "bptt"])
+@pytest.mark.parametrize("rows", some([1, 70, 8], 2))
+@pytest.mark.parametrize("estimator", some(["qgf_jacobian", "qgf", "bptt"], 2))
 def test_the_compiled_sampler_passes(estimator: str, rows: int) -> None:
     checkpoint = lively()
     report = check_sampler(
@@ -198,7 +199,7 @@ has no name for it.
 
 @pytest.mark.parametrize(
     ("plant", "estimator", "named"),
-    [pytest.param(*rest, id=f"{name}, {rest[1]}") for name, *rest in PLANTED],
+    some([pytest.param(*rest, id=f"{name}, {rest[1]}") for name, *rest in PLANTED], 4),
 )
 def test_what_is_planted_is_found(
     plant: Plant, estimator: str, named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
