@@ -61,10 +61,10 @@ def test_mistakes_are_named_alone(name: str, traced: bool) -> None:
     assert not diagnosis.agrees and not diagnosis.ambiguous
 
 
-def test_best_of_n() -> None:
-    for name in ("best-of-argmin", "best-of-mean", "best-of-tiled"):
-        diagnosis = found_in(made(name), traced=False, best_of=4)
-        assert [e.names for e in diagnosis.explanations] == [(name,)]
+@pytest.mark.parametrize("name", some(["best-of-argmin", "best-of-mean", "best-of-tiled"], 1))
+def test_best_of_n(name: str) -> None:
+    diagnosis = found_in(made(name), traced=False, best_of=4)
+    assert [e.names for e in diagnosis.explanations] == [(name,)]
 
 
 def test_the_place_of_a_mistake_in_the_networks_is_told() -> None:
@@ -181,13 +181,13 @@ def test_float64_ports_embed_exact_times_or_rounded_ones() -> None:
     assert [e.names for e in diagnosis.explanations] == [("layer-norm-eps-1e-5",)]
 
 
-def test_any_subset_of_quantities_is_enough() -> None:
+@pytest.mark.parametrize("kept", some(["g", "a", "v q", "a g", "a1_hat g"], 2))
+def test_any_subset_of_quantities_is_enough(kept: str) -> None:
     given = inputs(CHECKPOINT)
     run = port_run(CHOSEN, made("gradient-clip-masked"), given)
-    for subset in (("g",), ("a",), ("v", "q"), ("a", "g"), ("a1_hat", "g")):
-        kept = {name: run[name] for name in (*subset, "action")}
-        diagnosis = diagnose(CHOSEN, [case(given, kept)])[2]
-        assert [e.names for e in diagnosis.explanations] == [("gradient-clip-masked",)], subset
+    some_of_it = {name: run[name] for name in (*kept.split(), "action")}
+    diagnosis = diagnose(CHOSEN, [case(given, some_of_it)])[2]
+    assert [e.names for e in diagnosis.explanations] == [("gradient-clip-masked",)]
 
 
 def test_the_same_record_gives_the_same_report_twice() -> None:
