@@ -78,7 +78,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        masked = os.umask(0o077)  # to ask for it is to set it
+        os.umask(masked)
+        Path(temporary).chmod(0o666 & ~masked)  # as any new file of the user's
         Path(temporary).replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

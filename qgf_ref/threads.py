@@ -64,7 +64,8 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
     take as long as a small network's sampler.
     """
     try:
-        lines = [line.split(":", 2) for line in process.read_text().splitlines()]
+        text = process.read_text(encoding="utf-8", errors="replace")
+        lines = [line.split(":", 2) for line in text.splitlines()]
     except OSError:
         return math.inf
     cores = math.inf
@@ -73,7 +74,8 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
         if controllers and not version_1:
             continue
         for group in (Path(path), *Path(path).parents):  # in a container, `path` may be the host's
-            place = root / ("cpu" if version_1 else "") / str(group).lstrip("/")
+            mount = root / "cpu" if (root / "cpu").exists() else root / controllers
+            place = (mount if version_1 else root) / str(group).lstrip("/")
             names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if version_1 else ("cpu.max",)
             try:
                 quota, period = " ".join((place / n).read_text() for n in names).split()

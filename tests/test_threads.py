@@ -47,6 +47,10 @@ CGROUPS: dict[str, tuple[str, dict[str, str], float]] = {
         "9:memory:/m\n4:cpu,cpuacct:/job",
         {"cpu/job/cpu.cfs_quota_us": "250000", "cpu/job/cpu.cfs_period_us": "100000"}, 2.5,
     ),
+    "version 1, without the usual link": (
+        "4:cpu,cpuacct:/", {"cpu,cpuacct/cpu.cfs_quota_us": "150000",
+                            "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 1.5,
+    ),
     "version 1, no limit": (
         "4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
         math.inf,

@@ -380,3 +380,14 @@ def test_workers_do_not_start_the_script_all_over_again(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "exit code 0", done.stderr
     assert done.stdout.count("exit code") == 1
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o002, 0o664), (0o022, 0o644)])
+def test_files_are_as_private_as_the_user_wants(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_atomically(tmp_path / "f", b"x")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == mode
