@@ -24,10 +24,9 @@ from qgf_ref.interop.load import (
     load,
     load_as_stored,
 )
-from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
+from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES, NameMapping
 from qgf_ref.ops.activations import ACTIVATIONS
 from qgf_ref.ops.ensemble import AGGREGATIONS
-from qgf_ref.tracking import TRACKERS
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -117,11 +116,18 @@ def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpo
     """The checkpoint that the arguments name; what was assumed of its names goes to stderr."""
     options = given_options(args)
     chosen = [options.pop(name, None) for name in ("rules", "target_critic_from")]
-    checkpoint, mapping = load_as_stored(args.checkpoint, options, *chosen)
+    checkpoint = _told(*load_as_stored(args.checkpoint, options, *chosen))
+    critic: Checkpoint | None = None
+    if getattr(args, "critic", None) is not None:
+        critic = _told(*load_as_stored(args.critic, {}))
+    return load(policy=checkpoint, dtype=dtype, critic=critic)
+
+
+def _told(checkpoint: Checkpoint, mapping: NameMapping | None) -> Checkpoint:
+    """The checkpoint with its auxiliary networks, its notes on stderr."""
     for note in mapping.notes if mapping else ():
         print(f"note: {note}", file=sys.stderr)
-    critic = getattr(args, "critic", None)
-    return load(policy=with_auxiliary(checkpoint), dtype=dtype, critic=critic)
+    return with_auxiliary(checkpoint)
 
 
 def load_checkpoints(args: argparse.Namespace, dtype: str) -> list[Checkpoint]:
@@ -271,18 +277,6 @@ def add_out(parser: argparse.ArgumentParser, default: str, what: str) -> None:
         f"{default}_2, …)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-
-
-def add_track(parser: argparse.ArgumentParser) -> None:
-    """--track of a command whose numbers an experiment tracker may get, too."""
-    parser.add_argument(
-        "--track",
-        action="append",
-        default=[],
-        choices=TRACKERS,
-        help="send the numbers there, too; again for another (WANDB_PROJECT, WANDB_MODE and the "
-        "like are W&B's)",
-    )
 
 
 def results_directory(args: argparse.Namespace, default: str, files: Sequence[str]) -> Path:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from qgf_ref.cli.arguments import (
     EMBEDDED_TASK,
     add_checkpoint_arguments,
-    add_track,
     load_checkpoints,
     natural,
     next_command,
@@ -21,6 +20,7 @@ from qgf_ref.cli.arguments import (
     output_file,
     task_name,
 )
+from qgf_ref.cli.parser import add_track
 from qgf_ref.errors import InputError
 
 if TYPE_CHECKING:

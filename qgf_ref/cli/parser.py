@@ -12,6 +12,7 @@ from typing import Any
 
 from qgf_ref.errors import InputError, nearest_first
 from qgf_ref.files import user_path
+from qgf_ref.tracking import TRACKERS
 
 WIDTH = 100
 _MEANT = {"--lr": "--learning-rate", "--steps": "--updates", "--epochs": "--updates"}
@@ -86,3 +87,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         if told or action.default in (None, False, argparse.SUPPRESS) or action.default == []:
             return action.help
         return f"{action.help} (default: %(default)s)"
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """--track of a command whose numbers an experiment tracker may get, too."""
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        choices=TRACKERS,
+        help="send the numbers there, too; again for another (WANDB_PROJECT, WANDB_MODE and the "
+        "like are W&B's)",
+    )

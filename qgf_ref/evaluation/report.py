@@ -78,13 +78,13 @@ def selection_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def critic_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The critic's error on every cell: over all episodes, and over those that ended themselves."""
-    found = []
+    errors = []
     for cell in (*evaluation.held_out, *evaluation.selection):
-        given = chunks(cell)
+        of_cell = chunks(cell)
         for only in (False, True):
-            error = critic_error(given, terminated_only=only)
+            error = critic_error(of_cell, terminated_only=only)
             if error is not None:
-                found.append(
+                errors.append(
                     {
                         "method": cell.method.label,
                         "weight": cell.weight,
@@ -93,7 +93,7 @@ def critic_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
                         **_error(error),
                     }
                 )
-    return found
+    return errors
 
 
 def success_table(evaluation: Evaluation) -> Table:
@@ -129,8 +129,8 @@ def critic_table(evaluation: Evaluation) -> Table:
     header = ["method", "w", "Q", "return", "bias", "95%", "RMSE", "rank ρ", "cut", "ended"]
     body = []
     for cell in evaluation.held_out:
-        given = chunks(cell)
-        error, ended = critic_error(given), critic_error(given, terminated_only=True)
+        of_cell = chunks(cell)
+        error, ended = critic_error(of_cell), critic_error(of_cell, terminated_only=True)
         weight = formatted(cell.weight, "g", "")
         if error is None:
             body.append([cell.method.label, weight, *["–"] * 8])

@@ -118,9 +118,9 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
     their order, in UTF-16); raises InputError if it is none.
     """
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{what} is not a JSON object")
-    return found
+    return content

@@ -163,8 +163,8 @@ def _readings(kernels: Mapping[Path, Module], where: str) -> Iterator[_Reading]:
     for path in sorted(kernels, key=_natural):
         sequences[stem(path)].append(path)
     if len(sequences) > _MOST_SEQUENCES:
-        shown = listing(".".join(s) for s in sequences)
-        raise InputError(f"{where}: the names do not tell the order of its layers ({shown})")
+        stems = listing(".".join(s) for s in sequences)
+        raise InputError(f"{where}: the names do not tell the order of its layers ({stems})")
     orders = {tuple(sorted(kernels, key=_natural)): None}
     for chosen in permutations(sequences.values()):
         orders[tuple(path for part in chosen for path in part)] = None
@@ -190,9 +190,9 @@ def _chosen(readings: Sequence[_Reading], kernels: Mapping[Path, Module], where:
             "(out, in)"
         )
     if len(readings) > 1:
-        found = [listing([".".join(filter(None, p)) for p in r.order], 6) for r in readings[:2]]
+        orders = [listing([".".join(filter(None, p)) for p in r.order], 6) for r in readings[:2]]
         raise InputError(
-            f"{where}: its layers can follow each other as {found[0]}, or as {found[1]}"
+            f"{where}: its layers can follow each other as {orders[0]}, or as {orders[1]}"
         )
     return readings[0]
 

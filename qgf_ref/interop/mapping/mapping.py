@@ -85,9 +85,9 @@ def _place(entry: Entry) -> tuple[int, int, int, int]:
 def mapping_error(message: str, entries: Iterable[Entry]) -> InputError:
     """`message` with the mapping found so far, bounded in length."""
     ordered = sorted(entries, key=_place)
-    shown = ", ".join(f"{e.target} ← {listing([e.source])}" for e in ordered[:6])
+    first = ", ".join(f"{e.target} ← {listing([e.source])}" for e in ordered[:6])
     more = f", … ({len(ordered)} in all)" if len(ordered) > 6 else ""
-    return InputError(f"{message}. Mapping found so far: {shown or 'none'}{more}")
+    return InputError(f"{message}. Mapping found so far: {first or 'none'}{more}")
 
 
 def complete(
