@@ -8,6 +8,8 @@ average are written from official.md, section 3, gradients come from JAX's autod
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -24,22 +26,25 @@ LEARNED = ("policy", "critic", "value")
 NETWORKS = ("policy", "critic", "target_critic", "value")
 State = dict[str, Any]
 """params: {network: layers}, mean and square: {learned network: layers}, count (); `layers` is a
-list of (kernel, bias) or (kernel, bias, scale, offset)."""
+list of (kernel, bias) or (kernel, bias, scale, offset); a network that encodes a step has
+(frequencies, the encoder's layers, its own)."""
 
 
 def initial_state(checkpoint: Checkpoint) -> State:
     """The state before the first update, float32."""
-    params = {name: _layers(getattr(checkpoint, name)) for name in NETWORKS}
+    parts = [part for part in checkpoint.agent.parts if part.name in checkpoint.params]
+    params = {part.name: _arrays(checkpoint.part(part.name)) for part in parts}
+    learned = [part.name for part in parts if part.target_of is None]
 
     def zeros() -> Any:
-        return jax.tree_util.tree_map(jnp.zeros_like, {n: params[n] for n in LEARNED})
+        return jax.tree_util.tree_map(jnp.zeros_like, {n: params[n] for n in learned})
 
     return {"params": params, "mean": zeros(), "square": zeros(), "count": jnp.int32(0)}
 
 
 def arrays(state: State, network: str) -> list[Array]:
     """The parameters of one network in the order of `MLPParams.arrays`."""
-    return [np.asarray(part) for layer in state["params"][network] for part in layer]
+    return [np.asarray(part) for part in jax.tree_util.tree_leaves(state["params"][network])]
 
 
 def inputs(batch: Batch) -> dict[str, Array]:
@@ -53,6 +58,9 @@ class Update:
     Every piece is a method, so that `jax_training_mistakes` can get one wrong. Raises InputError on
     an activation other than gelu and relu.
     """
+
+    learned: tuple[str, ...] = LEARNED
+    averages: Mapping[str, str] = MappingProxyType({"target_critic": "critic"})
 
     def __init__(self, checkpoint: Checkpoint, hyper: Hyperparameters) -> None:
         functions: dict[str, Any] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
@@ -76,7 +84,7 @@ class Update:
     def gradients(self, params: Any, batch: Any, x0: Any, t: Any) -> Any:
         """({learned network: cotangents}, losses)."""
         # the three losses share no differentiated parameter: the gradient of their sum is all three
-        learned = {name: params[name] for name in LEARNED}
+        learned = {name: params[name] for name in self.learned}
         return jax.grad(self.losses, has_aux=True)(learned, params, batch, x0, t)
 
     def losses(self, learned: Any, frozen: Any, batch: Any, x0: Any, t: Any) -> Any:
@@ -90,7 +98,7 @@ class Update:
         """Behaviour cloning."""
         x_t = self.point(x0, batch["action"], t[:, None])
         v = mlp(
-            learned["policy"], jnp.concatenate([batch["obs"], x_t, _embedding(t)], -1), self.act
+            learned["policy"], jnp.concatenate([batch["obs"], x_t, time_embedding(t)], -1), self.act
         )
         return jnp.mean((v - self.velocity_target(x0, batch["action"])) ** 2)
 
@@ -143,16 +151,15 @@ class Update:
     def apply(self, state: State, bar: Any) -> State:
         """Adam on what is learned, the moving average on the target."""
         before, count = state["params"], state["count"] + 1
-        tree, learned = jax.tree_util.tree_map, {name: before[name] for name in LEARNED}
+        tree, learned = jax.tree_util.tree_map, {name: before[name] for name in self.learned}
         mean = tree(lambda m, g: 0.9 * m + 0.1 * g, state["mean"], bar)
         square = tree(lambda s, g: 0.999 * s + 0.001 * g * g, state["square"], bar)
         scales = self.corrections(count.astype(jnp.float32))
         moved = tree(
             lambda p, m, s: self.step(p, m * scales[0], s * scales[1]), learned, mean, square
         )
-        moved["target_critic"] = tree(
-            self.average, before["target_critic"], before["critic"], moved["critic"]
-        )
+        for name, of in self.averages.items():
+            moved[name] = tree(self.average, before[name], before[of], moved[of])
         return {"params": moved, "mean": mean, "square": square, "count": count}
 
     def corrections(self, n: Any) -> tuple[Any, Any]:
@@ -171,6 +178,13 @@ class Update:
 def jitted_update(checkpoint: Checkpoint, hyper: Hyperparameters) -> Any:
     """`Update`, jitted. The buffers of the state that goes in are given up (donated)."""
     return jax.jit(Update(checkpoint, hyper), donate_argnums=0)
+
+
+def _arrays(params: MLPParams) -> Any:
+    if params.encoder is None:
+        return _layers(params)
+    frequencies = jnp.array(params.encoder.table, jnp.float32)
+    return frequencies, _layers(params.encoder), _layers(params)
 
 
 def _layers(params: MLPParams) -> list[tuple[Any, ...]]:
@@ -194,7 +208,8 @@ def mlp(layers: Any, x: Any, act: Any) -> Any:
     return x
 
 
-def _embedding(t: Any) -> Any:
+def time_embedding(t: Any) -> Any:
+    """(B, 16)."""
     freq = jnp.exp(jnp.float32(-math.log(10000)) * jnp.arange(8, dtype=jnp.float32) / 8)
     angle = (t * jnp.float32(10000))[:, None] * freq
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)

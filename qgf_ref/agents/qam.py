@@ -5,7 +5,7 @@ Source: baselines.md, section 6; Q-learning with Adjoint Matching.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from qgf_ref.agents.stage import NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.losses.actor import best_action, endpoint, pessimistic_q
 from qgf_ref.losses.clipping import clipped_by_norm
-from qgf_ref.losses.qam import AdjointPath, adjoint_matching, adjoint_path
+from qgf_ref.losses.qam import AdjointPath, Schedule, adjoint_matching, adjoint_path, sigma
 from qgf_ref.ops.clip import clip
 from qgf_ref.sampling import sample
 
@@ -65,35 +65,42 @@ class QAMSettings(OwnSettings):
 
 @dataclass(frozen=True)
 class QAMRecipe(CriticRecipe):
-    """Cloning, adjoint matching, and the critic's losses, from the networks before the update."""
+    """Cloning, adjoint matching, and the critic's losses, from the networks before the update.
+
+    path and schedule: `qgf_ref.losses.qam.adjoint_path` and the size of the noise along it.
+    """
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
     settings: QAMSettings = QAMSettings()
+    path: Callable[..., AdjointPath] = adjoint_path
+    schedule: Schedule = sigma
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The slow flow's loss, the fast one's, the critic's and the value's."""
         slow = cloning_stage(SLOW)
         fast = Stage(
-            FAST, (FAST,), self._fast, (START, PATH_NOISE), (self._base, self._critic_of_adjoint),
+            FAST, (FAST,), self._fast, (START, PATH_NOISE), (self.base, self.guide),
             self._path,
         )  # fmt: skip
         return slow, fast, *self.critic_stages
 
     @property
-    def _base(self) -> str:
+    def base(self) -> str:
+        """The flow along which the adjoint runs."""
         return TARGET_SLOW if self.settings.target_actor else SLOW
 
     @property
-    def _critic_of_adjoint(self) -> str:
+    def guide(self) -> str:
+        """The critic from whose gradient the adjoint starts."""
         return "target_critic" if self.settings.use_target_grad else "critic"
 
     def _path(self, inputs: StageInputs) -> Array:
         """`qgf_ref.losses.qam.adjoint_path`, (3, T, D, B); no gradient flows into it."""
         nets, own, drawn = inputs.nets, self.settings, inputs.drawn
-        path = adjoint_path(
-            nets[FAST], nets[self._base], nets[self._critic_of_adjoint], inputs.batch.obs,
-            drawn["adj_x0"], drawn["adj_noise"], own.inv_temp, own.clip_adj,
+        path = self.path(
+            nets[FAST], nets[self.base], nets[self.guide], inputs.batch.obs,
+            drawn["adj_x0"], drawn["adj_noise"], own.inv_temp, own.clip_adj, self.schedule,
         )  # fmt: skip
         return np.ascontiguousarray(np.stack(path).swapaxes(-1, -2))
 
@@ -101,7 +108,7 @@ class QAMRecipe(CriticRecipe):
         """`qgf_ref.losses.qam.adjoint_matching`."""
         assert inputs.fixed is not None
         path = AdjointPath(*np.ascontiguousarray(inputs.fixed.swapaxes(-1, -2)))
-        loss, bar = adjoint_matching(inputs.nets[FAST], inputs.batch.obs, path)
+        loss, bar = adjoint_matching(inputs.nets[FAST], inputs.batch.obs, path, self.schedule)
         return loss, {FAST: bar}
 
 

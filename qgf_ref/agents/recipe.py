@@ -19,6 +19,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import Networks
 from qgf_ref.ops.kernels import Kernels
 
 Gradients = Mapping[str, MLPParams]
@@ -83,6 +84,11 @@ class Recipe:
     def draws(self) -> tuple[Draw, ...]:
         """The stages' draws, each once, in the order in which the generator is asked."""
         return tuple({draw.name: draw for s in self.stages for draw in s.draws}.values())
+
+    def received(self, nets: Networks, bars: Gradients) -> dict[str, MLPParams]:
+        """What the optimiser is given of the gradients of all parts."""
+        clipped = bars if self.jointly is None else self.jointly(bars)
+        return {part: self.gradient(nets[part].params, bar) for part, bar in clipped.items()}
 
     def draw(
         self, rng: np.random.Generator, batch: Batch, hyper: Hyperparameters

@@ -7,6 +7,7 @@ Source: baselines.md, section 6.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,17 @@ def sigma(i: int, T: int) -> float:
     return math.sqrt(2 * (T - i + 1) / (i + 1))
 
 
+Schedule = Callable[[int, int], float]
+"""(i, T) → the noise's size at step i."""
+
+
 def simulated(
-    fast: MLPVelocity, base: MLPVelocity, obs: Array, start: Array, noise: Array
+    fast: MLPVelocity,
+    base: MLPVelocity,
+    obs: Array,
+    start: Array,
+    noise: Array,
+    schedule: Schedule = sigma,
 ) -> tuple[Array, Array, Array]:
     """(x_0 … x_{T−1}), (ṽ(s, x_i, t_i)), each (T, B, D), and x_T (B, D): nothing is learned here.
 
@@ -50,7 +60,7 @@ def simulated(
         velocities.append(base.forward(obs, x, i / T)[0])
         if i < T - 1:
             moved = kernels(axpy, 2 * h, fast.forward(obs, x, i / T)[0], x * (i / (i + 1)))
-            x = kernels(axpy, math.sqrt(h) * sigma(i, T), noise[i], moved)
+            x = kernels(axpy, math.sqrt(h) * schedule(i, T), noise[i], moved)
     last = kernels(axpy, h, velocities[-1], x)
     return np.stack(points), np.stack(velocities), last
 
@@ -78,19 +88,28 @@ def adjoint_path(
     noise: Array,
     inv_temp: float,
     clip_adj: bool = True,
+    schedule: Schedule = sigma,
 ) -> AdjointPath:
-    """The path of `simulated`, and its `lean_adjoint` from g_T = −κ·c'(x_T)·∇_a q at c(x_T).
-
-    q = mean_j of the critic's members; clip_adj False: at x_T itself, without the mask. Arguments
-    as of `simulated`, κ inv_temp.
-    """
-    points, velocities, last = simulated(fast, base, obs, start, noise)
-    q, query = q_at(critic, obs, last, "mean", clip_adj)
-    last_bar = q_at_vjp(critic, np.full_like(q, -inv_temp), query)
+    """The path of `simulated`, and its `lean_adjoint` from `last_cotangent`; arguments as there."""
+    points, velocities, last = simulated(fast, base, obs, start, noise, schedule)
+    last_bar = last_cotangent(critic, obs, last, inv_temp, clip_adj)
     return AdjointPath(points, velocities, lean_adjoint(base, obs, points, last_bar))
 
 
-def adjoint_matching(fast: MLPVelocity, obs: Array, path: AdjointPath) -> tuple[float, MLPParams]:
+def last_cotangent(
+    critic: MLPCritic, obs: Array, last: Array, inv_temp: float, clip_adj: bool = True
+) -> Array:
+    """g_T = −κ·c'(x_T)·∇_a q at c(x_T), (B, D): where the adjoint starts.
+
+    q = mean_j of the critic's members; clip_adj False: at x_T itself, without the mask. κ inv_temp.
+    """
+    q, query = q_at(critic, obs, last, "mean", clip_adj)
+    return q_at_vjp(critic, np.full_like(q, -inv_temp), query)
+
+
+def adjoint_matching(
+    fast: MLPVelocity, obs: Array, path: AdjointPath, schedule: Schedule = sigma
+) -> tuple[float, MLPParams]:
     """L = mean_b Σ_i Σ_d r_i², and ∂L/∂v_fast's parameters; all rows count, invalid ones too.
 
     r_i = (2/σ_i)(v_fast(s, x_i, t_i) − ṽ(s, x_i, t_i)) + σ_i g_i,  v_bar_i = 4 r_i/(B·σ_i)
@@ -99,7 +118,7 @@ def adjoint_matching(fast: MLPVelocity, obs: Array, path: AdjointPath) -> tuple[
     (T, B, D), kernels, dtype = path.points.shape, fast.kernels, path.points.dtype
     points, base, adjoint = (array.reshape(T * B, D) for array in path)
     times = np.repeat(np.arange(T) / T, B).astype(dtype)
-    noise = np.repeat([sigma(i, T) for i in range(T)], B).astype(dtype)[:, None]
+    noise = np.repeat([schedule(i, T) for i in range(T)], B).astype(dtype)[:, None]
     velocity, cache = fast.forward(np.tile(obs, (T, 1)), points, times)
     away = kernels(scaled, 2 / noise, kernels(axpy, -1.0, base, velocity))
     residual = kernels(axpy, noise, adjoint, away)

@@ -33,7 +33,7 @@ def permuted(params: MLPParams, rng: np.random.Generator) -> MLPParams:
     """The same function with its hidden units in another order.
 
     params of any MLP, with or without an ensemble axis; every hidden layer is permuted alike in
-    all members.
+    all members. A table stays, an encoder is permuted likewise.
     """
     layers, previous = [], None
     for i, layer in enumerate(params.layers):
@@ -44,7 +44,8 @@ def permuted(params: MLPParams, rng: np.random.Generator) -> MLPParams:
             kernel = kernel[..., previous]
             rest = tuple(None if part is None else part[..., previous] for part in rest)
         layers.append(LayerParams(np.ascontiguousarray(kernel), *rest))  # type: ignore[arg-type]
-    return MLPParams(tuple(layers))
+    encoder = None if params.encoder is None else permuted(params.encoder, rng)
+    return MLPParams(tuple(layers), params.table, encoder)
 
 
 def jittered(kernel: Array, seed: int) -> Array:

@@ -20,10 +20,10 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.premises import MATTERS, broken_premise, difference
+from qgf_ref.crosscheck.update.banks import bank_of
 from qgf_ref.crosscheck.update.diagnosis import LIMIT, TrainingDiagnosis, diagnose, unseen, wrapped
 from qgf_ref.crosscheck.update.inputs import case_of, precision_of, result_of
 from qgf_ref.crosscheck.update.mistake import TrainingBank
-from qgf_ref.crosscheck.update.mistakes import IQL_BANK
 from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
@@ -138,7 +138,7 @@ def check_losses(
     hyper: Hyperparameters | None = None,
     updates: int = 0,
     seed: int = 0,
-    bank: TrainingBank = IQL_BANK,
+    bank: TrainingBank | None = None,
     drawn: Mapping[str, Array] | None = None,
 ) -> TrainingReport:
     """Compare a training step with the reference; where it disagrees, name the mistake.
@@ -147,6 +147,8 @@ def check_losses(
              "policy", "critic", "value"          the losses
              "grad/policy", …/critic, …/value     their gradients
              "params/policy", …/critic, …/value, …/target_critic   after the updates
+             or those of the checkpoint's agent under its parts' names; where gradients are clipped
+             together, "received/actor", …, what Adam is given at the first update, too
              Gradients and parameters as MLPParams or {"layers.0.kernel": array, …}.
              updates = 0: x0 (B, D), t (B,). updates = n: x0 (n, B, D), t (n, B), one for each
              update of the same batch from fresh optimisers; losses and gradients are then those of
@@ -156,8 +158,9 @@ def check_losses(
     x0, t    noise and times as fn takes them; drawn if absent, t with 0 and 1 but without 0.5
     hyper    what fn computes with, default `checkpoint.hyperparameters()`; EXPOSING shows every
              mistake of the bank
-    bank     the recipe that is right, and the mistakes that are looked for; fn takes the recipe's
-             draws and returns its losses, gradients and parameters
+    bank     the recipe that is right, and the mistakes that are looked for, by default those of the
+             checkpoint's agent; fn takes the recipe's draws, in their order, and returns its
+             losses, gradients and parameters
     drawn    other draws of the recipe by name, of the shapes that fn takes
 
     What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
@@ -167,7 +170,9 @@ def check_losses(
     nothing is explained of one whose answers its inputs do not decide.
     """
     given = {"x0": x0, "t": t, **(drawn or {})}
-    case = case_of(bank, checkpoint_of(checkpoint), batch, given, hyper, updates, seed)
+    networks = checkpoint_of(checkpoint)
+    bank = bank_of(networks.agent) if bank is None else bank
+    case = case_of(bank, networks, batch, given, hyper, updates, seed)
     theirs = result_of(fn, case)
 
     def premises() -> None:
@@ -250,7 +255,7 @@ def _comparison(reference: Truth, quantity: str, theirs: Any) -> QuantityCompari
     worst = max(differences, key=lambda name: float(np.linalg.norm(differences[name])))
     relative = error / scale if scale else (0.0 if error == 0 else float("inf"))
     factor = None
-    if quantity.startswith("grad/") and np.isfinite(error) and scale:
+    if quantity.startswith(("grad/", "received/")) and np.isfinite(error) and scale:
         a, b = (np.concatenate([part.ravel() for part in x.arrays()]) for x in (value, theirs))
         multiple = float(np.vdot(a, b.astype(a.dtype))) / scale**2
         rest = float(np.linalg.norm(b - multiple * a))

@@ -8,6 +8,7 @@ from typing import Any
 
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.recipe import Recipe
+from qgf_ref.crosscheck.update.stage_changes import StageChange, altered
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,18 +20,20 @@ class TrainingMistake:
                "params" if it changes those of every network
     changes    the ingredients of the reference that it replaces
     reference  the right recipe
+    stages     changes of stages, by name, where no ingredient says it
     """
 
     name: str
     says: str
     first: str
-    changes: Mapping[str, Any] = field(repr=False)
+    changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     reference: Recipe = field(default=RECIPE, repr=False)
+    stages: Mapping[str, StageChange] = field(default_factory=dict, repr=False)
 
     @property
     def recipe(self) -> Recipe:
         """The reference with this mistake in it."""
-        return replace(self.reference, **self.changes)
+        return altered(replace(self.reference, **self.changes), self.stages)
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,23 @@ class TrainingBank:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What can be compared: losses, their gradients, parameters after the updates."""
-        gradients = (f"grad/{part}" for part in self.reference.trained)
+        """What can be compared: losses, their gradients, those that an agent with a joint clip
+        gives to Adam at the first update, parameters after the updates.
+        """
+        kinds = ("grad", "received") if self.reference.jointly else ("grad",)
+        gradients = (f"{kind}/{part}" for kind in kinds for part in self.reference.trained)
         return (*self.reference.losses, *gradients, *(f"params/{part}" for part in self.parts))
 
 
 def combined(mistakes: Iterable[TrainingMistake]) -> Recipe | None:
     """The reference with several mistakes in it; None where two replace the same ingredient."""
     changes: dict[str, Any] = {}
+    stages: dict[str, StageChange] = {}
     reference: Recipe = RECIPE
     for mistake in mistakes:
-        if changes.keys() & mistake.changes.keys():
+        if changes.keys() & mistake.changes.keys() or stages.keys() & mistake.stages.keys():
             return None
         changes |= mistake.changes
+        stages |= mistake.stages
         reference = mistake.reference
-    return replace(reference, **changes)
+    return altered(replace(reference, **changes), stages)

@@ -165,7 +165,8 @@ def _reordered_run(
         return {name: params.map(_put, places[name]) for name, params in reordered.items()}
 
     first = Losses(outcome.first.values, restore(outcome.first.gradients))
-    return TrainingOutcome(first, restore(outcome.params)).quantities()
+    received = restore(outcome.received)
+    return TrainingOutcome(first, restore(outcome.params), received).quantities()
 
 
 def _single_corrections(recipe: Recipe) -> Callable[..., tuple[MLPParams, AdamState]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -19,16 +19,21 @@ from qgf_ref.ops.time_embedding import Precision
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """Losses and gradients of the first update, parameters after the last, by part."""
+    """Losses and gradients of the first update, parameters after the last, by part.
+
+    received  the gradients that Adam is given, by part, where it is asked for them
+    """
 
     first: Losses
     params: dict[str, MLPParams]
+    received: dict[str, MLPParams] = field(default_factory=dict)
 
     def quantities(self) -> dict[str, Any]:
         """By quantity: "policy", "grad/policy", "params/policy", …"""
         return {
             **self.first.values,
             **{f"grad/{part}": bar for part, bar in self.first.gradients.items()},
+            **{f"received/{part}": bar for part, bar in self.received.items()},
             **{f"params/{part}": params for part, params in self.params.items()},
         }
 
@@ -82,4 +87,7 @@ class TrainingCase:
     def run(self, recipe: Recipe, embedding: Precision) -> TrainingOutcome:
         """The recipe on this case, in its dtype."""
         nets = self.checkpoint.networks(embedding=embedding)
-        return run(recipe, nets, self.batch, self.drawn, self.hyper, self.updates)
+        outcome = run(recipe, nets, self.batch, self.drawn, self.hyper, self.updates)
+        if self.bank.reference.jointly is None:
+            return outcome
+        return replace(outcome, received=recipe.received(nets, outcome.first.gradients))

@@ -1,0 +1,45 @@
+"""The other agents' training steps in JAX: right ones pass, mistakes planted there are named.
+
+All mistakes and ten architectures each: `python benchmarks/crosscheck_training.py`. Run with
+`pytest -m peers` after `pip install -e ".[test,peers]"`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.agents import VARIANTS
+
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]
+pytest.importorskip("jax")
+
+from benchmarks.crosscheck_training import alarmed, judged, mistakes  # noqa: E402
+from benchmarks.peers.jax_agent_mistakes import broken  # noqa: E402
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_mistake_of_the_bank_is_planted(name: str) -> None:
+    for mistake in mistakes(name):
+        assert broken(name.split()[0], mistake).__name__ == "Wrong"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fql ddpg", pytest.param("dac", marks=pytest.mark.slow)],
+)
+def test_the_right_peer_passes(name: str) -> None:
+    """Measured over ten architectures of each: see the table of the page."""
+    outcome = alarmed(name, 0)
+    assert outcome.named and outcome.excess < 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("fql ddpg", "endpoint-differentiated"),
+        pytest.param("edp", "actor-clip-mask-dropped", marks=pytest.mark.slow),
+        pytest.param("qam", "last-step-by-fast-flow", marks=pytest.mark.slow),
+    ],
+)
+def test_a_planted_mistake_is_named_and_nothing_else(name: str, mistake: str) -> None:
+    assert judged(name, mistake, mistakes(name)[mistake]).named
