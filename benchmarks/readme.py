@@ -34,10 +34,12 @@ from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS  # noqa: E402
+from qgf_ref.crosscheck.update.banks import bank_of  # noqa: E402
 from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
 from qgf_ref.guidance.registry import estimator, estimator_names  # noqa: E402
 from qgf_ref.studies.registry import STUDIES  # noqa: E402
+from tests.helpers.agents import VARIANTS, variant  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 README, INDEX = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
@@ -125,6 +127,19 @@ def training_bank() -> str:
     return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
+def agent_banks() -> str:
+    """The mistakes that other agents' updates have beside the paper's agent's."""
+    shared = {m.says for m in MISTAKES}
+    agents: dict[tuple[str, ...], dict[str, None]] = {}
+    for name in VARIANTS:
+        for m in bank_of(variant(name).agent).mistakes:
+            if m.says not in shared:
+                key = f"`{m.name}`", f"`{m.first}`", m.says
+                agents.setdefault(key, {})[name.split()[0]] = None
+    rows = [[name, ", ".join(of), first, says] for (name, first, says), of in agents.items()]
+    return sentences.page_table(["mistake", "agents", "first seen in", "what is wrong"], rows)
+
+
 def estimators() -> str:
     """Every registered estimator and its formula."""
     rows = [[f"`{name}`", estimator(name).summary] for name in estimator_names()]
@@ -193,6 +208,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     ),
     "bank": bank,
     "training_bank": training_bank,
+    "agent_banks": agent_banks,
     "size": lambda: (
         textwrap.fill(
             f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "
