@@ -129,6 +129,7 @@ qgf_ref.testing.check_sampler(port, ck, estimator="qgf")
 """
 
 
+@pytest.mark.slow
 def test_a_porter_checks_a_sampler_with_numpy_and_safetensors_alone() -> None:
     done = light(CHECK)
     assert done.returncode == 0, done.stderr
@@ -152,7 +153,7 @@ def command(line: str, *missing: str, cwd: Path) -> subprocess.CompletedProcess[
             ("bench --smoke", "llvmlite"),
             ("study noise --quick", "scipy"),
         ],
-        3,
+        2,
     ),
 )
 def test_a_command_names_the_extra_that_it_lacks(line: str, missing: str, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_a_command_names_the_extra_that_it_lacks(line: str, missing: str, tmp_pa
             "estimators",
             "--help",
         ],
-        2,
+        1,
     ),
 )
 def test_a_light_installation_does_without(line: str, tmp_path: Path) -> None:

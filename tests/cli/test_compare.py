@@ -120,6 +120,7 @@ def test_a_mistake_is_named(name: str, place: Path, capsys: pytest.CaptureFixtur
     assert " ".join(mistake(name).says.split()) in says
 
 
+@pytest.mark.slow
 def test_the_flags_stand_over_the_metadata(
     place: Path, theirs: dict[str, Array], unhidden: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

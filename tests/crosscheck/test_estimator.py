@@ -236,6 +236,7 @@ def port(obs: Array, action: Array, t: Array, weight: float) -> Array:
     return estimator("qgf_jacobian")(flow, step).gradient
 
 
+@pytest.mark.slow
 def test_a_port_is_compared_with_the_estimator_that_it_ports() -> None:
     report = check_estimator(port, CK, like="qgf_jacobian")
     assert "like qgf_jacobian" in report.checked

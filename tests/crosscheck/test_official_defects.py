@@ -186,6 +186,7 @@ def test_d4_the_minimum_over_the_batch_of_a_single_critic() -> None:
         check(rank, one, best_of=4, weight=0.0)
 
 
+@pytest.mark.slow
 def test_d5_the_mean_over_the_batch_is_differentiated() -> None:
     defect = official(scaled=lambda g: g / np.float32(len(g)))
     assert named(defect) == [("gradient-batch-mean",)]

@@ -91,13 +91,14 @@ def test_correct_ports_of_other_estimators_pass(estimator: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", some(["ties-first", "best-of-last", "weight-zero-as-default", "weight-integer"], 1)
+    "name", some(["ties-first", "best-of-last", "weight-zero-as-default", "weight-integer"], 0)
 )
 def test_mistakes_that_only_special_inputs_show(name: str) -> None:
     assert said(usual(name), best_of=4) == [(name,)]
     assert said(usual(name), best_of=4, traced=False) == [(name,)]
 
 
+@pytest.mark.slow
 def test_an_untrained_checkpoint_hides_what_build_shows() -> None:
     """LayerNorm at 1 and 0: not loading it is invisible until the parameters move."""
     from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -215,7 +216,7 @@ def foreign(estimator: str) -> Callable[[Array, Array, Array], Array]:
     return g
 
 
-@pytest.mark.parametrize("name", ["qgf", "qgf_jacobian", "bptt", "ood"])
+@pytest.mark.parametrize("name", some(["qgf", "qgf_jacobian", "bptt", "ood"], 2))
 def test_the_gradient_of_an_estimator_alone(name: str) -> None:
     report = check_gradient(foreign(name), CHECKPOINT, name, rows=8)
     assert report.agrees and f"G of {name}" in str(report)
@@ -244,7 +245,7 @@ def at_unclipped_estimate(obs: Array, a_t: Array, t: Array) -> Array:
             (foreign("ood"), "qgf", "query-noisy"),
             (at_unclipped_estimate, "qgf", "query-unclipped"),
         ],
-        4,
+        2,
     ),
     ids=lambda value: value if isinstance(value, str) else "",
 )

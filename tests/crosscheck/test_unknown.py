@@ -76,6 +76,7 @@ def test_where_every_gradient_is_longer_clipping_and_normalising_are_named_toget
     assert "on these inputs; confirm with check_sampler" in text(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -91,6 +92,7 @@ def test_values_that_the_bank_does_not_list_are_fitted(name: str, line: Line) ->
     assert named(recorded(gradient=line)) == [name]
 
 
+@pytest.mark.slow
 def test_what_is_a_plain_factor_on_one_weight_is_said_to_be() -> None:
     """w² at w = 0.3 is 0.3·w; a flipped sign is a flipped sign on every input."""
     squared: Line = lambda self, k, a, v, g, w: a + (v + w * w * g) / T  # noqa: E731

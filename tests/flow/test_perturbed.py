@@ -113,6 +113,7 @@ def test_gradient_of_the_error_is_amplitude_over_length() -> None:
     assert abs(np.std(gradients) / (0.4 / 0.25) - 1) < 0.06
 
 
+@pytest.mark.slow
 def test_field_error_is_smooth_in_time_and_independent_between_coordinates() -> None:
     x = np.zeros((1, 2))
     base = MixtureFlow(GaussianMixture.isotropic([1.0], [[0.0, 0.0]], 1.0))

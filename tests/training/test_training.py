@@ -232,6 +232,7 @@ def test_a_log_file_gets_lines(
     assert lines[-1].endswith("updates/s")
 
 
+@pytest.mark.slow
 def test_every_setting_reaches_the_update(data: Path, tmp_path: Path) -> None:
     """Each one changed alone gives another run; the loop's own numbers are not consulted."""
     config = tiny_config(data, updates=4, log_every=4)

@@ -199,7 +199,7 @@ has no name for it.
 
 @pytest.mark.parametrize(
     ("plant", "estimator", "named"),
-    some([pytest.param(*rest, id=f"{name}, {rest[1]}") for name, *rest in PLANTED], 3),
+    some([pytest.param(*rest, id=f"{name}, {rest[1]}") for name, *rest in PLANTED], 2),
 )
 def test_what_is_planted_is_found(
     plant: Plant, estimator: str, named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
