@@ -114,7 +114,8 @@ class Bench:
             first[name], calls[name] = seconds, InTurn(name, run, inputs)
             turns.append(self._turn(calls[name], heavy))
         self._require_any(contenders, cell)
-        weights = exact.policy.count + exact.target_critic.count
+        acting: Any = exact.flow
+        weights = acting.field.params.count + acting.critic.params.count
         weights *= np.dtype(cell.dtype).itemsize
         read, read_bytes = self.machine.read(weights)
         turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]

@@ -18,7 +18,7 @@ cotangent the last product is not made.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.guidance.base import CRITIC_GRADIENT, Products
@@ -102,10 +102,11 @@ def count(
     if best_of > 1:
         products += Products(critic_forward=1)
     chains = rows * best_of
-    itemsize = checkpoint.policy.layers[0].kernel.dtype.itemsize
-    E = checkpoint.target_critic.ensemble or 1
-    policy = sizes(checkpoint.policy, checkpoint)
-    critic = sizes(checkpoint.target_critic, checkpoint)
+    flow: Any = checkpoint.flow  # of the parts that act, whatever the agent calls them
+    itemsize = flow.field.params.layers[0].kernel.dtype.itemsize
+    E = flow.critic.params.ensemble or 1
+    policy = sizes(flow.field.params, checkpoint)
+    critic = sizes(flow.critic.params, checkpoint)
     of_field = products.field_forward + products.field_jvp + products.field_vjp
     forward, hvp = products.critic_forward, products.critic_hvp
     back = products.critic_jvp + products.critic_vjp

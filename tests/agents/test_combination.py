@@ -12,7 +12,9 @@ import qgf_ref
 from qgf_ref import Checkpoint, InputError
 from qgf_ref.agents.agent import Acting
 from qgf_ref.agents.registry import agent_with
+from qgf_ref.bench.counts import count
 from qgf_ref.cli.main import main
+from qgf_ref.crosscheck.sampler.probes import loud
 from tests.conftest import small_checkpoint, states
 
 
@@ -97,3 +99,14 @@ def test_explain_follows_any_flow(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["explain", "--checkpoint", str(path), "--obs", "normal"]) == 0
     printed = capsys.readouterr().out
     assert "policy 0" in printed and "re-derived from the ledger alone: the same bits" in printed
+
+
+def test_what_asks_for_a_policy_takes_the_flow_of_any_agent() -> None:
+    """bench's counts, and the networks on which check_sampler lets quiet mistakes speak up."""
+    ck = of_agent("qam")
+    counted = count(ck, "qgf", 4)
+    assert counted is not None and counted.necessary.flops > 0
+    for name, varied in loud(ck, 0).items():
+        flow = varied.params["actor_fast"]
+        moved = [a.any() for a in flow.map(lambda a, b: a - b, ck.params["actor_fast"]).arrays()]
+        assert any(moved), name

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
@@ -95,21 +96,19 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
     flat      a target critic that values every action alike, so that all candidates tie
     """
     rng = np.random.default_rng(seed)
+    field = checkpoint.agent.field if isinstance(checkpoint.agent, FlowAgent) else "policy"
 
     def moved(a: Array) -> Array:
         return (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32).astype(a.dtype)
 
     def each(source: Checkpoint, change: Callable[[MLPParams], MLPParams]) -> Checkpoint:
-        return source.with_params(
-            policy=change(source.policy),
-            critic=change(source.critic),
-            target_critic=change(source.target_critic),
-        )
+        parts = (field, "critic", "target_critic")
+        return source.with_params(**{name: change(source.part(name)) for name in parts})
 
     trained = each(checkpoint, lambda params: params.map(moved))
     quiet = each(trained, _quieter)
     once = replace(trained, options=replace(trained.options, denoise_steps=1))
-    tied = once.with_params(target_critic=_tied(trained), policy=_still(trained.policy))
+    tied = once.with_params(target_critic=_tied(trained), **{field: _still(trained.part(field))})
     flat = trained.with_params(target_critic=_still(trained.target_critic))
     return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}
 
