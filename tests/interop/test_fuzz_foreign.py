@@ -18,6 +18,7 @@ from qgf_ref.interop.export import export, names_in
 from tests.conftest import small_checkpoint
 from tests.helpers.checkpoints import OPTIONS
 from tests.helpers.fuzz import structure
+from tests.helpers.some import some
 
 KINDS = {".pt": "torch", ".msgpack": "flax", ".safetensors": "foreign", ".npz": "npz"}
 MOST_BYTES = 100_000_000
@@ -53,16 +54,17 @@ def fuzz(suffix: str, count: int, tmp_path: Path) -> Counter[str]:
     return outcomes
 
 
+@pytest.mark.parametrize("count", some([50, 200], 1))
 @pytest.mark.parametrize("suffix", KINDS)
-def test_fifty_mutations(suffix: str, tmp_path: Path) -> None:
+def test_mutations_within_memory(suffix: str, count: int, tmp_path: Path) -> None:
     tracemalloc.start()
     try:
-        outcomes = fuzz(suffix, 50, tmp_path)
+        outcomes = fuzz(suffix, count, tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert outcomes.total() == 50
-    assert outcomes["refused"] > 20
+    assert outcomes.total() == count
+    assert outcomes["refused"] > count // 2
     assert peak < MOST_BYTES
 
 

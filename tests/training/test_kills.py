@@ -18,7 +18,7 @@ def killed_at_random_moments(data: Path, tmp_path: Path, kills: int, updates: in
     """Real processes, real SIGKILL. The moments are drawn from the length of a whole run."""
     settings = [
         "--data", str(data), "--updates", str(updates), "--batch", "16", "--hidden", "8", "8",
-        "--log-every", "50", "--checkpoint-every", "100",
+        "--log-every", "50", "--checkpoint-every", "40",
     ]  # fmt: skip
     command = [sys.executable, "-m", "qgf_ref", "train"]
     task = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -48,6 +48,11 @@ def killed_at_random_moments(data: Path, tmp_path: Path, kills: int, updates: in
         _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
     same_run(broken, whole)
+
+
+@pytest.mark.slow
+def test_killed_twice_at_random_moments(data: Path, tmp_path: Path) -> None:
+    killed_at_random_moments(data, tmp_path, kills=2, updates=300)
 
 
 @pytest.mark.slow
