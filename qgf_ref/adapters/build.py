@@ -135,6 +135,12 @@ def _few(field: AdaptedField, held: Observations | None) -> Array:
     return rng.standard_normal((CHECK_ROWS, field.obs_dim)).astype(field.dtype)
 
 
+def relative_distance(actual: Array, expected: Array, beside: Array | None = None) -> float:
+    """max|actual − expected| over the root mean square of `beside`, by default of `expected`."""
+    size = float(np.sqrt((np.asarray(expected if beside is None else beside, float) ** 2).mean()))
+    return float(np.abs(np.asarray(actual, float) - expected).max()) / (size or 1.0)
+
+
 def examine(flow: GuidedFlow, obs: Array, has_critic: bool = True) -> None:
     """Call each network three times: raises InputError unless its numbers are finite, come again,
     and do not depend on the other rows of the batch.
@@ -155,9 +161,8 @@ def examine(flow: GuidedFlow, obs: Array, has_critic: bool = True) -> None:
                 f"{what} returned NaN or infinity for standard normal actions "
                 f"({int((~np.isfinite(first)).sum())} of {first.size} numbers)"
             )
-        size = float(np.sqrt((first.astype(float) ** 2).mean())) or 1.0
-        apart = float(np.abs(call(obs, action) - first).max()) / size
-        if apart > limit:
+        apart = relative_distance(call(obs, action), first)
+        if not apart <= limit:  # NaN, too
             raise InputError(
                 f"{what} gives other numbers when it is called again with the same arguments (by "
                 f"{apart:.1g} of their size): Dropout in training mode, noise drawn inside, or "
@@ -165,8 +170,8 @@ def examine(flow: GuidedFlow, obs: Array, has_critic: bool = True) -> None:
             )
         # the same shape, so that nothing is compiled twice
         same = np.full(len(obs), 1)
-        among = float(np.abs(call(obs[same], action[same])[1] - first[1]).max()) / size
-        if among > limit:
+        among = relative_distance(call(obs[same], action[same])[1], first[1], first)
+        if not among <= limit:
             raise InputError(
                 f"{what} gives a row other numbers where the other rows are others (by "
                 f"{among:.1g} of their size): BatchNorm, attention across rows, or observations "

@@ -68,7 +68,6 @@ class Observations:
                     f"{path} has {length} rows and {first} has {self.count}: give select=…, a "
                     "function (observations, rows) → the structure with these rows"
                 )
-        self._last: tuple[bytes, Any] | None = None
 
     def of(self, obs: Array) -> Any:
         """What the network is given for obs (B, 1), row numbers; of all N the object itself.
@@ -84,10 +83,8 @@ class Observations:
             )
         if np.array_equal(rows, np.arange(self.count)):
             return self.structure
-        key = rows.tobytes()
-        if self._last is None or self._last[0] != key:
-            self._last = key, self.select(self.structure, rows)
-        return self._last[1]
+        # not remembered: a robot's loop may write its next observation into the same arrays
+        return self.select(self.structure, rows)
 
 
 def known_observations(flow: Any) -> Array | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.adapters.build import REPEATS
+from qgf_ref.adapters.build import REPEATS, relative_distance
+from qgf_ref.adapters.networks import NoCritic
 from qgf_ref.arrays import Array
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.contracts import (
@@ -115,7 +116,7 @@ def check_flow(
 
 def has_critic(flow: GuidedFlow) -> bool:
     """Whether the flow has a critic, or what tells that it has none."""
-    return type(flow.critic).__name__ != "NoCritic"
+    return not isinstance(flow.critic, NoCritic)
 
 
 def _shape(trial: FlowTrial, name: str) -> None:
@@ -245,8 +246,7 @@ def _oracle(f: Callable[[Array], Array], x: Array) -> Oracle:
 
 
 def _near(trial: FlowTrial, actual: Array, expected: Array, what: str) -> None:
-    size = float(np.sqrt((expected.astype(float) ** 2).mean())) or 1.0
-    apart = float(np.abs(np.asarray(actual, float) - expected).max()) / size
+    apart = relative_distance(actual, expected)
     limit = REPEATS[trial.flow.field.dtype.name]
     _require(apart <= limit, f"{what} by {apart:.1g} of their size (limit {limit:.0e})")
 

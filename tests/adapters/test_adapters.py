@@ -187,6 +187,17 @@ def test_a_select_function_of_the_users() -> None:
     assert np.allclose(v, 8.0)
 
 
+def test_observations_written_in_place_are_seen() -> None:
+    """A robot's loop writes its next observation into the same arrays."""
+    buffer = {"state": np.zeros((4, 2))}
+    made = flow(lambda s, x, t: wave(s["state"], x, t), None, obs_dim=None, observations=buffer)
+    rows, noise = adapters.row_numbers(4)[1:3], inputs(2)[1]
+    qgf_ref.sample(made, rows, estimator="none", noise=noise)
+    buffer["state"] += 1.0
+    plain = qgf_ref.sample(flow(), buffer["state"][1:3], estimator="none", noise=noise)
+    assert np.array_equal(qgf_ref.sample(made, rows, estimator="none", noise=noise), plain)
+
+
 def test_a_port_in_its_own_convention_and_units() -> None:
     """u = −v at 1 − t, and a critic of raw actions."""
     units = adapters.Normalisation.mean_std(0.5, 2.0)
@@ -221,12 +232,20 @@ def broken(obs: Array, x: Array, time: Array) -> Array:
     raise KeyError("state")
 
 
+def nan_after(calls: int) -> Any:
+    """A field that returns NaN from call number `calls` on, counted from 0."""
+    count = iter(range(9))
+    return lambda s, x, t: x * (1.0 if next(count) < calls else np.nan)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: flow(random_field), "the field gives other numbers when it is called again"),
         (lambda: flow(over_rows), "a row other numbers where the other rows"),
         (lambda: flow(lambda s, x, t: x * np.nan), "the field returned NaN or infinity"),
+        (lambda: flow(nan_after(1)), "other numbers when it is called again"),
+        (lambda: flow(nan_after(2)), "a row other numbers where the other rows"),
         (lambda: flow(lambda s, x, t: x[:, :2]), r"returned shape \(3, 2, 2\), expected that of x"),
         (lambda: flow(lambda s, x, t: x.astype(int)), "must return real numbers, it returned int"),
         (lambda: flow(broken), "the field raised KeyError: 'state' at .*test_adapters.py"),
