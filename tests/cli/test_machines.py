@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import errno
-import io
-import json
 import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from qgf_ref import files
-from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
-from qgf_ref.cli.output import LastingStream, as_json
-from qgf_ref.crosscheck.compare import compare
 from qgf_ref.data import datasets
 from qgf_ref.errors import InputError
 from qgf_ref.files import sole_use, user_path
 from qgf_ref.interop.load import load
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.interop.trace_file import read_trace
-from qgf_ref.testing import check_critic, check_gradient, check_sampler, check_velocity
-from qgf_ref.threads import BLAS_VARIABLES, VARIABLE
 from tests.conftest import small_checkpoint, states
-from tests.helpers.bad_input import TRACE
 
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
@@ -172,91 +161,6 @@ def test_an_address_is_no_path(line: str, capsys: pytest.CaptureFixture[str]) ->
     assert ("hf download org/name" in said) == address.startswith("hf")
 
 
-# readers
-
-
-class Left(io.StringIO):
-    """A stream whose reader has left, or whose disk is full."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-    def write(self, text: str) -> int:
-        raise OSError(self.number, os.strerror(self.number))
-
-    def flush(self) -> None:
-        self.write("")
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "said"), [(errno.EPIPE, 141, ""), (errno.ENOSPC, 2, "cannot print")]
-)
-def test_a_command_whose_reader_has_left_writes_all(
-    number: int, code: int, said: str, place: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    commands = {
-        TRACE: ["out.npz"],
-        "convert model.safetensors copy.npz": ["copy.npz"],
-        "explain --checkpoint model.safetensors --obs in.npz": [],
-        "estimators": [],
-        "study": [],
-        "audit --checkpoint model.safetensors --obs in.npz --estimators qgf --out report": [
-            "report/report.html", "report/report.json",
-        ],
-    }  # fmt: skip
-    for line, written in commands.items():
-        monkeypatch.setattr(sys, "stdout", Left(number))
-        assert main(line.split()) == code, line
-        assert all((place / name).exists() for name in written), line
-        told = capsys.readouterr().err
-        assert said in told and told.count("\n") == bool(said), line
-
-
-STUB = """
-import sys
-from qgf_ref.studies import registry
-from qgf_ref.studies.base import Study, StudyOutcome
-from qgf_ref.cli.main import main
-text = "a line of a table\\n" * 20_000
-outcome = StudyOutcome(text, {"": [{"a": 1}]})
-registry.study = lambda name: Study(lambda settings: outcome, lambda tables, about: {})
-sys.exit(main(["study", "didactic", "--out", sys.argv[1]]))
-"""
-
-
-def test_a_study_piped_to_head_loses_nothing(tmp_path: Path) -> None:
-    script = f"'{sys.executable}' -c \"$STUB\" '{tmp_path}' | head -n 1; echo ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "STUB": STUB}
-    done = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == ["a line of a table", "141"]
-    assert done.stderr == ""
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written == {f"study_didactic.{suffix}" for suffix in ("json", "txt", "csv")}
-
-
-def test_closed_streams(tmp_path: Path) -> None:
-    script = f"'{sys.executable}' -m qgf_ref estimators >&- 2>&-; echo $?"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0"
-
-
-def test_a_lasting_stream_keeps_the_first_error() -> None:
-    stream = LastingStream(Left(errno.EPIPE))
-    assert stream.write("text") == 4
-    stream.flush()
-    assert isinstance(stream.error, BrokenPipeError)
-    assert LastingStream(None).write("x") == 1
-
-
-def test_json_takes_what_results_hold() -> None:
-    result = {"a": np.arange(2), "b": (np.float32(0.5), float("inf")), "c": Path("x"), 3: {None}}
-    assert json.loads(as_json(result)) == {"a": [0, 1], "b": [0.5, "inf"], "c": "x", "3": [None]}
-
-
 # systems
 
 WINDOWS = """
@@ -298,88 +202,6 @@ def test_windows_as_far_as_it_can_be_simulated(tmp_path: Path) -> None:
         "2 updates; memory: data" in done.stdout and "process" not in done.stdout.split("memory")[1]
     )
     assert "cannot be locked (this system has no flock)" in done.stderr
-
-
-# BLAS
-
-
-@pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BLAS on two threads, by nobody's wish."""
-    for name in (*BLAS_VARIABLES, VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-
-
-def blas_threads() -> set[int]:
-    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
-
-
-def _velocity(ck: Checkpoint, seen: set[int]) -> object:
-    def fn(obs: Array, action: Array, time: Any) -> Array:
-        seen.update(blas_threads())
-        raise RuntimeError("enough")
-
-    return check_velocity(fn, ck)
-
-
-def _critic(ck: Checkpoint, seen: set[int]) -> object:
-    def fn(obs: Array, action: Array) -> Array:
-        seen.update(blas_threads())
-        raise RuntimeError("enough")
-
-    return (check_critic if ck.dtype == "float64" else check_gradient)(fn, ck)
-
-
-def _sampler(ck: Checkpoint, seen: set[int]) -> object:
-    def fn(obs: Array, noise: Array, weight: float) -> Array:
-        seen.update(blas_threads())
-        raise RuntimeError("enough")
-
-    return check_sampler(fn, ck)
-
-
-@pytest.mark.parametrize("job", [_velocity, _critic, _sampler])
-@pytest.mark.parametrize(("variable", "threads"), [("", 1), (VARIABLE, 2)])
-@pytest.mark.usefixtures("free")
-def test_the_api_holds_blas_as_commands_do(
-    job: Callable[[Checkpoint, set[int]], object], variable: str, threads: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    if variable:
-        monkeypatch.setenv(variable, str(threads))
-    seen: set[int] = set()
-    with threadpool_limits(3 - threads, "blas"):
-        with pytest.raises(Exception, match="enough"):
-            job(small_checkpoint(), seen)
-        assert blas_threads() == {3 - threads}, "the caller's number is back"
-    assert seen == {threads}
-
-
-def test_every_long_job_of_the_api_is_held() -> None:
-    from qgf_ref import testing
-    from qgf_ref.audit.explain import explain
-    from qgf_ref.studies.base import run_study
-
-    named = [getattr(testing, name) for name in testing.__all__ if name.startswith("check_")]
-    for job in (*named, compare, explain, run_study):
-        assert hasattr(job, "__wrapped__"), job
-
-
-SCRIPT = """
-from qgf_ref.cli.main import main
-print("exit code", main([*"collect pointmaze-medium-navigate-v0 --episode-steps 5".split(),
-                         "--episodes", "1", "--workers", "2", "--out", PLACE]))
-"""
-
-
-def test_workers_do_not_start_the_script_all_over_again(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(f"PLACE = {str(tmp_path)!r}\n{SCRIPT}")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.splitlines()[-1] == "exit code 0", done.stderr
-    assert done.stdout.count("exit code") == 1
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o002, 0o664), (0o022, 0o644)])

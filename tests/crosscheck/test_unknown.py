@@ -1,53 +1,33 @@
-"""Premises, misrecorded traces, and what is said of differences that no mistake explains.
+"""Names that the bank does not list, and what is said of differences that no mistake explains.
 
-The ports are plain NumPy (`tests/helpers/numpy_sampler.py`) with errors planted in single lines.
+The ports: `tests/crosscheck/plain_port.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.compare import Comparison, compare
-from qgf_ref.crosscheck.premises import Arrays, another, broken_premise
 from qgf_ref.crosscheck.sampler import calls_report, diagnosis
-from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import known
-from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.report import text
-from qgf_ref.interop.trace_file import recorded_trace
-from qgf_ref.testing import CrossCheckError, check_critic, check_sampler, check_velocity
-from tests.crosscheck.ports import inputs, lively, setting
+from qgf_ref.testing import CrossCheckError, check_sampler
+from tests.crosscheck.plain_port import (
+    CHECKPOINT,
+    CHOSEN,
+    Line,
+    T,
+    compared,
+    named,
+    recorded,
+    transposed,
+)
 from tests.helpers.numpy_sampler import NumpySampler
 from tests.helpers.some import some
-
-CHECKPOINT = lively()
-CHOSEN = setting(CHECKPOINT)
-GIVEN = inputs(CHECKPOINT)
-T, W = 5, np.float32(0.3)
-Trace = dict[str, Array]
-Line = Callable[..., Any]
-
-
-def recorded(weight: float = 0.3, only: tuple[str, ...] = (), **lines: Any) -> RecordedCase:
-    trace = NumpySampler(CHECKPOINT, **lines)(GIVEN.obs, GIVEN.noise, weight)
-    kept = {name: x for name, x in trace.items() if not only or name in only}
-    whole = recorded_trace({**kept, "obs": GIVEN.obs, "noise": GIVEN.noise})
-    return RecordedCase(whole, weight, "test")
-
-
-def compared(**options: Any) -> Comparison:
-    case = recorded(**options)
-    return compare(CHECKPOINT, case.trace, estimator="qgf", weight=float(case.weight))
-
-
-def named(case: RecordedCase) -> list[str]:
-    return [str(e.mistakes[0]) for e in diagnose(CHOSEN, [case])[2].explanations]
 
 
 def norms(g: Array) -> Array:
@@ -150,170 +130,6 @@ def test_a_nearest_mistake_contradicts_nothing_that_agrees(monkeypatch: pytest.M
     assert told.unknown == "g" and told.nearest
     for near in told.nearest:
         assert near.made.mistake.first == "g", near
-
-
-# ---- premises
-
-
-FRESH = np.random.default_rng(0)
-RIGHT = NumpySampler(CHECKPOINT)
-COUNT = [0]
-
-
-def remembering(obs: Array, noise: Array, weight: float) -> Any:
-    COUNT[0] += 1
-    return RIGHT(obs, noise, weight * (1 + 0.01 * COUNT[0]))["action"]
-
-
-def dropped(x: Array) -> Array:
-    return np.where(FRESH.random(x.shape) > 0.1, x / 0.9, 0).astype(np.float32)
-
-
-WILFUL: dict[str, tuple[Any, str]] = {
-    "own noise": (
-        lambda obs, noise, w: RIGHT(obs, FRESH.standard_normal(noise.shape), w),
-        "another answer to the same call",
-    ),
-    "dropout": (lambda obs, noise, w: RIGHT(dropped(obs), noise, w), "another answer to the same"),
-    "state": (remembering, "another answer to the same call"),
-    "own seed": (
-        lambda obs, noise, w: RIGHT(obs, np.random.default_rng(7).normal(size=noise.shape), w),
-        "does not depend on the noise given",
-    ),
-    "no observations": (
-        lambda obs, noise, w: RIGHT(0 * obs, noise, w), "does not depend on the observations given"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", WILFUL)
-def test_a_sampler_with_a_will_of_its_own(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis.Search, "diagnose", None)  # nothing is simulated
-    fn, message = WILFUL[what]
-    with pytest.raises(CrossCheckError, match=f"^your sampler .*{message}"):
-        check_sampler(fn, CHECKPOINT, rows=8, coverage=False)
-
-
-def test_functions_alone_have_premises_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis.Search, "diagnose", None)
-    field, critic = RIGHT.flow.field, RIGHT.flow.critic
-    for fn, message in (
-        (lambda obs, a, t: field.forward(dropped(obs), a, t)[0], "another answer to the same"),
-        (lambda obs, a, t: field.forward(obs, a, 0 * t)[0], "not depend on the time given"),
-        (lambda obs, a, t: field.forward(obs, 0 * a, t)[0], "not depend on the actions given"),
-    ):
-        with pytest.raises(CrossCheckError, match=f"^your velocity field .*{message}"):
-            check_velocity(fn, CHECKPOINT, rows=8)
-    with pytest.raises(CrossCheckError, match=r"^your critic does not depend on the observations"):
-        check_critic(lambda obs, a: critic.forward(0 * obs, a)[0], CHECKPOINT, rows=8)
-
-
-def test_chunks_and_other_layouts_are_read() -> None:
-    """(B, H, A) for (B, D), T + 1 states, the rows first: all of a right sampler."""
-
-    def call(obs: Array, noise: Array, weight: float) -> Trace:
-        trace: Trace = RIGHT(obs, noise, weight)
-        action = trace["action"].reshape(len(obs), 2, 2)
-        states = np.concatenate([trace["a"], trace["action"][None]])
-        g = trace["g"].reshape(T, -1, 2, 2)
-        return {**trace, "action": action, "a": states, "g": g, "v": trace["v"].swapaxes(0, 1)}
-
-    report = check_sampler(call, CHECKPOINT, rows=8, coverage=False)
-    assert report.agrees
-    assert "a holds T + 1 states: write a[:T]" in str(report)
-    assert "v was recorded batch-major" in str(report)
-
-
-def test_a_statistic_over_the_batch_is_not_taken_for_inputs_ignored() -> None:
-    """What all rows share is undone by BatchNorm in training mode, which still sees the rows."""
-    inputs = {"observations": GIVEN.obs}
-
-    def normalised(given: Arrays) -> Arrays:
-        obs = given["observations"]
-        return {"action": (obs - obs.mean(axis=0)) / obs.std(axis=0)}
-
-    assert broken_premise("it", normalised, inputs, normalised(inputs), another(inputs)) is None
-
-
-# ---- the record before the sampler
-
-
-def states(trace: Trace) -> Array:
-    last = trace["a"][-1] + (trace["v"][-1] + W * trace["g"][-1]) / np.float32(T)
-    return np.concatenate([trace["a"], last[None]])
-
-
-def unclipped(trace: Trace) -> Array:
-    t = np.arange(T, dtype=np.float32)[:, None, None] / np.float32(T)
-    return trace["a"] + (1 - t) * trace["v"]
-
-
-def across(x: Array) -> Array:
-    return np.ascontiguousarray(x.swapaxes(0, 1)).reshape(x.shape)
-
-
-def transposed(x: Array) -> Array:
-    return x.reshape(*x.shape[:-1], 2, 2).swapaxes(-1, -2).reshape(x.shape)
-
-
-MISRECORDED: dict[str, tuple[str, Callable[[Trace], Array], str]] = {
-    "sign": ("v", lambda r: -r["v"], "−v"),
-    "time runs back": ("v", lambda r: -r["v"][::-1], "−v, its steps in reverse order"),
-    "guided": ("v", lambda r: r["v"] + W * r["g"], "v + w·g (with the guidance)"),
-    "step": ("v", lambda r: r["v"] / np.float32(T), "v/T"),
-    "after": ("a", lambda r: states(r)[1:], "a after the step, not before it"),
-    "after, clipped last": (
-        "a", lambda r: np.concatenate([r["a"][1:], r["action"][None]]),
-        "a after the step, the final action last",
-    ),
-    "alias": (
-        "a", lambda r: np.broadcast_to(states(r)[-1], r["a"].shape),
-        "the last state at every step (one array, changed in place)",
-    ),
-    "before the clip": ("a1_hat", unclipped, "the query point before its clip (a + (1 − t)·v)"),
-    "noisy": ("a1_hat", lambda r: r["a"], "a"),
-    "weighted": ("g", lambda r: W * r["g"], "w·g (with its weight)"),
-    "descent": ("g", lambda r: -r["g"], "−g"),
-    "minimum": (
-        "q", lambda r: np.broadcast_to(r["q"].min(axis=1, keepdims=True), r["q"].shape),
-        "the minimum over members, for every member",
-    ),
-    "rows first": ("v", lambda r: across(r["v"]), "v laid out batch-major, as (B, T, D)"),
-    "chunks": (
-        "v", lambda r: transposed(r["v"]), "v with every chunk transposed, (A, H) for (H, A)"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("how", MISRECORDED)
-def test_how_a_record_was_written_is_found_out(how: str) -> None:
-    name, write, words = MISRECORDED[how]
-    case = recorded(record=lambda trace: {**trace, name: write(trace)})
-    assert misrecorded(CHOSEN, [case]) == (f"what was recorded as {name} is {words}",)
-
-
-def test_a_misrecorded_trace_does_not_accuse_the_sampler() -> None:
-    result = compared(record=lambda r: {**r, "v": -r["v"], "g": W * r["g"]})
-    said = "your sampler agrees; what was recorded as v is −v; what was recorded as g is w·g"
-    assert said in " ".join(text(result).split())
-    assert not result.agrees and result.diagnosis.record and not result.diagnosis.unknown
-
-    def call(obs: Array, noise: Array, weight: float) -> Trace:
-        return {**(trace := RIGHT(obs, noise, weight)), "v": -trace["v"]}
-
-    with pytest.raises(
-        CrossCheckError, match=r"^your sampler agrees; what was recorded as v is −v"
-    ):
-        check_sampler(call, CHECKPOINT, rows=8)
-
-
-def test_what_is_computed_is_no_matter_of_the_record() -> None:
-    """Wrong actions; and without a weight, right ones say nothing of the gradient."""
-    assert not misrecorded(CHOSEN, [recorded(velocity=lambda v: -v)])
-    assert not misrecorded(CHOSEN, [recorded()])
-    flipped: Line = lambda self, k, t, g: -g  # noqa: E731
-    assert not misrecorded(CHOSEN, [recorded(0.0, gradient=flipped)])
-    assert named(recorded(0.0, gradient=flipped)) == ["gradient-negated"]
 
 
 # ---- what is known of the unknown

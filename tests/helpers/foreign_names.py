@@ -95,3 +95,8 @@ def rules_for_odd() -> list[dict[str, Any]]:
             rule = {"from": f"{head}-{place}-{leaf}", "to": f"{network}.layers.{{i}}.{part}"}
             rules.append(rule | member | ({"transpose": True} if part == "kernel" else {}))
     return rules
+
+
+OURS = small_checkpoint()
+WEIGHTS = tensors_of(OURS, members_first, transposed=True, apart=True)
+"""OURS in a file of another framework."""

@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import qgf_ref
 from qgf_ref import InputError
-from qgf_ref.cli.main import main
 from qgf_ref.interop.flax_msgpack import msgpack_bytes
 from qgf_ref.interop.load import load_as_stored
-from tests.conftest import small_checkpoint
-from tests.helpers.checkpoints import OPTIONS, flax_tree, official_tree, same
-from tests.helpers.foreign_names import NETWORKS, Tensors, members_first, put, tensors_of
+from tests.helpers.checkpoints import OPTIONS, official_tree, same
+from tests.helpers.foreign_names import (
+    NETWORKS,
+    OURS,
+    WEIGHTS,
+    Tensors,
+    members_first,
+    put,
+    tensors_of,
+)
 
-OURS = small_checkpoint()
-WEIGHTS = tensors_of(OURS, members_first, transposed=True, apart=True)
 HIDDEN = OURS.policy.layers[0].kernel
 
 
@@ -240,38 +243,6 @@ def test_a_second_copy_names_the_way_to_take_either(tmp_path: Path) -> None:
         same(qgf_ref.load(path, rules={"ignore": [f"{name}.*"]}, **OPTIONS), OURS)
 
 
-def test_every_command_that_names_a_checkpoint_takes_rules(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tensors = {k: a for k, a in WEIGHTS.items() if "target" not in k}
-    path = put(tmp_path / "a.npz", {**tensors, "encoder.weight": HIDDEN})
-    (tmp_path / "r.json").write_text('{"ignore": ["encoder.*"]}')
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in OPTIONS.items() if k != "action_chunking"]
-    flags += ["--action-chunking", f"--rules={tmp_path / 'r.json'}", "--target-critic-from=critic"]
-    rng = np.random.default_rng(0)
-    inputs = tmp_path / "in.npz"
-    np.savez(inputs, obs=rng.standard_normal((2, 5)), noise=rng.standard_normal((2, 3)))
-    run = ["trace", "--checkpoint", str(path), "--input", str(inputs), "--weight", "0.1"]
-    assert main([*run, "--out", str(tmp_path / "t.npz"), *flags]) == 0
-    assert main(["explain", "--checkpoint", str(path), "--obs", "normal", *flags]) == 0
-    assert "note: passed over as asked: encoder.weight\n" in capsys.readouterr().err
-    capsys.readouterr()
-    for command in (
-        "audit",
-        "bench",
-        "compare",
-        "convert",
-        "evaluate",
-        "explain",
-        "study",
-        "trace",
-    ):
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-        out = capsys.readouterr().out
-        assert "--rules" in out and "--target-critic-from" in out, command
-
-
 def test_a_network_of_another_name_can_be_named(tmp_path: Path) -> None:
     tensors = {k.replace("target.critic", "critic_ema"): a for k, a in WEIGHTS.items()}
     path = put(tmp_path / "a.npz", tensors)
@@ -334,91 +305,3 @@ def test_integers_as_keys_of_a_msgpack(tmp_path: Path) -> None:
     (tmp_path / "a.msgpack").write_bytes(whole.replace(b"\xdb\0\0\0\1b", b"\7"))
     with pytest.raises(InputError, match=r"names begin with a"):
         qgf_ref.load(tmp_path / "a.msgpack", **OPTIONS)
-
-
-# --- several files -----------------------------------------------------------------------------
-
-
-def shards(place: Path) -> Path:
-    place.mkdir()
-    names = sorted(WEIGHTS)
-    where: dict[str, str] = {}
-    for i, part in enumerate((names[::2], names[1::2]), 1):
-        file = f"model-{i:05}-of-00002.safetensors"
-        save_file({n: np.ascontiguousarray(WEIGHTS[n]) for n in part}, place / file)
-        where |= dict.fromkeys(part, file)
-    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    return place
-
-
-def test_shards(tmp_path: Path) -> None:
-    place = shards(tmp_path / "d")
-    index, second = place / "model.safetensors.index.json", "model-00002-of-00002.safetensors"
-    same(qgf_ref.load(place, **OPTIONS), OURS)
-    same(qgf_ref.load(index, **OPTIONS), OURS)
-    with pytest.raises(InputError, match="is part 2 of 2: give their index"):
-        qgf_ref.load(place / second, **OPTIONS)
-    whole = index.read_text()
-    for text, message in (
-        ("{}", "index of no shards"),
-        (whole.replace("critic.0", "critic.9"), "its shards lack"),
-        (whole.replace("-00002-of", "-00003-of"), "which are not beside it"),
-        (whole.replace("model-00002", "../x"), "which are not beside it"),
-    ):
-        index.write_text(text)
-        with pytest.raises(InputError, match=message):
-            qgf_ref.load(place, **OPTIONS)
-    index.unlink()
-    same(qgf_ref.load(place, **OPTIONS), OURS)
-
-
-def test_a_directory_with_one_file(tmp_path: Path) -> None:
-    for suffix in (".npz", ".ckpt", ".bin", ""):
-        place = tmp_path / f"d{suffix}"
-        place.mkdir()
-        written = put(place / "a.npz", WEIGHTS)
-        written.rename(place / f"agent{suffix}") if suffix else written.rename(place / "b.npz")
-        (place / "optimizer.bin").write_bytes(b"\x80\x02}.")
-        (place / "random_states_0.pkl").write_bytes(b"\x80\x02}.")
-        (place / "notes.txt").write_text("x")
-        same(qgf_ref.load(place, **OPTIONS), OURS)
-    (tmp_path / "flax").mkdir()
-    tree = {n: flax_tree(getattr(OURS, n), n) for n in NETWORKS}
-    (tmp_path / "flax" / "checkpoint_1000").write_bytes(msgpack_bytes(tree))
-    same(qgf_ref.load(tmp_path / "flax", **OPTIONS), OURS)
-
-
-def test_a_directory_with_a_file_for_each_network(tmp_path: Path) -> None:
-    for head, word in (("PolicyNet", "actor"), ("critic", "critic"), ("ValueFunction", "value"),
-                       ("target.critic", "critic_target")):  # fmt: skip
-        own = {
-            k.removeprefix(f"{head}."): a for k, a in WEIGHTS.items() if k.startswith(f"{head}.")
-        }
-        put(tmp_path / f"{word}.npz", own)
-    same(qgf_ref.load(tmp_path, **OPTIONS), OURS)
-    put(tmp_path / "encoder.npz", {"weight": HIDDEN})
-    with pytest.raises(InputError, match=r"found: actor.npz, .*: name one"):
-        qgf_ref.load(tmp_path, **OPTIONS)
-
-
-def test_a_damaged_file_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
-    """Is named with what to do: it would be found damaged for ever."""
-    place = tmp_path / "hub" / "models--me--agent" / "snapshots" / "5185163"
-    place.mkdir(parents=True)
-    whole = shards(tmp_path / "d")
-    part = (whole / "model-00001-of-00002.safetensors").read_bytes()
-    for name, data in (("a.safetensors", part[:-9]), ("b.pt", b""), ("c.npz", b"PK\3\4")):
-        (place / name).write_bytes(data)
-        with pytest.raises(InputError, match=r"cache: remove .*/models--me--agent, and it"):
-            qgf_ref.load(place / name, **OPTIONS)
-    (place / "d.safetensors").write_bytes(part)
-    with pytest.raises(InputError) as caught:
-        qgf_ref.load(place / "d.safetensors", **OPTIONS)
-    assert "cache" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", [".metadata", "zero_to_fp32.py", "saved_model.pb"])
-def test_directories_of_other_libraries(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("")
-    with pytest.raises(InputError, match=r"dcp_to_torch|DeepSpeed|SavedModel"):
-        qgf_ref.load(tmp_path, **OPTIONS)
