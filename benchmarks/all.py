@@ -113,6 +113,17 @@ RESULTS_IN_ORDER = (
         (*CORE, "crosscheck"),
         25,
     ),
+    Result(
+        "crosscheck_training",
+        ("python benchmarks/crosscheck_training.py",),
+        ("ops", "nets", "losses", "agents", "crosscheck"),
+        15,
+    ),
+    Result(
+        "flow_audit",
+        ("python benchmarks/flow_audit.py",),
+        ("adapters", "audit", "guidance", "flow", "denoising.py"),
+    ),
     Result("audit", ("python benchmarks/readme.py",), (*CORE, "audit", "checks.py")),
 )
 

@@ -202,6 +202,14 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed_short": lambda: sentences.speed_table() + origin("speed"),
     "speed_sentences": sentences.speed_sentences,
     "crosscheck": partial(written, "crosscheck"),
+    "crosscheck_training": partial(written, "crosscheck_training"),
+    "flow_audit": lambda: (
+        printed(
+            "qgf-ref audit --flow my_policy:build --weight 20",
+            (RESULTS / "flow_audit.txt").read_text(),
+        )
+        + origin("flow_audit")
+    ),
     "crosscheck_sentence": lambda: sentences.crosscheck_sentence(len(BANK)),
     "compare": lambda: printed(
         "qgf-ref compare --trace theirs.npz --out compare", (RESULTS / "compare.txt").read_text()
