@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
 from qgf_ref.audit.agent_contract import agent_checks, check_agent
 from qgf_ref.audit.definitions import OracleStep, defines
 from qgf_ref.audit.flow_contract import check_flow
@@ -36,8 +37,17 @@ from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.pointwise import check_critic, check_gradient, check_velocity
 from qgf_ref.crosscheck.sampler.probes import hidden, loud, probes
+from qgf_ref.crosscheck.sampler.subject import (
+    FLOW_BUDGET,
+    Compared,
+    FlowNetworks,
+    returning_core,
+)
 from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
 from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
+from qgf_ref.errors import InputError
+from qgf_ref.flow.convention import ConventionLike
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
@@ -71,7 +81,7 @@ __all__ = [
 @one_blas_thread()
 def check_sampler(
     fn: Sampler,
-    checkpoint: CheckpointLike,
+    checkpoint: CheckpointLike | GuidedFlow,
     *,
     estimator: EstimatorLike = "qgf",
     weight: float = 0.3,
@@ -81,6 +91,9 @@ def check_sampler(
     build: Callable[[Checkpoint], Sampler] | None = None,
     coverage: bool = True,
     show_progress: bool | None = None,
+    observations: Array | None = None,
+    convention: ConventionLike | None = None,
+    budget: int = FLOW_BUDGET,
 ) -> SamplerReport:
     """Check a sampler against the reference on inputs that expose every mistake of the bank.
 
@@ -93,6 +106,12 @@ def check_sampler(
     build      checkpoint → sampler: then also check networks made so that quiet mistakes show
                (LayerNorm statistics near epsilon, moved parameters, tied members)
     coverage   list the mistakes that none of the calls would have shown
+    A GuidedFlow in the place of the checkpoint is of anybody's networks: at most 8 rows, no mistake
+    inside of networks is tried, and neither `build` nor `coverage` applies. Then
+    observations  obs (N, O) to call the port with (default: all that the adapter was given, whose
+                  row numbers (B, 1) the port gets; else normal ones)
+    convention    of what the port returns (default: that of the flow's adapter)
+    budget        calls of a network; a diagnosis that does not come to its end says so
     show_progress  on stderr, network by network: by default with `build`, which takes a while
 
     (B, H, A) for (B, D) is taken as well. A sampler that disagrees is called again first: nothing
@@ -101,10 +120,18 @@ def check_sampler(
     returns the report; raises CrossCheckError with it when rounding does not explain a difference,
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
     """
-    networks = checkpoint_of(checkpoint)
     guide = estimator_by_name(estimator)
-    tried_on = {networks.source: networks}
+    networks: Compared
+    if isinstance(checkpoint, GuidedFlow):
+        if build is not None:
+            raise InputError("build makes samplers of checkpoints: a flow's networks are its own")
+        networks = FlowNetworks.of(checkpoint, observations, budget)
+        fn, coverage = returning_core(fn, checkpoint, convention), False
+    else:
+        networks = checkpoint_of(checkpoint)
+    tried_on: dict[str, Compared] = {networks.source: networks}
     if build is not None:
+        assert isinstance(networks, Checkpoint)
         varied = loud(networks, seed)
         tried_on |= {f"a {name} variation of it": made for name, made in varied.items()}
     unseen: set[str] | None = None
@@ -114,7 +141,8 @@ def check_sampler(
     for on, nets in tracked(
         tried_on.items(), len(tried_on), "network", title="check_sampler", show=show
     ):
-        port = fn if build is None or nets is networks else build(nets)
+        other = build is not None and nets is not networks and isinstance(nets, Checkpoint)
+        port = build(nets) if build is not None and other else fn  # type: ignore[arg-type]
         setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
         tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
         calls = tuple(probe.name for probe in tried)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, results_directory
+from qgf_ref.cli.flow_arguments import add_flow_arguments, flow_of, settings_of
 from qgf_ref.files import write_atomically, write_json, write_npz
 from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.plotting import can_draw
@@ -16,6 +17,7 @@ PROBE = "separating_input.npz"
 EXAMPLE = """example:
   qgf-ref compare --checkpoint exp/params_500000.pkl --trace theirs.npz --estimator qgf \\
       --weight 0.1 --out compare
+  qgf-ref compare --flow my_policy:build --trace theirs.npz --convention openpi
 theirs.npz holds obs (B, O), noise (B, D) and action (B, D), and if you can, per step, a, v, a1_hat,
 q, g with a leading axis T: the more it holds, the closer the answer.
 Exit code: 0 agrees to rounding, 1 disagrees, 2 bad input.
@@ -34,6 +36,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint_arguments(parser)
+    add_flow_arguments(parser)
+    parser.add_argument(
+        "--convention",
+        metavar="C",
+        help="with --flow: in which the trace was recorded (default: that of the flow's adapter)",
+    )
     parser.add_argument("--trace", type=Path, required=True, metavar="THEIRS.npz")
     parser.add_argument(
         "--estimator", metavar="E", help="what it means to be (default: the trace's)"
@@ -54,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.crosscheck.sampler.report import heat_map, html, text
 
     theirs = read_trace(args.trace)
-    checkpoint = load_checkpoint(args)
+    flow = None if args.flow is None else flow_of(args)
+    checkpoint = load_checkpoint(args) if flow is None else flow
     out = None if args.out is None else results_directory(args, "", (*FILES, PROBE))
     result = compare(
         checkpoint,
@@ -63,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         weight=args.weight,
         denoise_steps=args.denoise_steps,
         progress=True,
+        **({} if flow is None else settings_of(args, "convention", "budget")),
     )
     words, args.result = text(result), as_dict(result)
     if out is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +30,17 @@ def add_flow_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def built_flow(args: argparse.Namespace) -> tuple[GuidedFlow, Array]:
-    """The flow of --flow, and its observations: the function's own, or --obs.
+def settings_of(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Of these arguments those that were typed."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
-    Raises InputError when the function fails or returns something else, or nothing says which
-    observations.
-    """
+
+def flow_of(args: argparse.Namespace) -> GuidedFlow:
+    """The flow of --flow, whatever its observations. Raises InputError as `built_flow` does."""
+    return _built(args)[0]
+
+
+def _built(args: argparse.Namespace) -> tuple[GuidedFlow, Any]:
     try:
         built = import_named(args.flow, "flow")()
     except QGFError:
@@ -47,6 +53,16 @@ def built_flow(args: argparse.Namespace) -> tuple[GuidedFlow, Array]:
             f"flow {args.flow!r} must return a GuidedFlow, or (flow, obs), it returned "
             f"{type(flow).__name__}"
         )
+    return flow, obs
+
+
+def built_flow(args: argparse.Namespace) -> tuple[GuidedFlow, Array]:
+    """The flow of --flow, and its observations: the function's own, or --obs.
+
+    Raises InputError when the function fails or returns something else, or nothing says which
+    observations.
+    """
+    flow, obs = _built(args)
     spec, width = getattr(args, "obs", None), flow.field.obs_dim
     if spec == "normal" and width is not None:
         obs = np.random.default_rng(args.seed).standard_normal((NORMAL_ROWS, width))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting, causal_order
+from qgf_ref.crosscheck.located import Element, located
+from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
-from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.subject import FLOW_BUDGET, Compared, FlowNetworks, in_core
 from qgf_ref.errors import InputError
+from qgf_ref.flow.convention import ConventionLike
+from qgf_ref.flow.normalisation import Normalisation
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.trace_file import LARGEST, RecordedTrace
@@ -23,30 +27,6 @@ from qgf_ref.threads import one_blas_thread
 
 LARGEST_RUN = 10_000_000
 """T·B·n·D of a run that is compared: some hundreds of simulations of it must end in finite time."""
-
-
-@dataclass(frozen=True)
-class Element:
-    """One element of one quantity: its index, both values, and their distance.
-
-    index   as in the recorded array
-    units   |theirs − reference| in units of the recorded precision's rounding, at the element's
-            magnitude or the quantity's root mean square, whichever is larger
-    """
-
-    quantity: str
-    step: int
-    index: tuple[int, ...]
-    theirs: float
-    reference: float
-    units: float
-
-    def __str__(self) -> str:
-        index = ", ".join(map(str, self.index))
-        return (
-            f"{self.quantity}[{index}]: theirs {self.theirs:.8g}, reference {self.reference:.8g}, "
-            f"off by {self.units:.3g} units of rounding"
-        )
 
 
 @dataclass(frozen=True)
@@ -89,67 +69,56 @@ class Comparison:
 
 @one_blas_thread()
 def compare(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | GuidedFlow,
     theirs: RecordedTrace,
     *,
     estimator: EstimatorLike | None = None,
     weight: float | None = None,
     denoise_steps: int | None = None,
     progress: bool = False,
+    convention: ConventionLike | None = None,
+    units: Normalisation | None = None,
+    budget: int = FLOW_BUDGET,
 ) -> Comparison:
     """Compare a recorded run with the reference on `checkpoint`, and name what is wrong with it.
 
     estimator, weight, denoise_steps  override the trace's metadata; the checkpoint's T is used when
     neither says. Raises InputError when the trace does not fit the checkpoint, or nothing says
     which estimator and weight it was made with.
+
+    Of a flow of anybody's networks, in place of a checkpoint:
+    convention, units  in which the trace was recorded (default: that of the flow's adapter, and the
+                       networks' own units)
+    budget             calls of a network; a diagnosis that does not come to its end says so
+    Mistakes inside of networks are not simulated then, and rounding is that of `Jittered` networks.
     """
-    setting, case = prepared(checkpoint, theirs, estimator, weight, denoise_steps)
+    networks: Compared
+    if isinstance(checkpoint, GuidedFlow):
+        theirs = in_core(theirs, checkpoint, convention, units)
+        networks = FlowNetworks.of(checkpoint, theirs.obs, budget)
+    else:
+        networks = checkpoint
+    setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
     chosen, search, diagnosis = diagnose(setting, [case], progress)
     diagnosis = described(chosen, diagnosis, [case])
-    notes = _notes(chosen, case)
     place = located(chosen, case)
     first, worst = (None, None) if diagnosis.agrees else (place.first, place.worst)
     separate, alike = None, search.alike(diagnosis)
     several = [*(e.mistakes for e in diagnosis.explanations[:4]), *((m,) for m in alike)]
-    if len(several) > 1:
-        separate = separating(chosen, several, probes(checkpoint))
+    if len(several) > 1 and not chosen.opaque:
+        separate = separating(chosen, several, probes(networks))
         # what no input tells apart from the explanation is another word for it
         alike = alike if separate is not None else ()
+    notes = _notes(chosen, case)
     return Comparison(
         chosen, case, place.forced, place.free, first, worst, diagnosis,
-        hidden(chosen, [case]) if diagnosis.agrees else (),
+        hidden(chosen, [case]) if diagnosis.agrees and not chosen.opaque else (),
         separate, int((~place.scatter.decided).sum()), notes, alike,
     )  # fmt: skip
 
 
-class Place(NamedTuple):
-    """Where a recorded run first differs from the reference.
-
-    forced, free: as in `Comparison`; scatter: of the pass that localises.
-    """
-
-    forced: dict[str, Judgement]
-    free: dict[str, Judgement]
-    scatter: Scatter
-    first: tuple[int, str] | None
-    worst: Element | None
-
-
-def located(setting: Setting, case: RecordedCase) -> Place:
-    """Both passes over one case, and the first quantity and step that rounding does not explain."""
-    scatter = case.scatter(setting, free=True)
-    free = {name: case.judge(name, scatter) for name in case.observed}
-    forced = {}
-    if case.forced:
-        scatter = case.scatter(setting, given=case.theirs)
-        forced = {name: case.judge(name, scatter) for name in case.observed}
-    first = _first(forced or free)
-    worst = None if first is None else _worst(case, scatter, *first)
-    return Place(forced, free, scatter, first, worst)
-
-
 def prepared(
-    checkpoint: Checkpoint,
+    checkpoint: Compared,
     theirs: RecordedTrace,
     estimator: EstimatorLike | None = None,
     weight: float | None = None,
@@ -207,7 +176,7 @@ def prepared(
     return Setting(checkpoint.astype("float64"), guide, T), case
 
 
-def require_members(theirs: RecordedTrace, checkpoint: Checkpoint) -> None:
+def require_members(theirs: RecordedTrace, checkpoint: Compared) -> None:
     """Raise InputError unless a recorded q holds every member of the checkpoint's critic."""
     expected, q = checkpoint.target_critic.ensemble, theirs.stepwise.get("q")
     if q is not None and q.shape[1] != expected:
@@ -227,40 +196,12 @@ def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
         every = len(halves) == 1 + len(case.trace.stepwise)
         what = "every number" if every else f"every number of {', '.join(halves)}"
         notes.append(f"{what} is a float16: computed or stored so, and judged as float32")
+    if isinstance(setting.checkpoint, FlowNetworks):
+        notes.append(
+            f"{setting.checkpoint.meter.total} calls of a network; what is wrong inside of it is "
+            "not among the mistakes that are tried"
+        )
     return tuple(notes)
-
-
-def _first(judged: dict[str, Judgement]) -> tuple[int, str] | None:
-    wrong = [
-        (step, name)
-        for name, judgement in judged.items()
-        for step in np.flatnonzero(judgement.excess > 1).tolist()
-    ]
-    # the action follows the last step
-    last = max((len(j.ratio) for j in judged.values()), default=1)
-    return min(
-        wrong,
-        key=lambda at: causal_order(last if at[1] == "action" else at[0], at[1]),
-        default=None,
-    )
-
-
-def _worst(case: RecordedCase, scatter: Scatter, step: int, quantity: str) -> Element | None:
-    theirs, truth = case.theirs[quantity], scatter.truth[quantity]
-    if theirs.shape != truth.shape:
-        return None
-    error = np.abs(by_step(quantity, theirs - truth))
-    keep = scatter.rows(quantity)
-    at = np.where(keep[:, None], error[step], -1.0)
-    row, column = (int(i) for i in np.unravel_index(int(at.argmax()), at.shape))
-    index: tuple[int, ...] = (row, column)
-    if quantity == "q":
-        index = (step, column, row)
-    elif quantity != "action":
-        index = (step, row, column)
-    scale = max(abs(float(truth[index])), float(scatter.size[quantity][step]))
-    units = float(error[step, row, column]) / (2 * case.unit * scale) if scale else np.inf
-    return Element(quantity, step, index, float(theirs[index]), float(truth[index]), units)
 
 
 def as_dict(result: Comparison) -> dict[str, Any]:

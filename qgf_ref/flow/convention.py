@@ -122,7 +122,7 @@ class Convention:
         denoise_steps  T of the sampler, on whose grid τ is rounded as the port rounds it
         """
         self.times(denoise_steps)  # refused now, not in the middle of a run
-        return Retold(field, lambda t: self.asked(self.time_of(t, denoise_steps)), self.sign)
+        return Retold(field, lambda t: self.asked(self.time_of(t, denoise_steps)), self.sign, self)
 
     def from_core(self, field: VelocityField) -> VelocityField:
         """u(s, x, τ) = sign·v(s, x, t) of a field v in the core's convention: `to_core`'s inverse.
@@ -188,10 +188,14 @@ class Convention:
 
 @dataclass(frozen=True)
 class Retold(FieldAround):
-    """sign·u(s, a, told(t)) of the field `base` u, told another time."""
+    """sign·u(s, a, told(t)) of the field `base` u, told another time.
+
+    of  the convention of u that this comes from, if it does
+    """
 
     told: Callable[[float | Array], float | Array]
     sign: int
+    of: Convention | None = None
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """(B, D), and the base's cache."""
@@ -205,6 +209,15 @@ class Retold(FieldAround):
     def vjp(self, velocity_bar: Array, cache: Any) -> Array:
         """sign·(∂u/∂a)ᵀ velocity_bar."""
         return self.sign * self.base.vjp(velocity_bar, cache)
+
+
+def own_convention(field: Any) -> Convention:
+    """The convention in which the innermost field was written, as far as its wrappers tell."""
+    told = CONVENTIONS["qgf"]
+    while field is not None:
+        told = getattr(field, "of", None) or told
+        field = getattr(field, "base", None)
+    return told
 
 
 CONVENTIONS: dict[str, Convention] = {

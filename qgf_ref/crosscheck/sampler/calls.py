@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import require_members
 from qgf_ref.crosscheck.errors import CrossCheckError
@@ -18,6 +17,7 @@ from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, re
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.probes import Probe
 from qgf_ref.crosscheck.sampler.runs import free_running
+from qgf_ref.crosscheck.sampler.subject import Compared
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
 
@@ -56,7 +56,7 @@ def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     return array
 
 
-def called(fn: Sampler, networks: Checkpoint, probe: Probe, on: str) -> RecordedCase:
+def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCase:
     """The run of `fn` on a probe, recorded. Raises CrossCheckError when it is none."""
     rows, D = len(probe.obs), networks.flat_action_dim
     what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
@@ -119,7 +119,7 @@ def _in_schema_order(
     return tuple(says)
 
 
-def _flat(answer: Any, networks: Checkpoint, name: str = "action") -> Any:
+def _flat(answer: Any, networks: Compared, name: str = "action") -> Any:
     """(…, H, A) → (…, H·A)."""
     shape, axes = np.shape(answer), 2 if name == "action" else 3
     chunk = (networks.horizon, networks.action_dim)
@@ -130,7 +130,7 @@ def _flat(answer: Any, networks: Checkpoint, name: str = "action") -> Any:
 
 def require_premises(
     fn: Sampler,
-    networks: Checkpoint,
+    networks: Compared,
     setting: Setting,
     tried: Sequence[Probe],
     cases: Sequence[RecordedCase],
@@ -158,6 +158,8 @@ def require_premises(
     probe, answers = tried[0], {"action": cases[0].trace.action}
     inputs = {"observations": probe.obs, "noise": probe.noise}
     others = another(inputs)
+    if setting.opaque:  # its observations may be numbers of rows
+        others = {**others, "observations": np.roll(probe.obs, 1, axis=0)}
     right = reference(inputs)
     moves = {n: difference(reference({**inputs, n: x}), right) > MATTERS for n, x in others.items()}
     require("your sampler", partial(call, probe), inputs, answers, others, moves.get)

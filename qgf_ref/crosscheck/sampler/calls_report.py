@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.crosscheck.compare import Element, located
+from qgf_ref.crosscheck.located import Element, located
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting, causal_order
 from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.probes import Probe, probes, separating
 from qgf_ref.crosscheck.sampler.report import diagnosis_lines, headline, place, wrapped
+from qgf_ref.crosscheck.sampler.subject import Compared
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def disagreement(
     diagnosis: Diagnosis,
     on: str,
     calls: tuple[str, ...],
-    networks: Checkpoint | None,
+    networks: Compared | None,
     cases: Sequence[RecordedCase],
     title: str = "sampler",
 ) -> SamplerReport:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order, with_mistakes
 from qgf_ref.crosscheck.sampler.port import Port, divided_times, reference_port, retimed
 from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running, teacher_forced
+from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.interop.trace_file import CAUSAL, RecordedTrace
 from qgf_ref.ops.time_embedding import Precision
@@ -36,18 +38,23 @@ class Setting:
     divided         fl(k)/fl(T) rather than XLA's fl(k)·fl(1/T): see `divided_times`
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Compared
     estimator: Estimator
     denoise_steps: int
     time_precision: Precision = "float32"
     divided: bool = False
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the networks are somebody's, not a checkpoint's."""
+        return isinstance(self.checkpoint, FlowNetworks)
 
     def port(self, made: Mistakes = (), dtype: str = "float64", seed: int | None = None) -> Port:
         """The port with these mistakes, in this precision, summing in the order of this seed."""
         port = with_mistakes(_reference(self, dtype), made)
         if seed is None:
             return port
-        if self.time_precision == "exact" and dtype == "float32":
+        if not port.opaque and self.time_precision == "exact" and dtype == "float32":
             # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
             rng = np.random.default_rng(seed)
             off = 1 + UNIT[np.dtype("float32")] * rng.choice((-1, 1), len(port.flow.times))
@@ -63,6 +70,14 @@ def _reference(setting: Setting, dtype: str) -> Port:
     if setting.divided:
         port = replace(port, flow=retimed(port.flow, divided_times(T)))
     return port
+
+
+AXIS_OF = {"action": 0, "a": 1, "v": 1, "a1_hat": 1, "g": 1, "q": 2}
+"""Where a quantity has its rows."""
+ROWS_OF: dict[str, Callable[[int], tuple[int, ...]]] = {
+    name: partial(lambda axis, n: (1,) * axis + (n,) + (1,) * (2 - axis), axis)
+    for name, axis in AXIS_OF.items()
+} | {"action": lambda n: (n, 1)}
 
 
 class Judgement(NamedTuple):
@@ -142,7 +157,7 @@ class RecordedCase:
             weight = inputs.weight if isinstance(inputs.weight, float) else inputs.weight[many]
             inputs = Inputs(inputs.obs[rows], inputs.noise[many], weight, self.best_of)
             states = None if states is None else states[:, many]
-        dtype = port.field.dtype
+        dtype = port.flow.field.dtype
         cast = Inputs(
             inputs.obs.astype(dtype),
             inputs.noise.astype(dtype),
@@ -155,7 +170,7 @@ class RecordedCase:
 
     def free(self, port: Port) -> Predicted:
         """What `port` does from the noise alone."""
-        dtype = port.field.dtype
+        dtype = port.flow.field.dtype
         weight = self.weight if isinstance(self.weight, float) else self.weight.astype(dtype)
         obs, noise = self.inputs.obs.astype(dtype), self.inputs.noise.astype(dtype)
         return free_running(port, Inputs(obs, noise, weight, self.best_of))
@@ -186,11 +201,32 @@ class RecordedCase:
 
         exact = setting.port(made)
         count = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))
-        ours = [run(setting.port(made, "float32", seed)) for seed in range(count)]
+        if setting.opaque and not any(item.mistake.coupled for item in made):
+            ours = self._at_once(setting.port(made, seed=0), given, free)
+        else:
+            ours = [run(setting.port(made, "float32", seed)) for seed in range(count)]
         # a float64 port that embeds float32 times is no more exact than its embedding
         coarsest = UNIT[np.dtype("float32")] if setting.time_precision == "float32" else 0.0
         unit = max(self.unit, coarsest)
         return scatter(lambda change: run(change(exact)), ours, unit, self.best_of), ours
+
+    def _at_once(
+        self, port: Port, given: Mapping[str, Array] | None, free: bool
+    ) -> list[Predicted]:
+        """Several runs of a port whose rows are each off by themselves, as rows of one: a call of
+        somebody's network may take seconds.
+        """
+        many = copy(self)
+        x, n = self.inputs, RUNS
+        weight = x.weight if isinstance(x.weight, float) else np.tile(x.weight, (n, 1))
+        many.inputs = Inputs(
+            np.tile(x.obs, (n, 1)), np.tile(x.noise, (n, 1)), weight, x.best_of
+        )  # fmt: skip
+        many.states = None if self.states is None else np.tile(self.states, (1, n, 1))
+        wide = {name: np.tile(y, ROWS_OF[name](n)) for name, y in (given or {}).items()}
+        run = many.free(port) if free else many.simulate(port, given=wide if given else None)
+        parts = {name: np.split(y, n, axis=AXIS_OF[name]) for name, y in run.items()}
+        return [{name: each[i] for name, each in parts.items()} for i in range(n)]
 
     def judge(self, quantity: str, against: Scatter) -> Judgement:
         """Their `quantity` against a simulation."""

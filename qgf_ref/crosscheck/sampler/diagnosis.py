@@ -10,20 +10,21 @@ does not reproduce *every* recorded number to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
 
+from qgf_ref.audit.flow_audit import BudgetSpent
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
 from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
-from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.screen import Screen
-from qgf_ref.crosscheck.sampler.simulations import Simulations
+from qgf_ref.crosscheck.sampler.simulations import Simulations, settings_for
+from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.progress import tracked
 
@@ -271,20 +272,6 @@ def _tracked(items: Iterable[T], what: str, show: bool) -> Iterable[T]:
     return tracked(items, title=f"simulating {what}", leave=False, show=show)
 
 
-def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
-    """The settings under which a correct port may have run, the likeliest first.
-
-    A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
-    rounds them as the official code does.
-    """
-    single = [replace(setting, time_precision="float32", divided=False)]
-    if divides_otherwise(setting.denoise_steps):
-        single.append(replace(setting, time_precision="float32", divided=True))
-    if case.single:
-        return single
-    return [replace(setting, time_precision="exact", divided=False), *single]
-
-
 def diagnose(
     setting: Setting,
     cases: list[RecordedCase],
@@ -310,8 +297,20 @@ def diagnose(
     premises()
     for choice in choices:
         search = Search(choice, cases)
-        diagnosis = search.diagnose(progress)
+        try:
+            diagnosis = search.diagnose(progress)
+        except BudgetSpent as spent:
+            return choice, search, _unfinished(search, observed, str(spent))
         tried.append((choice, search, diagnosis))
         if diagnosis.explanations:
             return tried[-1]
     return max(tried, key=lambda t: order(t[2].unknown or "action"))
+
+
+def _unfinished(search: Search, observed: list[str], why: str) -> Diagnosis:
+    """What is known where the calls of somebody's network have come to their end."""
+    if isinstance(search.setting.checkpoint, FlowNetworks):
+        search.setting.checkpoint.meter.lift()
+    first = next(name for name in observed if search.excess((), name) > 1)
+    said = f"{why} before the diagnosis was done, after {search.singles} mistakes"
+    return Diagnosis((), first, ((),), singles=search.singles, known=(said,))

@@ -58,7 +58,7 @@ def known(setting: Setting, case: RecordedCase, base: Mistakes, quantity: str) -
 
 def described(setting: Setting, diagnosis: Diagnosis, cases: Sequence[RecordedCase]) -> Diagnosis:
     """With what is known of an unknown difference, from the first case that shows it."""
-    if diagnosis.unknown is None:
+    if diagnosis.unknown is None or diagnosis.known:
         return diagnosis
     base = diagnosis.so_far[0] if diagnosis.so_far else ()
     with np.errstate(all="ignore"):
@@ -108,7 +108,7 @@ def _members(
         return {}
     given = {n: x for n, x in case.theirs.items() if n != "g"}
     each = []
-    for e in range(port.critic.params.ensemble or 1):
+    for e in range(port.members or 1):
         alone = of_member(e)(port)
         run = case.simulate(alone, given=given) if case.forced else case.free(alone)
         each.append(run["g"][:upto][:, rows])

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
-from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.velocity import FieldAround, MLPVelocity
+from qgf_ref.nets.critic import Critic, MLPCritic
+from qgf_ref.nets.velocity import FieldAround, MLPVelocity, VelocityField
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -103,15 +103,19 @@ class Port:
     stated    the estimator that the port means to be
     online    the online critic
     horizon   H if the policy outputs chunks, else 1; action_dim A
+    members   E of the critic; None where it has no ensemble axis
+    opaque    the networks are somebody's: nothing is known of their inside
     """
 
     flow: GuidedFlow
     estimator: Estimator
     stated: str
-    online: MLPCritic
+    online: Critic
     horizon: int
     action_dim: int
+    members: int | None
     scheme: Scheme = ALGORITHM_1
+    opaque: bool = False
 
     @property
     def field(self) -> MLPVelocity:
@@ -137,7 +141,12 @@ class Port:
     def with_critics(self, change: Callable[[MLPCritic], MLPCritic]) -> Port:
         """The same port with both its critics changed."""
         flow = replace(self.flow, critic=change(self.critic))
+        assert isinstance(self.online, MLPCritic)
         return replace(self, flow=flow, online=change(self.online))
+
+    def with_field(self, change: Callable[[VelocityField], VelocityField]) -> Port:
+        """The same port with its field wrapped, whatever it is."""
+        return replace(self, flow=replace(self.flow, field=change(self.flow.field)))
 
     def with_rule(self, rule: Rule) -> Port:
         """The same port with something done to its estimator."""
@@ -149,7 +158,7 @@ class Port:
 
 
 def reference_port(
-    checkpoint: Checkpoint, estimator: Estimator, embedding: Precision, denoise_steps: int
+    checkpoint: Compared, estimator: Estimator, embedding: Precision, denoise_steps: int
 ) -> Port:
     """The reference itself, in the checkpoint's dtype.
 
@@ -161,14 +170,21 @@ def reference_port(
             f"{estimator.label} works with the auxiliary network {estimator.auxiliary}; only "
             "estimators on a checkpoint's own policy and critic can be compared"
         )
+    name, horizon = estimator.name, checkpoint.horizon
+    if isinstance(checkpoint, FlowNetworks):
+        flow = checkpoint.with_steps(denoise_steps)
+        return Port(
+            flow, estimator, name, flow.critic, horizon, checkpoint.action_dim, checkpoint.members,
+            opaque=True,
+        )  # fmt: skip
     settings = checkpoint.network_settings(embedding)
     # one without an online critic is compared as if it were the target's copy
     online = checkpoint.network(
         "critic" if "critic" in checkpoint.params else "target_critic", settings
     )
     flow = replace(checkpoint.guided_flow(embedding=embedding), denoise_steps=denoise_steps)
-    name, horizon = estimator.name, checkpoint.horizon
-    return Port(flow, estimator, name, online, horizon, checkpoint.action_dim)
+    members = checkpoint.target_critic.ensemble
+    return Port(flow, estimator, name, online, horizon, checkpoint.action_dim, members)
 
 
 def divided_times(denoise_steps: int) -> tuple[float, ...]:

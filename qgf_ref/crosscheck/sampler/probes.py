@@ -14,6 +14,7 @@ from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.crosscheck.sampler.subject import FLOW_ROWS, Compared, FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -45,7 +46,7 @@ class Probe:
 
 
 def probes(
-    checkpoint: Checkpoint, *, rows: int = 32, weight: float = 0.3, best_of: int = 4, seed: int = 0
+    checkpoint: Compared, *, rows: int = 32, weight: float = 0.3, best_of: int = 4, seed: int = 0
 ) -> tuple[Probe, ...]:
     """The calls of `check_sampler`: B = 1 and B > 1, inside and outside the clip, w = 0 and w > 1,
     ties, small inputs, several candidates.
@@ -56,8 +57,15 @@ def probes(
     def normal(count: int, width: int, scale: float = 1.0) -> Array:
         return (scale * rng.standard_normal((count, width))).astype(np.float32)
 
+    if isinstance(checkpoint, FlowNetworks):
+        rows = min(rows, FLOW_ROWS)
+        mixed = checkpoint.obs[np.arange(rows) % len(checkpoint.obs)].astype(np.float32)
+        corners = mixed
+    else:
+        mixed = normal(rows, O)
+        corners = np.zeros_like(mixed)
     # one shape for most calls, because frameworks compile for each
-    mixed, noise = normal(rows, O), normal(rows, D)
+    noise = normal(rows, D)
     calls = [
         Probe("mixed", mixed, noise, weight, f"{rows} rows of normal noise"),
         Probe("one row", mixed[:1], noise[:1], weight, "a batch of one row"),
@@ -65,9 +73,11 @@ def probes(
         Probe("strong", mixed, noise, 1.5, "weight 1.5"),
         Probe("outside", mixed, normal(rows, D, 3.0), weight, "noise of three times the size"),
         Probe("inside", mixed, normal(rows, D, 0.1), weight, "noise of a tenth of the size"),
-        Probe("corners", np.zeros_like(mixed), _corners(rows, D), 1.5,
+        Probe("corners", corners, _corners(rows, D), 1.5,
               "observations of 0, noise of ±1.01 and weight 1.5"),
     ]  # fmt: skip
+    if isinstance(checkpoint, FlowNetworks):  # fewer: every call may take seconds
+        calls = [call for call in calls if call.name not in ("inside", "corners")]
     if best_of > 1:
         many = normal(rows * best_of, D)
         # the other way round, so that no fixed choice is right in both

@@ -43,7 +43,7 @@ def text(result: Comparison) -> str:
         f"{'AGREES' if result.agrees else 'DISAGREES'}: {case.label}",
         f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, estimator "
         f"{result.setting.estimator.label}, weight {case.weight:g}, {precision}",
-        f"checkpoint {result.setting.checkpoint.source}",
+        f"{'flow' if result.setting.opaque else 'checkpoint'} {result.setting.checkpoint.source}",
     ]
     if result.first is not None:
         lines += ["", f"first disagreement: {place(*result.first)}"]
@@ -57,8 +57,11 @@ def text(result: Comparison) -> str:
     else:
         lines += ["", "free-running from their noise: error / rounding"]
         lines += _table(result.free)
+    ours = "our own float32 runs, summed in several orders"
+    if result.setting.opaque:
+        ours = "runs of the flow whose networks' numbers are off by units of it"
     lines += wrapped(
-        f"1 = what {precision} rounding explains (our own float32 runs, summed in several orders); "
+        f"1 = what {precision} rounding explains ({ours}); "
         f"! = beyond {RMS_LIMIT:g} × their spread, or an element beyond {PEAK_LIMIT:g}",
         "  ",
     )

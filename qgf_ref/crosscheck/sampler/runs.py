@@ -38,7 +38,7 @@ def free_running(port: Port, inputs: Inputs) -> Predicted:
     n = inputs.best_of
     obs = port.scheme.spread(inputs.obs, n)
     rows, T = inputs.noise.shape, port.flow.denoise_steps
-    members = port.critic.params.ensemble
+    members = port.members
     quantities = {name: np.full((T, *rows), np.nan) for name in ("a", "v", "a1_hat", "g")}
     quantities["q"] = np.full((T, members or 1, rows[0]), np.nan)
 
@@ -72,7 +72,7 @@ def teacher_forced(
     n, given = inputs.best_of, given or {}
     obs = port.scheme.spread(inputs.obs, n)
     T, flow = len(states), port.flow
-    members = port.critic.params.ensemble
+    members = port.members
     quantities = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat", "g")}
     quantities["q"] = np.full((T, members or 1, states.shape[1]), np.nan)
     quantities["a"][0] = port.scheme.start(inputs.noise)

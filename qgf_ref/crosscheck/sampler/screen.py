@@ -16,6 +16,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant, value_varia
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
 from qgf_ref.interop.trace_file import CAUSAL
+from qgf_ref.nets.products import MissingProduct
 from qgf_ref.ops.time_embedding import DIM
 
 SCREEN_ROWS = 8
@@ -73,7 +74,10 @@ class Screen:
         coupled = any(item.mistake.coupled for item in made)
         rows = None if coupled else self.rows
         port = self.search.setting.port(made)
-        simulated = whole = self.case.simulate(port, rows, self.upto)
+        try:
+            simulated = whole = self.case.simulate(port, rows, self.upto)
+        except MissingProduct:  # a mistake for which somebody's network lacks a product
+            return False
         if coupled:
             simulated = {name: self._cut(value, name) for name, value in simulated.items()}
         value = simulated[self.quantity]

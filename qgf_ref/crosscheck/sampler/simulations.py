@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from qgf_ref.crosscheck.sampler.case import RMS_LIMIT, Judgement, RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
+from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
 from qgf_ref.interop.trace_file import CAUSAL
 
@@ -103,3 +105,19 @@ class Simulations:
         """The case that contradicts these mistakes most."""
         excesses = {i: float(j.excess.max()) for i, j in self.judgements(made, quantity)}
         return max(excesses, key=lambda i: excesses[i])
+
+
+def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
+    """The settings under which a correct port may have run, the likeliest first.
+
+    A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
+    rounds them as the official code does.
+    """
+    if setting.opaque:  # its times are its adapter's
+        return [replace(setting, time_precision="float32")]
+    single = [replace(setting, time_precision="float32", divided=False)]
+    if divides_otherwise(setting.denoise_steps):
+        single.append(replace(setting, time_precision="float32", divided=True))
+    if case.single:
+        return single
+    return [replace(setting, time_precision="exact", divided=False), *single]

@@ -10,6 +10,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
     offset_variant,
     offsets_of,
 )
+from qgf_ref.crosscheck.sampler.mistakes.convention import CONVENTION
 from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
 from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
 from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
@@ -32,7 +33,10 @@ BANK: tuple[Mistake, ...] = (
     *SELECTION,
 )
 NO_OFFSET = offset_variant((0,) * (DIM // 2))
-_BY_NAME = {m.name: m for m in (*BANK, *FACTORS)}
+INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
+"""Mistakes outside the area "network" that need a look inside the networks, as do those of the time
+embedding."""
+_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *FACTORS)}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
@@ -80,11 +84,21 @@ def with_mistakes(port: Port, made: Mistakes) -> Port:
     return port
 
 
+def looks_inside(mistake: Mistake) -> bool:
+    """Whether it changes what a network computes, which only our own can be made to."""
+    embedding = mistake.name.startswith("time-") and mistake.name != "time-index"
+    return mistake.area == "network" or embedding or mistake.name in INSIDE
+
+
 def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
-    """Every mistake that the port's options leave room for, in every variant."""
+    """Every mistake that the port's options leave room for, in every variant.
+
+    Of somebody's networks those that do not look inside, and those of a convention of their own.
+    """
+    bank = [m for m in (*BANK, *CONVENTION) if not looks_inside(m)] if port.opaque else BANK
     return tuple(
         Made(m.name, variant)
-        for m in BANK
+        for m in bank
         if m.applies(port) and (best_of > 1 or not m.selects)
         for variant in (tuple(m.variants) or (NO_OFFSET,))
     )

@@ -160,7 +160,7 @@ def _first(q: Array) -> Array:
 
 
 def _min(port: Port) -> bool:
-    return has_members(port) and port.critic.aggregation == "min"
+    return has_members(port) and port.flow.critic.aggregation == "min"
 
 
 def _plain(port: Port) -> bool:

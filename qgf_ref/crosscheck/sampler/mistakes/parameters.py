@@ -146,7 +146,7 @@ def with_member_0(critic: Any) -> MLPCritic:
 
 def has_members(port: Port) -> bool:
     """Whether the critic is an ensemble of several."""
-    return (port.critic.params.ensemble or 1) > 1
+    return (port.members or 1) > 1
 
 
 PARAMETERS: tuple[Mistake, ...] = (

@@ -35,7 +35,7 @@ def asks_one_step(port: Port) -> bool:
     return port.stated in ONE_STEP
 
 
-def _query(factor: Factor | None = None, bound: Any = None) -> Mapping[str, Change]:
+def query(factor: Factor | None = None, bound: Any = None) -> Mapping[str, Change]:
     """The one-step estimate with another factor on v, or another clip."""
 
     def by(flow: GuidedFlow, step: DenoisingStep) -> dict[Any, Any]:
@@ -104,34 +104,34 @@ QUERY_POINT = "the critic is asked at clip(a_t + (1−t)v, ±1)"
 
 QUERY: tuple[Mistake, ...] = (
     Mistake("query-factor-t", "query", "a1_hat", f"a_t + t·v for a_t + (1−t)·v: {QUERY_POINT}",
-            _query(lambda rest, dt: 1 - rest), asks_one_step),
+            query(lambda rest, dt: 1 - rest), asks_one_step),
     Mistake("query-factor-minus-dt", "query", "a1_hat",
             f"a_t + (1−t−1/T)·v for a_t + (1−t)·v: {QUERY_POINT}",
-            _query(lambda rest, dt: rest - dt), asks_one_step),
+            query(lambda rest, dt: rest - dt), asks_one_step),
     Mistake("query-factor-1", "query", "a1_hat", f"a_t + v for a_t + (1−t)·v: {QUERY_POINT}",
-            _query(lambda rest, dt: 1.0), asks_one_step),
+            query(lambda rest, dt: 1.0), asks_one_step),
     Mistake("query-factor-dt", "query", "a1_hat",
             f"the next Euler state a_t + v/T for a_t + (1−t)·v: {QUERY_POINT}",
-            _query(lambda rest, dt: dt), asks_one_step),
+            query(lambda rest, dt: dt), asks_one_step),
     Mistake("query-unclipped", "query", "a1_hat",
             f"the one-step estimate is not clipped: {QUERY_POINT}",
-            _query(bound=_unclipped), asks_one_step),
+            query(bound=_unclipped), asks_one_step),
     Mistake("query-noisy", "query", "a1_hat",
             f"the critic is asked at the noisy action a_t (QFQL, here `ood`): {QUERY_POINT}",
-            _query(lambda rest, dt: 0.0, _unclipped), asks_one_step),
+            query(lambda rest, dt: 0.0, _unclipped), asks_one_step),
     Mistake("query-noisy-clipped", "query", "a1_hat",
             f"the critic is asked at clip(a_t): {QUERY_POINT}",
-            _query(lambda rest, dt: 0.0), asks_one_step),
+            query(lambda rest, dt: 0.0), asks_one_step),
     Mistake("query-guided-velocity", "query", "a1_hat",
             "the one-step estimate uses the guided velocity v + w·g: it uses v alone",
             ruled(_guided_velocity), asks_one_step),
     Mistake("query-clip-0-1", "query", "a1_hat",
             f"the one-step estimate is clipped to [0, 1]: {QUERY_POINT}",
-            _query(bound=_clip_0_1), asks_one_step),
+            query(bound=_clip_0_1), asks_one_step),
     Mistake("query-clip-inside", "query", "a1_hat",
             "the one-step estimate is clipped to ±(1−1e-5), the bound of the data set's actions: "
             f"{QUERY_POINT}",
-            _query(bound=_clip_inside), asks_one_step),
+            query(bound=_clip_inside), asks_one_step),
     Mistake("guidance-after-step", "query", "a1_hat",
             "the gradient is taken after the Euler step, at a_t + v/T and t + 1/T: both terms of "
             "v + w·g belong to a_t",

@@ -11,6 +11,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.base import NETWORK_ONLY, QUERY_ONLY, Change, Mistake, one
 from qgf_ref.crosscheck.sampler.port import Port, Substituted, retimed
+from qgf_ref.flow.convention import Retold
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.ops.time_embedding import (
@@ -73,7 +74,17 @@ def _embedded_as(times: Callable[[Array, int], Array]) -> Change:
             k = np.clip(np.rint(t * T), 0, T - 1)
             return time_embedding(times(k, T), dim, precision)
 
+        if port.opaque:
+            return port.with_field(lambda field: Retold(field, told(T), 1))
         return _embedding(embed)[""](port)
+
+    def told(T: int) -> Callable[[Any], Any]:
+        def instead(t: Any) -> Any:
+            k = np.clip(np.rint(np.asarray(t, float) * T), 0, T - 1)
+            other = np.asarray(times(k, T), float)
+            return float(other) if other.ndim == 0 else other
+
+        return instead
 
     return apply
 

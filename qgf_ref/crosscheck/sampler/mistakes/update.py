@@ -86,7 +86,7 @@ def _chunked(port: Port) -> bool:
 
 
 def _min(port: Port) -> bool:
-    return port.critic.aggregation == "min" and has_members(port)
+    return port.flow.critic.aggregation == "min" and has_members(port)
 
 
 STEP = "a_{t+1/T} = a_t + (v + w·g)/T"

@@ -1,0 +1,243 @@
+"""A flow of anybody's networks in the place of a checkpoint, and what rounding does to it.
+
+Nothing is known of the inside of such networks: mistakes that look there are not simulated, and the
+yardstick is not our own runs in other summation orders but the flow itself, its inputs moved by a
+unit of float32 and its results by a few (`Jittered`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qgf_ref.adapters.observations import known_observations
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array, matrix
+from qgf_ref.audit.flow_audit import Meter
+from qgf_ref.errors import InputError
+from qgf_ref.flow.convention import ConventionLike, own_convention
+from qgf_ref.flow.convention import convention as convention_by_name
+from qgf_ref.flow.normalisation import Normalisation
+from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.guidance.counting import counted
+from qgf_ref.interop.trace_file import RecordedTrace
+
+UNIT_OF_FLOAT32 = 2.0**-24
+RESULTS, PRODUCTS = 4.0, 64.0
+"""Units by which a network's results, and its products, are moved, of their root mean square: a
+float32 LayerNorm network's are off by 1 to 4 and 10 to 60 (our own, in other summation orders)."""
+FLOW_ROWS = 8
+MOST_REMEMBERED = 256
+"""Answers that are remembered; each may hold a graph of the framework's."""
+FLOW_BUDGET = 4000
+"""Calls of a network, unless somebody says otherwise."""
+
+
+@dataclass(frozen=True)
+class FlowNetworks:
+    """What the cross-check asks of a checkpoint, of a flow. obs (N, O): what probes draw from.
+
+    chunk (H, A), (1, D) where the adapter does not tell; members E of the critic; meter counts
+    """
+
+    flow: GuidedFlow
+    obs: Array
+    chunk: tuple[int, int]
+    members: int
+    meter: Meter
+
+    @classmethod
+    def of(cls, flow: GuidedFlow, obs: Array | None, budget: int) -> FlowNetworks:
+        """Counting from the first call on. Raises InputError without observations."""
+        known = known_observations(flow) if obs is None else obs
+        if known is None:
+            width = flow.field.obs_dim or 0
+            known = np.random.default_rng(0).standard_normal((FLOW_ROWS, width))
+        wide = flow.field.obs_dim
+        columns = np.shape(known)[-1] if wide is None else wide
+        rows = matrix(known, "obs", columns=columns, dtype=flow.field.dtype)
+        meter = Meter(budget)
+        watched = counted(flow, meter)[0]
+        watched = replace(watched, field=Answering(watched.field), critic=Answering(watched.critic))
+        zeros = np.zeros((1, flow.field.action_dim), flow.field.dtype)
+        q, _ = watched.critic.forward(rows[:1], zeros)
+        return cls(watched, rows, _chunk(flow), len(q), meter)
+
+    @property
+    def source(self) -> str:
+        """What reports call it."""
+        own = {name: getattr(self.flow, name).base.base for name in ("field", "critic")}
+        return repr(replace(self.flow, **own))
+
+    @property
+    def obs_dim(self) -> int:
+        """O."""
+        return int(self.obs.shape[1])
+
+    @property
+    def flat_action_dim(self) -> int:
+        """D."""
+        return self.flow.field.action_dim
+
+    @property
+    def horizon(self) -> int:
+        """H."""
+        return self.chunk[0]
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.chunk[1]
+
+    @property
+    def options(self) -> Any:
+        """denoise_steps."""
+        return SimpleNamespace(denoise_steps=self.flow.denoise_steps)
+
+    @property
+    def target_critic(self) -> Any:
+        """ensemble."""
+        return SimpleNamespace(ensemble=self.members)
+
+    def astype(self, dtype: Any) -> FlowNetworks:
+        """Itself: it computes in its own dtype."""
+        return self
+
+    def with_steps(self, denoise_steps: int) -> GuidedFlow:
+        """The flow. Raises InputError on another T than its own, on which its times are rounded."""
+        if denoise_steps != self.flow.denoise_steps:
+            raise InputError(
+                f"the flow has T = {self.flow.denoise_steps}, and {denoise_steps} was asked for: "
+                "build it with that many steps"
+            )
+        return self.flow
+
+
+Compared = Checkpoint | FlowNetworks
+"""What a port may be compared with."""
+
+
+def _chunk(flow: GuidedFlow) -> tuple[int, int]:
+    network: Any = flow.field
+    while network is not None:
+        layout = getattr(network, "layout", None)
+        if layout is not None and layout.held is None and len(layout.shape) == 2:
+            return layout.shape[0], layout.shape[1]
+        network = getattr(network, "base", None)
+    return 1, flow.field.action_dim
+
+
+class Answering:
+    """A network that answers what it was asked before without being called: most mistakes leave
+    its inputs as they are.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        self._known: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def _once(self, key: Any, kept: Any, compute: Callable[[], Any]) -> Any:
+        """What `compute` returned the first time; `kept` lives as long as that is known."""
+        if key not in self._known:
+            self._known[key] = kept, compute()
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key][1]
+
+    def forward(self, obs: Array, action: Array, *time: Any) -> tuple[Array, Any]:
+        """The base's."""
+        at = tuple(np.asarray(t).tobytes() for t in time)
+        key = obs.tobytes(), action.tobytes(), action.shape, at
+        answer: tuple[Array, Any] = self._once(
+            key, None, lambda: self.base.forward(obs, action, *time)
+        )
+        return answer
+
+    def vjp(self, y_bar: Array, cache: Any) -> Array:
+        """The base's, of the same forward and cotangent."""
+        key = id(cache), y_bar.tobytes()
+        x_bar: Array = self._once(key, cache, lambda: self.base.vjp(y_bar, cache))
+        return x_bar
+
+
+class Jittered:
+    """A network of which every number is a little off, as float32 would have it, each row its own.
+
+    Actions by a unit of rounding, results by `RESULTS` units of their size, products by `PRODUCTS`.
+    """
+
+    def __init__(self, base: Any, seed: int) -> None:
+        self.base, self.rng = base, np.random.default_rng((seed, 0x6A6974))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def _off(self, y: Array, units: float) -> Array:
+        size = np.sqrt((y.astype(float) ** 2).mean()) if y.size else 0.0
+        noise = units * UNIT_OF_FLOAT32 * size * self.rng.standard_normal(y.shape)
+        return (y + noise).astype(y.dtype)
+
+    def forward(self, obs: Array, action: Array, *time: Any) -> tuple[Array, Any]:
+        """The base's, off."""
+        moved = action * (1 + UNIT_OF_FLOAT32 * self.rng.standard_normal(action.shape))
+        y, cache = self.base.forward(obs, moved.astype(action.dtype), *time)
+        return self._off(y, RESULTS), cache
+
+    def jvp(self, x_dot: Array, cache: Any) -> Array:
+        """The base's, off."""
+        return self._off(self.base.jvp(x_dot, cache), PRODUCTS)
+
+    def vjp(self, y_bar: Array, cache: Any) -> Array:
+        """The base's, off."""
+        return self._off(self.base.vjp(y_bar, cache), PRODUCTS)
+
+    def hvp(self, x_dot: Array, y_bar: Array, cache: Any) -> Array:
+        """The base's, off."""
+        return self._off(self.base.hvp(x_dot, y_bar, cache), PRODUCTS)
+
+
+def jittered_flow(flow: GuidedFlow, seed: int) -> GuidedFlow:
+    """The flow with both its networks a little off."""
+    field, critic = (getattr(n, "base", n) if isinstance(n, Answering) else n
+                     for n in (flow.field, flow.critic))  # fmt: skip
+    return replace(flow, field=Jittered(field, seed), critic=Jittered(critic, seed + 1))
+
+
+def returning_core(
+    fn: Callable[..., Any], flow: GuidedFlow, convention: ConventionLike | None
+) -> Callable[..., Any]:
+    """A port whose mapping is in a convention (None: that of the flow's adapter), as the core's."""
+    told = own_convention(flow.field) if convention is None else convention_by_name(convention)
+
+    def sampler(obs: Array, noise: Array, weight: float) -> Any:
+        answer = fn(obs, noise, weight)
+        return told.trace_to_core(answer) if isinstance(answer, Mapping) else answer
+
+    return sampler
+
+
+def in_core(
+    theirs: RecordedTrace,
+    flow: GuidedFlow,
+    convention: ConventionLike | None,
+    units: Normalisation | None,
+) -> RecordedTrace:
+    """A trace recorded in a convention, and in units, as the core's. None: that of the adapter."""
+    told = own_convention(flow.field) if convention is None else convention_by_name(convention)
+    parts = {"action": theirs.action, "noise": theirs.noise, **theirs.stepwise}
+    single = theirs.single_precision
+    changed = {
+        name: x.astype(np.float32) if single else x
+        for name, x in told.trace_to_core(parts, units).items()
+    }
+    action, noise = changed.pop("action"), changed.pop("noise")
+    return replace(theirs, action=action, noise=noise, stepwise=changed)
