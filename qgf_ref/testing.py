@@ -40,7 +40,7 @@ from qgf_ref.crosscheck.sampler.probes import hidden, loud, probes
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     Compared,
-    FlowNetworks,
+    compared_with,
     returning_core,
 )
 from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
@@ -50,7 +50,7 @@ from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.load import CheckpointLike, checkpoint_of
+from qgf_ref.interop.load import CheckpointLike
 from qgf_ref.progress import tracked
 from qgf_ref.threads import one_blas_thread
 
@@ -121,14 +121,11 @@ def check_sampler(
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
     """
     guide = estimator_by_name(estimator)
-    networks: Compared
     if isinstance(checkpoint, GuidedFlow):
         if build is not None:
             raise InputError("build makes samplers of checkpoints: a flow's networks are its own")
-        networks = FlowNetworks.of(checkpoint, observations, budget)
         fn, coverage = returning_core(fn, checkpoint, convention), False
-    else:
-        networks = checkpoint_of(checkpoint)
+    networks = compared_with(checkpoint, observations, budget)
     tried_on: dict[str, Compared] = {networks.source: networks}
     if build is not None:
         assert isinstance(networks, Checkpoint)

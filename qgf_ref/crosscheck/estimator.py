@@ -210,7 +210,7 @@ def _require_like(
         velocity, cache = flow.field.forward(obs, action, flow.times[k])
         step = DenoisingStep(obs, action, k, flow.times[k], velocity, cache, how.weight)
         answer = partial(lambda step: estimator(flow, step).gradient, step)
-        g.append(array_of(answer, action.shape, f"t = {k}/{flow.denoise_steps}"))
+        g.append(array_of(answer, action.shape, f"t = {k}/{flow.denoise_steps}", networks))
     states = np.broadcast_to(action, (flow.denoise_steps, *action.shape))
     case = stepwise_case(obs, action, {"a": states, "g": np.stack(g)}, ("g",), how.weight)
     setting = setting_of(networks, reference, flow.denoise_steps)

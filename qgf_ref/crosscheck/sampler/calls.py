@@ -17,7 +17,7 @@ from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, re
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.probes import Probe
 from qgf_ref.crosscheck.sampler.runs import free_running
-from qgf_ref.crosscheck.sampler.subject import Compared
+from qgf_ref.crosscheck.sampler.subject import Compared, row_numbers
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
 
@@ -25,9 +25,16 @@ Sampler = Callable[[Array, Array, float], Any]
 """(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema."""
 
 
-def array_of(call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Array:
-    """What the call returns, of this shape. Raises CrossCheckError when it raises, or returns
-    something else. what: the call, for the message.
+def array_of(
+    call: Callable[[], Any],
+    shape: tuple[int, ...],
+    what: str,
+    networks: Compared,
+    name: str = "action",
+) -> Array:
+    """What the call returns, of this shape, (B, H, A) for (B, D), and (B,) of a critic that is no
+    ensemble. Raises CrossCheckError when it raises, or returns something else. what: the call, for
+    the message; name: the quantity.
     """
     try:
         answer = call()
@@ -35,7 +42,9 @@ def array_of(call: Callable[[], Any], shape: tuple[int, ...], what: str) -> Arra
         raise CrossCheckError(
             f"your function raised {type(error).__name__} on {what}: {error}"
         ) from error
-    return _numbers(answer, shape, what)
+    if name == "q" and shape[0] == 1 and np.shape(answer) == shape[1:]:
+        answer = np.reshape(answer, shape)
+    return _numbers(answer if name == "q" else flattened(answer, networks), shape, what)
 
 
 def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
@@ -71,9 +80,9 @@ def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCa
         raise CrossCheckError(
             f"your sampler returned a mapping without 'action': {', '.join(map(str, parts))}"
         )
-    parts["action"] = _numbers(_flat(parts["action"], networks), (rows, D), what)
+    parts["action"] = _numbers(flattened(parts["action"], networks), (rows, D), what)
     given = {
-        name: _numbers(_flat(parts[name], networks, name), None, f"{what}, {name}")
+        name: _numbers(flattened(parts[name], networks, name), None, f"{what}, {name}")
         for name in ("action", *STEPWISE)
         if parts.get(name) is not None
     }
@@ -119,7 +128,7 @@ def _in_schema_order(
     return tuple(says)
 
 
-def _flat(answer: Any, networks: Compared, name: str = "action") -> Any:
+def flattened(answer: Any, networks: Compared, name: str = "action") -> Any:
     """(…, H, A) → (…, H·A)."""
     shape, axes = np.shape(answer), 2 if name == "action" else 3
     chunk = (networks.horizon, networks.action_dim)
@@ -157,9 +166,7 @@ def require_premises(
         require("your sampler", partial(call, probe), inputs, answers)
     probe, answers = tried[0], {"action": cases[0].trace.action}
     inputs = {"observations": probe.obs, "noise": probe.noise}
-    others = another(inputs)
-    if setting.opaque:  # its observations may be numbers of rows
-        others = {**others, "observations": np.roll(probe.obs, 1, axis=0)}
+    others = another(inputs, row_numbers(networks))
     right = reference(inputs)
     moves = {n: difference(reference({**inputs, n: x}), right) > MATTERS for n, x in others.items()}
     require("your sampler", partial(call, probe), inputs, answers, others, moves.get)

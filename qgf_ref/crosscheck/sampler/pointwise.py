@@ -8,19 +8,29 @@ from functools import partial
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.premises import Arrays, another, require
+from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
 from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.probes import hidden
+from qgf_ref.crosscheck.sampler.subject import (
+    FLOW_BUDGET,
+    FLOW_ROWS,
+    Compared,
+    FlowNetworks,
+    compared_with,
+    convention_of,
+    row_numbers,
+)
 from qgf_ref.errors import InputError
+from qgf_ref.flow.convention import Convention, ConventionLike
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.load import CheckpointLike, checkpoint_of
+from qgf_ref.interop.load import CheckpointLike
 from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.threads import one_blas_thread
 
@@ -28,45 +38,56 @@ from qgf_ref.threads import one_blas_thread
 @one_blas_thread()
 def check_velocity(
     fn: Callable[[Array, Array, Array], Array],
-    checkpoint: CheckpointLike,
+    checkpoint: CheckpointLike | GuidedFlow,
     *,
     rows: int = 32,
     seed: int = 0,
+    observations: Array | None = None,
+    convention: ConventionLike | None = None,
+    budget: int = FLOW_BUDGET,
 ) -> SamplerReport:
     """Check a velocity field. fn: (obs (B, O), action (B, D), t (B,)), float32 → v (B, D).
 
-    Called at all T times of the sampler. Returns and raises as `check_sampler`.
+    Called at all T times of the sampler. A flow in the place of the checkpoint, and observations,
+    convention (then t is what the port's network is told, and u = ±v returned) and budget, as in
+    `check_sampler`, which also says what is returned and raised.
     """
-    networks = checkpoint_of(checkpoint)
-    return _at_times(fn, networks, "none", "v", rows, seed, "velocity field")
+    networks = compared_with(checkpoint, observations, budget)
+    told = _told(checkpoint, convention)
+    return _at_times(fn, networks, "none", "v", rows, seed, "velocity field", told=told)
 
 
 @one_blas_thread()
 def check_critic(
     fn: Callable[[Array, Array], Array],
-    checkpoint: CheckpointLike,
+    checkpoint: CheckpointLike | GuidedFlow,
     *,
     rows: int = 32,
     seed: int = 0,
+    observations: Array | None = None,
+    budget: int = FLOW_BUDGET,
 ) -> SamplerReport:
     """Check the target critic. fn: (obs (B, O), action (B, D)), float32 → q (E, B).
 
-    Returns and raises as `check_sampler`.
+    A flow in the place of the checkpoint, observations and budget as in `check_sampler`, which also
+    says what is returned and raised.
     """
-    networks = checkpoint_of(checkpoint)
-    shape = networks.target_critic.ensemble or 1, rows
-    return _at_states(fn, networks, "q", shape, rows, seed, "critic")
+    networks = compared_with(checkpoint, observations, budget)
+    return _at_states(fn, networks, "q", rows, seed, "critic")
 
 
 @one_blas_thread()
 def check_gradient(
     fn: Callable[..., Array],
-    checkpoint: CheckpointLike,
+    checkpoint: CheckpointLike | GuidedFlow,
     estimator: EstimatorLike | None = None,
     *,
     rows: int = 32,
     seed: int = 0,
     weight: float = 0.3,
+    observations: Array | None = None,
+    convention: ConventionLike | None = None,
+    budget: int = FLOW_BUDGET,
 ) -> SamplerReport:
     """Check ∇Q of the aggregated target critic, or the G of an estimator, that other code computes.
 
@@ -77,16 +98,24 @@ def check_gradient(
     weight     for estimators that depend on it
 
     Each row's gradient is its own (that of the sum over the batch). A difference is diagnosed with
-    the bank's mistakes of query and gradient. Returns and raises as `check_sampler`.
+    the bank's mistakes of query and gradient. A flow in the place of the checkpoint, observations,
+    convention (then t is what the port's network is told) and budget as in `check_sampler`, which
+    also says what is returned and raised.
     """
-    networks = checkpoint_of(checkpoint)
+    networks = compared_with(checkpoint, observations, budget)
     if estimator is None:
-        shape = rows, networks.flat_action_dim
-        return _at_states(fn, networks, "g", shape, rows, seed, "critic gradient")
+        return _at_states(fn, networks, "g", rows, seed, "critic gradient")
     guide = estimator_by_name(estimator)
     if _takes(fn, 4) and not _takes(fn, 3):
         fn = partial(_weighted, fn, weight)
-    return _at_times(fn, networks, guide, "g", rows, seed, f"G of {guide.label}", weight)
+    told = _told(checkpoint, convention)
+    return _at_times(fn, networks, guide, "g", rows, seed, f"G of {guide.label}", weight, told)
+
+
+def _told(
+    checkpoint: CheckpointLike | GuidedFlow, convention: ConventionLike | None
+) -> Convention | None:
+    return convention_of(checkpoint, convention) if isinstance(checkpoint, GuidedFlow) else None
 
 
 def _weighted(fn: Callable[..., Array], weight: float, *inputs: Array) -> Array:
@@ -104,69 +133,106 @@ def _takes(fn: Callable[..., Array], count: int) -> bool:
 
 def _at_times(
     fn: Callable[..., Array],
-    networks: Checkpoint,
+    networks: Compared,
     estimator: EstimatorLike,
     name: str,
     rows: int,
     seed: int,
     title: str,
     weight: float = 0.0,
+    told: Convention | None = None,
 ) -> SamplerReport:
-    """The check of fn(obs, action, t (B,)) → (B, D), the quantity `name`, at all T times."""
+    """The check of fn(obs, action, t (B,)) → (B, D), the quantity `name`, at all T times.
+
+    told: the convention of fn's time and of its velocity's sign, if not the core's
+    """
     setting = setting_of(networks, estimator, networks.options.denoise_steps)
     obs, actions = _states(networks, rows, seed)
-    times = setting.port(dtype="float32").flow.times
+    times = np.array(setting.port(dtype="float32").flow.times, np.float32)
+    if told is not None:
+        times = np.asarray(told.asked(np.array(told.times(len(times)))), np.float32)
     T, inputs = len(times), {"observations": obs, "actions": actions}
+    sign = told.sign if told is not None and name == "v" else 1
 
     def call(given: Arrays, k: int) -> Arrays:
-        at = given.get("time", np.full(rows, times[k], np.float32))
+        at = given.get("time", np.full(len(obs), times[k]))
         ask = partial(fn, given["observations"], given["actions"], at)
-        return {name: array_of(ask, actions.shape, f"t = {k}/{T}")}
+        return {name: sign * array_of(ask, actions.shape, f"step {k} of {T}", networks)}
 
     answers = [call(inputs, k)[name] for k in range(T)]
-    others = dict(another(inputs))
+    others = dict(another(inputs, row_numbers(networks)))
     if T > 1 and name == "v":  # a gradient need not depend on the time
-        others["time"] = np.full(rows, times[-1], np.float32)
+        others["time"] = np.full(len(obs), times[-1])
     states = np.broadcast_to(actions, (T, *actions.shape))
     recorded = {"a": states, name: np.stack(answers)}
     case = stepwise_case(obs, actions, recorded, (name,), weight)
     premises = partial(
-        require, f"your {title}", partial(call, k=0), inputs, {name: answers[0]}, others
-    )
+        require, f"your {title}", partial(call, k=0), inputs, {name: answers[0]}, others,
+        _depends(setting, inputs, others, name),
+    )  # fmt: skip
     return agreement(setting, case, title, networks, premises)
 
 
 def _at_states(
     fn: Callable[[Array, Array], Array],
-    networks: Checkpoint,
+    networks: Compared,
     name: str,
-    shape: tuple[int, int],
     rows: int,
     seed: int,
     title: str,
 ) -> SamplerReport:
     obs, actions = _states(networks, rows, seed)
     inputs = {"observations": obs, "actions": actions}
+    shape = actions.shape
+    if name == "q":
+        shape = networks.target_critic.ensemble or 1, len(obs)
 
     def call(given: Arrays) -> Arrays:
-        return {name: array_of(partial(fn, *given.values()), shape, f"{rows} rows")}
+        ask = partial(fn, *given.values())
+        return {name: array_of(ask, shape, f"{len(obs)} rows", networks, name)}
 
     answer = call(inputs)
     case = stepwise_case(obs, actions, {"a": actions[None], name: answer[name][None]}, (name,))
-    premises = partial(require, f"your {title}", call, inputs, answer, another(inputs))
-    return agreement(setting_of(networks, "ood", 1), case, title, networks, premises)
+    setting, others = setting_of(networks, "ood", 1), another(inputs, row_numbers(networks))
+    depends = _depends(setting, inputs, others, name)
+    premises = partial(require, f"your {title}", call, inputs, answer, others, depends)
+    return agreement(setting, case, title, networks, premises)
 
 
-def setting_of(networks: Checkpoint, estimator: EstimatorLike, T: int) -> Setting:
-    """What the port is meant to be."""
+def _depends(setting: Setting, inputs: Arrays, others: Arrays, name: str) -> Callable[[str], bool]:
+    """Whether the reference's answer moves with another value of an input."""
+
+    def reference(given: Arrays) -> Array:
+        obs, actions = given["observations"], given["actions"]
+        case = stepwise_case(obs, actions, {"a": actions[None]}, ())
+        return case.simulate(setting.port())[name][0]
+
+    def depends(changed: str) -> bool:
+        if changed == "time":
+            return True
+        moved = reference({**inputs, changed: others[changed]})
+        return difference(moved, reference(inputs)) > MATTERS
+
+    return depends
+
+
+def setting_of(networks: Compared, estimator: EstimatorLike, T: int) -> Setting:
+    """What the port is meant to be. T: of a flow its own, on which its times are rounded."""
+    if isinstance(networks, FlowNetworks):
+        T = networks.options.denoise_steps
     return Setting(networks.astype("float64"), estimator_by_name(estimator), T)
 
 
-def _states(networks: Checkpoint, rows: int, seed: int) -> tuple[Array, Array]:
+def _states(networks: Compared, rows: int, seed: int) -> tuple[Array, Array]:
+    """Observations and actions to ask at: fewer rows of a flow, whose calls may take seconds."""
     if rows < 1:
         raise InputError(f"rows must be ≥ 1, got {rows}")
     rng = np.random.default_rng(seed)
-    obs = rng.standard_normal((rows, networks.obs_dim)).astype(np.float32)
+    if isinstance(networks, FlowNetworks):
+        rows = min(rows, FLOW_ROWS)
+        obs = networks.obs[np.arange(rows) % len(networks.obs)].astype(np.float32)
+    else:
+        obs = rng.standard_normal((rows, networks.obs_dim)).astype(np.float32)
     return obs, rng.standard_normal((rows, networks.flat_action_dim)).astype(np.float32)
 
 
@@ -188,7 +254,7 @@ def agreement(
     setting: Setting,
     case: RecordedCase,
     title: str,
-    networks: Checkpoint,
+    networks: Compared,
     premises: Callable[[], None] = lambda: None,
 ) -> SamplerReport:
     """The report of a port that agrees; raises CrossCheckError with it of one that does not."""
@@ -198,4 +264,5 @@ def agreement(
         raise CrossCheckError(
             disagreement(chosen, diagnosis, networks.source, calls, None, [case], title)
         )
-    return SamplerReport(diagnosis, networks.source, calls, hidden(chosen, [case]), title=title)
+    unseen = () if chosen.opaque else hidden(chosen, [case])
+    return SamplerReport(diagnosis, networks.source, calls, unseen, title=title)

@@ -20,11 +20,12 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.flow_audit import Meter
 from qgf_ref.errors import InputError
-from qgf_ref.flow.convention import ConventionLike, own_convention
+from qgf_ref.flow.convention import Convention, ConventionLike, own_convention
 from qgf_ref.flow.convention import convention as convention_by_name
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.counting import counted
+from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import RecordedTrace
 
 UNIT_OF_FLOAT32 = 2.0**-24
@@ -122,6 +123,20 @@ Compared = Checkpoint | FlowNetworks
 """What a port may be compared with."""
 
 
+def compared_with(
+    reference: CheckpointLike | GuidedFlow, obs: Array | None, budget: int
+) -> Compared:
+    """The networks of a checkpoint, its file, or a flow; obs, budget: see `FlowNetworks.of`."""
+    if isinstance(reference, GuidedFlow):
+        return FlowNetworks.of(reference, obs, budget)
+    return checkpoint_of(reference)
+
+
+def row_numbers(networks: Compared) -> tuple[str, ...]:
+    """Which inputs of a port may be numbers of rows, of which no others can be made up."""
+    return ("observations",) if isinstance(networks, FlowNetworks) else ()
+
+
 def _chunk(flow: GuidedFlow) -> tuple[int, int]:
     network: Any = flow.field
     while network is not None:
@@ -212,11 +227,16 @@ def jittered_flow(flow: GuidedFlow, seed: int) -> GuidedFlow:
     return replace(flow, field=Jittered(field, seed), critic=Jittered(critic, seed + 1))
 
 
+def convention_of(flow: GuidedFlow, convention: ConventionLike | None) -> Convention:
+    """The convention that was named; None: that of the flow's adapter."""
+    return own_convention(flow.field) if convention is None else convention_by_name(convention)
+
+
 def returning_core(
     fn: Callable[..., Any], flow: GuidedFlow, convention: ConventionLike | None
 ) -> Callable[..., Any]:
     """A port whose mapping is in a convention (None: that of the flow's adapter), as the core's."""
-    told = own_convention(flow.field) if convention is None else convention_by_name(convention)
+    told = convention_of(flow, convention)
 
     def sampler(obs: Array, noise: Array, weight: float) -> Any:
         answer = fn(obs, noise, weight)
@@ -232,7 +252,7 @@ def in_core(
     units: Normalisation | None,
 ) -> RecordedTrace:
     """A trace recorded in a convention, and in units, as the core's. None: that of the adapter."""
-    told = own_convention(flow.field) if convention is None else convention_by_name(convention)
+    told = convention_of(flow, convention)
     parts = {"action": theirs.action, "noise": theirs.noise, **theirs.stepwise}
     single = theirs.single_precision
     changed = {
