@@ -36,6 +36,10 @@ class InputError(QGFError, ValueError):
     """
 
 
+class BudgetSpent(QGFError):
+    """No more calls of a network are left of those that somebody allowed."""
+
+
 class NonFiniteError(QGFError, FloatingPointError):
     """A sampler or a loss produced NaN or infinity; the message names step, quantity and row."""
 

@@ -29,7 +29,7 @@ from qgf_ref.audit.flow_report import EstimatorProfile, FlowReport
 from qgf_ref.audit.profile import ChainGradients, cosine
 from qgf_ref.contracts import ContractError, Unchecked
 from qgf_ref.denoising import denoising_step
-from qgf_ref.errors import InputError, QGFError
+from qgf_ref.errors import BudgetSpent, InputError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.counting import ProductCounter, counted
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
@@ -45,10 +45,6 @@ PAIRS = 4
 """Pairs of directions by which the curl is estimated."""
 MOST_COLUMNS = 64
 """Largest D of which all singular values are computed: D vjps at each of three steps."""
-
-
-class BudgetSpent(QGFError):
-    """No more calls are left."""
 
 
 class Meter(ProductCounter):

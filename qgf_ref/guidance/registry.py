@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.errors import BudgetSpent, InputError, unknown_name
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.cfgrl import CFGRL
@@ -29,6 +29,7 @@ from qgf_ref.guidance.qgf_jacobian_smooth import QGFJacobianSmooth
 from qgf_ref.guidance.qgf_masked import QGFMasked
 from qgf_ref.guidance.qgf_shifted import QGFShifted, QGFShiftedTaylor
 from qgf_ref.guidance.robust_q import RobustQ
+from qgf_ref.nets.products import MissingProduct
 from qgf_ref.user_code import error_summary, import_named
 
 GuidanceFunction = Callable[[GuidedFlow, DenoisingStep], Any]
@@ -63,6 +64,8 @@ class FunctionEstimator(Estimator):
         """
         try:
             answer = self.function(flow, step)
+        except (BudgetSpent, MissingProduct):
+            raise  # said of the networks, and for whoever asked
         except Exception as error:
             raise InputError(f"estimator {self.title} raised {error_summary(error)}") from error
         guidance = answer if isinstance(answer, Guidance) else Guidance(answer)

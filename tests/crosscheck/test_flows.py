@@ -26,7 +26,8 @@ from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_npz
 from qgf_ref.flow.convention import convention
-from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
+from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.interop.trace_file import RecordedTrace, recorded_trace
 from qgf_ref.testing import check_critic, check_gradient, check_sampler, check_velocity
 from tests.conftest import small_checkpoint
@@ -77,7 +78,7 @@ def recorded(
     return recorded_trace({**arrays, "obs": OBS, "noise": NOISE})
 
 
-def result(trace: RecordedTrace, estimator: str = "qgf", **settings: Any) -> Comparison:
+def result(trace: RecordedTrace, estimator: EstimatorLike = "qgf", **settings: Any) -> Comparison:
     return compare(flow(), trace, estimator=estimator, weight=WEIGHT, **settings)
 
 
@@ -153,6 +154,34 @@ def test_a_budget_ends_the_diagnosis_and_says_so() -> None:
     assert found.diagnosis.unknown == "a"
     assert "200 calls are spent before the diagnosis was done" in found.diagnosis.known[0]
     assert found.first is not None and found.first[1] == "a"
+
+
+def test_a_function_as_estimator_has_a_budget_too() -> None:
+    def halved(own: GuidedFlow, step: DenoisingStep) -> Array:
+        return 0.5 * qgf_ref.estimator("qgf")(own, step).gradient
+
+    found = result(recorded(Made("weight-squared", "")), halved, budget=200)
+    assert "200 calls are spent" in found.diagnosis.known[0]
+
+
+class AtItsTimes(Closed):
+    """A network with a table of its sampler's times, that knows no other."""
+
+    def forward(self, obs: Array, action: Array, time: Any) -> tuple[Array, Any]:
+        if np.min(time) < 0.5 / T or np.max(time) > 1:
+            raise InputError("the field raised IndexError: no such time in its table")
+        answer: tuple[Array, Any] = self._base.forward(obs, action, time)
+        return answer
+
+
+def test_a_time_that_the_network_does_not_know_is_not_what_they_asked() -> None:
+    """Mistakes of time ask at τ = 0 and beyond 1: there this port could not have run."""
+    own = flow()
+    table = AtItsTimes(own.field.base)  # type: ignore[attr-defined]
+    only = replace(own, field=convention("openpi").to_core(table, T))
+    trace = recorded(Made("ensemble-mean", ""))
+    found = compare(only, trace, estimator="qgf", weight=WEIGHT)
+    assert [e.names for e in found.diagnosis.explanations] == [("ensemble-mean",)]
 
 
 def test_another_number_of_steps_is_refused() -> None:

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from qgf_ref.audit.flow_audit import BudgetSpent
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
@@ -25,6 +24,7 @@ from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.screen import Screen
 from qgf_ref.crosscheck.sampler.simulations import Simulations, settings_for
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
+from qgf_ref.errors import BudgetSpent
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.progress import tracked
 

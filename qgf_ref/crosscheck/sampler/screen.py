@@ -15,8 +15,8 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant, value_variant
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
+from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import CAUSAL
-from qgf_ref.nets.products import MissingProduct
 from qgf_ref.ops.time_embedding import DIM
 
 SCREEN_ROWS = 8
@@ -76,7 +76,9 @@ class Screen:
         port = self.search.setting.port(made)
         try:
             simulated = whole = self.case.simulate(port, rows, self.upto)
-        except MissingProduct:  # a mistake for which somebody's network lacks a product
+        except InputError:
+            # somebody's function lacks a product, or raised at a time that their sampler never
+            # asks at: what they recorded came from a run that ended
             return False
         if coupled:
             simulated = {name: self._cut(value, name) for name, value in simulated.items()}
