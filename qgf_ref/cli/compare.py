@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--convention",
         metavar="C",
-        help="with --flow: in which the trace was recorded (default: that of the flow's adapter)",
+        help="in which the trace was recorded (default: what it says, else the flow's adapter's)",
     )
     parser.add_argument("--trace", type=Path, required=True, metavar="THEIRS.npz")
     parser.add_argument(
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         weight=args.weight,
         denoise_steps=args.denoise_steps,
         progress=True,
-        **({} if flow is None else settings_of(args, "convention", "budget")),
+        **settings_of(args, "convention", "budget"),
     )
     words, args.result = text(result), as_dict(result)
     if out is not None:

@@ -10,21 +10,26 @@ import numpy as np
 
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.arrays import Array
-from qgf_ref.cli.arguments import NORMAL_ROWS, natural
+from qgf_ref.cli.arguments import EMBEDDED, NORMAL_ROWS, given_options, natural
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.user_code import error_summary, import_named
 
 
-def add_flow_arguments(parser: argparse.ArgumentParser) -> None:
-    """--flow and --budget of a command that takes a flow in place of a checkpoint."""
+def add_flow_argument(parser: argparse.ArgumentParser) -> None:
+    """--flow of a command that takes a flow in place of a checkpoint."""
     parser.add_argument(
         "--flow",
         metavar="M:BUILD",
         help="package.module:function, called without arguments: returns a qgf_ref.GuidedFlow of "
         "networks of your own (qgf_ref.adapters), or (flow, obs); in place of --checkpoint",
     )
+
+
+def add_flow_arguments(parser: argparse.ArgumentParser) -> None:
+    """--flow and --budget of a command that may call its networks thousands of times."""
+    add_flow_argument(parser)
     parser.add_argument(
         "--budget", type=natural, metavar="N", help="with --flow: most calls of a network"
     )
@@ -41,6 +46,13 @@ def flow_of(args: argparse.Namespace) -> GuidedFlow:
 
 
 def _built(args: argparse.Namespace) -> tuple[GuidedFlow, Any]:
+    typed = [
+        name for name in ("checkpoint", "critic") if getattr(args, name) not in (None, EMBEDDED)
+    ]
+    typed += given_options(args)
+    if typed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        raise InputError(f"--flow brings its own networks and options: leave out {flags}")
     try:
         built = import_named(args.flow, "flow")()
     except QGFError:

@@ -5,23 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES
 from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_file
+from qgf_ref.cli.flow_arguments import add_flow_argument, flow_of
+from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, write_npz
+from qgf_ref.flow.convention import CORE, convention, own_convention
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.interop.trace_file import VERSION
+from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import trace
 
 EXAMPLE = """example:
   qgf-ref trace --checkpoint exp/params_500000.pkl --input in.npz --estimator qgf --weight 0.1 \\
       --out out.npz
+  qgf-ref trace --flow my_policy:build --input in.npz --weight 0.1 --out out.npz
 in.npz holds obs (B, O) and noise (B, D). out.npz holds, with a leading axis over the T steps,
-a, v, a1_hat, q, g; and action, obs, noise, and metadata (JSON).
+a, v, a1_hat, q, g; and action, obs, noise, and metadata (JSON). With --flow, obs are the numbers
+of rows (B, 1) of the observations that its adapter was given, if it was.
 """
 
 
@@ -36,16 +44,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint_arguments(parser)
+    add_flow_argument(parser)
+    parser.add_argument(
+        "--convention",
+        metavar="C",
+        help="in which v is written (default: that of the flow's adapter; of a checkpoint: qgf)",
+    )
     parser.add_argument("--input", type=Path, required=True, metavar="IN.npz")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
     parser.add_argument("--estimator", default="qgf", metavar="E", help="default: qgf")
     parser.add_argument("--weight", type=float, required=True, metavar="W")
-    parser.add_argument("--dtype", choices=REAL_DTYPES, default="float64")
+    parser.add_argument(
+        "--dtype", choices=REAL_DTYPES, help="default: float64, with --flow that of its networks"
+    )
     parser.add_argument(
         "--time-embedding",
         choices=("exact", "float32"),
-        default="exact",
-        help="float32: rounded as the official float32 code does, whatever --dtype is",
+        help="float32: rounded as the official float32 code does, whatever --dtype is (default: "
+        "exact, with --flow as its convention says)",
     )
     parser.add_argument(
         "--backend", default="numpy", metavar="B", help=f"{', '.join(backend_names())}"
@@ -59,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     chosen, engine = estimator(args.estimator), Engine.of(args.backend, args.threads)
     given = read_npz(args.input, ("obs", "noise"))
     out = output_file(args.out, (args.input, args.checkpoint))
-    checkpoint = load_checkpoint(args, args.dtype)
-    flow = checkpoint.guided_flow(embedding=args.time_embedding)
+    flow, source, about = _subject(args)
     result = trace(
         flow,
         given["obs"],
@@ -69,20 +84,41 @@ def run(args: argparse.Namespace) -> int:
         noise=given["noise"],
         backend=engine,
     )
+    told = own_convention(flow.field) if args.convention is None else convention(args.convention)
     metadata = {
         "version": VERSION,
         "estimator": args.estimator,
         "weight": args.weight,
         "denoise_steps": flow.denoise_steps,
-        "dtype": args.dtype,
-        "time_embedding": args.time_embedding,
+        **about,
+        **({} if args.flow is None and told.name == CORE else {"convention": told.name}),
         **({} if args.backend == "numpy" else {"backend": args.backend}),
-        "checkpoint": checkpoint.source,
+        "checkpoint": source,
         **provenance(),
     }
-    write_npz(out, {**result.arrays(), "metadata": np.array(json.dumps(metadata))})
-    shape_of = {name: list(array.shape) for name, array in result.arrays().items()}
+    arrays = told.trace_from_core(result.arrays())
+    write_npz(out, {**arrays, "metadata": np.array(json.dumps(metadata))})
+    shape_of = {name: list(array.shape) for name, array in arrays.items()}
     args.result = {"file": out, "shapes": shape_of, "metadata": metadata}
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in result.arrays().items())
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     print(f"wrote {out}: {shapes}")
     return 0
+
+
+def _subject(args: argparse.Namespace) -> tuple[GuidedFlow, str, dict[str, Any]]:
+    """The flow to sample from, its name, and what else the metadata say of it."""
+    if args.flow is None:
+        dtype = args.dtype or "float64"
+        embedding: Precision = args.time_embedding or "exact"
+        checkpoint = load_checkpoint(args, dtype)
+        flow = checkpoint.guided_flow(embedding=embedding)
+        return flow, checkpoint.source, {"dtype": dtype, "time_embedding": embedding}
+    flow = flow_of(args)
+    own = flow.field.dtype.name
+    for flag, typed in (("--dtype", args.dtype), ("--time-embedding", args.time_embedding)):
+        if typed is not None:
+            raise InputError(
+                f"{flag} is of a checkpoint: the networks of {args.flow} compute in {own}, at the "
+                "times of its convention"
+            )
+    return flow, args.flow, {"dtype": own}

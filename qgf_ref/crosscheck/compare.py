@@ -15,7 +15,14 @@ from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
-from qgf_ref.crosscheck.sampler.subject import FLOW_BUDGET, Compared, FlowNetworks, in_core
+from qgf_ref.crosscheck.sampler.subject import (
+    FLOW_BUDGET,
+    Compared,
+    FlowNetworks,
+    compared_with,
+    convention_of,
+    in_core,
+)
 from qgf_ref.errors import InputError
 from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.flow.normalisation import Normalisation
@@ -86,18 +93,15 @@ def compare(
     neither says. Raises InputError when the trace does not fit the checkpoint, or nothing says
     which estimator and weight it was made with.
 
+    convention, units  in which the trace was recorded (default: what it says, else that of the
+                       flow's adapter; and the networks' own units)
     Of a flow of anybody's networks, in place of a checkpoint:
-    convention, units  in which the trace was recorded (default: that of the flow's adapter, and the
-                       networks' own units)
     budget             calls of a network; a diagnosis that does not come to its end says so
     Mistakes inside of networks are not simulated then, and rounding is that of `Jittered` networks.
     """
-    networks: Compared
-    if isinstance(checkpoint, GuidedFlow):
-        theirs = in_core(theirs, checkpoint, convention, units)
-        networks = FlowNetworks.of(checkpoint, theirs.obs, budget)
-    else:
-        networks = checkpoint
+    told = convention_of(checkpoint, convention, theirs.metadata.get("convention"))
+    theirs = in_core(theirs, told, units)
+    networks = compared_with(checkpoint, theirs.obs, budget)
     setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
     chosen, search, diagnosis = diagnose(setting, [case], progress)
     diagnosis = described(chosen, diagnosis, [case])

@@ -29,6 +29,8 @@ divided      fl(fl(k)/fl(T)) in float32
 accumulated  τ_{k+1} = fl(τ_k ± fl(1/T)) in float32, from 1 downwards where 1 is noise
 or its own times (T,), from noise to action.
 """
+CORE = "qgf"
+"""The core's own convention."""
 ON_GRID = 1e-4
 """A time within so many steps of k/T is the grid's k: rounding moves it by 1e-6 of a step."""
 
@@ -213,7 +215,7 @@ class Retold(FieldAround):
 
 def own_convention(field: Any) -> Convention:
     """The convention in which the innermost field was written, as far as its wrappers tell."""
-    told = CONVENTIONS["qgf"]
+    told = CONVENTIONS[CORE]
     while field is not None:
         told = getattr(field, "of", None) or told
         field = getattr(field, "base", None)
@@ -223,7 +225,7 @@ def own_convention(field: Any) -> Convention:
 CONVENTIONS: dict[str, Convention] = {
     c.name: c
     for c in (
-        Convention("qgf", source="method.md; the official code rounds its times as 'reciprocal'"),
+        Convention(CORE, source="method.md; the official code rounds its times as 'reciprocal'"),
         Convention(
             "openpi", 1, "noise", "accumulated",
             source="Physical-Intelligence/openpi, src/openpi/models/pi0.py at 6d5d119: x_t = "

@@ -12,8 +12,9 @@ and any of, with a leading axis over the T denoising steps,
     q        (T, E, B·n)  every member there
     g        (T, B·n, D)  the estimator's output, before weighting
 and
-    metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of. Any of
-              them may be missing and be given to the comparison instead.
+    metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of, and
+              convention, in which v was written (of `qgf_ref.flow.convention`). Any of them may be
+              missing and be given to the comparison instead.
 
 `qgf-ref trace` writes the same schema. Other arrays in the file are ignored.
 """
@@ -50,8 +51,8 @@ class RecordedTrace:
     """A trace of any implementation, as its file has it.
 
     obs, noise, action and stepwise arrays: see the module. metadata: estimator, weight,
-    denoise_steps, best_of, as far as known. Raises InputError when shapes contradict each other,
-    or a number is not finite or beyond ±1e18.
+    denoise_steps, best_of, convention, as far as known. Raises InputError when shapes contradict
+    each other, or a number is not finite or beyond ±1e18.
     """
 
     obs: Array
@@ -217,6 +218,7 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
         )
     kinds: dict[str, tuple[type, ...]] = {
         "estimator": (str,),
+        "convention": (str,),
         "weight": (int, float),
         "denoise_steps": (int,),
         "best_of": (int,),

@@ -161,7 +161,7 @@ def test_explain_exits_1_on_a_contradiction_and_0_on_plain_functions(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     explain = "explain --checkpoint model.safetensors --obs in.npz --estimator"
-    assert main([*explain.split(), "tests.audit.test_audit:OffByOnePart"]) == 1
+    assert main([*explain.split(), "tests.audit.test_planted:OffByOnePart"]) == 1
     assert "relative difference 1.0e-03" in capsys.readouterr().out
     assert main([*explain.split(), "tests.guidance.test_registry:my_estimator"]) == 0
     assert "made outside the ledger" in capsys.readouterr().out

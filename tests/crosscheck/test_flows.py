@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from qgf_ref.files import write_npz
 from qgf_ref.flow.convention import convention
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
-from qgf_ref.interop.trace_file import RecordedTrace, recorded_trace
-from qgf_ref.testing import check_critic, check_gradient, check_sampler, check_velocity
+from qgf_ref.interop.trace_file import RecordedTrace, read_trace, recorded_trace
+from qgf_ref.testing import check_sampler
 from tests.conftest import small_checkpoint
 
 T, D, ROWS, WEIGHT = 4, 3, 8, 1.5
@@ -233,65 +233,6 @@ def test_row_numbers_are_what_the_port_gets() -> None:
     assert check_sampler(sampler, adapted, estimator="none").agrees
 
 
-def functions_of_a_port(name: str) -> dict[str, Callable[..., Any]]:
-    """u, Q, ∇Q and G of `qgf` of a float32 port in a convention, told the convention's times."""
-    own, told = flow("float32", name), convention(name)
-
-    def velocity(obs: Array, x: Array, tau: Array) -> Array:
-        assert obs.dtype == x.dtype == tau.dtype == np.float32 and tau.shape == (ROWS,)
-        return own.field.base.forward(obs, x, float(tau[0]))[0]  # type: ignore[attr-defined]
-
-    def critic(obs: Array, x: Array) -> Array:
-        return own.critic.forward(obs, x)[0]
-
-    def gradient(obs: Array, x: Array) -> Array:
-        q, cached = own.critic.forward(obs, x)
-        return own.critic.vjp((q == q.min(axis=0)).astype(np.float32), cached)
-
-    def guidance(obs: Array, x: Array, tau: Array) -> Array:
-        rest = np.abs(1 - told.noise_time - tau[:, None])
-        at = x + told.sign * rest * velocity(obs, x, tau)
-        return gradient(obs, np.clip(at, -1, 1))
-
-    return {"v": velocity, "q": critic, "g": gradient, "qgf": guidance}
-
-
-@pytest.mark.parametrize("name", ["openpi", "flow_matching"])
-def test_functions_of_a_port_are_checked_alone(name: str) -> None:
-    parts = functions_of_a_port(name)
-    whole = flow("float64", name)
-    assert check_velocity(parts["v"], whole, observations=OBS).agrees
-    assert check_critic(parts["q"], whole, observations=OBS).agrees
-    assert check_gradient(parts["g"], whole, observations=OBS).agrees
-    assert check_gradient(parts["qgf"], whole, "qgf", observations=OBS).agrees
-    in_chunks = check_velocity(
-        lambda s, x, t: parts["v"](s, x, t)[:, None], whole, observations=OBS
-    )
-    assert in_chunks.agrees
-    for wrong, says in (
-        (partial(check_velocity, lambda s, x, t: -parts["v"](s, x, t)), "the other sign"),
-        (partial(check_velocity, lambda s, x, t: parts["v"](s, x, 1 - t)), "DISAGREES"),
-        (partial(check_critic, lambda s, x: 2 * parts["q"](s, x)), "is 2 times the reference"),
-        (partial(check_gradient, lambda s, x: parts["g"](s, x) / ROWS), "gradient-batch-mean"),
-        (
-            partial(check_gradient, lambda s, x, t: parts["g"](s, x), estimator="qgf"),
-            "query-noisy",
-        ),
-        (partial(check_velocity, lambda s, x, t: 0 * s[:, :D]), "does not depend on the obs"),
-    ):
-        with pytest.raises(CrossCheckError) as caught:
-            wrong(whole, observations=OBS)
-        assert says in str(caught.value)
-
-
-def test_of_a_critic_that_ignores_observations_nobody_asks_it() -> None:
-    own = adapters.functions(
-        lambda s, x, t: -x, lambda s, x: -(x**2).sum(axis=1), action_shape=D, obs_dim=5,
-        dtype="float32", denoise_steps=T, differences=("vjp", "jvp"),
-    )  # fmt: skip
-    assert check_critic(lambda s, x: -(x**2).sum(axis=1), own).agrees
-
-
 MODULE = """
 from tests.crosscheck.test_flows import flow
 def build(): return flow()
@@ -313,3 +254,44 @@ def test_the_command(
     assert main([*run, "--trace", "wrong.npz"]) == 1
     assert "velocity-sign" in capsys.readouterr().out
     assert main([*run, "--trace", "right.npz", "--convention", "pi0"]) == 2
+    wrong = [*run, "--trace", "right.npz", "--denoise-steps", "4", "--checkpoint", "a.pt"]
+    assert main(wrong) == 2
+    assert "leave out --checkpoint, --denoise-steps" in capsys.readouterr().err
+
+
+def test_the_command_trace_writes_in_the_flows_convention_and_compare_reads_it_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_traced_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "in.npz", {"obs": OBS, "noise": NOISE})
+    run = ["trace", "--flow", "my_traced_module:build", "--weight", "1.5", "--input", "in.npz"]
+    assert main([*run, "--out", "openpi.npz"]) == 0
+    assert main([*run, "--out", "core.npz", "--convention", "qgf"]) == 0
+    in_own, in_core = read_trace("openpi.npz"), read_trace("core.npz")
+    assert in_own.metadata["convention"] == "openpi" and in_core.metadata["convention"] == "qgf"
+    assert np.array_equal(in_own.stepwise["v"], -in_core.stepwise["v"])
+    assert np.array_equal(in_own.action, in_core.action)
+    compared = ["compare", "--flow", "my_traced_module:build", "--trace"]
+    assert main([*compared, "openpi.npz"]) == 0
+    assert main([*compared, "core.npz"]) == 0
+    assert main([*run, "--out", "other.npz", "--dtype", "float32"]) == 2
+    assert "compute in float64, at the times of its convention" in capsys.readouterr().err
+    metadata = {**in_own.metadata, "convention": "gr00t"}
+    assert not compare(flow(), replace(in_own, metadata=metadata)).agrees
+    with pytest.raises(InputError, match="unknown convention 'pi'"):
+        compare(flow(), replace(in_own, metadata=metadata | {"convention": "pi"}))
+
+
+def test_a_checkpoints_trace_in_another_convention_is_read_in_it() -> None:
+    """u = −v is told by the trace, or by the caller."""
+    checkpoint = small_checkpoint(steps=T)
+    run = qgf_ref.trace(checkpoint.flow, OBS, estimator="qgf", weight=WEIGHT, noise=NOISE)
+    arrays = convention("openpi").trace_from_core(run.arrays())
+    trace = recorded_trace(arrays, {"convention": "openpi"})
+    how: dict[str, Any] = {"estimator": "qgf", "weight": WEIGHT}
+    assert compare(checkpoint, trace, **how).agrees
+    bare = replace(trace, metadata={})
+    assert compare(checkpoint, bare, convention="openpi", **how).agrees
+    assert not compare(checkpoint, bare, **how).agrees

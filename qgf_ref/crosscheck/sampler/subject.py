@@ -227,9 +227,19 @@ def jittered_flow(flow: GuidedFlow, seed: int) -> GuidedFlow:
     return replace(flow, field=Jittered(field, seed), critic=Jittered(critic, seed + 1))
 
 
-def convention_of(flow: GuidedFlow, convention: ConventionLike | None) -> Convention:
-    """The convention that was named; None: that of the flow's adapter."""
-    return own_convention(flow.field) if convention is None else convention_by_name(convention)
+def convention_of(
+    reference: Any, named: ConventionLike | None, recorded: str | None = None
+) -> Convention:
+    """The convention that was named, else that recorded, else that of the flow's adapter.
+
+    Raises InputError where a recorded one is neither a preset nor the adapter's own.
+    """
+    own = own_convention(reference.field if isinstance(reference, GuidedFlow) else None)
+    if named is None and recorded == own.name:
+        return own
+    if named is None and recorded is None:
+        return own
+    return convention_by_name(recorded if named is None else named)  # type: ignore[arg-type]
 
 
 def returning_core(
@@ -245,14 +255,10 @@ def returning_core(
     return sampler
 
 
-def in_core(
-    theirs: RecordedTrace,
-    flow: GuidedFlow,
-    convention: ConventionLike | None,
-    units: Normalisation | None,
-) -> RecordedTrace:
-    """A trace recorded in a convention, and in units, as the core's. None: that of the adapter."""
-    told = convention_of(flow, convention)
+def in_core(theirs: RecordedTrace, told: Convention, units: Normalisation | None) -> RecordedTrace:
+    """A trace recorded in a convention, and in units (None: the networks' own), as the core's."""
+    if told.sign > 0 and units is None:
+        return theirs
     parts = {"action": theirs.action, "noise": theirs.noise, **theirs.stepwise}
     single = theirs.single_precision
     changed = {
