@@ -14,7 +14,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.flow.convention import convention
 from qgf_ref.testing import check_critic, check_gradient, check_velocity
-from tests.crosscheck.test_flows import OBS, ROWS, D, T, flow
+from tests.crosscheck.closed_flow import OBS, ROWS, D, T, flow
 
 
 def functions_of_a_port(name: str) -> dict[str, Callable[..., Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +30,10 @@ from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.interop.trace_file import RecordedTrace, read_trace, recorded_trace
 from qgf_ref.testing import check_sampler
 from tests.conftest import small_checkpoint
+from tests.crosscheck.closed_flow import NOISE, OBS, WEIGHT, D, T, flow
 
-T, D, ROWS, WEIGHT = 4, 3, 8, 1.5
-RNG = np.random.default_rng(0)
-OBS = RNG.standard_normal((ROWS, 5)).astype(np.float32)
-NOISE = RNG.standard_normal((ROWS, D)).astype(np.float32)
 AGREEMENT_CALLS, DIAGNOSIS_CALLS = 300, 2000
 """Most calls of a network; measured 85, and 230 to 360."""
-
-
-class Closed:
-    """A network of which nothing but the contract can be seen, asked in openpi's convention or in
-    the core's.
-    """
-
-    def __init__(self, base: Any) -> None:
-        self._base = base
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("forward", "jvp", "vjp", "hvp", "action_dim", "obs_dim", "dtype",
-                        "aggregation"):  # fmt: skip
-            raise AttributeError(name)
-        return getattr(self._base, name)
-
-
-@cache
-def flow(dtype: str = "float64", name: str = "openpi") -> GuidedFlow:
-    """A port's field u, from the core's v, told to be in a convention; its critic."""
-    own, told = small_checkpoint(steps=T, dtype=dtype).flow, convention(name)
-    port = Closed(told.from_core(own.field))
-    return replace(own, field=told.to_core(port, T), critic=Closed(own.critic))
 
 
 def recorded(
@@ -234,7 +207,7 @@ def test_row_numbers_are_what_the_port_gets() -> None:
 
 
 MODULE = """
-from tests.crosscheck.test_flows import flow
+from tests.crosscheck.closed_flow import flow
 def build(): return flow()
 """
 
