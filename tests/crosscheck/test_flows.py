@@ -30,7 +30,7 @@ from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.interop.trace_file import RecordedTrace, read_trace, recorded_trace
 from qgf_ref.testing import check_sampler
 from tests.conftest import small_checkpoint
-from tests.crosscheck.closed_flow import NOISE, OBS, WEIGHT, D, T, flow
+from tests.crosscheck.closed_flow import NOISE, OBS, WEIGHT, Closed, D, T, flow
 
 AGREEMENT_CALLS, DIAGNOSIS_CALLS = 300, 2000
 """Most calls of a network; measured 85, and 230 to 360."""
@@ -207,7 +207,7 @@ def test_row_numbers_are_what_the_port_gets() -> None:
 
 
 MODULE = """
-from tests.crosscheck.closed_flow import flow
+from tests.crosscheck.closed_flow import NOISE, OBS, WEIGHT, Closed, D, T, flow
 def build(): return flow()
 """
 
