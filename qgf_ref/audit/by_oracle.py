@@ -215,7 +215,9 @@ def departure_from_gradient_field(
 ) -> Array:
     """‖A − Aᵀ‖/‖A + Aᵀ‖ of every row, (B,), with A = ∂G/∂a_t.
 
-    0 for a gradient field (and where A is zero), 1 for a triangular A, infinite for a rotation.
+    0 for a gradient field, 1 for a triangular A, infinite for a rotation. NaN where A is zero, with
+    a remark: a G that stands still around a_t (a critic of ReLU layers is piecewise linear, a
+    clipped estimate does not move) has no curl there, and need not be the gradient of anything.
     A by complex step, or by central differences for an estimator that is not analytic (where it
     turns out not to be: with a remark); these need real a_t only, and run on `engine`.
     """
@@ -228,5 +230,23 @@ def departure_from_gradient_field(
     AT = np.swapaxes(A, 1, 2)
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))
-    without = np.where(skew > 0, np.inf, 0.0)
+    still = int(((skew == 0) & (symmetric == 0)).sum())
+    if still:
+        text = f"G of {estimator.label} {standing_still(still, len(A))}"
+        say(Remark(text, 0.0))
+    without = np.where(skew > 0, np.inf, np.nan)
     return np.divide(skew, symmetric, out=without, where=symmetric != 0)
+
+
+def standing_still(rows: int, of: int) -> str:
+    """What is said of a G whose Jacobian is exactly zero at so many rows."""
+    return (
+        f"does not change around a_t at {rows} of {of} rows (no guidance, piecewise linear "
+        "networks, or an estimate that is clipped): no curl there"
+    )
+
+
+def typical_curl(each: Array) -> float | None:
+    """The median over the rows that have a curl; None where fewer than half have one."""
+    defined = each[~np.isnan(each)]
+    return float(np.median(defined)) if 2 * len(defined) >= len(each) > 0 else None

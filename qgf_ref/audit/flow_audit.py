@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 from unittest import SkipTest
 
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.audit.by_oracle import standing_still, typical_curl
 from qgf_ref.audit.flow_contract import (
     CHECKS,
     FlowTrial,
@@ -27,10 +27,11 @@ from qgf_ref.audit.flow_contract import (
 )
 from qgf_ref.audit.flow_report import EstimatorProfile, FlowReport
 from qgf_ref.audit.profile import ChainGradients, cosine
+from qgf_ref.audit.strength import RandomDirection, ratios
 from qgf_ref.contracts import ContractError, Unchecked
 from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import BudgetSpent, InputError
-from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.counting import ProductCounter, counted
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import Query, critic_value
@@ -64,25 +65,6 @@ class Meter(ProductCounter):
             raise BudgetSpent(f"{self.limit} calls are spent")
         self.total += 1
         super().add(name)
-
-
-@dataclass(frozen=True)
-class RandomDirection(Estimator):
-    """A control: each row's G of `base` turned into a random direction, its length kept."""
-
-    base: Estimator
-    seed: int
-
-    name: ClassVar[str] = "random_direction"
-    summary: ClassVar[str] = "‖G‖·ξ/‖ξ‖, ξ ~ N(0, I)"
-
-    def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
-        """One ξ for each step and row."""
-        guidance = self.base(flow, step)
-        xi = np.random.default_rng((self.seed, step.index)).standard_normal(step.action.shape)
-        length = np.linalg.norm(guidance.gradient, axis=1, keepdims=True)
-        turned = length * xi / np.linalg.norm(xi, axis=1, keepdims=True)
-        return Guidance(turned.astype(step.action.dtype), guidance.query, guidance.q)
 
 
 @one_blas_thread()
@@ -188,13 +170,11 @@ class _FlowAudit:
                 row.says = str(error)
         self.guided[:] = able
         self.chain = ChainGradients.of(self.flow, self.obs, able, self.seed)
-        velocity = np.linalg.norm([s.velocity for s in self.chain.states], axis=-1)
+        velocity = np.stack([s.velocity for s in self.chain.states])
         for e in able:
             g, row = self.chain.gradients[e.label], self.report.estimators[e.label]
-            norm = np.linalg.norm(g, axis=-1)
-            row.norm = np.median(norm, axis=1).tolist()
-            ratio = self.weight * norm / np.maximum(velocity, np.finfo(float).tiny)
-            row.strength = np.median(ratio, axis=1).tolist()
+            row.norm = np.median(np.linalg.norm(g, axis=-1), axis=1).tolist()
+            row.strength = ratios(g, velocity, self.weight)
             if "qgf" in self.chain.gradients:
                 row.cos = _mean(cosine(g, self.chain.gradients["qgf"]))
 
@@ -216,12 +196,13 @@ class _FlowAudit:
 
     def _final(self, e: Estimator) -> None:
         row = self._row(e)
-        if row is None:
+        if row is None or self.chain is None:
             return
         if self.report.unguided is None:
             self.report.unguided = self._q("none")
         row.q = self._q(e)
-        row.control = self._q(RandomDirection(e, self.seed))
+        gradients = self.chain.gradients[e.label]
+        row.control = self._q(RandomDirection.beside(gradients, self.seed))
 
     def _noise(self, e: Estimator) -> None:
         row = self._row(e)
@@ -258,8 +239,10 @@ class _FlowAudit:
             across, back = (x * along(y)).sum(axis=1), (y * along(x)).sum(axis=1)
             skew += (across - back) ** 2
             whole += (across + back) ** 2
-        if whole.all():
-            row.curl = float(np.median(np.sqrt(skew / whole)))
+        each = np.sqrt(np.divide(skew, whole, out=np.full_like(skew, np.nan), where=whole > 0))
+        row.curl = typical_curl(each)
+        if np.isnan(each).any():
+            row.still = standing_still(int(np.isnan(each).sum()), len(each))
 
     def _singular(self) -> None:
         D, T = self.flow.field.action_dim, self.flow.denoise_steps

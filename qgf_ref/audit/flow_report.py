@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qgf_ref.audit.strength import WEAK, weak_line
 from qgf_ref.checks import Check
 from qgf_ref.tables import KEPT, Table, formatted
-
-WEAK = 1e-3
-"""Share of the velocity below which guidance is said to do nothing."""
 
 
 @dataclass
@@ -20,7 +18,7 @@ class EstimatorProfile:
     w‖G‖/‖v‖; cos: mean cosine to qgf; noise: mean cosine of G(a_t) and G(a_t + 0.1ε); curl:
     ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t at mid-chain, from xᵀAy ∓ yᵀAx of random pairs, whose mean
     squares are those norms', the median over rows; q, control: mean Q of the final actions with
-    G, and with random directions of G's length
+    G, and with random directions of the length that G has on the chain; still: where no curl is
     """
 
     products: str | None = None
@@ -32,6 +30,7 @@ class EstimatorProfile:
     q: float | None = None
     control: float | None = None
     says: str = ""
+    still: str = ""
 
 
 @dataclass
@@ -109,14 +108,12 @@ def summary_lines(report: FlowReport) -> list[str]:
     lines += [
         f"{label}: not profiled: {e.says}" for label, e in report.estimators.items() if e.says
     ]
+    lines += [f"G of {label} {e.still}" for label, e in report.estimators.items() if e.still]
     for k, (least, most) in report.singular.items():
         lines.append(f"singular values of ∂â₁/∂a_t at step {k}: {least:.2g} to {most:.2g}")
     for label, e in report.estimators.items():
         if e.strength is not None and max(e.strength) < WEAK:
-            lines.append(
-                f"{label} does next to nothing at this weight: w‖G‖ is at most "
-                f"{max(e.strength):.1g} of ‖v‖"
-            )
+            lines.append(weak_line(label, e.strength))
     if report.unguided is not None:
         lines.append(f"mean Q of the final actions without guidance: {report.unguided:.3f}")
     if report.skipped:

@@ -16,6 +16,7 @@ from qgf_ref.audit.report import (
     verdict,
     worst_checks,
 )
+from qgf_ref.audit.strength import strength_note, strength_rows
 from qgf_ref.checks import Check
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.page import facts, figure, html_table, note, page
@@ -101,7 +102,11 @@ def _html(report: AuditReport, pictures: list[str]) -> bytes:
             list(report.profile.chain_products.items()),
         )
         tables = html_table(*estimator_rows(report)), html_table(*coverage_rows(report))
-        sections["Estimators"] = f"{tables[0]}{note(estimator_note(report))}{tables[1]}{chain}"
+        strength = html_table(*strength_rows(report.strength, report.profile.times))
+        sections["Estimators"] = (
+            f"{tables[0]}{note(estimator_note(report))}{strength}"
+            f"{note(strength_note(report.settings['weight']))}{tables[1]}{chain}"
+        )
     sections["Figures"] = "".join(pictures)
     sections["Derivative checks"] = (
         f"<p>Nearest to their tolerance:</p>{_checks_table(worst_checks(report))}"

@@ -14,6 +14,7 @@ from qgf_ref.audit.by_oracle import (
     departure_from_gradient_field,
     gradient_at,
     own,
+    typical_curl,
 )
 from qgf_ref.audit.cost import milliseconds, products
 from qgf_ref.backends.engine import Engine
@@ -43,7 +44,9 @@ class Profile:
     J₀ = I + (1 − t)∂v/∂a_t, descending; cosine: mean cosine between two estimators over steps and
     rows (None where every gradient of one is zero); noise_cosine: mean cosine between G(a_t) and
     G(a_t + σε), per σ of NOISE_LEVELS;
-    departure (None: infinite): median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step, A = ∂G/∂a_t;
+    departure (None: infinite, or undefined): median ‖A − Aᵀ‖/‖A + Aᵀ‖ at the middle step over the
+    rows where A = ∂G/∂a_t is not zero, undefined where these are fewer than half; curled: whether
+    it is defined;
     products: of one call at the middle step, and chain_products of all its calls, the sampler's own
     forwards of v not counted; milliseconds: of one call;
     q: mean and standard error of the critic at the final action, per weight of WEIGHTS;
@@ -65,6 +68,7 @@ class Profile:
     weights: tuple[float, ...] = WEIGHTS
     noise_levels: tuple[float, ...] = NOISE_LEVELS
     remarks: dict[str, list[str]] = field(default_factory=dict)
+    curled: dict[str, bool] = field(default_factory=dict)
 
 
 NO_PROFILE = Profile(0, (), {}, [], [], {}, {}, {}, {}, {}, {}, {})
@@ -149,7 +153,7 @@ def profile(
         offsets = np.multiply.outer(NOISE_LEVELS, chain.epsilon)
         moved = _gradients_around(e, flow, states, offsets, engine)
         noise_cosine[e.label] = [_mean(cosine(gradients[e.label], near)) for near in moved]
-    departure, remarked = {}, dict[str, list[str]]()
+    departure, curled, remarked = {}, dict[str, bool](), dict[str, list[str]]()
     few = _rows(states[middle], 16)
     for e in guided:
         progress(f"(b) curl of {e.label}")
@@ -157,8 +161,9 @@ def profile(
             curl = departure_from_gradient_field(e, flow, few, engine)
         if said:
             remarked[e.label] = [remark.text for remark in said]
-        median = float(np.median(curl))
-        departure[e.label] = median if np.isfinite(median) else None
+        median = typical_curl(curl)
+        curled[e.label] = median is not None
+        departure[e.label] = median if median is not None and np.isfinite(median) else None
     progress("(b) singular values of the Jacobian")
     singular, clipped = _one_step_estimates(flow, states, engine)
     return Profile(
@@ -179,6 +184,7 @@ def profile(
         milliseconds=milliseconds(guided, flow, states[middle]),
         q=_final_q(flow, obs, chain.noise, guided, progress, engine),
         remarks=remarked,
+        curled=curled,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qgf_ref.audit.coverage import Coverage
 from qgf_ref.audit.profile import Profile
+from qgf_ref.audit.strength import Strength, strength_lines
 from qgf_ref.checks import Check
 from qgf_ref.tables import KEPT, Table, formatted
 
@@ -23,6 +24,7 @@ class AuditReport:
     precision: dict[str, dict[str, list[float]]]
     seconds: float
     provenance: dict[str, Any]
+    strength: dict[str, Strength] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[Check]:
@@ -52,6 +54,7 @@ class AuditReport:
             "checks": checks,
             "coverage": {label: asdict(covered) for label, covered in self.coverage.items()},
             "profile": asdict(self.profile),
+            "strength": {label: asdict(s) for label, s in self.strength.items()},
             "precision": self.precision,
             "seconds": self.seconds,
             **self.provenance,
@@ -116,6 +119,7 @@ def estimator_rows(report: AuditReport) -> Table:
     level = p.noise_levels.index(0.1)
     for name, norm in p.norm.items():
         with_qgf, noise, curl = p.cosine[name].get("qgf"), p.noise_cosine[name], p.departure[name]
+        endless = "∞" if p.curled[name] else "–"
         rows.append(
             [
                 name,
@@ -125,7 +129,7 @@ def estimator_rows(report: AuditReport) -> Table:
                 f"{norm[middle]:.2g}",
                 formatted(with_qgf, ".2f"),
                 formatted(noise[level], ".3f"),
-                "∞" if curl is None else formatted(curl, ".1e" if curl < 0.01 else ".2f"),
+                endless if curl is None else formatted(curl, ".1e" if curl < 0.01 else ".2f"),
                 f"{p.q[name][nearest][0]:.2f}",
             ]
         )
@@ -157,11 +161,17 @@ def conclusions(report: AuditReport) -> list[str]:
     if not p.norm:
         return []
     fields = [name for name, curl in p.departure.items() if curl is not None and curl < FIELD]
-    others = [name for name in p.departure if name not in fields]
-    sentences = [
-        f"{_all_of(fields)} the gradient of a scalar here; {_all_of(others)} not, and no potential "
-        "exists of which it could be the gradient."
-    ]
+    others = [name for name, curled in p.curled.items() if curled and name not in fields]
+    still = [name for name, curled in p.curled.items() if not curled]
+    sentences = []
+    if fields or others:
+        sentences.append(
+            f"{_all_of(fields)} the gradient of a scalar here; {_all_of(others)} not, and no "
+            "potential exists of which it could be the gradient."
+        )
+    if still:
+        sentences.append(f"Whether {_all_of(still)} the gradient of a scalar is undecided here.")
+    sentences += strength_lines(report.strength)
     level = p.noise_levels.index(0.1)
     steadiness = {
         n: c for n, c in ((n, v[level]) for n, v in p.noise_cosine.items()) if c is not None

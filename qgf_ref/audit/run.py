@@ -17,6 +17,7 @@ from qgf_ref.audit.precision import precision
 from qgf_ref.audit.profile import NO_PROFILE, ChainGradients, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
 from qgf_ref.audit.rules import AuditedStates, flow_of
+from qgf_ref.audit.strength import strengths
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError
@@ -108,11 +109,11 @@ def _measure(
     show_progress: bool,
     engine: Engine,
 ) -> dict[str, Any]:
-    """checks, coverage, profile and precision of the report."""
+    """checks, coverage, profile, strength and precision of the report."""
     checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs, flow = checks_of(point, estimators), flow_of(checkpoint)
-    stages = len(jobs) + (profile_stages(estimators) + len(estimators) if flow else 0)
+    stages = len(jobs) + (_flow_stages(estimators) if flow else 0)
     with progress(stages, "stage", leave=False, show=show_progress) as job:
 
         def advance(what: str) -> None:
@@ -123,7 +124,8 @@ def _measure(
             advance(f"(a) derivatives of {name}")
             checks += compute()
         if flow is None:
-            return {"checks": checks, "coverage": {}, "profile": NO_PROFILE, "precision": {}}
+            nothing: dict[str, Any] = {"coverage": {}, "precision": {}, "strength": {}}
+            return {"checks": checks, "profile": NO_PROFILE, **nothing}
         guided = [e for e in estimators if e.name != "none"]
         chain = ChainGradients.of(flow, obs, guided, seed, advance)
         chunk = checkpoint.horizon, checkpoint.action_dim
@@ -131,8 +133,14 @@ def _measure(
             "checks": checks,
             "coverage": coverage(flow, chain, estimators, checks, engine, chunk),
             "profile": profile(flow, chain, estimators, advance, engine),
+            "strength": strengths(flow, chain, guided, weight, seed, advance, engine),
             "precision": precision(checkpoint, obs, estimators, weight, seed, advance, engine),
         }
+
+
+def _flow_stages(estimators: list[Estimator]) -> int:
+    guided = sum(e.name != "none" for e in estimators)
+    return profile_stages(estimators) + guided + len(estimators)
 
 
 def _describe(estimator: Estimator) -> str:

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from qgf_ref.audit.rules import flow_of
     from qgf_ref.audit.run import audit
+    from qgf_ref.audit.strength import strength_lines, strength_note, strength_rows
     from qgf_ref.tables import text_table
 
     chosen = [estimator(name) for name in args.estimators or ()]
@@ -121,6 +122,11 @@ def run(args: argparse.Namespace) -> int:
         left = range(len(TABLE_WIDTHS) + 1)
         print("\n" + text_table(*estimator_rows(report), left=left, most=TABLE_WIDTHS))
     print(textwrap.fill(estimator_note(report), 98))
+    if report.strength:
+        table = strength_rows(report.strength, report.profile.times)
+        print("\n" + text_table(*table, left={0}, most={0: 24}))
+        said = [strength_note(args.weight), *strength_lines(report.strength)]
+        print("\n".join(textwrap.fill(line, 98) for line in said))
     print(f"\n{report.seconds:.0f} s. Report: {page} (numbers: {out / 'report.json'})")
     for line in _next(args, report, chosen):
         print(line)
@@ -164,7 +170,7 @@ def _run_flow(args: argparse.Namespace, chosen: list[Estimator]) -> int:
 FLOW_NOTE = (
     "‖G‖: median at mid-chain; w‖G‖/‖v‖: least and most of its medians by step; cos: to qgf; "
     "noise: cosine of G(a_t) and G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t; Q: of the "
-    "final actions; control: with random directions of G's length."
+    "final actions; control: with random directions as long as G is on the chain."
 )
 
 

@@ -29,6 +29,7 @@ from qgf_ref.guidance.qgf_jacobian_smooth import shared_noise
 from qgf_ref.guidance.registry import (
     learned_estimator_names,
 )
+from qgf_ref.oracles import remarks
 from qgf_ref.sampling import sample
 from qgf_ref.testing import estimator_checks, parametrize_with_checks
 from tests.conftest import small_checkpoint
@@ -261,7 +262,7 @@ def test_polar_factor_keeps_small_singular_values() -> None:
 
 
 def test_curl() -> None:
-    """0 for a symmetric A, 1 for a triangular one, infinite for a rotation."""
+    """0 for a symmetric A, 1 for a triangular one, infinite for a rotation, and none of 0."""
 
     @dataclass(frozen=True)
     class Linear(Estimator):
@@ -278,7 +279,9 @@ def test_curl() -> None:
         (((1.0, 2.0), (2.0, 5.0)), 0.0),
         (((0.0, 1.0), (0.0, 0.0)), 1.0),
         (((0.0, 1.0), (-1.0, 0.0)), np.inf),
-        (((0.0, 0.0), (0.0, 0.0)), 0.0),
+        (((0.0, 0.0), (0.0, 0.0)), np.nan),
     ):
-        curl = departure_from_gradient_field(Linear(matrix), flow, step)
+        with remarks() as said:
+            curl = departure_from_gradient_field(Linear(matrix), flow, step)
         np.testing.assert_allclose(curl, expected, atol=1e-15)
+        assert ["3 of 3 rows" in s.text for s in said] == [True] * bool(np.isnan(expected))
