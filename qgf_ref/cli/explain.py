@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     load_checkpoint,
@@ -12,12 +13,15 @@ from qgf_ref.cli.arguments import (
     observations,
     path_or_name,
 )
+from qgf_ref.cli.flow_arguments import add_flow_argument, built_flow
 from qgf_ref.files import read_npz
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import estimator
 
 EXAMPLE = """example:
   qgf-ref explain --estimator qgf_jacobian --row 3 --step 5
   qgf-ref explain --estimator bptt --step 0 --brief
+  qgf-ref explain --flow my_policy:build --estimator qgf_jacobian
 """
 
 
@@ -28,11 +32,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="list every forward, jvp and vjp behind one gradient",
         description="Follow one row's guided chain to one denoising step and list, in order, every "
         "forward, jvp and vjp that went into the gradient there, with shapes, norms and gain; then "
-        "re-derive the gradient from that list alone.",
+        "re-derive the gradient from that list alone. With --flow a call of a network is one line.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint_arguments(parser)
+    add_flow_argument(parser)
     parser.add_argument("--estimator", default="qgf", metavar="E", help="default: qgf")
     parser.add_argument("--row", type=int, default=0, metavar="I", help="row of the observations")
     parser.add_argument("--step", type=int, default=0, metavar="K", help="denoising step")
@@ -55,13 +60,19 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.audit.explain import explain
 
     chosen = estimator(args.estimator)
-    checkpoint = load_checkpoint(args)
-    obs = observations(args.obs, checkpoint, args.seed)
+    subject: Checkpoint | GuidedFlow
+    if args.flow is None:
+        subject = load_checkpoint(args)
+        obs = observations(args.obs, subject, args.seed)
+        named = {"checkpoint": subject.source}
+    else:
+        subject, obs = built_flow(args)
+        named = {"flow": args.flow}
     noise = None
     if args.obs not in (None, "normal"):
         noise = read_npz(Path(args.obs), (), only=("noise",)).get("noise")
     explanation = explain(
-        checkpoint,
+        subject,
         obs,
         estimator=chosen,
         row=args.row,
@@ -71,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     args.result = {
-        "checkpoint": checkpoint.source,
+        **named,
         "estimator": chosen.label,
         "formula": chosen.summary,
         "row": explanation.row,
@@ -89,6 +100,6 @@ def run(args: argparse.Namespace) -> int:
         "complete": explanation.complete,
         "contradicted": explanation.contradicted,
     }
-    print(f"checkpoint {checkpoint.source}")
+    print(*(f"{kind} {name}" for kind, name in named.items()))
     print(explanation.text(brief=args.brief))
     return 1 if explanation.contradicted else 0

@@ -21,6 +21,11 @@ class ProductCounter:
         """Count one."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
+    def ask(self, kind: str, product: str, network: Any, *args: Any) -> Any:
+        """The network's answer, counted as "{kind}_{product}"."""
+        self.add(f"{kind}_{product}")
+        return optional(network, product)(*args)
+
     def take(self) -> Products:
         """The counts so far, and start again from zero."""
         taken, self.counts = Products(**self.counts), {}
@@ -36,8 +41,7 @@ class Counted:
     kind: ClassVar[str] = "critic"
 
     def _count(self, product: str, *args: Any) -> Any:
-        self.counter.add(f"{self.kind}_{product}")
-        return optional(self.base, product)(*args)
+        return self.counter.ask(self.kind, product, self.base, *args)
 
     def forward(self, *inputs: Array | float) -> tuple[Array, Any]:
         """Counted as field_forward or critic_forward."""

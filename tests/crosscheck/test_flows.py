@@ -207,7 +207,7 @@ def test_row_numbers_are_what_the_port_gets() -> None:
 
 
 MODULE = """
-from tests.crosscheck.closed_flow import NOISE, OBS, WEIGHT, Closed, D, T, flow
+from tests.crosscheck.closed_flow import flow
 def build(): return flow()
 """
 
