@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.adapters.named import flow_named
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.arrays import Array
 from qgf_ref.cli.arguments import EMBEDDED, NORMAL_ROWS, given_options, natural
-from qgf_ref.errors import InputError, QGFError
+from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import GuidedFlow
-from qgf_ref.user_code import error_summary, import_named
 
 
 def add_flow_argument(parser: argparse.ArgumentParser) -> None:
@@ -53,19 +53,7 @@ def _built(args: argparse.Namespace) -> tuple[GuidedFlow, Any]:
     if typed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
         raise InputError(f"--flow brings its own networks and options: leave out {flags}")
-    try:
-        built = import_named(args.flow, "flow")()
-    except QGFError:
-        raise
-    except Exception as error:
-        raise InputError(f"flow {args.flow!r} raised {error_summary(error)}") from error
-    flow, obs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
-    if not isinstance(flow, GuidedFlow):
-        raise InputError(
-            f"flow {args.flow!r} must return a GuidedFlow, or (flow, obs), it returned "
-            f"{type(flow).__name__}"
-        )
-    return flow, obs
+    return flow_named(args.flow)
 
 
 def built_flow(args: argparse.Namespace) -> tuple[GuidedFlow, Array]:

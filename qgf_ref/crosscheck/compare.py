@@ -97,7 +97,7 @@ def compare(
                        flow's adapter; and the networks' own units)
     Of a flow of anybody's networks, in place of a checkpoint:
     budget             calls of a network; a diagnosis that does not come to its end says so
-    Mistakes inside of networks are not simulated then, and rounding is that of `Jittered` networks.
+    Mistakes inside of networks are not simulated then, and rounding is that of jittered networks.
     """
     told = convention_of(checkpoint, convention, theirs.metadata.get("convention"))
     theirs = in_core(theirs, told, units)

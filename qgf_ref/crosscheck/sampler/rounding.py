@@ -18,7 +18,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.port import Port, Substituted
 from qgf_ref.crosscheck.sampler.runs import Predicted
-from qgf_ref.crosscheck.sampler.subject import jittered_flow
+from qgf_ref.crosscheck.sampler.subject import jittered_networks
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ActivationCache, activation_vjp
 from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
@@ -64,7 +64,7 @@ def jittered(kernel: Array, seed: int) -> Array:
 def reordered(port: Port, seed: int) -> Port:
     """The same float32 port, its networks summing in another order, its kernels jittered."""
     if port.opaque:
-        return replace(port, flow=jittered_flow(port.flow, seed))
+        return replace(port, flow=jittered_networks(port.flow, seed))
     rng = np.random.default_rng(seed)
 
     def change(net: Any) -> Any:

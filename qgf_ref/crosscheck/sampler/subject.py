@@ -2,7 +2,7 @@
 
 Nothing is known of the inside of such networks: mistakes that look there are not simulated, and the
 yardstick is not our own runs in other summation orders but the flow itself, its inputs moved by a
-unit of float32 and its results by a few (`Jittered`).
+unit of float32 and its results by a few (`adapters.jitter`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.adapters.jitter import jittered_flow
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
@@ -28,10 +29,6 @@ from qgf_ref.guidance.counting import counted
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import RecordedTrace
 
-UNIT_OF_FLOAT32 = 2.0**-24
-RESULTS, PRODUCTS = 4.0, 64.0
-"""Units by which a network's results, and its products, are moved, of their root mean square: a
-float32 LayerNorm network's are off by 1 to 4 and 10 to 60 (our own, in other summation orders)."""
 FLOW_ROWS = 8
 MOST_REMEMBERED = 256
 """Answers that are remembered; each may hold a graph of the framework's."""
@@ -184,47 +181,11 @@ class Answering:
         return x_bar
 
 
-class Jittered:
-    """A network of which every number is a little off, as float32 would have it, each row its own.
-
-    Actions by a unit of rounding, results by `RESULTS` units of their size, products by `PRODUCTS`.
-    """
-
-    def __init__(self, base: Any, seed: int) -> None:
-        self.base, self.rng = base, np.random.default_rng((seed, 0x6A6974))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.base, name)
-
-    def _off(self, y: Array, units: float) -> Array:
-        size = np.sqrt((y.astype(float) ** 2).mean()) if y.size else 0.0
-        noise = units * UNIT_OF_FLOAT32 * size * self.rng.standard_normal(y.shape)
-        return (y + noise).astype(y.dtype)
-
-    def forward(self, obs: Array, action: Array, *time: Any) -> tuple[Array, Any]:
-        """The base's, off."""
-        moved = action * (1 + UNIT_OF_FLOAT32 * self.rng.standard_normal(action.shape))
-        y, cache = self.base.forward(obs, moved.astype(action.dtype), *time)
-        return self._off(y, RESULTS), cache
-
-    def jvp(self, x_dot: Array, cache: Any) -> Array:
-        """The base's, off."""
-        return self._off(self.base.jvp(x_dot, cache), PRODUCTS)
-
-    def vjp(self, y_bar: Array, cache: Any) -> Array:
-        """The base's, off."""
-        return self._off(self.base.vjp(y_bar, cache), PRODUCTS)
-
-    def hvp(self, x_dot: Array, y_bar: Array, cache: Any) -> Array:
-        """The base's, off."""
-        return self._off(self.base.hvp(x_dot, y_bar, cache), PRODUCTS)
-
-
-def jittered_flow(flow: GuidedFlow, seed: int) -> GuidedFlow:
-    """The flow with both its networks a little off."""
-    field, critic = (getattr(n, "base", n) if isinstance(n, Answering) else n
-                     for n in (flow.field, flow.critic))  # fmt: skip
-    return replace(flow, field=Jittered(field, seed), critic=Jittered(critic, seed + 1))
+def jittered_networks(flow: GuidedFlow, seed: int) -> GuidedFlow:
+    """The flow with both its networks a little off, called anew each time."""
+    networks: dict[str, Any] = {"field": flow.field, "critic": flow.critic}
+    bare = {k: n.base if isinstance(n, Answering) else n for k, n in networks.items()}
+    return jittered_flow(replace(flow, **bare), seed)
 
 
 def convention_of(
