@@ -27,7 +27,7 @@ from qgf_ref.bench.control import GEMM_FLOPS, Machine
 from qgf_ref.bench.counts import Counts, count
 from qgf_ref.bench.measure import Turn, interleaved, ratios, repetitions, spread
 from qgf_ref.bench.settings import BenchSettings, TimedCell
-from qgf_ref.bench.validation import Reference
+from qgf_ref.bench.validation import Reference, Timed
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_json
 from qgf_ref.progress import progress
@@ -37,6 +37,8 @@ GEMM, READ = "control: product", "control: read"
 _HEAVY = 1.0
 """Seconds of a call, by its count, from which on a turn is one call and none is spent on more."""
 _LEAST_ROUNDS = 3
+_UNKNOWN_BYTES = 1 << 26
+"""Read by the control where nobody knows how large the networks are."""
 _RING, _RING_BYTES = 8, 1 << 26
 """Inputs that a contender is called with in turn, at least two: so many, or so large together."""
 
@@ -52,7 +54,7 @@ class Bench:
             name: backend(name, threads) for name in settings.backends
         }
         self._factories |= {given.name: peer(given) for given in settings.peers}
-        self._networks: dict[str, Checkpoint] = {}
+        self._networks: dict[str, Timed] = {}
         self._references: dict[tuple[str, str], Reference] = {}
         self._kind: TimedCell | None = None
         self._samplers: dict[str, Sampler] = {}
@@ -72,9 +74,10 @@ class Bench:
         """One cell.
 
         network, batch, estimator, dtype, threads, denoise_steps, rounds; counts, nominal and
-        necessary (None for an estimator that does not state its products); weights_bytes, those of
-        policy and critic; gemm_gflops and read_gbytes, spreads of the controls; contenders, by
-        name: see `_timings`, and what `Reference.require` found of the first call.
+        necessary (None for an estimator that does not state its products, and of a flow);
+        weights_bytes, those of policy and critic (None of a flow); gemm_gflops and read_gbytes,
+        spreads of the controls; contenders, by name: see `_timings`, and what `Reference.require`
+        found of the first call.
         A contender that does not compute the sampler, at its first call or at the last timed one,
         is left out, and `refused` says why. Raises InputError when none does the cell.
         """
@@ -86,7 +89,9 @@ class Bench:
             reference.inputs(exact, cell.batch, cell.dtype, self.settings.seed, shift)
             for shift in range(max(2, min(_RING, _RING_BYTES // size)))
         ]
-        counts = count(checkpoint, cell.estimator, cell.batch, steps)
+        counts = None
+        if isinstance(checkpoint, Checkpoint):
+            counts = count(checkpoint, cell.estimator, cell.batch, steps)
         product = self.machine.gemm(cell.dtype)
         peak = GEMM_FLOPS / min(_seconds(product) for _ in range(3))
         heavy = counts is not None and counts.nominal.flops / peak > _HEAVY
@@ -114,10 +119,8 @@ class Bench:
             first[name], calls[name] = seconds, InTurn(name, run, inputs)
             turns.append(self._turn(calls[name], heavy))
         self._require_any(contenders, cell)
-        acting: Any = exact.flow
-        weights = acting.field.params.count + acting.critic.params.count
-        weights *= np.dtype(cell.dtype).itemsize
-        read, read_bytes = self.machine.read(weights)
+        weights = _weights_bytes(exact, cell.dtype)
+        read, read_bytes = self.machine.read(_UNKNOWN_BYTES if weights is None else weights)
         turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]
         rounds = self._rounds(sum(first.values()) if heavy else 0.0, turns)
         timings = list(interleaved(turns, rounds))
@@ -147,10 +150,10 @@ class Bench:
             "contenders": contenders,
         }
 
-    def _steps(self, checkpoint: Checkpoint) -> int:
+    def _steps(self, checkpoint: Timed) -> int:
         return self.settings.denoise_steps or checkpoint.options.denoise_steps
 
-    def _reference(self, cell: TimedCell) -> tuple[Checkpoint, Reference]:
+    def _reference(self, cell: TimedCell) -> tuple[Timed, Reference]:
         if cell.network not in self._networks:
             self._networks[cell.network] = self.settings.load(cell.network)
         exact = self._networks[cell.network]
@@ -161,7 +164,7 @@ class Bench:
             )
         return exact, self._references[key]
 
-    def _sampler(self, name: str, cell: TimedCell, checkpoint: Checkpoint, steps: int) -> Sampler:
+    def _sampler(self, name: str, cell: TimedCell, checkpoint: Timed, steps: int) -> Sampler:
         """Made once for all batches, as its users would."""
         kind = cell._replace(batch=0)
         if kind != self._kind:
@@ -193,6 +196,15 @@ class Bench:
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _weights_bytes(networks: Timed, dtype: str) -> int | None:
+    """Of policy and critic, where they are ours."""
+    if not isinstance(networks, Checkpoint):
+        return None
+    acting: Any = networks.flow
+    numbers: int = acting.field.params.count + acting.critic.params.count
+    return numbers * np.dtype(dtype).itemsize
 
 
 def _seconds(run: Any) -> float:

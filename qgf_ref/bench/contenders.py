@@ -7,9 +7,9 @@ A peer is a function that makes a sampler of a checkpoint:
         return lambda obs, noise: actions       # (B, O), (B, D) → (B, D)
 
 Its arrays are those of `checkpoint.policy` and `checkpoint.target_critic`, in the dtype to be
-measured. It returns finished numbers (an asynchronous library must wait), in any type that
-`numpy.asarray` takes without a copy. For what it cannot do it raises NotImplementedError or
-InputError, and the table shows a dash.
+measured; where a flow is timed, the flow takes the checkpoint's place. It returns finished numbers
+(an asynchronous library must wait), in any type that `numpy.asarray` takes without a copy. For what
+it cannot do it raises NotImplementedError or InputError, and the table shows a dash.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import Engine
 from qgf_ref.bench.settings import Peer
+from qgf_ref.bench.timed_flow import TimedFlow
+from qgf_ref.bench.validation import Timed
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.sampling import sample
 from qgf_ref.user_code import error_summary, import_named
@@ -32,10 +33,10 @@ Sampler = Callable[[Array, Array], Array]
 
 
 class Factory(Protocol):
-    """Makes a sampler of a checkpoint; see the module. denoise_steps is T."""
+    """Makes a sampler of a checkpoint, or a flow; see the module. denoise_steps is T."""
 
     def __call__(
-        self, checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
+        self, checkpoint: Any, *, estimator: str, weight: float, denoise_steps: int
     ) -> Sampler:
         """The sampler."""
         ...
@@ -51,9 +52,7 @@ def backend(name: str, threads: int) -> Factory:
     # NumPy has BLAS's threads, which the whole process is limited to
     engine = Engine.of(name, threads) if engine.backend.threaded else engine
 
-    def factory(
-        checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
-    ) -> Sampler:
+    def factory(checkpoint: Timed, *, estimator: str, weight: float, denoise_steps: int) -> Sampler:
         flow = checkpoint.flow
 
         def run(obs: Array, noise: Array) -> Array:
@@ -80,13 +79,12 @@ def peer(given: Peer) -> Factory:
     """
     function = imported(given.spec)
 
-    def factory(
-        checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
-    ) -> Sampler:
+    def factory(checkpoint: Timed, *, estimator: str, weight: float, denoise_steps: int) -> Sampler:
+        subject = checkpoint.flow if isinstance(checkpoint, TimedFlow) else checkpoint
         run = _asked(
             given,
             lambda: function(
-                checkpoint, estimator=estimator, weight=weight, denoise_steps=denoise_steps
+                subject, estimator=estimator, weight=weight, denoise_steps=denoise_steps
             ),
         )
         if not callable(run):

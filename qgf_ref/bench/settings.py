@@ -11,6 +11,7 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import real_dtype
+from qgf_ref.bench.timed_flow import TimedFlow
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps
 from qgf_ref.guidance.registry import estimator
@@ -26,7 +27,7 @@ MOST_ROWS, WIDEST, DEEPEST = 1 << 17, 1 << 14, 64
 
 
 class TimedCell(NamedTuple):
-    """One cell of the table. network: "4x512", or "checkpoint"."""
+    """One cell of the table. network: "4x512", "checkpoint" or "flow"."""
 
     estimator: str
     dtype: str
@@ -50,6 +51,7 @@ class BenchSettings:
 
     networks    "3x256", …: hidden layers × width; not used with a checkpoint
     checkpoint  path of networks to measure instead, with `options` for `load`
+    flow        package.module:function that returns a flow of anybody's networks to measure instead
     batches, estimators, dtypes, threads   the cells are all their combinations
     peers       other samplers (see `qgf_ref.bench.contenders.Sampler`)
     skip        contenders left out of some cells: ("numpy", 4096) above 4096 rows
@@ -64,6 +66,7 @@ class BenchSettings:
 
     networks: tuple[str, ...] = NETWORKS
     checkpoint: str | None = None
+    flow: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     batches: tuple[int, ...] = BATCHES
     estimators: tuple[str, ...] = ("qgf",)
@@ -106,6 +109,7 @@ class BenchSettings:
     def cells(self) -> Iterator[TimedCell]:
         """Every cell, the batch varying fastest."""
         networks = self.networks if self.checkpoint is None else ("checkpoint",)
+        networks = networks if self.flow is None else ("flow",)
         for name in self.estimators:
             for dtype in self.dtypes:
                 for network in networks:
@@ -116,8 +120,10 @@ class BenchSettings:
         """Whether this contender is left out at this batch."""
         return any(name == contender and batch > most for name, most in self.skip)
 
-    def load(self, network: str) -> Checkpoint:
-        """The networks of a cell, float64."""
+    def load(self, network: str) -> Checkpoint | TimedFlow:
+        """The networks of a cell, float64, or those of the flow in their own dtype."""
+        if self.flow is not None:
+            return TimedFlow.named(self.flow)
         if self.checkpoint is not None:
             return load(self.checkpoint, dtype="float64", **self.options)
         return fresh_checkpoint(hidden_of(network), self.seed).astype("float64")

@@ -18,6 +18,7 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.bench.timed_flow import TimedFlow
 from qgf_ref.errors import InputError
 from qgf_ref.ops.time_embedding import PRECISIONS
 from qgf_ref.sampling import sample
@@ -30,6 +31,9 @@ representation, the other embedding, is at 10 times."""
 FLOOR = 8.0
 """In epsilons: where NumPy happens to be exact, others need not be."""
 _MOVED, _JUMP = 1e-5, 30.0
+_JITTERED = 3
+Timed = Checkpoint | TimedFlow
+"""What may be timed."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +52,40 @@ class Reference:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, estimator: str, weight: float, steps: int, seed: int
+        cls, checkpoint: Timed, estimator: str, weight: float, steps: int, seed: int
     ) -> Reference:
-        """The reference of one cell's network and estimator. checkpoint: float64."""
+        """The reference of one cell's network and estimator. checkpoint: float64, or a flow, whose
+        reference is itself, and its rounding that of `jittered` runs.
+        """
         rng = np.random.default_rng(seed)
         # exact in float32, so that every dtype starts from the same numbers
         obs, noise, direction = (
-            rng.standard_normal((ROWS, width)).astype(np.float32).astype(np.float64)
-            for width in (checkpoint.obs_dim, *2 * (checkpoint.flat_action_dim,))
+            x.astype(np.float32).astype(np.float64)
+            for x in (_observations(checkpoint, rng, ROWS), *_normal(checkpoint, rng, ROWS, 2))
         )
 
-        def actions(ck: Checkpoint, x: Array, embedding: Any = "exact") -> Array:
+        def actions(ck: Timed, x: Array, embedding: Any = "exact") -> Array:
             flow = ck.guided_flow(embedding=embedding)
             return sample(
                 flow, obs, estimator=estimator, weight=weight, noise=x, denoise_steps=steps
             )
 
-        by_precision = {name: actions(checkpoint, noise, name) for name in PRECISIONS}
+        told = PRECISIONS if isinstance(checkpoint, Checkpoint) else ("exact",)
+        by_precision = {name: actions(checkpoint, noise, name) for name in told}
         exact = by_precision["exact"]
         moved = [abs(actions(checkpoint, noise + s * direction) - exact) for s in (_MOVED, -_MOVED)]
         response = np.max(moved, axis=(0, 2))
         stable = response <= _JUMP * np.median(response)
         rounding = {"float64": 0.0}
-        single = actions(checkpoint.astype("float32"), noise)
-        rounding["float32"] = float(abs(single - exact)[stable].max())
+        if isinstance(checkpoint, Checkpoint):
+            singles = [actions(checkpoint.astype("float32"), noise)]
+        else:
+            singles = [actions(checkpoint.jittered(i), noise) for i in range(_JITTERED)]
+        rounding["float32"] = max(float(abs(x - exact)[stable].max()) for x in singles)
         return cls(obs, noise, by_precision, stable, rounding)
 
     def inputs(
-        self, checkpoint: Checkpoint, batch: int, dtype: str, seed: int, shift: int = 0
+        self, checkpoint: Timed, batch: int, dtype: str, seed: int, shift: int = 0
     ) -> tuple[Array, Array]:
         """obs (B, O), noise (B, D): the reference's rows at both ends, others between them.
 
@@ -134,11 +144,18 @@ class Reference:
         return {"error": error, "tolerance": tolerance, "embedding": embedding}
 
 
-def random_inputs(checkpoint: Checkpoint, batch: int, dtype: str, seed: int) -> tuple[Array, Array]:
-    """obs (B, O), noise (B, D), standard normal."""
+def random_inputs(checkpoint: Timed, batch: int, dtype: str, seed: int) -> tuple[Array, Array]:
+    """obs (B, O), of a flow some of its own; noise (B, D); else standard normal."""
     rng = np.random.default_rng(seed + 1)
-    obs, noise = (
-        rng.standard_normal((batch, width)).astype(dtype)
-        for width in (checkpoint.obs_dim, checkpoint.flat_action_dim)
-    )
-    return obs, noise
+    obs = _observations(checkpoint, rng, batch).astype(dtype)
+    return obs, _normal(checkpoint, rng, batch, 1)[0].astype(dtype)
+
+
+def _observations(checkpoint: Timed, rng: np.random.Generator, rows: int) -> Array:
+    if isinstance(checkpoint, TimedFlow):
+        return checkpoint.draw(rng, rows)
+    return rng.standard_normal((rows, checkpoint.obs_dim))
+
+
+def _normal(checkpoint: Timed, rng: np.random.Generator, rows: int, count: int) -> list[Array]:
+    return [rng.standard_normal((rows, checkpoint.flat_action_dim)) for _ in range(count)]

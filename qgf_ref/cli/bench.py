@@ -19,17 +19,20 @@ from qgf_ref.cli.arguments import (
 )
 from qgf_ref.errors import InputError
 
+FLOW_BATCHES = (1, 8)
+"""Of a flow, whose networks may take seconds a call."""
 EXAMPLE = """examples:
   qgf-ref bench --smoke                             half a minute, to see what it prints
   qgf-ref bench --network 4x512 --batch 1 256 --estimator qgf bptt
   qgf-ref bench --checkpoint exp/params_500000.pkl --peer my_port:sampler
+  qgf-ref bench --flow my_policy:build --peer my_policy:sampler
   qgf-ref bench --batch 1 --against qgf_bench/bench.json --out now
 
 A peer is a function of yours,
   def sampler(checkpoint, *, estimator, weight, denoise_steps):
       ...
       return lambda obs, noise: actions             (B, O), (B, D) -> (B, D), finished numbers
-and raises NotImplementedError for what it lacks.
+and raises NotImplementedError for what it lacks. With --flow it is given the flow.
 """
 
 
@@ -55,7 +58,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--checkpoint", type=path_or_name, metavar="P", help="these networks instead"
     )
     parser.add_argument(
-        "--batch", nargs="+", type=int, metavar="B", help="rows (default 1 16 64 256 1024)"
+        "--flow",
+        metavar="M:BUILD",
+        help="package.module:function that returns a qgf_ref.GuidedFlow of networks of your own, "
+        "or (flow, obs): these instead, in their dtype, by our loop in NumPy and by your peers",
+    )
+    parser.add_argument(
+        "--batch",
+        nargs="+",
+        type=int,
+        metavar="B",
+        help="rows (default 1 16 64 256 1024; with --flow 1 8)",
     )
     parser.add_argument("--estimator", nargs="+", metavar="E", help="default: qgf")
     parser.add_argument("--backend", nargs="+", metavar="B", help="of ours (default: numba numpy)")
@@ -143,6 +156,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.checkpoint is None and options:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
         raise InputError(f"{flags} describes a checkpoint: give --checkpoint P with it")
+    of_flow = {} if args.flow is None else _flow_settings(args)
     names = [spec.rpartition(":")[2] for spec in args.peer]
     if len({*backend_names(), *names}) < len(backend_names()) + len(names):
         names = list(args.peer)
@@ -162,6 +176,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.smoke:
         short = {"networks": ("3x256",), "batches": (1, 64), "rounds": 3, "cell": 2.0}
         found = {**short, **found}
+    found = {**found, **of_flow}
     return BenchSettings(
         **found,
         checkpoint=args.checkpoint,
@@ -171,3 +186,21 @@ def settings_of(args: argparse.Namespace) -> Any:
         memory=args.memory,
         seed=args.seed,
     )
+
+
+def _flow_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What --flow decides. Raises InputError on what is not for it, and unless there is a flow."""
+    from qgf_ref.bench.timed_flow import TimedFlow
+
+    typed = {"--checkpoint": args.checkpoint, "--network": args.network, "--dtype": args.dtype,
+             "--denoise-steps": args.denoise_steps, "--backend": args.backend}  # fmt: skip
+    if wrong := [flag for flag, value in typed.items() if value is not None]:
+        raise InputError(
+            f"--flow brings its own networks, dtype and steps, and runs on numpy: leave out "
+            f"{', '.join(wrong)}"
+        )
+    timed = TimedFlow.named(args.flow)
+    chosen: dict[str, Any] = {
+        "flow": args.flow, "dtypes": (timed.flow.field.dtype.name,), "backends": ("numpy",),
+    }  # fmt: skip
+    return chosen if args.batch else {**chosen, "batches": FLOW_BATCHES}

@@ -122,3 +122,23 @@ def narrowed_later(checkpoint: Any, **given: Any) -> Run:
         return actions if calls[0] < 2 else actions.astype(np.float16)
 
     return narrowing
+
+
+def euler(flow: Any, *, estimator: str, weight: float, denoise_steps: int, off: float = 0.0) -> Run:
+    """`qgf` by somebody's own loop over the networks of a flow."""
+    assert estimator == "qgf" and denoise_steps == flow.denoise_steps
+
+    def run(obs: Array, noise: Array) -> Array:
+        a = noise
+        for t in flow.times:
+            v, _ = flow.field.forward(obs, a, t)
+            q, cache = flow.critic.forward(obs, np.clip(a + (1 - t) * v, -1, 1))
+            g = flow.critic.vjp((q == q.min(axis=0)).astype(a.dtype), cache)
+            a = a + (v + (weight + off) * g) / denoise_steps
+        return np.clip(a, -1, 1)
+
+    return run
+
+
+def euler_off(flow: Any, **given: Any) -> Run:
+    return euler(flow, **given, off=0.01)
