@@ -20,6 +20,7 @@ from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
 from qgf_ref.interop.mapping.gaps import require_no_gaps
 from qgf_ref.interop.mapping.mapping import NameMapping, assemble, complete
+from qgf_ref.interop.mapping.unmapped import other_than_mlps
 from qgf_ref.interop.native import present_parts
 from qgf_ref.interop.official import read_flags
 from qgf_ref.interop.official_agents import with_stated
@@ -78,8 +79,14 @@ def load_foreign(
     if agent.parts != IQL.parts:
         return _of_another_agent(agent, path, form, file.tensors, {**stored, **chosen}), None
     said = rule_file(rules)
-    mapping = mapped(file.tensors, said, str(path))
-    mapping = complete(mapping, target_critic_from, str(path), file.tensors)
+    try:
+        mapping = mapped(file.tensors, said, str(path))
+        mapping = complete(mapping, target_critic_from, str(path), file.tensors)
+    except InputError as error:
+        # what cannot be an agent is told so, rather than how to name its tensors
+        if rules is None and (why := other_than_mlps(file.tensors, str(path))):
+            raise InputError(f"{why}. As the file of an MLP agent: {error}") from error
+        raise
     mapping.notes.extend(file.notes)
     networks = assemble(file.tensors, mapping, str(path))
     flags = path / "flags.json" if path.is_dir() else path.with_name("flags.json")

@@ -73,7 +73,7 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     if not isinstance(agent, dict):
         return None
     together = isinstance(agent.get("network"), dict)
-    if not together and not isinstance(agent.get("policy"), dict):
+    if not together and not _has_tree(agent):
         return None
     trees = _networks_together(agent, str(path)) if together else {}
     if "policy" in trees:
@@ -84,7 +84,6 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     chosen = {k: v for k, v in overrides.items() if v is not None}
     values = {**kind.options(flags, where), **chosen}
-    options = options_from(values, where)
     if together and "value" not in trees:
         values.setdefault("critic_loss_type", "ddpg")
     ours = agent_of(kind, values)
@@ -99,7 +98,15 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     }
     # num_qs = 1 is stored without the ensemble axis (official.md, D4)
     nets = with_ensembles(ours, nets)
+    # only now: of what is no agent, nobody needs to know the activation
+    options = options_from(values, where)
     return Checkpoint(options, params=nets, source=str(path), agent=ours)
+
+
+def _has_tree(agent: Mapping[str, Any]) -> bool:
+    """Whether its policy is a network, and not an object that owns all of them."""
+    policy = agent.get("policy")
+    return isinstance(policy, dict) and ("params" in policy or "critic" in agent)
 
 
 def _apart(flags: Mapping[str, Any]) -> OfficialAgent:

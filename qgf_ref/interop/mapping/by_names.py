@@ -26,6 +26,7 @@ from qgf_ref.interop.mapping.modules import (
     passing_over,
     stem,
 )
+from qgf_ref.interop.mapping.unmapped import whose_begin_alike
 
 _REPARAMETRISED = re.compile(r"(^|[./])(parametrizations[./]\w+[./]|weight_(orig|[guv])$)")
 
@@ -47,7 +48,7 @@ def mapping_by_names(tensors: Mapping[str, Array], source: str) -> NameMapping:
             "torch.nn.utils.remove_weight_norm(LINEAR), remove_spectral_norm(LINEAR)"
         )
     networks, beside = networks_in(weights, source)
-    entries, notes = _entries(networks, source)
+    entries, notes = _entries(networks, list(weights), source)
     used = {e.source for e in entries}
     beside |= {
         name: network
@@ -82,7 +83,9 @@ def _without_bias(entries: Sequence[Entry]) -> list[tuple[str, int]]:
     return sorted({(e.network, e.layer) for e in entries} - biased)
 
 
-def _entries(networks: Mapping[str, NetworkModules], source: str) -> tuple[list[Entry], list[str]]:
+def _entries(
+    networks: Mapping[str, NetworkModules], names: Sequence[str], source: str
+) -> tuple[list[Entry], list[str]]:
     """(entries, notes) of all networks, whose layers must follow each other in one way."""
     entries: list[Entry] = []
     notes: list[str] = []
@@ -98,7 +101,9 @@ def _entries(networks: Mapping[str, NetworkModules], source: str) -> tuple[list[
             try:
                 layers, note = layers_of(modules, network, sizes, source)
             except InputError as error:
-                raise mapping_error(f"{error}; or write a rule file (--rules)", entries) from error
+                alike = whose_begin_alike(names)
+                text = f"{error}; or write a rule file (--rules){alike}"
+                raise mapping_error(text, entries) from error
             notes += [note] if note and note not in notes else []
             for i, layer in enumerate(layers):
                 for part, (name, transpose) in layer.parts.items():

@@ -140,6 +140,14 @@ def complete(
         )
         mapping = replace(mapping, notes=[*mapping.notes, note])
     if missing:
+        if "policy" in present and not {*CRITICS} & present:
+            raise mapping_error(
+                f"{source} holds a policy and no critic: it is no agent by itself, and nothing "
+                "guides it. Give the file of the whole agent, or a directory that holds the "
+                "critic's file too; a flow without a critic is sampled and verified through an "
+                "adapter (qgf_ref.adapters), with the estimator none",
+                mapping.entries,
+            )
         missing = absent
         firsts = list(dict.fromkeys(re.split("[./]", name)[0] for name in names))
         example = json.dumps({"rename": {listing(firsts[:1]): missing[0]}})

@@ -180,13 +180,16 @@ class Owners:
                     prefix = stem(tuple(parts[: here[0] + 1]))
                     self._below[prefix].add(None if below is None else below[1])
 
-    def _owns(self, prefix: Path, network: str, below: str) -> bool:
+    def _owns(self, prefix: Path, network: str, below: str, deeper: Sequence[Path]) -> bool:
         """Whether the network's part at `prefix` owns the one below, rather than being it.
 
         A policy owns critics; whatever has two networks below owns them; and so does what has
-        another one below and nothing else, save that any network's own may be called a value.
+        another one below and nothing else, save that any network's own may be called a value; and
+        what has but itself below (policy.policy.…), if one of those `deeper` owns two.
         """
         networks = self._below[stem(prefix)]
+        if networks == {network}:
+            return any(len(self._below[stem(p)] - {None}) > 1 for p in deeper)
         if (network == "policy" and below.endswith("critic")) or len(networks - {None}) > 1:
             return True
         return below not in (network, "value") and None not in networks
@@ -197,8 +200,9 @@ class Owners:
         if not chain:
             return None
         i, network = chain[0]
-        for j, below in chain[1:]:
-            if not self._owns(tuple(parts[: i + 1]), network, below):
+        prefixes = [tuple(parts[: j + 1]) for j, _ in chain]
+        for n, (j, below) in enumerate(chain[1:], 1):
+            if not self._owns(prefixes[n - 1], network, below, prefixes[n:]):
                 break
             i, network = j, below
         path, role = module_of(parts)
