@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.bench.roofline import roofline
+from qgf_ref.bench.roofline import has_counts, roofline
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.tables import Table, markdown_table, text_table
@@ -26,10 +26,10 @@ rounding explains."""
 
 
 def write_report(content: dict[str, Any], out: Path) -> None:
-    """`FILES` in `out`, which exists; no figure without Matplotlib."""
+    """`FILES` in `out`, which exists; no figure without Matplotlib, or where nothing is counted."""
     write_json(out / FILES[0], content)
     write_atomically(out / FILES[1], markdown(content).encode())
-    if can_draw():
+    if can_draw() and has_counts(content["rows"]):
         write_atomically(out / FILES[2], png(roofline(content["rows"])))
 
 
@@ -54,7 +54,9 @@ def text(content: dict[str, Any]) -> str:
 
 def markdown(content: dict[str, Any], figure: str = "bench.png") -> str:
     """The page: every number of the table, the ceilings, how to read it, the figure."""
-    parts = ["# Samplers", "", HOW_TO_READ, "", f"![roofline]({figure})"]
+    parts = ["# Samplers", "", HOW_TO_READ]
+    if has_counts(content["rows"]):
+        parts += ["", f"![roofline]({figure})"]
     for title, rows in groups(content["rows"]):
         parts += ["", f"## {title}", "", markdown_table(*_long(rows))]
         parts += ["", f"Ceilings: {rows[0]['gemm_peak_gflops']:.0f} GFLOP/s; reading "]

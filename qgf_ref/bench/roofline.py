@@ -12,6 +12,11 @@ _LOOKS = [ESTIMATOR_STYLES[n] for n in ("qgf", "none", "ood", "qgf_chain", "qgf_
 _CEILING = "#000000"
 
 
+def has_counts(rows: list[dict[str, Any]]) -> bool:
+    """Whether any row has something to draw."""
+    return any(row["counts"] is not None for row in rows)
+
+
 def roofline(rows: list[dict[str, Any]]) -> Figure:
     """GFLOP/s over FLOPs per weight byte, both as necessary; one panel for each network.
 

@@ -132,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n" + against_text(content["against"], content, old))
     for message in content["refused"].values():
         print(f"qgf-ref bench: left out: {message}", file=sys.stderr)
-    print(f"\nReport: {out / 'bench.md'} (roofline: bench.png, numbers: bench.json)")
+    figure = "roofline: bench.png, " if (out / "bench.png").exists() else ""
+    print(f"\nReport: {out / 'bench.md'} ({figure}numbers: bench.json)")
     if args.smoke:
         whole = next_command(args, "bench", smoke=False, out=None)
         print(f"Next: {whole}  (on an idle machine)")

@@ -30,7 +30,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for row in rows:
         assert list(row["contenders"]) == ["numpy", "euler"]
         assert row["counts"] is None and row["weights_bytes"] is None
-    assert "64 MiB" in (tmp_path / "out" / "bench.md").read_text()
+    page = (tmp_path / "out" / "bench.md").read_text()
+    assert "64 MiB" in page and "bench.png" not in page + said.out
+    assert not (tmp_path / "out" / "bench.png").exists()  # nothing of it is counted
     wrong = [*run, "--dtype", "float32", "--network", "2x16", "--out", str(tmp_path / "b")]
     assert main(wrong) == 2
     assert "leave out --network, --dtype" in capsys.readouterr().err
