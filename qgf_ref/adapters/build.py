@@ -20,7 +20,7 @@ from qgf_ref.flow.convention import ConventionLike, convention
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.critic import Critic
-from qgf_ref.ops.ensemble import AGGREGATIONS
+from qgf_ref.ops.ensemble import require_aggregation
 
 CHECK_ROWS = 3
 REPEATS = {"float32": 1e-3, "float64": 1e-9}
@@ -42,7 +42,7 @@ class AdapterSettings:
                    their order arrive as the very object that was given, other rows as
     select         (observations, rows (B,) integers) → the structure with these rows. By default
                    every array is indexed along its first axis, which must be N long
-    aggregation    of the critic's members: "min" or "mean"
+    aggregation    of the critic's members: "min", "mean" or "lcb=K"
     action_bound   of actions and one-step estimates (None: none); see `GuidedFlow`
     real           mask over (H, A) or (A,): False is padding. The critic is asked on the real block
                    alone, and its gradient is 0 on the padding
@@ -85,8 +85,7 @@ class AdapterSettings:
         for name in self.differences:
             if name not in PRODUCTS:
                 raise unknown_name("product", name, PRODUCTS)
-        if self.aggregation not in AGGREGATIONS:
-            raise unknown_name("aggregation", self.aggregation, AGGREGATIONS)
+        require_aggregation(self.aggregation)
         if (self.obs_dim is None) == (self.observations is None):
             raise InputError(
                 "give obs_dim=O where observations are a matrix (B, O), or observations=… of any "

@@ -25,11 +25,13 @@ from qgf_ref.audit.by_oracle import (
     potential_gradient,
     pulled,
 )
+from qgf_ref.audit.option_definitions import base_step, option_defined, option_definition
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.cfgrl import CFGRL
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.ood import OOD
+from qgf_ref.guidance.options.base import Wrapped
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.guidance.qgf_chain import QGFChain
 from qgf_ref.guidance.qgf_covariance import QGFCovariance
@@ -82,6 +84,9 @@ def defines(kind: type[Estimator]) -> Callable[[D], D]:
 
 
 def _definition(estimator: Estimator) -> Definition | None:
+    if isinstance(estimator, Wrapped):
+        known = option_defined(estimator) and has_definition(estimator.base)
+        return _wrapped if known else None
     kinds = (_DEFINITIONS.get(kind) for kind in type(estimator).__mro__)
     return next((definition for definition in kinds if definition is not None), None)
 
@@ -103,6 +108,13 @@ def defined_gradient(
     if definition is None:
         return potential_gradient(estimator, flow, step)
     return definition(estimator, at or OracleStep(flow, step))
+
+
+def _wrapped(e: Wrapped, at: OracleStep) -> Array:
+    inner = base_step(e, at)
+    g = defined_gradient(e.base, at.flow, inner.step, inner)
+    assert g is not None  # the base has a definition
+    return option_definition(e, at, g)
 
 
 @defines(NoGuidance)

@@ -156,7 +156,7 @@ def primitives(point: AuditedStates) -> dict[str, Rule]:
     }
     for name in activations.ACTIVATIONS:
         table[f"activation {name}"] = _primitive(activations, "activation", hidden, name)
-    for name in ensemble.AGGREGATIONS if part.ensemble and q.size else ():
+    for name in (*ensemble.AGGREGATIONS, "lcb=0.5") if part.ensemble and q.size else ():
         table[f"ensemble_reduce {name}"] = _primitive(ensemble, "ensemble_reduce", q, name)
     return table
 

@@ -26,7 +26,7 @@ from qgf_ref.interop.load import (
 )
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES, NameMapping
 from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.ops.ensemble import AGGREGATIONS
+from qgf_ref.ops.ensemble import WRITTEN
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -71,7 +71,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--activation", metavar="V", help=f"of the networks: {', '.join(ACTIVATIONS)}"
     )
     group.add_argument(
-        "--q-aggregation", metavar="V", help=f"over the critic's members: {', '.join(AGGREGATIONS)}"
+        "--q-aggregation", metavar="V", help=f"over the critic's members: {', '.join(WRITTEN)}"
     )
     group.add_argument("--denoise-steps", type=int, metavar="T", help="Euler steps of the sampler")
     group.add_argument("--horizon-length", type=int, metavar="H", help="actions in a chunk")

@@ -2,7 +2,8 @@
 
 bc | none            behaviour cloning
 gradstep             behaviour cloning, then gradient steps on the critic
-E                    any estimator of `qgf-ref estimators`, or your.module:function
+E                    any estimator of `qgf-ref estimators`, with its options (qgf+norm=1), or
+                     your.module:function
 bfn-N                behaviour cloning, best of N
 X+bfn-N              any of the above, best of N
 """
@@ -61,15 +62,16 @@ class Method:
     def __post_init__(self) -> None:
         if self.denoise_steps is not None:
             check_steps(self.denoise_steps)
-        name = ALIASES.get(self.estimator, self.estimator)
-        object.__setattr__(self, "estimator", name)
+        name, *options = self.estimator.split("+")
+        name = ALIASES.get(name, name)
+        object.__setattr__(self, "estimator", "+".join([name, *options]))
         if ":" not in name and name not in learned_estimator_names():
             raise unknown_name(
                 "method",
                 self.estimator,
                 ("bc", _GRADSTEP, "bfn-N", "E+bfn-N", *learned_estimator_names()),
             )
-        estimator(name)
+        estimator(self.estimator)
         if self.best_of < 1:
             raise InputError(f"best-of-N needs N ≥ 1, got {self.best_of}")
 
@@ -129,12 +131,15 @@ def parse_method(text: str, gradient_steps: GradientSteps = OFFICIAL_GRADIENT_ST
     Raises InputError, listing the grammar, on any other text.
     """
     base, plus, suffix = text.rpartition("+")
+    if "=" in suffix:  # an option of the estimator
+        return Method(text)
     if not plus:
         base, suffix = (_UNGUIDED, text) if _BFN.fullmatch(text) else (text, "bfn-1")
     found = _BFN.fullmatch(suffix)
     if found is None:
         raise InputError(
-            f"unknown method {text!r}: after a + only bfn-N may follow, e.g. qgf+bfn-4 or bfn-16"
+            f"unknown method {text!r}: after a + only bfn-N may follow, e.g. qgf+bfn-4 or bfn-16, "
+            "or an estimator's option, e.g. qgf+norm=1"
         )
     draws = int(found["draws"])
     if base == _GRADSTEP:

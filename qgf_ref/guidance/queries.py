@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
 from qgf_ref.flow.euler import RolloutCache, rollout, rollout_vjp
 from qgf_ref.guidance.base import DenoisingStep, Guidance, GuidedFlow
 from qgf_ref.nets.products import optional
 from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
-from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp
+from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp, lower_bound
 from qgf_ref.ops.structure import axpy, batch_sum_vjp, scaled
 
 
@@ -94,7 +95,15 @@ class Curvature:
     cache: Any
 
     def product(self, x_dot: Array) -> Array:
-        """∇²Q·x_dot, (B, D), each row its own: one critic hvp, no forward. x_dot (B, D)."""
+        """∇²Q·x_dot, (B, D), each row its own: one critic hvp, no forward. x_dot (B, D).
+
+        Raises InputError for a lower confidence bound.
+        """
+        if lower_bound(self.flow.critic.aggregation) is not None:
+            raise InputError(
+                "the curvature of a lower confidence bound is not only its members': "
+                "qgf_covariance takes min or mean, qgf_shifted any aggregation"
+            )
         return optional(self.flow.critic, "hvp")(x_dot, self.q_bar, self.cache)
 
 

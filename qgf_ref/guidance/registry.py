@@ -16,6 +16,7 @@ from qgf_ref.guidance.bptt import BPTT
 from qgf_ref.guidance.cfgrl import CFGRL
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.ood import OOD
+from qgf_ref.guidance.options.grammar import with_options
 from qgf_ref.guidance.oracle import Oracle
 from qgf_ref.guidance.qgf import QGF
 from qgf_ref.guidance.qgf_chain import QGFChain
@@ -128,7 +129,8 @@ def learned_estimator_names() -> tuple[str, ...]:
 
 def known_everywhere(spec: str) -> bool:
     """Whether other processes know this estimator: not if `register` added it in this one."""
-    return ":" in spec or ALIASES.get(spec, spec) in _BUILT_IN
+    name, *_ = spec.split("+")
+    return ":" in name or ALIASES.get(name, name) in _BUILT_IN
 
 
 def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) -> None:
@@ -146,10 +148,13 @@ def register(name: str, factory: Callable[..., Estimator] | GuidanceFunction) ->
 def estimator(spec: EstimatorLike, **options: Any) -> Estimator:
     """The estimator of this name, or of this `package.module:function`, with its options.
 
-    An `Estimator`, or a plain function (flow, step) → G, is taken as it is.
+    An `Estimator`, or a plain function (flow, step) → G, is taken as it is. What deployment does
+    to any of them follows behind a +, as often as wanted (`qgf_ref.guidance.options.grammar`).
 
     >>> estimator("qgf_jacobian_regularized", lam=0.2).lam
     0.2
+    >>> estimator("qgf+interval=0.2,0.8+norm=1").label
+    'qgf+interval=0.2,0.8+norm=1'
 
     Raises InputError on an unknown name or option (listing the valid ones) and on a module or
     function that cannot be imported.
@@ -162,6 +167,9 @@ def estimator(spec: EstimatorLike, **options: Any) -> Estimator:
         return FunctionEstimator(spec, getattr(spec, "__name__", "function"))
     if not isinstance(spec, str):
         raise unknown_name("estimator", spec, _REGISTRY)
+    if "+" in spec:
+        name, *written = spec.split("+")
+        return with_options(estimator(name, **options), written)
     if ":" in spec:
         factory = _factory(spec, import_named(spec, "estimator"))
     else:

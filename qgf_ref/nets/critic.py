@@ -30,7 +30,7 @@ class Critic(Protocol):
 
     @property
     def aggregation(self) -> str:
-        """How members become one value: "min" or "mean"."""
+        """How members become one value: "min", "mean" or "lcb=K" (mean − K·std)."""
         ...
 
     def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:

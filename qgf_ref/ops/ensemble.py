@@ -8,10 +8,13 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import unknown_name
+from qgf_ref.ops import row_numbers
 
 Ties = Literal["split", "first"]
 
 AGGREGATIONS = ("min", "mean")
+"""Those without a number of their own; the third is "lcb=K", `lower_bound`."""
+WRITTEN = (*AGGREGATIONS, "lcb=K")
 
 
 class EnsembleCache(NamedTuple):
@@ -20,27 +23,46 @@ class EnsembleCache(NamedTuple):
     weight: Array
 
 
+def lower_bound(name: str) -> float | None:
+    """K of "lcb=K", a number > 0: mean − K·std over the members; None of any other text."""
+    word, _, number = name.partition("=") if isinstance(name, str) else ("", "", "")
+    try:
+        value = float(number) if word == "lcb" else 0.0
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
 def require_aggregation(name: str) -> None:
     """Raise InputError, listing the valid names, unless `name` is an aggregation."""
-    if name not in AGGREGATIONS:
-        raise unknown_name("aggregation", name, AGGREGATIONS)
+    if name not in AGGREGATIONS and lower_bound(name) is None:
+        raise unknown_name("aggregation", name, WRITTEN)
 
 
 def ensemble_reduce(
     q: Array, aggregation: str = "min", ties: Ties = "split"
 ) -> tuple[Array, EnsembleCache]:
-    """min or mean over the members.
+    """min, mean or a lower confidence bound over the members.
 
     q (E, B) → (B,). A complex q is compared by its real part.
+    "lcb=K": m − Kσ with m the mean and σ² = mean_e (q_e − m)², over E (PyTorch's std divides by
+          E − 1). Of two members K = 1 is their minimum. Where all agree the derivative is the
+          mean's. Source: EDAC's and PBRL's bounds, arXiv 2110.01548, 2202.11566.
     ties  who gets the derivative when several members attain the minimum: "split" divides it
           equally among them (jax.numpy.min: official.md, section 5); "first" gives it to the
           first of them.
 
     jvp   y_dot = Σ_e ω_e q_dot_e;  vjp   q_bar_e = ω_e·y_bar
-    with ω_e = 1/E (mean), or the share of member e in the minimum.
+    with ω_e = 1/E (mean), 1/E − K(q_e − m)/(Eσ), or the share of member e in the minimum.
     """
     require_aggregation(aggregation)
-    members = q.shape[0]
+    members, deviations = q.shape[0], lower_bound(aggregation)
+    if deviations is not None:
+        mean = q.mean(axis=0)
+        apart = q - mean
+        spread = np.sqrt((apart * apart).mean(axis=0))
+        slope = row_numbers.divided(deviations / members * apart, spread, 0 * apart)
+        return mean - deviations * spread, EnsembleCache(1 / members - slope)
     if aggregation == "mean":
         return q.mean(axis=0), EnsembleCache(np.full(q.shape, 1 / members, q.real.dtype))
     attains = q.real == q.real.min(axis=0)

@@ -38,6 +38,11 @@ def plus(x: Array, number: float) -> Array:
     return x + number
 
 
+def root(x: Array) -> Array:
+    """√x, elementwise. A sum of squares that overflowed stays infinite, a NaN stays."""
+    return np.asarray(np.sqrt(x))
+
+
 def at_least(x: Array, number: float) -> Array:
     """max(x, number)."""
     return np.asarray(np.maximum(x, number))

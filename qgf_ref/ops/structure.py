@@ -67,6 +67,13 @@ def unit(like: Array, column: int) -> Array:
     return e
 
 
+def kept(x: Array, columns: tuple[int, ...]) -> Array:
+    """y (B, D) = x in these columns, 0 in the others: a projection, its own jvp and vjp."""
+    y = np.zeros_like(x)
+    y[:, list(columns)] = x[:, list(columns)]
+    return y
+
+
 def squeeze_last(x: Array) -> Array:
     """y (…) = x (…, 1): the scalar output of a value network."""
     return x[..., 0]
@@ -75,6 +82,11 @@ def squeeze_last(x: Array) -> Array:
 def squeeze_last_vjp(y_bar: Array) -> Array:
     """x_bar (…, 1) = y_bar (…)."""
     return y_bar[..., None]
+
+
+def unsqueeze_last(x: Array) -> Array:
+    """y (…, 1) = x (…): numbers of rows as a column."""
+    return x[..., None]
 
 
 def cast(x: Array, like: Array) -> Array:

@@ -19,7 +19,7 @@ from qgf_ref.data.datasets import Masks
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.losses.batch import FlowTimes, Hyperparameters
 from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.ops.ensemble import AGGREGATIONS
+from qgf_ref.ops.ensemble import WRITTEN
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.threads import VARIABLE, thread_count
 
@@ -39,7 +39,7 @@ class TrainConfig:
     hidden: tuple[int, ...] = _setting((256, 256, 256), "hidden layers of all networks")
     ensemble: int = _setting(2, "members of the critic")
     activation: str = _setting("gelu", f"of all networks: {', '.join(ACTIVATIONS)}")
-    q_aggregation: str = _setting("min", f"over the critic's members: {', '.join(AGGREGATIONS)}")
+    q_aggregation: str = _setting("min", f"over the critic's members: {', '.join(WRITTEN)}")
     denoise_steps: int = _setting(10, "T, Euler steps of the sampler")
     flow_times: FlowTimes = _setting("grid", "training times: {0, 1/T, …, 1} or U[0, 1]")
     horizon_length: int = _setting(5, "H, actions in a chunk")

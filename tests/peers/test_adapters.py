@@ -35,6 +35,7 @@ Module: Any = torch.nn.Module
 Differentiable: Any = torch.autograd.Function
 OWN_NETWORKS = ("oracle", "cfgrl", "robust_q", "qgf_distill", "qgf_jacobian_distill")
 ESTIMATORS = [name for name in qgf_ref.estimator_names() if name not in OWN_NETWORKS]
+ESTIMATORS += ["qgf+gate=0.3,soft+norm=0.1", "qgf_jacobian+interval=0.3,1+schedule=down+prefix=1/2"]
 CHECKPOINT = small_checkpoint(hidden=(8, 7), action_dim=2, steps=3)
 AGREEMENT = 1e-9
 """Measured: 2e-12 and less (qgf_covariance, of gradients up to 30), 1e-13 of most."""

@@ -135,6 +135,8 @@ def _ensemble_reduce(here: Device, q: Any, aggregation: str = "min") -> tuple[An
     if aggregation == "mean":
         shares = here.array(np.full(q.shape, 1 / q.shape[0], q.dtype))
         return q.mean(axis=0), EnsembleCache(shares)
+    if aggregation != "min":
+        return ensemble_reduce(q, aggregation)
     least = q.min(axis=0)
     attains = (q == least).astype(q.dtype)
     return least, EnsembleCache(attains / attains.sum(axis=0))

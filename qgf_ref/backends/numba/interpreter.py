@@ -55,9 +55,11 @@ CLIP, MULTIPLY, REDUCE_MIN, REDUCE_MEAN, FILL, SHARE, WHERE_POSITIVE, PLUS, AT_L
     Op.CLIP, Op.MULTIPLY, Op.REDUCE_MIN, Op.REDUCE_MEAN, Op.FILL, Op.SHARE, Op.WHERE_POSITIVE,
     Op.PLUS, Op.AT_LEAST,
 ))  # fmt: skip
-NEAREST, LAST_CHECKED = int(Op.NEAREST), int(programs.LAST_CHECKED)
+NEAREST, ROOT, KEEP = map(int, (Op.NEAREST, Op.ROOT, Op.KEEP))
+LAST_CHECKED = int(programs.LAST_CHECKED)
 SELDOM = (
-    JVP, HVP, SCALE_ROW, DIVIDE, ROW_DOT, RATIO, WHERE_POSITIVE, PLUS, AT_LEAST, NEAREST,
+    JVP, HVP, SCALE_ROW, DIVIDE, ROW_DOT, RATIO, WHERE_POSITIVE, PLUS, AT_LEAST, NEAREST, ROOT,
+    KEEP,
 )  # fmt: skip
 """Instructions that only some estimators need: without them the interpreter compiles in half the
 time.
@@ -145,6 +147,16 @@ def _seldom_between(op, x, y, s, out, rows, width, numbers, work):
             work[out + i] = number if work[x + i] < number else work[x + i]
     elif op == NEAREST:
         nearest(x, out, rows, numbers, work)
+    elif op == ROOT:
+        for i in range(size):
+            work[out + i] = np.sqrt(work[x + i])
+    elif op == KEEP:
+        for i in range(size):
+            work[out + i] = zero
+        for column in numbers:
+            for r in range(rows):
+                i = r * width + int(column)
+                work[out + i] = work[x + i]
 
 
 @kernel

@@ -17,6 +17,7 @@ from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops import row_numbers
 from qgf_ref.ops.clip import clip
 from qgf_ref.ops.ensemble import ensemble_reduce
+from qgf_ref.ops.structure import kept
 
 
 def execute(
@@ -108,4 +109,6 @@ _RULES: dict[Op, Callable[..., tuple[Any, ...]]] = {
     Op.PLUS: lambda x, number: (x + number,),
     Op.AT_LEAST: lambda x, number: (np.maximum(x, number),),
     Op.NEAREST: _nearest,
+    Op.ROOT: lambda x: (row_numbers.root(x),),
+    Op.KEEP: lambda x, *numbers: (kept(x, tuple(map(int, numbers))),),
 }

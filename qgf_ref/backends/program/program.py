@@ -58,6 +58,10 @@ class Op(IntEnum):
     """x → max(x, number)."""
     NEAREST = 20
     """s → of the numbers' second half that whose partner in the first is nearest by ratio."""
+    ROOT = 21
+    """x → √x."""
+    KEEP = 22
+    """x (ACTION) → x in the columns that the numbers name, 0 in the others."""
 
 
 LAST_CHECKED = Op.RATIO

@@ -12,8 +12,17 @@ from qgf_ref.arrays import Array
 from qgf_ref.backends.program.program import Instruction, Kind, Op
 from qgf_ref.ops import row_numbers
 from qgf_ref.ops.clip import clip, clip_vjp
-from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp
-from qgf_ref.ops.structure import axpy, batch_sum_vjp, cast, scaled, squeeze_last, zeros
+from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp, lower_bound
+from qgf_ref.ops.structure import (
+    axpy,
+    batch_sum_vjp,
+    cast,
+    kept,
+    scaled,
+    squeeze_last,
+    unsqueeze_last,
+    zeros,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,8 +154,42 @@ def _clip_vjp(recorder: ProgramRecorder, args: tuple[Any, ...], x_bar: Array) ->
 def _reduce(recorder: ProgramRecorder, args: tuple[Any, ...], returned: Any) -> None:
     q, aggregation = args  # with ties split, the default
     y, cache = returned
+    deviations = lower_bound(aggregation)
+    if deviations is not None:
+        _lower_bound(recorder, q, y, cache.weight, deviations)
+        return
     op = Op.REDUCE_MIN if aggregation == "min" else Op.REDUCE_MEAN
     recorder.note(op, ((q, Kind.MEMBERS),), ((y, Kind.SCALAR), (cache.weight, Kind.MEMBERS)))
+
+
+def _lower_bound(
+    recorder: ProgramRecorder, q: Array, y: Array, weight: Array, deviations: float
+) -> None:
+    """m − Kσ and 1/E − K(q_e − m)/(Eσ), in instructions that there are."""
+
+    def note(op: Op, kind: Kind, *inputs: Typed, number: float | None = None) -> Array:
+        array = recorder.arbitrary(kind)
+        given = () if number is None else (number,)
+        recorder.note(op, inputs, ((array, kind),), numbers=given)
+        return array
+
+    E, members, scalar = recorder.members, Kind.MEMBERS, Kind.SCALAR
+    mean, shares, variance, others = (recorder.arbitrary(k) for k in (scalar, members) * 2)
+    recorder.note(Op.REDUCE_MEAN, ((q, members),), ((mean, scalar), (shares, members)))
+    each = note(Op.SHARE, members, (mean, scalar), (shares, members))
+    apart = note(Op.AXPY, members, (each, members), (q, members), number=-E)
+    square = note(Op.MULTIPLY, members, (apart, members), (apart, members))
+    recorder.note(Op.REDUCE_MEAN, ((square, members),), ((variance, scalar), (others, members)))
+    spread = note(Op.ROOT, scalar, (variance, scalar))
+    recorder.note(
+        Op.AXPY, ((spread, scalar), (mean, scalar)), ((y, scalar),), numbers=(-deviations,)
+    )
+    slope = note(Op.FILL, scalar, number=deviations / E)
+    per_unit = note(Op.RATIO, scalar, (slope, scalar), (spread, scalar))
+    pulled = note(Op.SHARE, members, (per_unit, scalar), (apart, members))
+    recorder.note(
+        Op.AXPY, ((pulled, members), (shares, members)), ((weight, members),), numbers=(-1.0,)
+    )
 
 
 def _reduce_vjp(recorder: ProgramRecorder, args: tuple[Any, ...], q_bar: Array) -> None:
@@ -196,6 +239,12 @@ def _nearest(recorder: ProgramRecorder, args: tuple[Any, ...], chosen: Array) ->
     recorder.note(Op.NEAREST, ((x, Kind.SCALAR),), ((chosen, Kind.SCALAR),), numbers=numbers)
 
 
+def _kept(recorder: ProgramRecorder, args: tuple[Any, ...], y: Array) -> None:
+    x, columns = args
+    numbers = tuple(number_of(column) for column in columns)
+    recorder.note(Op.KEEP, ((x, Kind.ACTION),), ((y, Kind.ACTION),), numbers=numbers)
+
+
 def number_of(value: Any) -> float:
     """The number that an argument is. Raises NotRecordable."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
@@ -214,10 +263,13 @@ _PRIMITIVES: dict[Callable[..., Any], Scribe] = {
     zeros: _zeros,
     cast: _renamed,
     squeeze_last: _renamed,
+    unsqueeze_last: _renamed,
     row_numbers.row_dot: _row_dot,
     row_numbers.ratio: _ratio,
     row_numbers.divided: _divided,
     row_numbers.nearest: _nearest,
+    kept: _kept,
+    row_numbers.root: _like_first(Op.ROOT, 1),
     row_numbers.product: _like_first(Op.MULTIPLY, 2),
     row_numbers.where_positive: _like_first(Op.WHERE_POSITIVE, 2),
     row_numbers.plus: _like_first(Op.PLUS, 1, numbers=True),

@@ -49,6 +49,15 @@ def test_every_kind_of_network(gpu: ModuleType, case: str, few: bool) -> None:
 
 
 @WAYS
+def test_options_and_a_lower_bound(gpu: ModuleType, few: bool) -> None:
+    names = "qgf+gate=0.3,soft+norm=0.1+prefix=2/3", "qgf"
+    kinds: tuple[dict[str, Any], ...] = {}, {"aggregation": "lcb=0.7", "members": 3}
+    for kind in kinds:
+        flow, obs, noise = small(3, **kind)
+        assert sampled(flow, obs, few, names, weight=0.5, noise=noise) < FLOAT64
+
+
+@WAYS
 def test_float32(gpu: ModuleType, few: bool) -> None:
     flow, obs, noise = small(dtype="float32")
     assert sampled(flow, obs, few, ("qgf", "qgf_shifted"), weight=0.1, noise=noise) < 1e-6

@@ -74,6 +74,7 @@ __device__ inline Real single(const Values& v, const Index* code, Index row, int
     case OP_WHERE_POSITIVE: return at(v, code[IN_1], row, i) > 0 ? x : Real(0);
     case OP_PLUS: return x + number;
     case OP_AT_LEAST: return x < number ? number : x;
+    case OP_ROOT: return sqrt(x);
     default: return number;  // FILL
   }
 }
@@ -95,6 +96,13 @@ __device__ inline void between(const Values& v, const Index* code, const double*
     if (lane == 0)
       at(v, code[OUT_0], row, 0) =
           nearest(at(v, code[IN_0], row, 0), numbers + code[NUMBER], int(code[COUNT] / 2));
+  } else if (op == OP_KEEP) {
+    for (int i = lane; i < count; i += WARP) at(v, code[OUT_0], row, i) = Real(0);
+    __syncwarp();
+    for (int i = lane; i < code[COUNT]; i += WARP) {
+      const int column = int(numbers[code[NUMBER] + i]);
+      at(v, code[OUT_0], row, column) = at(v, code[IN_0], row, column);
+    }
   } else if (op == OP_CLIP) {
     for (int i = lane; i < count; i += WARP) {
       const Real x = at(v, code[IN_0], row, i), size = x < 0 ? -x : x;

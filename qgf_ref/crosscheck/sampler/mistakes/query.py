@@ -46,7 +46,8 @@ def query(factor: Factor | None = None, bound: Any = None) -> Mapping[str, Chang
             return axpy(factor(rest, dt) if factor and estimate else scale, x, y)
 
         def times(scale: Any, x: Array) -> Array:
-            return scaled(factor(rest, dt) if factor and scale == rest else scale, x)
+            left = factor and np.ndim(scale) == 0 and scale == rest
+            return scaled(factor(rest, dt) if factor and left else scale, x)
 
         replacements: dict[Any, Any] = {axpy: sum_of, scaled: times} if factor else {}
         return replacements | ({clip: bound} if bound else {})

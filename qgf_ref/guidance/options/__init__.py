@@ -1,0 +1,1 @@
+"""What deployment does to G: options of any estimator, each a wrapper round it."""
