@@ -20,7 +20,7 @@ from qgf_ref.denoising import (
 )
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
-from qgf_ref.guidance.queries import one_step_estimate
+from qgf_ref.guidance.queries import members_at, one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
@@ -34,7 +34,8 @@ class Trace:
 
     obs (B, O), noise a_0 (B, D), action (B, D): the result, clipped.
     a (T, B, D): before each step; v (T, B, D): velocity; a1_hat (T, B, D): the query point (the
-    one-step estimate where the estimator has none); q (T, E, B): every critic member there;
+    one-step estimate where the estimator has none); q (T, E, B): every critic member there, E = 0
+    of a flow without a critic;
     g (T, B, D): the estimator's output, before weighting.
     Source: shared/golden/README.md.
     """
@@ -157,7 +158,7 @@ def trace(
             if query is None:
                 query = one_step_estimate(flow, step).x
             if q is None:
-                q, _ = flow.critic.forward(obs, query)
+                q = members_at(flow, obs, query)
             finite(q, step.index, "the critic at the query point")
             rows.extend((step.action, step.velocity, query, q, guidance.gradient))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -145,10 +145,13 @@ class NoCritic:
 
     aggregation: str = "min"
 
+    absent: ClassVar[bool] = True
+    """What a record asks before it asks for Q."""
+
     def _missing(self, *args: Array) -> NoReturn:
         raise InputError(
-            "this flow has no critic: only sample(…, estimator='none') works without one; give the "
-            "adapter critic=…"
+            "this flow has no critic: only the estimator 'none' works without one, and best of 1; "
+            "give the adapter critic=…"
         )
 
     def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:

@@ -72,6 +72,11 @@ class CountedCritic(Counted):
         """That of the critic underneath."""
         return cast(str, self.base.aggregation)
 
+    @property
+    def absent(self) -> bool:
+        """Whether there is none underneath."""
+        return bool(getattr(self.base, "absent", False))
+
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
         """Counted as critic_hvp."""
         return cast(Array, self._count("hvp", action_dot, q_bar, cache))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.flow.euler import RolloutCache, rollout, rollout_vjp
@@ -80,6 +82,14 @@ def critic_value(flow: GuidedFlow, obs: Array, x: Array) -> Array:
     """The aggregated critic Q(s, x), (B,)."""
     q, _ = flow.critic.forward(obs, x)
     return flow.kernels(ensemble_reduce, q, flow.critic.aggregation)[0]
+
+
+def members_at(flow: GuidedFlow, obs: Array, x: Array) -> Array:
+    """Q(s, x) of every member, (E, B), for a record; E = 0 of a flow without a critic."""
+    if getattr(flow.critic, "absent", False):
+        return np.zeros((0, len(x)), flow.field.dtype)
+    q: Array = flow.critic.forward(obs, x)[0]
+    return q
 
 
 @dataclass(frozen=True)

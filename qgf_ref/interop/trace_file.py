@@ -160,6 +160,8 @@ def recorded_trace(
                 found[name] = np.asarray(arrays[name])
             except (ValueError, TypeError):
                 raise InputError(f"{source}: {name} is no array of numbers") from None
+    if found.get("q", np.zeros(0)).shape[1:2] == (0,):
+        del found["q"]  # of a flow without a critic
     outer = {name: found.pop(name) for name in REQUIRED}
     return RecordedTrace(
         **outer, stepwise=found, metadata=_checked(metadata or {}, source), source=source

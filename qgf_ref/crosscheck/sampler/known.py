@@ -200,7 +200,8 @@ def _conditions(d: Difference, wrong: Array) -> Iterator[str]:
         masks["where the one-step estimate is clipped"] = beyond
         masks["where the one-step estimate is not clipped"] = ~beyond
         masks["in rows of which some coordinate is clipped"] = beyond.any(axis=2, keepdims=True)
-    least = d.about["q"].argmin(axis=2)[..., None]
+    has_critic = d.about["q"].shape[2] > 0
+    least = d.about["q"].argmin(axis=2)[..., None] if has_critic else None
     for e in range(d.about["q"].shape[2]):
         masks[f"in rows where member {e} attains the minimum"] = least == e
     # which steps are wrong is said already

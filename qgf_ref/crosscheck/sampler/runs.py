@@ -17,7 +17,7 @@ from qgf_ref.denoising import conclude, denoise, denoising_step, drift_of
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Guidance
-from qgf_ref.guidance.queries import one_step_estimate
+from qgf_ref.guidance.queries import members_at, one_step_estimate
 
 
 class Inputs(NamedTuple):
@@ -38,9 +38,9 @@ def free_running(port: Port, inputs: Inputs) -> Predicted:
     n = inputs.best_of
     obs = port.scheme.spread(inputs.obs, n)
     rows, T = inputs.noise.shape, port.flow.denoise_steps
-    members = port.members
+    members = 1 if port.members is None else port.members
     quantities = {name: np.full((T, *rows), np.nan) for name in ("a", "v", "a1_hat", "g")}
-    quantities["q"] = np.full((T, members or 1, rows[0]), np.nan)
+    quantities["q"] = np.full((T, members, rows[0]), np.nan)
 
     def record(step: DenoisingStep, guidance: Guidance) -> None:
         _store(quantities, step.index, step, guidance, port, obs)
@@ -72,9 +72,9 @@ def teacher_forced(
     n, given = inputs.best_of, given or {}
     obs = port.scheme.spread(inputs.obs, n)
     T, flow = len(states), port.flow
-    members = port.members
+    members = 1 if port.members is None else port.members
     quantities = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat", "g")}
-    quantities["q"] = np.full((T, members or 1, states.shape[1]), np.nan)
+    quantities["q"] = np.full((T, members, states.shape[1]), np.nan)
     quantities["a"][0] = port.scheme.start(inputs.noise)
     last = states[-1]
     with np.errstate(all="ignore"):
@@ -157,5 +157,5 @@ def _store(
     if query is None:
         query = one_step_estimate(port.flow, step).x
     if q is None:
-        q, _ = port.flow.critic.forward(obs, query)
+        q = members_at(port.flow, obs, query)
     quantities["a1_hat"][k], quantities["q"][k], quantities["g"][k] = query, q, guidance.gradient

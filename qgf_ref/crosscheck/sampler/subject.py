@@ -26,6 +26,7 @@ from qgf_ref.flow.convention import convention as convention_by_name
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.counting import counted
+from qgf_ref.guidance.queries import members_at
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.interop.trace_file import RecordedTrace
 
@@ -63,7 +64,7 @@ class FlowNetworks:
         watched = counted(flow, meter)[0]
         watched = replace(watched, field=Answering(watched.field), critic=Answering(watched.critic))
         zeros = np.zeros((1, flow.field.action_dim), flow.field.dtype)
-        q, _ = watched.critic.forward(rows[:1], zeros)
+        q = members_at(watched, rows[:1], zeros)
         return cls(watched, rows, _chunk(flow), len(q), meter)
 
     @property
