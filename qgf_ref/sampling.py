@@ -178,7 +178,9 @@ def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
         )
     if denoise_steps is None:
         return flow
-    return replace(flow, denoise_steps=denoise_steps)
+    again = getattr(flow.field, "for_steps", None)
+    field = flow.field if again is None else again(denoise_steps)
+    return replace(flow, field=field, denoise_steps=denoise_steps)
 
 
 def _observations(flow: GuidedFlow, obs: Array) -> Array:

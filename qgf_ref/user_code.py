@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import traceback
+from pathlib import Path
 from typing import Any
 
 from qgf_ref.errors import InputError, listing
+
+OWN = str(Path(__file__).parent)
+MOST = 200
+"""Letters that are quoted of a message; some of JAX fill a page."""
 
 
 def import_named(spec: str, what: str) -> Any:
@@ -20,7 +25,7 @@ def import_named(spec: str, what: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a script that reads its arguments
         raise InputError(f"{what} {spec!r}: cannot import it: {error_summary(error)}") from error
     if not hasattr(module, attribute):
         names = listing(n for n in vars(module) if not n.startswith("_"))
@@ -28,8 +33,16 @@ def import_named(spec: str, what: str) -> Any:
     return getattr(module, attribute)
 
 
-def error_summary(error: Exception) -> str:
-    """Kind, message, and where in the user's file, on one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+def error_summary(error: BaseException) -> str:
+    """Kind, message, and where in the user's file, on one line.
+
+    The innermost frame outside of installed packages, if there is one, and never our own.
+    """
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__)
+        if OWN not in f.filename and "importlib" not in f.filename
+    ]  # fmt: skip
+    theirs = [f for f in frames if "-packages" not in f.filename] or frames
+    where = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said if len(said) <= MOST else said[: MOST - 1] + '…'}{where}"

@@ -89,6 +89,6 @@ def functions(
     """
 
     def autodiff(function: Function, what: str) -> Autodiff:
-        return NumpyFunction(function, what, np.dtype(dtype))
+        return NumpyFunction(function, what, dtype)
 
     return guided_flow(autodiff, field, critic, AdapterSettings.of(settings))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+from qgf_ref.flow.normalisation import Normalisation
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,20 @@ class ActionLayout:
         """Raises InputError on a shape that is none, on a mask of another shape or that leaves no
         block (rows times columns), and on a held number without padding.
         """
-        given = (action_shape,) if isinstance(action_shape, int) else tuple(action_shape)
-        if not 1 <= len(given) <= 2 or not all(
-            isinstance(n, int | np.integer) and n > 0 for n in given
-        ):
-            raise InputError(f"action_shape must be D or (H, A), got {action_shape!r}")
-        shape = tuple(map(int, given))
+        sizes = np.atleast_1d(np.asarray(action_shape))
+        if sizes.dtype.kind not in "iu" or sizes.shape not in ((1,), (2,)) or (sizes < 1).any():
+            said = " ".join(repr(action_shape).split())
+            raise InputError(f"action_shape must be D or (H, A), got {said}")
+        shape = tuple(map(int, sizes))
         mask = np.ones(shape, bool) if real is None else np.asarray(real)
         if mask.dtype != bool or mask.shape not in (shape, shape[-1:]):
             raise InputError(
-                f"real must be a mask of bools of shape {shape} or {shape[-1:]}, got {mask.dtype} "
-                f"of shape {mask.shape}"
+                f"real must be a mask of bools of shape {' or '.join(_shapes(shape))}, got "
+                f"{mask.dtype} of shape {mask.shape}"
             )
         mask = np.broadcast_to(mask, shape).copy()
-        if held is not None and (real is None or not np.isfinite(held)):
+        number = isinstance(held, int | float | np.number) and np.isfinite(held)
+        if held is not None and (real is None or not number):
             raise InputError("held is the number that padding is held at: give real=… with it")
         block = np.ix_(*(mask.any(axis=tuple(i for i in range(len(shape)) if i != axis))
                          for axis in range(len(shape))))  # fmt: skip
@@ -80,6 +81,24 @@ class ActionLayout:
     def action_dim(self) -> int:
         """D of the flow."""
         return int(self.real.sum()) if self.held is not None else prod(self.shape)
+
+    def units(self, given: Normalisation) -> Normalisation:
+        """For the flat (D,) those of (D,), (), or one step's dimensions (A,), for every step alike.
+
+        Raises InputError on another shape.
+        """
+
+        def flat(values: Array) -> Array:
+            if values.shape in ((), (self.action_dim,)):
+                return values
+            if values.shape != self.shape[-1:]:
+                known = sorted({f"({self.action_dim},)", f"({self.shape[-1]},)"})
+                raise InputError(
+                    f"critic_units must have shape {' or '.join(known)}, got {values.shape}"
+                )
+            return self.flat(np.broadcast_to(values, (1, *self.shape)))[0]
+
+        return Normalisation(flat(given.offset), flat(given.scale))
 
     def full(self, x: Array, padding: float | None = None) -> Array:
         """(B, *shape) of a flat (B, D); `padding`, or the held number, where nothing is carried."""
@@ -111,3 +130,7 @@ class ActionLayout:
             return what
         kept = "carried along" if self.held is None else f"held at {self.held:g}"
         return f"{what}, {padded} of {self.real.size} padding, {kept}, unseen by the critic"
+
+
+def _shapes(shape: tuple[int, ...]) -> list[str]:
+    return [str(s) for s in dict.fromkeys((shape, shape[-1:]))]

@@ -7,6 +7,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
+from qgf_ref.user_code import error_summary
+
+
+def raised(what: str, error: Exception, hint: str = "") -> InputError:
+    """The error for a function that raised one."""
+    if isinstance(error, TypeError) and "positional argument" in str(error):
+        hint = f"; it is called as f(obs, x{', τ' if what == 'the field' else ''})"
+    return InputError(f"{what} raised {error_summary(error)}{hint}")
+
+
+def wrote(what: str) -> InputError:
+    """The error for a function that changes what products ask it with again."""
+    return InputError(f"{what} writes into its observations in place: let it work on a copy")
 
 
 class Autodiff(Protocol):
@@ -19,6 +33,8 @@ class Autodiff(Protocol):
     """What it is in messages: "the field", "the critic"."""
     dtype: np.dtype[Any]
     """float32 or float64: in which the flow computes."""
+    precision: str
+    """The coarsest dtype in which it is known to compute: float64, float32, float16, bfloat16."""
     differenced: tuple[str, ...]
     """The products that come from central differences."""
 
@@ -28,6 +44,10 @@ class Autodiff(Protocol):
 
     def forward(self, obs: Any, x: Array, time: Array | None) -> tuple[Array, Any]:
         """y, and what the products need. time (B,), None of a critic."""
+        ...
+
+    def redrawn(self, cache: Any) -> bool:
+        """Whether it is traced once and would be traced otherwise another time."""
         ...
 
     def vjp(self, y_bar: Array, cache: Any) -> Array:

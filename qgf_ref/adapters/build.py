@@ -12,21 +12,15 @@ from numpy.typing import ArrayLike
 from qgf_ref.adapters.actions import ActionLayout
 from qgf_ref.adapters.autodiff import Autodiff
 from qgf_ref.adapters.differences import PRODUCTS, Differenced
+from qgf_ref.adapters.examination import examine
 from qgf_ref.adapters.networks import AdaptedCritic, AdaptedField, NoCritic
-from qgf_ref.adapters.observations import Observations, Select, row_numbers
-from qgf_ref.arrays import Array
+from qgf_ref.adapters.observations import Observations, Select
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.flow.convention import ConventionLike, convention
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.critic import Critic
 from qgf_ref.ops.ensemble import require_aggregation
-
-CHECK_ROWS = 3
-REPEATS = {"float32": 1e-3, "float64": 1e-9}
-"""Relative difference that is called rounding between two calls of one function, or a row in two
-batches: a GPU sums in no fixed order, and a batch's size chooses the kernel (1e-6 measured on
-CPUs in float32); Dropout and BatchNorm move numbers by 1e-2 and more."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,13 @@ class AdapterSettings:
                    alone, and its gradient is 0 on the padding
     held           a number: the field sees it in place of the padding, and D counts real numbers
                    only. None: the flow carries the padding along, as the published samplers do
-    critic_units   the critic takes actions in these units: Q(s, units.raw(a)), a (B, D)
+    critic_units   the critic takes actions in these units: Q(s, units.raw(a)), a (B, D); of shape
+                   (D,), (), or (A,) for every step alike
     differences    products ("vjp", "jvp", "hvp") taken by central differences in place of autodiff;
                    reports say so
     check          call each network three times to see that its numbers are finite, repeat, and
-                   that a row does not depend on the others
+                   that a row does not depend on the others, in whatever order; and that the
+                   critic's gradient is not 0
     Raises InputError on a shape, mask, name or combination that is none, and on what `check` finds.
     """
 
@@ -82,6 +78,12 @@ class AdapterSettings:
         return cls(**settings)
 
     def __post_init__(self) -> None:
+        if isinstance(self.differences, str):
+            object.__setattr__(self, "differences", (self.differences,))
+        if not isinstance(self.differences, Sequence):
+            raise InputError(
+                f"differences must name products ({', '.join(PRODUCTS)}), got {self.differences!r}"
+            )
         for name in self.differences:
             if name not in PRODUCTS:
                 raise unknown_name("product", name, PRODUCTS)
@@ -90,6 +92,16 @@ class AdapterSettings:
             raise InputError(
                 "give obs_dim=O where observations are a matrix (B, O), or observations=… of any "
                 "structure"
+            )
+        whole = isinstance(self.obs_dim, int | np.integer) and not isinstance(self.obs_dim, bool)
+        if self.obs_dim is not None and not (whole and self.obs_dim >= 0):
+            raise InputError(f"obs_dim must be a whole number ≥ 0, got {self.obs_dim!r}")
+        if self.select is not None and self.observations is None:
+            raise InputError("select chooses rows of observations=…, and there are none")
+        if not isinstance(self.critic_units, Normalisation | None):
+            raise InputError(
+                "critic_units must be a qgf_ref.adapters.Normalisation, got "
+                f"{type(self.critic_units).__name__}"
             )
 
 
@@ -109,12 +121,13 @@ def guided_flow(
     held = None if how.obs_dim is not None else Observations(how.observations, how.select)
     obs_dim = 1 if how.obs_dim is None else how.obs_dim
     own = AdaptedField(network(field, "the field"), layout, obs_dim, held)
+    adapted: AdaptedCritic | None = None
     asked: Critic = NoCritic(how.aggregation)
     if critic is not None:
         q = network(critic, "the critic")
-        asked = AdaptedCritic(q, layout.block(), how.aggregation, held)
-        if how.critic_units is not None:
-            asked = how.critic_units.critic(asked)
+        adapted = AdaptedCritic(q, layout.block(), how.aggregation, held)
+        units = None if how.critic_units is None else layout.units(how.critic_units)
+        asked = adapted if units is None else units.critic(adapted)
     flow = GuidedFlow(
         convention(how.convention).to_core(own, how.denoise_steps),
         asked,
@@ -122,57 +135,5 @@ def guided_flow(
         how.action_bound,
     )
     if how.check:
-        examine(flow, _few(own, held), critic is not None)
+        examine(flow, own, adapted)
     return flow
-
-
-def _few(field: AdaptedField, held: Observations | None) -> Array:
-    """Observations (3, O) to call the networks with."""
-    if held is not None:
-        return row_numbers(held.count)[np.arange(CHECK_ROWS) % held.count]
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((CHECK_ROWS, field.obs_dim)).astype(field.dtype)
-
-
-def relative_distance(actual: Array, expected: Array, beside: Array | None = None) -> float:
-    """max|actual − expected| over the root mean square of `beside`, by default of `expected`."""
-    size = float(np.sqrt((np.asarray(expected if beside is None else beside, float) ** 2).mean()))
-    return float(np.abs(np.asarray(actual, float) - expected).max()) / (size or 1.0)
-
-
-def examine(flow: GuidedFlow, obs: Array, has_critic: bool = True) -> None:
-    """Call each network three times: raises InputError unless its numbers are finite, come again,
-    and do not depend on the other rows of the batch.
-    """
-    rng = np.random.default_rng(1)
-    action = rng.standard_normal((len(obs), flow.field.action_dim)).astype(flow.field.dtype)
-    time = flow.times[flow.denoise_steps // 2]
-    calls: dict[str, Callable[[Array, Array], Array]] = {
-        "the field": lambda s, a: flow.field.forward(s, a, time)[0]
-    }
-    if has_critic:
-        calls["the critic"] = lambda s, a: flow.critic.forward(s, a)[0].T
-    limit = REPEATS[flow.field.dtype.name]
-    for what, call in calls.items():
-        first = call(obs, action)
-        if not np.isfinite(first).all():
-            raise InputError(
-                f"{what} returned NaN or infinity for standard normal actions "
-                f"({int((~np.isfinite(first)).sum())} of {first.size} numbers)"
-            )
-        apart = relative_distance(call(obs, action), first)
-        if not apart <= limit:  # NaN, too
-            raise InputError(
-                f"{what} gives other numbers when it is called again with the same arguments (by "
-                f"{apart:.1g} of their size): Dropout in training mode, noise drawn inside, or "
-                "state; draw outside and pass it in, or call .eval()"
-            )
-        # the same shape, so that nothing is compiled twice
-        same = np.full(len(obs), 1)
-        among = relative_distance(call(obs[same], action[same])[1], first[1], first)
-        if not among <= limit:
-            raise InputError(
-                f"{what} gives a row other numbers where the other rows are others (by "
-                f"{among:.1g} of their size): BatchNorm, attention across rows, or observations "
-                "that are not selected by row (give select=…)"
-            )

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from qgf_ref.adapters.autodiff import Autodiff
+from qgf_ref.adapters.autodiff import Autodiff, raised, wrote
 from qgf_ref.arrays import Array, real_dtype
 from qgf_ref.errors import InputError
 from qgf_ref.nets.products import MissingProduct
@@ -40,6 +41,7 @@ class Differenced:
                 f"{base.what}: an hvp by differences needs an exact vjp, and differences name both"
             )
         self.base, self.what, self.dtype = base, base.what, base.dtype
+        self.precision = base.precision
         self.differenced = tuple(name for name in PRODUCTS if name in products)
 
     def observation(self, obs: Array) -> Any:
@@ -50,6 +52,10 @@ class Differenced:
         """The base's y."""
         y, cache = self.base.forward(obs, x, time)
         return y, Point(obs, x, time, cache)
+
+    def redrawn(self, cache: Point) -> bool:
+        """The base's."""
+        return self.base.redrawn(cache.cache)
 
     def _slope(self, at: Point, x_dot: Array, value: Callable[[Array], Array]) -> Array:
         size = float(np.abs(x_dot).max(initial=0)) or 1.0
@@ -92,26 +98,48 @@ class Differenced:
 
 
 class NumpyFunction:
-    """An `Autodiff` of a function of NumPy arrays, which has no products."""
+    """An `Autodiff` of a function of NumPy arrays, which has no products.
+
+    It gets copies of x and τ: what it writes into them changes nothing.
+    """
 
     differenced: tuple[str, ...] = ()
 
-    def __init__(self, function: Callable[..., Any], what: str, dtype: np.dtype[Any]) -> None:
+    def __init__(self, function: Callable[..., Any], what: str, dtype: DTypeLike) -> None:
         if not callable(function):
             raise InputError(f"{what} must be a function, got {type(function).__name__}")
         self.function, self.what, self.dtype = function, what, real_dtype(dtype)
+        self.precision = self.dtype.name
 
     def observation(self, obs: Array) -> Array:
-        """As it is."""
-        return obs
+        """A copy."""
+        return np.array(obs)
+
+    def redrawn(self, cache: Any) -> bool:
+        """Nothing is traced."""
+        return False
 
     def forward(self, obs: Any, x: Array, time: Array | None) -> tuple[Array, None]:
-        """What the function returns, in `dtype`. Raises InputError when it raises."""
+        """What the function returns.
+
+        Raises InputError when it raises, returns no array, or writes into a matrix of observations,
+        which differences ask it with again.
+        """
+        rest = () if time is None else (np.array(time),)
+        before = np.array(obs) if isinstance(obs, np.ndarray) else None
         try:
-            y = self.function(obs, x) if time is None else self.function(obs, x, time)
+            y = self.function(obs, np.array(x), *rest)
         except Exception as error:
-            raise InputError(f"{self.what} raised {error_summary(error)}") from error
-        return np.asarray(y), None
+            raise raised(self.what, error) from error
+        if before is not None and not np.array_equal(obs, before):
+            raise wrote(self.what)
+        try:
+            return np.asarray(y), None
+        except Exception as error:  # rows of several lengths, a tensor that requires gradients
+            raise InputError(
+                f"{self.what} must return a NumPy array, it returned {type(y).__name__}: "
+                f"{error_summary(error)}"
+            ) from error
 
     def _missing(self, product: str) -> NoReturn:
         raise MissingProduct(

@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.adapters.actions import ActionLayout, Placement
 from qgf_ref.adapters.autodiff import Autodiff
-from qgf_ref.adapters.observations import Observations
+from qgf_ref.adapters.observations import Observations, take
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 
@@ -58,10 +58,19 @@ class AdaptedField:
         what = self.function.what
         x = self.layout.full(_real(action, self.dtype, what))
         tau = np.broadcast_to(np.asarray(time, self.dtype).reshape(-1), (len(x),))
-        y, cache = self.function.forward(_given(self, obs), x, tau)
+        y, cache = _called(self, obs, x, tau)
         if y.shape != x.shape:
             raise InputError(f"{what} returned shape {y.shape}, expected that of x, {x.shape}")
         return self.layout.flat(_returned(y, self.dtype, what)), cache
+
+    @property
+    def precision(self) -> str:
+        """The coarsest dtype in which the function is known to compute."""
+        return self.function.precision
+
+    def redrawn(self, cache: Any) -> bool:
+        """See `Autodiff`."""
+        return self.function.redrawn(cache)
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
         """(∂u/∂a) action_dot, (B, D)."""
@@ -95,7 +104,7 @@ class AdaptedCritic:
         """
         what, dtype = self.function.what, self.function.dtype
         x = self.block.gathered(_real(action, dtype, what))
-        y, cache = self.function.forward(_given(self, obs), x, None)
+        y, cache = _called(self, obs, x, None)
         q = y[None] if y.ndim == 1 else y
         if q.ndim != 2 or q.shape[1] != len(x):
             turned = (
@@ -108,6 +117,15 @@ class AdaptedCritic:
                 f"an ensemble{turned}"
             )
         return _returned(q, dtype, what), (cache, y.shape)
+
+    @property
+    def precision(self) -> str:
+        """The coarsest dtype in which the function is known to compute."""
+        return self.function.precision
+
+    def redrawn(self, cache: Any) -> bool:
+        """See `Autodiff`."""
+        return self.function.redrawn(cache[0])
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
         """(∂Q/∂a) action_dot, (E, B)."""
@@ -132,11 +150,22 @@ class AdaptedCritic:
         return _real(x, self.function.dtype, self.function.what)
 
 
-def _given(network: AdaptedField | AdaptedCritic, obs: Array) -> Any:
-    """What the function is given in the place of obs."""
-    if network.observations is not None:
-        return network.observations.of(obs)
-    return network.function.observation(obs)
+def _called(
+    network: AdaptedField | AdaptedCritic, obs: Array, x: Array, time: Array | None
+) -> tuple[Array, Any]:
+    """The function's forward on what it is given in the place of obs."""
+    held = network.observations
+    if held is None:
+        return network.function.forward(network.function.observation(obs), x, time)
+    try:
+        return network.function.forward(held.of(obs), x, time)
+    except InputError as error:
+        if not held.partly(obs):
+            raise
+        how = "select" if held.select is not take else "the first axis of every array (see select)"
+        raise InputError(
+            f"{error} (it was given {len(x)} rows out of {held.count} observations, by {how})"
+        ) from error
 
 
 @dataclass(frozen=True)

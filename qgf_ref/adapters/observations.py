@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
+from qgf_ref.user_code import error_summary
 
 Select = Callable[[Any, Array], Any]
 """(observations, rows (B,) integers) → the same structure with these rows, in this order."""
@@ -50,10 +52,17 @@ def take(structure: Any, rows: Array) -> Any:
 class Observations:
     """N observations, and the rows of them that a call asks for.
 
+    With a `select` N is the number of rows of which it gives arrays as they are in the structure;
+    where there is none such, the first array's length.
     Raises InputError unless `select` is given or every array of the structure has one first axis.
     """
 
     def __init__(self, structure: Any, select: Select | None) -> None:
+        if select is not None and not callable(select):
+            raise InputError(
+                "select must be a function (observations, rows) → the structure with these rows, "
+                f"got {type(select).__name__}"
+            )
         self.structure, self.select = structure, select or take
         lengths = {path: int(array.shape[0]) for path, array in leaves(structure)}
         if not lengths:
@@ -68,6 +77,22 @@ class Observations:
                     f"{path} has {length} rows and {first} has {self.count}: give select=…, a "
                     "function (observations, rows) → the structure with these rows"
                 )
+        if select is not None:
+            self.count = self._whole() or self.count
+        if self.count < 1:
+            raise InputError(f"{first} has no rows: give at least one observation")
+
+    def _whole(self) -> int | None:
+        """The N of which `select` gives arrays shaped like the structure's."""
+        shapes = [tuple(array.shape) for _, array in leaves(self.structure)]
+        for count in dict.fromkeys(n for axis in zip_longest(*shapes) for n in axis if n):
+            try:
+                rows = self.select(self.structure, np.arange(count))
+            except Exception:  # noqa: BLE001  (not that many rows)
+                continue
+            if [tuple(array.shape) for _, array in leaves(rows)] == shapes:
+                return count
+        return None
 
     def of(self, obs: Array) -> Any:
         """What the network is given for obs (B, 1), row numbers; of all N the object itself.
@@ -81,18 +106,31 @@ class Observations:
                 f"obs of this flow are row numbers 0 … {self.count - 1}, of shape (B, 1): "
                 "qgf_ref.adapters.row_numbers(N)"
             )
-        if np.array_equal(rows, np.arange(self.count)):
+        if not self.partly(obs):
             return self.structure
         # not remembered: a robot's loop may write its next observation into the same arrays
-        return self.select(self.structure, rows)
+        try:
+            return self.select(self.structure, rows)
+        except Exception as error:
+            raise InputError(
+                f"selecting rows {rows[:4].tolist()} of {self.count} observations raised "
+                f"{error_summary(error)}: select is (observations, rows) → the structure with "
+                "these rows"
+            ) from error
+
+    def partly(self, obs: Array) -> bool:
+        """Whether `of` selects."""
+        return not np.array_equal(np.asarray(obs)[:, 0], np.arange(self.count))
 
 
 def known_observations(flow: Any) -> Array | None:
-    """The obs of a flow whose adapter was given observations: all their numbers; else None."""
+    """The obs of a flow whose adapter was given observations: all their numbers (of one, twice:
+    a check of rows needs two); else None.
+    """
     network = flow.field
     while network is not None:
         held = getattr(network, "observations", None)
         if isinstance(held, Observations):
-            return row_numbers(held.count)
+            return row_numbers(held.count) if held.count > 1 else np.zeros((2, 1))
         network = getattr(network, "base", None)
     return None

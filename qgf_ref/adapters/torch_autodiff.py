@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_ref.adapters.autodiff import raised, wrote
+from qgf_ref.adapters.observations import leaves
 from qgf_ref.arrays import Array, real_dtype
 from qgf_ref.errors import InputError
 from qgf_ref.nets.products import MissingProduct
@@ -33,18 +37,22 @@ class TorchFunction:
     """An `Autodiff` of a module, or of a function of tensors.
 
     Modules that a function refers to (its own attributes, closure, partial arguments and globals)
-    tell dtype, device and mode. Raises InputError on one in training mode.
+    tell dtype (the widest of their parameters), device and mode. Raises InputError on one in
+    training mode, and on a dtype or device that is none.
     """
 
     differenced: tuple[str, ...] = ()
 
     def __init__(self, function: Callable[..., Any], what: str, dtype: Any, device: Any) -> None:
-        if not callable(function):
+        if not callable(function) or isinstance(function, type):
+            kind = "the class " if isinstance(function, type) else ""
             raise InputError(
-                f"{what} must be a module or a function, got {type(function).__name__}"
+                f"{what} must be a module or a function, got {kind}"
+                f"{getattr(function, '__name__', type(function).__name__)}"
             )
         self.function, self.what = function, what
-        for module in modules_of(function):
+        modules = modules_of(function)
+        for module in modules:
             training = [
                 name or type(module).__name__ for name, m in module.named_modules() if m.training
             ]
@@ -52,20 +60,23 @@ class TorchFunction:
                 raise InputError(
                     f"{what} is in training mode ({', '.join(training[:3])}): call .eval() first"
                 )
-        tensors = [
-            p
-            for module in modules_of(function)
-            for p in (*module.parameters(), *module.buffers())
-            if p.is_floating_point()
+        # buffers only where there are no parameters: tables of a half-precision model are float32
+        tensors = [p for m in modules for p in m.parameters() if p.is_floating_point()] or [
+            b for m in modules for b in m.buffers() if b.is_floating_point()
         ]
         own = tensors[0] if tensors else torch.zeros(())
-        self.inner = _torch_dtype(dtype) or own.dtype
-        self.device = torch.device(device) if device is not None else own.device
+        kinds = sorted({t.dtype for t in tensors}, key=_eps)
+        self.kinds = list(map(_name, kinds))
+        self.inner = [*kinds, own.dtype][0] if dtype is None else _torch_dtype(dtype)
+        self.device = own.device if device is None else _device(device)
         if tensors and self.device.type != own.device.type:
             raise InputError(
                 f"{what} is on {own.device} and device is {self.device}: move it with .to(device)"
             )
+        if self.device.type == "meta":
+            raise InputError(f"{what} is on the meta device, which holds no numbers")
         self.dtype = real_dtype("float64" if self.inner == torch.float64 else "float32")
+        self.precision = _name(max((self.inner, *kinds), key=_eps))
         self.outer = torch.float64 if self.dtype == np.float64 else torch.float32
 
     def observation(self, obs: Array) -> Any:
@@ -78,29 +89,47 @@ class TorchFunction:
     def forward(self, obs: Any, x: Array, time: Array | None) -> tuple[Array, TorchCache]:
         """y, with its graph kept for the products.
 
-        Raises InputError when the function raises, or returns what is no tensor of its device.
+        Raises InputError when the function raises, returns what is no tensor of its device, or
+        writes into its observations, which the products ask it with again.
         """
         rest = () if time is None else (self._tensor(time),)
+        before = _versions(obs)
 
         def of(z: Any) -> Any:
             y = self.function(obs, z.to(self.inner), *rest)
             return y.to(self.outer) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
 
-        leaf = self._tensor(x).requires_grad_()
+        with torch.inference_mode(False):  # a caller's, whose tensors have no gradients
+            leaf = self._tensor(x).requires_grad_()
         try:
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 y = of(leaf)
         except Exception as error:
-            raise InputError(f"{self.what} raised {error_summary(error)}") from error
+            raise raised(self.what, error, self._hint()) from error
+        if _versions(obs) != before:
+            raise wrote(self.what)
         if not isinstance(y, torch.Tensor):
             raise InputError(f"{self.what} must return a tensor, it returned {type(y).__name__}")
         if y.device.type != self.device.type:
             raise InputError(f"{self.what} returned a tensor on {y.device}, expected {self.device}")
         return y.detach().cpu().numpy(), TorchCache(leaf, y, of)
 
+    def _hint(self) -> str:
+        inner = _name(self.inner)
+        if self.kinds in ([], [inner]):
+            return ""
+        return f"; it is given {inner}, its parameters are {' and '.join(self.kinds)}: see dtype=…"
+
+    def redrawn(self, cache: TorchCache) -> bool:
+        """Nothing is traced."""
+        return False
+
     def vjp(self, y_bar: Array, cache: TorchCache) -> Array:
-        """By torch.autograd.grad."""
-        x_bar = self._pulled(self._tensor(y_bar), cache, False)
+        """By torch.autograd.grad. Raises InputError where that fails."""
+        try:
+            x_bar = self._pulled(self._tensor(y_bar), cache, False)
+        except RuntimeError as error:
+            raise InputError(f"the vjp of {self.what} raised {error_summary(error)}") from error
         return np.zeros(tuple(cache.x.shape), self.dtype) if x_bar is None else self._numbers(x_bar)
 
     def _pulled(self, y_bar: Any, cache: TorchCache, differentiable: bool) -> Any:
@@ -161,9 +190,33 @@ class TorchFunction:
         return numbers
 
 
+def _device(device: Any) -> Any:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise InputError(f"device must be one of PyTorch's, got {device!r}: {said}") from None
+
+
+def _versions(obs: Any) -> list[int]:
+    """How often each tensor was written into, as far as PyTorch counts it."""
+    arrays = (array for _, array in leaves(obs))
+    return [a._version for a in arrays if isinstance(a, torch.Tensor) and not a.is_inference()]
+
+
+def _eps(dtype: Any) -> float:
+    return float(torch.finfo(dtype).eps)
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _torch_dtype(dtype: Any) -> Any:
-    if dtype is None or isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
+    if dtype in ("float16", "bfloat16"):
+        return getattr(torch, dtype)
     return torch.float64 if real_dtype(dtype).name == "float64" else torch.float32
 
 
@@ -184,26 +237,58 @@ def _refuses(node: Any) -> bool:
 
 
 def modules_of(function: Any) -> list[Any]:
-    """The modules that a function refers to: itself, or what it holds and names."""
-    seen: dict[int, Any] = {}
-    for value in _referred(function):
-        if isinstance(value, torch.nn.Module):
-            seen.setdefault(id(value), value)
-    return list(seen.values())
-
-
-def _referred(function: Any) -> Iterator[Any]:
-    yield function
-    if isinstance(function, partial):
-        yield from _referred(function.func)
-        yield from (*function.args, *function.keywords.values())
-    yield getattr(function, "__self__", None)
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
+    """The modules that a function refers to: itself, or what it holds and names, within reason."""
+    seen: dict[tuple[int, frozenset[str]], Any] = {}
+    waiting: list[tuple[Any, set[str], int]] = [(function, set(), DEEP)]
+    while waiting:
+        value, names, depth = waiting.pop(0)
+        module = isinstance(value, torch.nn.Module)
+        key = id(value), frozenset() if module else frozenset(names)
+        if key in seen or depth < 0:
             continue
-    code, known = getattr(function, "__code__", None), getattr(function, "__globals__", {})
-    yield from (known[name] for name in getattr(code, "co_names", ()) if name in known)
-    if not isinstance(function, torch.nn.Module) and hasattr(function, "__dict__"):
-        yield from vars(function).values()
+        seen[key] = value
+        if not module:
+            waiting += [(inner, named, depth - 1) for inner, named in _referred(value, names)]
+    return [value for value in seen.values() if isinstance(value, torch.nn.Module)]
+
+
+DEEP, MANY = 4, 64
+"""How far modules are looked for: a method, of an object, with a list, of modules."""
+
+
+def _referred(value: Any, names: set[str]) -> Iterator[tuple[Any, set[str]]]:
+    """What a function or a short container holds, and an object under the names that the function
+    has in its code; each with these names.
+    """
+    if isinstance(value, Mapping | list | tuple | set):
+        within = value.values() if isinstance(value, Mapping) else value
+        yield from ((inner, names) for inner in list(within)[:MANY])
+    elif isinstance(value, partial):
+        yield from ((v, names) for v in (value.func, *value.args, *value.keywords.values()))
+    elif isinstance(value, MethodType):
+        yield value.__func__, names
+        yield value.__self__, _names(getattr(value.__func__, "__code__", None))
+    elif isinstance(value, FunctionType):
+        own = _names(value.__code__)
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # not filled yet
+                yield cell.cell_contents, own
+        yield from ((value.__globals__[n], own) for n in own if n in value.__globals__)
+    elif not isinstance(value, type | ModuleType):
+        held, methods = getattr(value, "__dict__", {}), vars(type(value))
+        call = methods.get("__call__")
+        named = names | _names(getattr(call, "__code__", None))
+        yield from ((inner, named) for n, inner in held.items() if n in named)
+        yield from (
+            (MethodType(m, value), named)
+            for n, m in methods.items()
+            if n in named and isinstance(m, FunctionType)
+        )
+
+
+def _names(code: CodeType | None) -> set[str]:
+    """That the code names, and the functions inside of it."""
+    if code is None:
+        return set()
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*map(_names, inner))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.adapters.build import REPEATS, relative_distance
+from qgf_ref.adapters.examination import REPEATS, relative_distance
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.definitions import defined_gradient, has_definition

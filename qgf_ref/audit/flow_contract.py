@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.adapters.build import REPEATS, relative_distance
+from qgf_ref.adapters.examination import REPEATS, relative_distance
 from qgf_ref.adapters.networks import NoCritic
 from qgf_ref.arrays import Array
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp

@@ -27,12 +27,14 @@ exact        s_k = k/T in float64
 reciprocal   fl(fl(k)·fl(1/T)) in float32, as XLA compiles a division by a constant
 divided      fl(fl(k)/fl(T)) in float32
 accumulated  τ_{k+1} = fl(τ_k ± fl(1/T)) in float32, from 1 downwards where 1 is noise
-or its own times (T,), from noise to action.
+or its own times (T,), from noise to action, 1/T apart: the loop's steps are.
 """
 CORE = "qgf"
 """The core's own convention."""
 ON_GRID = 1e-4
 """A time within so many steps of k/T is the grid's k: rounding moves it by 1e-6 of a step."""
+EVEN = 1e-3
+"""Most that a step between times of somebody's own is longer or shorter than 1/T, relative."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,22 @@ class Convention:
             raise unknown_name("velocity_to", self.velocity_to, ("action", "noise"))
         if self.guidance not in ("velocity", "step"):
             raise unknown_name("guidance", self.guidance, ("velocity", "step"))
-        if isinstance(self.grid, str) and self.grid not in GRIDS:
+        if not isinstance(self.grid, str):
+            object.__setattr__(self, "grid", self._own_times(self.grid))
+        elif self.grid not in GRIDS:
             raise unknown_name("grid", self.grid, GRIDS)
-        if self.buckets is not None and not self.buckets >= 1:
+        whole = isinstance(self.buckets, int | np.integer) and self.buckets >= 1
+        if self.buckets is not None and (not whole or isinstance(self.buckets, bool)):
             raise InputError(f"buckets must be a whole number ≥ 1, got {self.buckets!r}")
+
+    def _own_times(self, grid: Any) -> tuple[float, ...]:
+        try:
+            times = tuple(map(float, grid))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"grid must be one of {', '.join(GRIDS)}, or T numbers, got {grid!r}"
+            ) from None
+        return times
 
     @property
     def sign(self) -> int:
@@ -78,13 +92,20 @@ class Convention:
     def times(self, denoise_steps: int) -> tuple[float, ...]:
         """τ_0 … τ_{T−1}, at which the port's sampler asks its field.
 
-        Raises InputError where the convention has times of its own, and not T of them.
+        Raises InputError where the convention has times of its own, and not T of them, 1/T apart
+        from noise to action.
         """
         T = check_steps(denoise_steps)
         if not isinstance(self.grid, str):
             if len(self.grid) != T:
                 raise InputError(f"{self.name} has {len(self.grid)} times, expected T = {T}")
-            return tuple(map(float, self.grid))
+            steps = np.diff(np.abs(self.noise_time - np.array(self.grid))) * T
+            if not (np.abs(steps - 1) <= EVEN).all() or not all(0 <= t <= 1 for t in self.grid):
+                raise InputError(
+                    f"the times of {self.name} must go from noise, t = {self.noise_time}, to the "
+                    f"action in steps of 1/T = 1/{T}, as the loop does; got {self.grid}"
+                )
+            return self.grid
         if self.grid == "exact":
             return tuple(abs(self.noise_time - k / T) for k in range(T))
         f = np.float32
@@ -199,6 +220,12 @@ class Retold(FieldAround):
     sign: int
     of: Convention | None = None
 
+    def for_steps(self, denoise_steps: int) -> VelocityField:
+        """The same field on the port's grid of another T."""
+        if self.of is None:
+            return super().for_steps(denoise_steps)
+        return self.of.to_core(self.base, denoise_steps)
+
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """(B, D), and the base's cache."""
         u, cache = self.base.forward(obs, action, self.told(time))
@@ -257,6 +284,6 @@ def convention(name: ConventionLike) -> Convention:
     """The convention of this name, or the one given. Raises InputError, listing the names."""
     if isinstance(name, Convention):
         return name
-    if name not in CONVENTIONS:
+    if not isinstance(name, str) or name not in CONVENTIONS:
         raise unknown_name("convention", name, CONVENTIONS)
     return CONVENTIONS[name]

@@ -18,7 +18,7 @@ class Normalisation:
     """raw = offset + scale·normalised, coordinate by coordinate.
 
     offset, scale  (D,), or () for all alike
-    Raises InputError unless they are finite and every scale is positive.
+    Raises InputError unless they are finite, of such shapes, and every scale is positive.
     """
 
     offset: Array
@@ -29,6 +29,12 @@ class Normalisation:
             values = np.asarray(getattr(self, name), np.float64)
             require_finite(values, f"the normalisation's {name}", InputError)
             object.__setattr__(self, name, values)
+        shapes = self.offset.shape, self.scale.shape
+        if max(map(len, shapes)) > 1 or len({s for s in shapes if s}) > 1:
+            raise InputError(
+                f"a normalisation's offset and scale must have shape (D,) or (), got {shapes[0]} "
+                f"and {shapes[1]}"
+            )
         if not (self.scale > 0).all():
             raise InputError(f"every scale of a normalisation must be > 0, got {self.scale}")
 

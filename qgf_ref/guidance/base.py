@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import check_steps, time_grid
@@ -39,8 +41,9 @@ class GuidedFlow:
     def __post_init__(self) -> None:
         check_steps(self.denoise_steps)
         require_precision(self.time_precision)
-        if self.action_bound is not None and not self.action_bound > 0:
-            raise InputError(f"action_bound must be positive or None, got {self.action_bound}")
+        number = isinstance(self.action_bound, int | float | np.number)
+        if self.action_bound is not None and not (number and self.action_bound > 0):
+            raise InputError(f"action_bound must be positive or None, got {self.action_bound!r}")
 
     def __repr__(self) -> str:
         networks = f"{type(self.field).__name__}, {type(self.critic).__name__}"

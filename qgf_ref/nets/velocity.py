@@ -82,6 +82,11 @@ class FieldAround:
         """The real dtype in which v is computed."""
         return self.base.dtype
 
+    def for_steps(self, denoise_steps: int) -> Any:
+        """The field that a sampler of T steps asks: another where it is told a grid's times."""
+        again = getattr(self.base, "for_steps", None)
+        return self if again is None else replace(self, base=again(denoise_steps))
+
 
 class LearnedField(VelocityField, Protocol):
     """A velocity field with parameters."""
