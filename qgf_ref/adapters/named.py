@@ -19,7 +19,7 @@ def flow_named(spec: str) -> tuple[GuidedFlow, Any]:
         built = import_named(spec, "flow")()
     except QGFError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a script that reads its arguments
         raise InputError(f"flow {spec!r} raised {error_summary(error)}") from error
     flow, obs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(flow, GuidedFlow):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from unittest import SkipTest
 
@@ -21,23 +21,28 @@ from qgf_ref.audit.flow_contract import (
     CHECKS,
     FlowTrial,
     derivative_check,
+    direction,
     flow_clauses,
     has_critic,
+    require_derivative,
     require_rows,
 )
 from qgf_ref.audit.flow_report import EstimatorProfile, FlowReport
 from qgf_ref.audit.profile import ChainGradients, cosine
 from qgf_ref.audit.strength import RandomDirection, ratios
-from qgf_ref.contracts import ContractError, Unchecked
-from qgf_ref.denoising import denoising_step
-from qgf_ref.errors import BudgetSpent, InputError
+from qgf_ref.contracts import Broken, ContractError, Unchecked
+from qgf_ref.denoising import denoising_step, integer
+from qgf_ref.errors import BudgetSpent, InputError, QGFError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.counting import ProductCounter, counted
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import Query, critic_value
+from qgf_ref.guidance.registry import EstimatorLike, estimator
+from qgf_ref.nets.products import MissingProduct
 from qgf_ref.progress import progress
 from qgf_ref.sampling import sample
 from qgf_ref.threads import one_blas_thread
+from qgf_ref.user_code import error_summary
 
 BUDGET = 3000
 ROWS = 16
@@ -71,7 +76,7 @@ class Meter(ProductCounter):
 def audit_flow(
     flow: GuidedFlow,
     obs: Array,
-    estimators: list[Estimator],
+    estimators: Sequence[EstimatorLike],
     *,
     weight: float = 0.1,
     seed: int = 0,
@@ -80,21 +85,28 @@ def audit_flow(
 ) -> FlowReport:
     """Audit a flow of anybody's networks at obs (B, O), of which the first 16 are used.
 
+    estimators  names, or as `sample` takes them
     weight   of the guidance whose strength and effect are measured
-    budget   calls of a network, with all rows: forwards and products alike
+    budget   ≥ 1: calls of a network, with all rows: forwards and products alike
+    Whatever fails on the way, or Ctrl-C, costs no result that is known by then: the report has
+    what broke (`FlowReport.broken`), and what was not come to (`skipped`, `interrupted`).
     What takes a look inside the networks (parameters, layers, float32 against float64) is left to
     `audit`, which takes a checkpoint.
-    Raises InputError on observations that do not fit, estimators that share a name, and a weight
-    that is not ≥ 0.
+    Raises InputError on observations that do not fit, estimators that share a name, a weight that
+    is not ≥ 0, and a budget of nothing.
     """
     begun, meter = time.perf_counter(), Meter(budget)
     obs = require_rows(flow, obs)[:ROWS].astype(flow.field.dtype)
-    labels = [e.label for e in estimators]
+    named = [estimators] if isinstance(estimators, str) else estimators
+    chosen = [estimator(e) for e in named]
+    labels = [e.label for e in chosen]
     if len(set(labels)) < len(labels):
         raise InputError(f"each estimator can be audited once; got {', '.join(labels)}")
-    if not weight >= 0:
-        raise InputError(f"weight must be ≥ 0, got {weight}")
-    guided = [e for e in estimators if e.name != "none"]
+    if not (isinstance(weight, int | float | np.number) and 0 <= weight < np.inf):
+        raise InputError(f"weight must be a number ≥ 0, got {weight!r}")
+    if (integer(budget) or 0) < 1:
+        raise InputError(f"budget must be a whole number of calls ≥ 1, got {budget!r}")
+    guided = [e for e in chosen if e.name != "none"]
     report = FlowReport(repr(flow), {"rows": len(obs), "weight": weight, "budget": budget})
     watched = counted(flow, meter)[0]
     audit = _FlowAudit(report, watched, obs, guided, weight, seed, meter)
@@ -106,6 +118,15 @@ def audit_flow(
                 stage()
             except BudgetSpent:
                 report.skipped.append(name)
+            except MissingProduct as error:
+                report.unchecked[name] = str(error)
+            except KeyboardInterrupt:
+                report.interrupted = name
+                break
+            except QGFError as error:
+                report.broken.append(f"{name}: {error}")
+            except Exception as error:  # noqa: BLE001  (somebody's network: the rest is reported)
+                report.broken.append(f"{name}: {error_summary(error)}")
             shown.advance()
     report.calls, report.seconds = meter.total, time.perf_counter() - begun
     return report
@@ -137,22 +158,28 @@ class _FlowAudit:
         return jobs
 
     def _networks(self, trial: FlowTrial) -> None:
-        for clause in flow_clauses(trial):
+        clauses = flow_clauses(trial)
+        self.report.expected = [clause.name for clause in clauses]
+        for clause in clauses:
             try:
                 if clause.name in CHECKS:
                     check = derivative_check(trial, clause.name)
                     self.report.checks.append(check)
-                    if not check.passed:
-                        self.report.broken.append(str(check))
+                    require_derivative(trial, clause.name, check)
                 else:
                     clause()
                 self.report.held.append(clause.name)
             except (SkipTest, Unchecked) as nothing:
                 self.report.unchecked[clause.name] = str(nothing.__cause__ or nothing)
-            except ContractError as broken:
+            except (ContractError, Broken) as broken:
                 if isinstance(broken.__cause__, BudgetSpent):
                     raise broken.__cause__ from broken
                 self.report.broken.append(str(broken))
+            except BudgetSpent:
+                raise
+            except Exception as error:  # noqa: BLE001  (of a product: the other clauses go on)
+                self.report.broken.append(f"{clause.name}: {error_summary(error)}")
+        self.report.direction = direction(trial)
 
     def _gradients(self) -> None:
         T = self.flow.denoise_steps

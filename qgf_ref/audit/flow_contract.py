@@ -12,6 +12,7 @@ import numpy as np
 from qgf_ref.adapters.examination import REPEATS, relative_distance
 from qgf_ref.adapters.networks import NoCritic
 from qgf_ref.arrays import Array
+from qgf_ref.audit.flow_direction import Direction, flow_direction
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.contracts import (
     NO_FAILURES,
@@ -89,6 +90,7 @@ def flow_clauses(trial: FlowTrial) -> list[Clause]:
     """The contract of both networks; of a critic that is missing nothing."""
     checks = dict(PLAIN)
     checks |= {name: partial(_derivative, name=name) for name in CHECKS}
+    checks["field direction"] = _direction
     return [
         Clause("flow", name, partial(check, trial))
         for name, check in checks.items()
@@ -104,7 +106,8 @@ def check_flow(
 
     Shapes, dtypes, finite numbers; that they are deterministic, row by row, and leave their input
     alone; every product against differences of the forward in the flow's own precision, or the
-    complex step where the network takes complex numbers, and jvp against vjp. Some 20 calls in
+    complex step where the network takes complex numbers, and jvp against vjp; and that a trained
+    field is not turned round in sign or time (`qgf_ref.audit.flow_direction`). Some 20 calls in
     float64, some 200 in float32, whose differences need several steps.
 
     returns what was checked and, with reasons, what was not (a product that is missing, or taken by
@@ -133,15 +136,15 @@ def _shape(trial: FlowTrial, name: str) -> None:
 
 def _deterministic(trial: FlowTrial, name: str) -> None:
     first, again = (trial.forward(name, trial.action)[0] for _ in range(2))
-    _near(trial, again, first, f"the {name} gives other numbers when it is called again: noise "
-          "inside, Dropout, or state; they differ")  # fmt: skip
+    _near(trial, name, again, first, f"the {name} gives other numbers when it is called again: "
+          "noise inside, Dropout, or state; they differ")  # fmt: skip
 
 
 def _rows(trial: FlowTrial, name: str) -> None:
     whole = trial.forward(name, trial.action)[0]
     alone = trial.forward(name, trial.action[1:2], slice(1, 2))[0]
     row = whole[1:2] if name == "field" else whole[:, 1:2]
-    _near(trial, alone, row, f"the {name} gives a row other numbers alone than in its batch: "
+    _near(trial, name, alone, row, f"the {name} gives a row other numbers alone than in its batch: "
           "BatchNorm, attention across rows; they differ")  # fmt: skip
 
 
@@ -167,13 +170,30 @@ def _times(trial: FlowTrial) -> None:
         raise Unchecked(
             f"it takes no time for each row ({type(error).__name__}): qgf_shifted needs it"
         ) from error
-    _near(trial, each, one, "one time for all rows and the same for each give other velocities: "
-          "they differ")  # fmt: skip
+    _near(trial, "field", each, one, "one time for all rows and the same for each give other "
+          "velocities: they differ")  # fmt: skip
 
 
 def _derivative(trial: FlowTrial, name: str) -> None:
-    check = derivative_check(trial, name)
-    _require(check.passed, f"{check}: it belongs to another function than the forward's")
+    require_derivative(trial, name, derivative_check(trial, name))
+
+
+def require_derivative(trial: FlowTrial, name: str, check: Check) -> None:
+    """Raises Broken, saying what such a product comes from, unless the check passed."""
+    why = "it belongs to another function than the forward's"
+    if _of(trial.network(name.split()[0]), "function") is not None:  # an adapter's
+        why += ", or part of it is detached (detach, no_grad, stop_gradient, rounding)"
+    _require(check.passed, f"{check}: {why}")
+
+
+def _direction(trial: FlowTrial) -> None:
+    seen = direction(trial)
+    _require(not seen.contrary, f"{seen}: {seen.contrary}")
+
+
+def direction(trial: FlowTrial) -> Direction:
+    """Where the trial's field points."""
+    return flow_direction(trial.flow, trial.obs, trial.seed)
 
 
 def derivative_check(trial: FlowTrial, name: str) -> Check:
@@ -193,6 +213,12 @@ def _derivative_check(trial: FlowTrial, name: str) -> Check:
         if getattr(trial.network(network), product, None) is None:
             lost = LOST[f"{network} {product}"]
             raise Unchecked(f"the {network} has no {product}: {lost}")
+        precision = _of(trial.network(network), "precision")
+        if precision in ("float16", "bfloat16"):
+            raise Unchecked(
+                f"the {network} computes in {precision}, where differences say nothing: check it "
+                "in float32"
+            )
         if product in differenced(trial.network(network)):
             raise Unchecked(f"the {network}'s {product} is taken by central differences, as asked")
     q_bar = np.random.default_rng(trial.seed + 1).standard_normal(
@@ -229,11 +255,16 @@ def _derivative_check(trial: FlowTrial, name: str) -> Check:
 
 def differenced(network: Any) -> tuple[str, ...]:
     """The products that a network, or the one inside it, takes by central differences."""
+    return tuple(_of(network, "differenced") or ())
+
+
+def _of(network: Any, attribute: str) -> Any:
+    """An attribute of a network or of the one inside it; None where there is none."""
     while network is not None:
-        if hasattr(network, "differenced"):
-            return tuple(network.differenced)
+        if hasattr(network, attribute):
+            return getattr(network, attribute)
         network = getattr(network, "base", None)
-    return ()
+    return None
 
 
 def _oracle(f: Callable[[Array], Array], x: Array) -> Oracle:
@@ -245,9 +276,9 @@ def _oracle(f: Callable[[Array], Array], x: Array) -> Oracle:
     return "complex_step" if complex_ else "central_difference"
 
 
-def _near(trial: FlowTrial, actual: Array, expected: Array, what: str) -> None:
+def _near(trial: FlowTrial, name: str, actual: Array, expected: Array, what: str) -> None:
     apart = relative_distance(actual, expected)
-    limit = REPEATS[trial.flow.field.dtype.name]
+    limit = REPEATS[_of(trial.network(name), "precision") or trial.flow.field.dtype.name]
     _require(apart <= limit, f"{what} by {apart:.1g} of their size (limit {limit:.0e})")
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qgf_ref.audit.flow_direction import Direction
 from qgf_ref.audit.strength import WEAK, weak_line
 from qgf_ref.checks import Check
 from qgf_ref.tables import KEPT, Table, formatted
+
+FLOW_NOTE = (
+    "‖G‖: median at mid-chain; w‖G‖/‖v‖: least and most of its medians by step; cos: to qgf; "
+    "noise: cosine of G(a_t) and G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t; Q: of the "
+    "final actions; control: with random directions as long as G is on the chain."
+)
 
 
 @dataclass
@@ -35,8 +42,10 @@ class EstimatorProfile:
 
 @dataclass
 class FlowReport:
-    """What the audit of a flow found. singular: step → median smallest and largest singular value
-    of J₀ = I + (1 − t)∂v/∂a_t; unguided: mean Q of the final actions without guidance.
+    """What the audit of a flow found. expected: the clauses of the contract; held, broken,
+    unchecked: what came of them; interrupted: the stage in which Ctrl-C came. singular: step →
+    median smallest and largest singular value of J₀ = I + (1 − t)∂v/∂a_t; unguided: mean Q of the
+    final actions without guidance.
     """
 
     flow: str
@@ -49,13 +58,23 @@ class FlowReport:
     singular: dict[int, tuple[float, float]] = field(default_factory=dict)
     unguided: float | None = None
     skipped: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+    interrupted: str = ""
+    direction: Direction | None = None
     calls: int = 0
     seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
-        """Whether no clause is broken."""
-        return not self.broken
+        """Whether some clause was checked, and nothing is broken."""
+        return bool(self.held) and not self.broken
+
+    @property
+    def unreached(self) -> list[str]:
+        """Clauses that the audit did not come to."""
+        broken = {line.removeprefix("flow: ").partition(":")[0] for line in self.broken}
+        known = {*self.held, *self.unchecked, *broken}
+        return [name for name in self.expected if name not in known]
 
     def as_json(self) -> dict[str, Any]:
         """The whole report."""
@@ -92,8 +111,11 @@ def estimator_table(report: FlowReport) -> Table:
 def summary_lines(report: FlowReport) -> list[str]:
     """Everything but the table, a sentence a line."""
     worst = max(report.checks, key=lambda c: c.error / c.tolerance, default=None)
-    state = "all hold" if report.passed else f"{len(report.broken)} BROKEN"
-    lines = [
+    state = f"{len(report.broken)} BROKEN" if report.broken else "all hold"
+    if not (report.held or report.broken):
+        state = "NOTHING CHECKED"
+    lines = [f"stopped in {report.interrupted}; known by then:"] if report.interrupted else []
+    lines += [
         f"{len(report.held) + len(report.broken)} clauses of the networks' contract, "
         f"{len(report.checks)} of them derivatives: {state}"
         + (f"; nearest to its tolerance: {worst}" if worst else "")
@@ -103,7 +125,11 @@ def summary_lines(report: FlowReport) -> list[str]:
             "the networks compute in float32, where differences are good to 1e-2 or so: in float64 "
             "(module.double(), jax_enable_x64) they are checked to 1e-6"
         )
+    if report.unreached:
+        lines.append(f"NOT COME TO: {', '.join(report.unreached)}")
     lines += report.broken
+    if report.direction is not None and report.direction.correlation[0] > -0.5:
+        lines.append(f"{report.direction}: it is not trained, or not in its convention")
     lines += [f"not checked: {name}: {why}" for name, why in report.unchecked.items()]
     lines += [
         f"{label}: not profiled: {e.says}" for label, e in report.estimators.items() if e.says

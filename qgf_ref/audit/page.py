@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qgf_ref.audit import plots
+from qgf_ref.audit.flow_report import FLOW_NOTE, FlowReport, estimator_table, summary_lines
 from qgf_ref.audit.report import (
     AuditReport,
     conclusions,
@@ -79,6 +82,22 @@ def write_report(report: AuditReport, out: Path) -> Path:
     write_json(out / "report.json", report.as_json())
     path = out / "report.html"
     write_atomically(path, _html(report, pictures))
+    return path
+
+
+def write_flow_report(report: FlowReport, facts_of: Mapping[str, Any], out: Path) -> Path:
+    """Write report.json and report.html of a foreign flow into `out`; returns the page's path."""
+    write_json(out / "report.json", {**report.as_json(), **facts_of})
+    first, *others = summary_lines(report)
+    sections = {"Flow": facts({"flow": report.flow, **report.settings})}
+    if report.estimators:
+        sections["Estimators"] = html_table(*estimator_table(report)) + note(FLOW_NOTE)
+    if report.checks:
+        sections["Derivative checks"] = _checks_table(report.checks)
+    sections["How this was made"] = facts(facts_of)
+    path = out / "report.html"
+    title = "Audit of a guided flow"
+    write_atomically(path, page(title, first, report.passed, sections, others))
     return path
 
 

@@ -18,7 +18,6 @@ from qgf_ref.cli.arguments import (
 )
 from qgf_ref.cli.flow_arguments import add_flow_arguments, built_flow
 from qgf_ref.errors import InputError
-from qgf_ref.files import write_json
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 
@@ -140,12 +139,13 @@ FLOW_ESTIMATORS = ("ood", "qgf", "qgf_jacobian", "bptt")
 def _run_flow(args: argparse.Namespace, chosen: list[Estimator]) -> int:
     """Audit a flow of the user's networks and print; 0 if its contract holds, else 1."""
     from qgf_ref.audit.flow_audit import BUDGET, audit_flow
-    from qgf_ref.audit.flow_report import estimator_table, summary_lines
+    from qgf_ref.audit.flow_report import FLOW_NOTE, estimator_table, summary_lines
+    from qgf_ref.audit.page import write_flow_report
     from qgf_ref.provenance import provenance
     from qgf_ref.tables import text_table
 
     flow, obs = built_flow(args)
-    out = None if args.out is None else results_directory(args, "", ("report.json",))
+    out = None if args.out is None else results_directory(args, "", ("report.html", "report.json"))
     print(f"flow {args.flow}: {flow!r}")
     report = audit_flow(
         flow,
@@ -162,16 +162,11 @@ def _run_flow(args: argparse.Namespace, chosen: list[Estimator]) -> int:
         print("\n" + text_table(*estimator_table(report), most={1: 24}))
         print(textwrap.fill(FLOW_NOTE, 98))
     if out is not None:
-        write_json(out / "report.json", {**args.result, **provenance()})
-        print(f"wrote {out / 'report.json'}")
+        page = write_flow_report(report, provenance(), out)
+        print(f"wrote {page} and {out / 'report.json'}")
+    if report.interrupted:
+        raise KeyboardInterrupt
     return 0 if report.passed else 1
-
-
-FLOW_NOTE = (
-    "‖G‖: median at mid-chain; w‖G‖/‖v‖: least and most of its medians by step; cos: to qgf; "
-    "noise: cosine of G(a_t) and G(a_t + 0.1ε); curl: ‖A − Aᵀ‖/‖A + Aᵀ‖ of A = ∂G/∂a_t; Q: of the "
-    "final actions; control: with random directions as long as G is on the chain."
-)
 
 
 def _next(args: argparse.Namespace, report: AuditReport, chosen: list[Estimator]) -> list[str]:

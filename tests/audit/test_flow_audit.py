@@ -64,7 +64,7 @@ def with_critic(**parts: Callable[..., Any]) -> GuidedFlow:
 def test_our_own_networks_fulfil_the_contract_in_both_precisions() -> None:
     for dtype in ("float64", "float32"):
         report = check_flow(native(dtype), OBS)
-        assert len(report.checked) == 16 and not report.unchecked
+        assert len(report.checked) == 17 and not report.unchecked
 
 
 def random(base: Any, obs: Array, a: Array, t: Any) -> Any:
@@ -222,6 +222,7 @@ def test_the_command(
     printed = capsys.readouterr().out
     assert "all hold" in printed and "qgf" in printed
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"]
+    assert "Audit of a guided flow" in (tmp_path / "out" / "report.html").read_text()
     assert main([*run, "my_flow_module:wrong", "--budget", "80"]) == 1
     for name, says in {
         "bare": "give --obs", "nothing": "must return a GuidedFlow", "fails": "KeyError: 'policy'",
