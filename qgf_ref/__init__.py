@@ -16,6 +16,7 @@ from qgf_ref.flow.closed_form_critics import BumpCritic, DistanceCritic, Quadrat
 from qgf_ref.flow.convention import Convention, convention
 from qgf_ref.flow.gaussian_mixture import GaussianMixture, MixtureFlow
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow, Products
+from qgf_ref.guidance.prefix import prefix_flow, prefix_weights
 from qgf_ref.guidance.registry import estimator, estimator_names, register
 from qgf_ref.interop.load import embedded_observations, load
 from qgf_ref.interop.native import save_checkpoint
@@ -57,6 +58,8 @@ __all__ = [
     "estimator",
     "estimator_names",
     "load",
+    "prefix_flow",
+    "prefix_weights",
     "register",
     "sample",
     "save_checkpoint",

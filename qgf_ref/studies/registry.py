@@ -35,6 +35,10 @@ STUDIES: dict[str, StudyEntry] = {
     "correction": StudyEntry(
         "the exact correction, step by step: schedule, covariance, curvature", trained=False
     ),
+    "prefix": StudyEntry(
+        "real-time chunking: with or without the Jacobian, against the exact conditional law",
+        trained=False,
+    ),
     "noise": StudyEntry("sensitivity of G to noise in a_t", trained=True, paper="Fig 3"),
     "q-optimizer": StudyEntry(
         "Q of the final action beside the success rate", trained=True, paper="Fig 4, 15"

@@ -311,3 +311,48 @@ def test_the_page_runs_and_prints_what_it_shows(capsys: pytest.CaptureFixture[st
             exec(compile(block, "adapters/README.md", "exec"), scope)
         else:
             assert capsys.readouterr().out == block
+
+
+def test_lerobots_prefix_guidance_leaves_the_jacobian_out() -> None:
+    """Its step in its own words of autograd: x requires a gradient only after v was computed.
+
+    On an adapted field it is `qgf` with the prefix critic to 1e-12; with the Jacobian, it is not.
+    """
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    net = net.double().eval()
+
+    def field(obs: Any, x: Any, time: Any) -> Any:  # u = noise − action, time 1 is noise
+        return net(torch.cat([x, time[:, None]], dim=1))
+
+    T, weights = 6, torch.tensor(qgf_ref.prefix_weights(1, 3, 4))
+    rng = np.random.default_rng(0)
+    noise, y = rng.standard_normal((2, 3, 4))
+
+    def theirs(late: bool) -> Array:
+        x, left = torch.tensor(noise), torch.tensor(y)
+        for k in range(T):
+            time = torch.tensor(1 - k / T, dtype=torch.float64)
+            x = x.clone().detach().requires_grad_(not late)
+            u = field(None, x, time.expand(len(x)))
+            x.requires_grad_(True)
+            ahead = x - time * u
+            (correction,) = torch.autograd.grad(ahead, x, ((left - ahead) * weights).detach())
+            inverse = (time**2 + (1 - time) ** 2) / time**2
+            factor = torch.nan_to_num(time / (1 - time), posinf=10.0) * inverse
+            x = x - (u - torch.clamp(factor, max=10.0) * correction) / T
+        return np.asarray(x.detach().numpy())
+
+    exact = qgf_ref.Convention("lerobot's, in float64", noise_time=1, velocity_to="noise")
+    flow = qgf_ref.prefix_flow(
+        adapters.torch(
+            field, dtype="float64", action_shape=4, obs_dim=0, denoise_steps=T, convention=exact
+        ),
+        weights.numpy(),
+    )
+    for late, how in ((True, "qgf"), (False, "qgf_jacobian_unmasked")):
+        ours = qgf_ref.sample(
+            flow, y, estimator=f"{how}+schedule=rtc,10", weight=1.0, noise=noise.copy()
+        )
+        np.testing.assert_allclose(ours, theirs(late), rtol=0, atol=1e-12)
+        assert np.abs(ours - theirs(not late)).max() > 1e-2

@@ -98,6 +98,6 @@ def positive(value: Any, what: str) -> float:
 
 
 def words(number: float) -> str:
-    """A number as it is written in a label: short, and the same when it is read again."""
+    """A number as it is written in a label: short, the same when it is read again, without a +."""
     short = f"{number:g}"
-    return short if float(short) == number else repr(number)
+    return (short if float(short) == number else repr(number)).replace("e+", "e")
