@@ -259,9 +259,10 @@ CONVENTIONS: dict[str, Convention] = {
             "t·noise + (1 − t)·actions, u_t = noise − actions, dt = −1/num_steps from time 1.0",
         ),
         Convention(
-            "lerobot", 1, "noise", "accumulated",
-            source="huggingface/lerobot, src/lerobot/policies/smolvla/modeling_smolvla.py at "
-            "00f4c86 (pi0 alike): openpi's, time and dt as float32 tensors, time += dt",
+            "lerobot", 1, "noise", "exact",
+            source="huggingface/lerobot, src/lerobot/policies/common/flow_matching.py at 7427f31 "
+            "(SmolVLA, pi0, pi0.5): openpi's, but time = 1.0 + k·dt, in float32 for the network; "
+            "before 0.4.3 (00f4c86) time += dt in float32: then it is 'openpi'",
         ),
         Convention(
             "gr00t", 0, "action", "exact", 1000,

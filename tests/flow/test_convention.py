@@ -19,7 +19,7 @@ MIXTURE = qgf_ref.MixtureFlow(
 
 
 def accumulated_down(T: int) -> list[float]:
-    """openpi's and lerobot's while loop: float32 from 1.0 by dt, while time >= −dt/2."""
+    """openpi's while loop: float32 from 1.0 by dt, while time >= −dt/2."""
     dt, time, times = np.float32(-1.0 / T), np.float32(1.0), []
     while time >= -dt / 2:
         times.append(float(time))
@@ -30,7 +30,8 @@ def accumulated_down(T: int) -> list[float]:
 @pytest.mark.parametrize("T", [1, 4, 7, 10, 50])
 def test_times_are_those_of_the_ports(T: int) -> None:
     assert list(convention("openpi").times(T)) == accumulated_down(T)
-    assert list(convention("lerobot").times(T)) == accumulated_down(T)
+    told = np.array(convention("lerobot").times(T), np.float32)
+    assert told.tolist() == [np.float32(1.0 + k * (-1.0 / T)) for k in range(T)]
     assert list(convention("gr00t").times(T)) == [k / float(T) for k in range(T)]
     assert convention("qgf").times(T) == time_grid(T)
     grid = np.arange(T, dtype=np.float32) * np.float32(1 / T)
