@@ -93,6 +93,7 @@ RESULTS_IN_ORDER = (
     _study("didactic"),
     _study("bias-variance"),
     _study("correction"),
+    _study("prefix"),
     _study("noise", on=TRAINED),
     _study("ood-distance", "data", on=TRAINED),
     _study("weights", "backends", "evaluation", on=TRAINED),

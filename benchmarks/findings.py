@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.findings_ours import forgiving, helps, nearer
+from benchmarks.findings_ours import continues, forgiving, helps, nearer
 from benchmarks.reading import RESULTS, Finding, interval, rows, study, suite, verdict
 
 PAPERS_RIVALS = ("ood", "bptt", "qgf_jacobian")
@@ -278,6 +278,7 @@ FINDINGS: tuple[Callable[[Path], Finding], ...] = (
     nearer,
     helps,
     forgiving,
+    continues,
 )
 
 
