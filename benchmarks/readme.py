@@ -21,7 +21,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,9 @@ from benchmarks import sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.base import AREAS  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS  # noqa: E402
 from qgf_ref.crosscheck.update.banks import bank_of  # noqa: E402
 from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
@@ -117,7 +119,16 @@ def study(name: str) -> str:
 
 def bank() -> str:
     """The sampler's mistakes."""
-    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in BANK]
+    return _table_of(BANK)
+
+
+def other_bank() -> str:
+    """Those of the other methods and conventions, which are none of the bank."""
+    return _table_of((*METHODS, *CONVENTION, *CLAMPS))
+
+
+def _table_of(mistakes: Sequence[Mistake]) -> str:
+    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in mistakes]
     return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
@@ -215,6 +226,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         "qgf-ref compare --trace theirs.npz --out compare", (RESULTS / "compare.txt").read_text()
     ),
     "bank": bank,
+    "other_bank": other_bank,
     "training_bank": training_bank,
     "agent_banks": agent_banks,
     "size": lambda: (

@@ -18,7 +18,6 @@ from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
-from qgf_ref.guidance.queries import bounded, critic_gradient
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
 from qgf_ref.ops.structure import axpy
 
@@ -138,7 +137,7 @@ def candidates(
     """Clip and gradient steps: (B·n, D), and if ranked what best-of-N ranks them by, (B·n,)."""
     action = scheme.finish(flow, last)
     if gradient_steps is not None:
-        action = _climb(flow, obs, action, gradient_steps)
+        action = _climb(flow, obs, action, gradient_steps, scheme)
     return action, scheme.rank(flow, obs, last, action) if ranked else None
 
 
@@ -152,12 +151,14 @@ def chosen(flow: GuidedFlow, action: Array, q: Array, best_of: int, scheme: Sche
     return action[np.arange(len(best), like=best) * best_of + best]
 
 
-def _climb(flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps) -> Array:
+def _climb(
+    flow: GuidedFlow, obs: Array, action: Array, how: GradientSteps, scheme: Scheme
+) -> Array:
     for n in range(how.steps):
-        gradient = critic_gradient(flow, obs, action).gradient
+        gradient = scheme.uphill(flow, obs, action)
         finite(gradient, flow.denoise_steps, f"∇Q of gradient step {n}")
         direction = np.sign(gradient) if how.sign else gradient
-        action = bounded(flow, flow.kernels(axpy, float(how.size), direction, action)).x
+        action = scheme.confine(flow, flow.kernels(axpy, float(how.size), direction, action))
     return action
 
 

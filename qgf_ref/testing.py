@@ -45,6 +45,7 @@ from qgf_ref.crosscheck.sampler.subject import (
 )
 from qgf_ref.crosscheck.update.check import TrainingReport, check_losses
 from qgf_ref.crosscheck.update.inputs import EXPOSING, default_batch
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.guidance.base import GuidedFlow
@@ -94,6 +95,7 @@ def check_sampler(
     observations: Array | None = None,
     convention: ConventionLike | None = None,
     budget: int = FLOW_BUDGET,
+    gradient_steps: GradientSteps | None = None,
 ) -> SamplerReport:
     """Check a sampler against the reference on inputs that expose every mistake of the bank.
 
@@ -103,6 +105,7 @@ def check_sampler(
     checkpoint the networks, or the path of their file
     weight     of most calls; 0 and 1.5 are tried as well
     best_of    n > 1: also call it with B·n rows of noise, of which it must choose
+    gradient_steps  of GradStep, which follow the flow (with the estimator none, as published)
     build      checkpoint → sampler: then also check networks made so that quiet mistakes show
                (LayerNorm statistics near epsilon, moved parameters, tied members)
     coverage   list the mistakes that none of the calls would have shown
@@ -140,7 +143,8 @@ def check_sampler(
     ):
         other = build is not None and nets is not networks and isinstance(nets, Checkpoint)
         port = build(nets) if build is not None and other else fn  # type: ignore[arg-type]
-        setting = Setting(nets.astype("float64"), guide, nets.options.denoise_steps)
+        T = nets.options.denoise_steps
+        setting = Setting(nets.astype("float64"), guide, T, climb=gradient_steps)
         tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
         calls = tuple(probe.name for probe in tried)
         cases = [called(port, nets, probe, on) for probe in tried]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, results_directory
 from qgf_ref.cli.flow_arguments import add_flow_arguments, flow_of, settings_of
+from qgf_ref.denoising import GradientSteps
+from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically, write_json, write_npz
 from qgf_ref.interop.trace_file import read_trace
 from qgf_ref.plotting import can_draw
@@ -48,12 +50,29 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--weight", type=float, metavar="W", help="default: the trace's")
     parser.add_argument(
+        "--gradient-steps",
+        nargs=2,
+        metavar=("L", "SIZE"),
+        help="it means to be GradStep: L steps of SIZE after the flow (default: the trace's)",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help=f"write {', '.join(FILES)} there, and {PROBE} where candidates remain (default: "
         "nothing is written)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     parser.set_defaults(run=run)
+
+
+def _climb(given: list[str] | None) -> GradientSteps | None:
+    if given is None:
+        return None
+    try:
+        return GradientSteps(int(given[0]), float(given[1]))
+    except ValueError:
+        raise InputError(
+            f"--gradient-steps takes a whole number and a size, got {' '.join(given)}"
+        ) from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         weight=args.weight,
         denoise_steps=args.denoise_steps,
         progress=True,
+        gradient_steps=_climb(args.gradient_steps),
         **settings_of(args, "convention", "budget"),
     )
     words, args.result = text(result), as_dict(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from qgf_ref.crosscheck.sampler.subject import (
     convention_of,
     in_core,
 )
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.flow.normalisation import Normalisation
@@ -86,12 +87,13 @@ def compare(
     convention: ConventionLike | None = None,
     units: Normalisation | None = None,
     budget: int = FLOW_BUDGET,
+    gradient_steps: GradientSteps | None = None,
 ) -> Comparison:
     """Compare a recorded run with the reference on `checkpoint`, and name what is wrong with it.
 
-    estimator, weight, denoise_steps  override the trace's metadata; the checkpoint's T is used when
-    neither says. Raises InputError when the trace does not fit the checkpoint, or nothing says
-    which estimator and weight it was made with.
+    estimator, weight, denoise_steps  override the trace's metadata, as does gradient_steps, of
+    GradStep; the checkpoint's T is used when neither says. Raises InputError when the trace does
+    not fit the checkpoint, or nothing says which estimator and weight it was made with.
 
     convention, units  in which the trace was recorded (default: what it says, else that of the
                        flow's adapter; and the networks' own units)
@@ -103,6 +105,8 @@ def compare(
     theirs = in_core(theirs, told, units)
     networks = compared_with(checkpoint, theirs.obs, budget)
     setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
+    climb = theirs.gradient_steps if gradient_steps is None else gradient_steps
+    setting = replace(setting, climb=climb)
     chosen, search, diagnosis = diagnose(setting, [case], progress)
     diagnosis = described(chosen, diagnosis, [case])
     place = located(chosen, case)
@@ -228,7 +232,7 @@ def as_dict(result: Comparison) -> dict[str, Any]:
     d = result.diagnosis
     return {
         "agrees": result.agrees,
-        "estimator": result.setting.estimator.label,
+        "estimator": result.setting.method,
         "weight": result.case.weight,
         "denoise_steps": result.setting.denoise_steps,
         "best_of": result.case.best_of,

@@ -13,7 +13,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
-from qgf_ref.guidance.queries import bounded, critic_value
+from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
 from qgf_ref.ops.structure import axpy
 
 
@@ -42,6 +42,11 @@ def target_value(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) 
     return critic_value(flow, obs, action)
 
 
+def uphill(flow: GuidedFlow, obs: Array, action: Array) -> Array:
+    """∇Q(s, a) (B·n, D), along which a gradient step goes."""
+    return critic_gradient(flow, obs, action).gradient
+
+
 def first_best(q: Array) -> Array:
     """The candidate with the highest value, the first among equals. q (B, n) → (B,)."""
     return q.argmax(axis=1)
@@ -55,6 +60,8 @@ class Scheme:
     spread   obs (B, O), n → (B·n, O)
     drift    flow, step, G → what the Euler step multiplies by 1/T
     finish   flow, a_1 → the action
+    uphill   flow, obs, action → the gradient of a gradient step, if there are any
+    confine  flow, action → the action after a gradient step
     rank     flow, obs, a_1, action → the value of every candidate (B·n,)
     choose   values (B, n) → index of the chosen candidate (B,)
     deliver  the chosen actions (B, D) → what the caller gets
@@ -65,6 +72,8 @@ class Scheme:
     spread: Callable[[Array, int], Array] = one_after_another
     drift: Callable[[GuidedFlow, DenoisingStep, Array], Array] = guided_drift
     finish: Callable[[GuidedFlow, Array], Array] = clipped
+    uphill: Callable[[GuidedFlow, Array, Array], Array] = uphill
+    confine: Callable[[GuidedFlow, Array], Array] = clipped
     rank: Callable[[GuidedFlow, Array, Array, Array], Array] = target_value
     choose: Callable[[Array], Array] = first_best
     deliver: Callable[[Array], Array] = unchanged

@@ -12,9 +12,10 @@ and any of, with a leading axis over the T denoising steps,
     q        (T, E, B·n)  every member there
     g        (T, B·n, D)  the estimator's output, before weighting
 and
-    metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of, and
-              convention, in which v was written (of `qgf_ref.flow.convention`). Any of them may be
-              missing and be given to the comparison instead.
+    metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of;
+              convention, in which v was written (of `qgf_ref.flow.convention`); of GradStep,
+              gradient_steps, gradient_step_size and gradient_step_sign. Any of them may be missing
+              and be given to the comparison instead.
 
 `qgf-ref trace` writes the same schema. Other arrays in the file are ignored.
 """
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, listing
 from qgf_ref.files import read_npz
 from qgf_ref.interop.parameter_file import json_object
@@ -118,6 +120,22 @@ class RecordedTrace:
     def best_of(self) -> int:
         """n, candidates for each observation."""
         return len(self.noise) // len(self.obs)
+
+    @property
+    def gradient_steps(self) -> GradientSteps | None:
+        """GradStep's, where the metadata says that they follow the flow.
+
+        Raises InputError where they are none.
+        """
+        steps, size = (self.metadata.get(f"gradient_step{end}") for end in ("s", "_size"))
+        if steps is None and size is None:
+            return None
+        if steps is None or size is None:
+            raise InputError(
+                f"{self.source}: the metadata must give gradient_steps and gradient_step_size, or "
+                "neither"
+            )
+        return GradientSteps(steps, float(size), self.metadata.get("gradient_step_sign", False))
 
     @property
     def steps(self) -> int | None:
@@ -224,13 +242,16 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
         "weight": (int, float),
         "denoise_steps": (int,),
         "best_of": (int,),
+        "gradient_steps": (int,),
+        "gradient_step_size": (int, float),
+        "gradient_step_sign": (bool,),
     }
     known = {}
     for name, kind in kinds.items():
         value = metadata.get(name)
         if value is None:
             continue
-        right = isinstance(value, kind) and not isinstance(value, bool)
+        right = isinstance(value, kind) and isinstance(value, bool) == (bool in kind)
         if not right or len(str(value)) > _LONGEST:
             raise InputError(
                 f"{source}: {name} in the metadata must be a {kind[-1].__name__}, got "

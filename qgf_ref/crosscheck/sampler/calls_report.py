@@ -50,11 +50,12 @@ class SamplerReport:
         lines += [line for note in self.notes for line in wrapped(f"note: {note}", "  ")]
         if self.first is not None:
             call, step, quantity = self.first
-            lines += wrapped(f"first: {place(step, quantity)}, in the call '{call}'", "  ")
+            where = f", in the call '{call}'" if call and len(self.calls) > 1 else ""
+            lines += wrapped(f"first: {place(step, quantity)}{where}", "  ")
         if self.worst is not None:
             lines += wrapped(f"worst element {self.worst}", "  ")
         lines += diagnosis_lines(self.diagnosis)
-        if self.right:
+        if self.right and len(self.calls) > 1:
             without = ": what comes without guidance is right" * (self.right == ("unguided",))
             lines += wrapped(f"These calls agree: {', '.join(self.right)}{without}.", "  ")
         if self.separate is not None:

@@ -16,6 +16,7 @@ from qgf_ref.crosscheck.sampler.port import Port, divided_times, reference_port,
 from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running, teacher_forced
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.interop.trace_file import CAUSAL, RecordedTrace
 from qgf_ref.ops.time_embedding import Precision
@@ -36,6 +37,8 @@ class Setting:
 
     time_precision  of times and embedding: "float32" as the official code, or "exact"
     divided         fl(k)/fl(T) rather than XLA's fl(k)·fl(1/T): see `divided_times`
+    climb           GradStep after the flow
+    only            "policy" or "critic", where one network alone is checked
     """
 
     checkpoint: Compared
@@ -43,6 +46,17 @@ class Setting:
     denoise_steps: int
     time_precision: Precision = "float32"
     divided: bool = False
+    climb: GradientSteps | None = None
+    only: str = ""
+
+    @property
+    def method(self) -> str:
+        """The estimator's name, and the gradient steps."""
+        if self.climb is None:
+            return self.estimator.label
+        sign = " by the sign" if self.climb.sign else ""
+        steps = f"{self.climb.steps} gradient steps of {self.climb.size:g}{sign}"
+        return f"{self.estimator.label}, then {steps}"
 
     @property
     def opaque(self) -> bool:
@@ -67,6 +81,7 @@ def _reference(setting: Setting, dtype: str) -> Port:
     T = setting.denoise_steps
     checkpoint = setting.checkpoint.astype(dtype)
     port = reference_port(checkpoint, setting.estimator, setting.time_precision, T)
+    port = replace(port, climb=setting.climb, only=setting.only)
     if setting.divided:
         port = replace(port, flow=retimed(port.flow, divided_times(T)))
     return port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -147,6 +148,7 @@ def _at_times(
     told: the convention of fn's time and of its velocity's sign, if not the core's
     """
     setting = setting_of(networks, estimator, networks.options.denoise_steps)
+    setting = replace(setting, only="policy" if name == "v" else "")
     obs, actions = _states(networks, rows, seed)
     times = np.array(setting.port(dtype="float32").flow.times, np.float32)
     if told is not None:
@@ -193,7 +195,8 @@ def _at_states(
 
     answer = call(inputs)
     case = stepwise_case(obs, actions, {"a": actions[None], name: answer[name][None]}, (name,))
-    setting, others = setting_of(networks, "ood", 1), another(inputs, row_numbers(networks))
+    setting = replace(setting_of(networks, "ood", 1), only="critic")
+    others = another(inputs, row_numbers(networks))
     depends = _depends(setting, inputs, others, name)
     premises = partial(require, f"your {title}", call, inputs, answer, others, depends)
     return agreement(setting, case, title, networks, premises)

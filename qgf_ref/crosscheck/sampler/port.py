@@ -14,6 +14,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
+from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
@@ -105,6 +106,8 @@ class Port:
     horizon   H if the policy outputs chunks, else 1; action_dim A
     members   E of the critic; None where it has no ensemble axis
     opaque    the networks are somebody's: nothing is known of their inside
+    only      "policy" or "critic", where it stands for this network alone
+    climb     GradStep after the flow, if the port means to do it
     """
 
     flow: GuidedFlow
@@ -116,12 +119,15 @@ class Port:
     members: int | None
     scheme: Scheme = ALGORITHM_1
     opaque: bool = False
+    climb: GradientSteps | None = None
+    only: str = ""
 
     @property
     def field(self) -> MLPVelocity:
-        """The policy's network, also inside a `Squashed`."""
+        """The policy's network, also inside of a wrapper."""
         field = self.flow.field
-        field = field.base if isinstance(field, Squashed) else field
+        while isinstance(field, FieldAround):
+            field = field.base
         assert isinstance(field, MLPVelocity)
         return field
 
@@ -131,12 +137,15 @@ class Port:
         assert isinstance(self.flow.critic, MLPCritic)
         return self.flow.critic
 
-    def with_policy(self, change: Callable[[MLPVelocity], MLPVelocity]) -> Port:
+    def with_policy(self, change: Callable[[Any], Any]) -> Port:
         """The same port with its policy changed."""
-        changed: Any = change(self.field)
-        if isinstance(self.flow.field, Squashed):
-            changed = Squashed(changed)
-        return replace(self, flow=replace(self.flow, field=changed))
+
+        def inside(field: Any) -> Any:
+            if isinstance(field, FieldAround):
+                return replace(field, base=inside(field.base))
+            return change(field)
+
+        return self.with_field(inside)
 
     def with_critics(self, change: Callable[[MLPCritic], MLPCritic]) -> Port:
         """The same port with both its critics changed."""
@@ -145,8 +154,12 @@ class Port:
         return replace(self, flow=flow, online=change(self.online))
 
     def with_field(self, change: Callable[[VelocityField], VelocityField]) -> Port:
-        """The same port with its field wrapped, whatever it is."""
-        return replace(self, flow=replace(self.flow, field=change(self.flow.field)))
+        """The same port with its field wrapped, whatever it is; of CFGRL's with both of its."""
+        flow = replace(self.flow, field=change(self.flow.field))
+        if self.flow.auxiliary.cfgrl is not None and self.stated == "cfgrl":
+            pair = flow.field, change(self.flow.auxiliary.cfgrl[1])
+            flow = replace(flow, auxiliary=replace(flow.auxiliary, cfgrl=pair))
+        return replace(self, flow=flow)
 
     def with_rule(self, rule: Rule) -> Port:
         """The same port with something done to its estimator."""
@@ -162,17 +175,17 @@ def reference_port(
 ) -> Port:
     """The reference itself, in the checkpoint's dtype.
 
-    Raises InputError on an estimator with an auxiliary network: what rounding does to that one is
-    not simulated, so that no difference could be judged.
+    Raises InputError on an estimator with another auxiliary network than CFGRL's: what rounding
+    does to that one is not simulated, so that no difference could be judged.
     """
-    if estimator.auxiliary is not None:
+    if estimator.auxiliary not in (None, "cfgrl"):
         raise InputError(
             f"{estimator.label} works with the auxiliary network {estimator.auxiliary}; only "
-            "estimators on a checkpoint's own policy and critic can be compared"
+            "cfgrl and estimators on a checkpoint's own policy and critic can be compared"
         )
     name, horizon = estimator.name, checkpoint.horizon
     if isinstance(checkpoint, FlowNetworks):
-        flow = checkpoint.with_steps(denoise_steps)
+        flow = estimator.on(checkpoint.with_steps(denoise_steps))
         return Port(
             flow, estimator, name, flow.critic, horizon, checkpoint.action_dim, checkpoint.members,
             opaque=True,
@@ -182,7 +195,8 @@ def reference_port(
     online = checkpoint.network(
         "critic" if "critic" in checkpoint.params else "target_critic", settings
     )
-    flow = replace(checkpoint.guided_flow(embedding=embedding), denoise_steps=denoise_steps)
+    flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
+    flow = replace(flow, denoise_steps=denoise_steps)
     members = checkpoint.target_critic.ensemble
     return Port(flow, estimator, name, online, horizon, checkpoint.action_dim, members)
 

@@ -11,7 +11,13 @@ from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
-from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
+from qgf_ref.crosscheck.sampler.mistakes.bank import (
+    Made,
+    Mistakes,
+    candidates,
+    first_quantity,
+    order,
+)
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
 from qgf_ref.crosscheck.sampler.subject import FLOW_ROWS, Compared, FlowNetworks
@@ -167,7 +173,10 @@ def hidden(setting: Setting, cases: Sequence[RecordedCase]) -> tuple[str, ...]:
     unseen: dict[str, None] = {}
     port = setting.port()
     most = max(case.best_of for case in cases)
+    last = max(order(case.observed[-1]) for case in cases)
     for made in _first_variants(candidates(port, most)):
+        if first_quantity(made) > last:
+            continue
         if made.mistake.variants and not any(_visible(setting, case, made) for case in cases):
             unseen[made.name] = None
     return tuple(unseen)

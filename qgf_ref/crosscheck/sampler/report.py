@@ -42,7 +42,7 @@ def text(result: Comparison) -> str:
     lines = [
         f"{'AGREES' if result.agrees else 'DISAGREES'}: {case.label}",
         f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, estimator "
-        f"{result.setting.estimator.label}, weight {case.weight:g}, {precision}",
+        f"{result.setting.method}, weight {case.weight:g}, {precision}",
         f"{'flow' if result.setting.opaque else 'checkpoint'} {result.setting.checkpoint.source}",
     ]
     if result.first is not None:
@@ -279,7 +279,7 @@ def html(result: Comparison, origin: dict[str, Any], picture: bytes | None = Non
     about = {
         "trace": case.label, "checkpoint": result.setting.checkpoint.source,
         "rows": len(case.inputs.obs), "denoising steps": result.setting.denoise_steps,
-        "estimator": result.setting.estimator.label, "weight": case.weight, **origin,
+        "estimator": result.setting.method, "weight": case.weight, **origin,
     }  # fmt: skip
     sections["How this was made"] = facts(about)
     return page(f"Cross-check of {case.label}", verdict, result.agrees, sections)

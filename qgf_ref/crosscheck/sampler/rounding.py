@@ -71,7 +71,7 @@ def reordered(port: Port, seed: int) -> Port:
         params = permuted(net.params, rng)
         if params.layers[0].kernel.dtype == np.float32:
             layers = (replace(x, kernel=jittered(x.kernel, seed)) for x in params.layers)
-            params = MLPParams(tuple(layers))
+            params = replace(params, layers=tuple(layers))
         return replace(net, params=params)
 
     return port.with_policy(change).with_critics(change)

@@ -50,7 +50,7 @@ def free_running(port: Port, inputs: Inputs) -> Predicted:
             last = denoise(
                 port.flow, obs, inputs.noise, port.estimator, inputs.weight, record, port.scheme
             )
-            quantities["action"] = conclude(port.flow, obs, last, n, scheme=port.scheme)
+            quantities["action"] = conclude(port.flow, obs, last, n, port.climb, port.scheme)
     except NonFiniteError:
         quantities["action"] = np.full((len(inputs.obs), rows[1]), np.nan)
     return quantities
@@ -100,7 +100,7 @@ def teacher_forced(
         if upto == "v":
             return {"v": quantities["v"], "a": quantities["a"]}
         try:
-            quantities["action"] = conclude(flow, obs, last, n, scheme=port.scheme)
+            quantities["action"] = conclude(flow, obs, last, n, port.climb, port.scheme)
         except NonFiniteError:
             quantities["action"] = np.full((len(inputs.obs), states.shape[2]), np.nan)
     return quantities

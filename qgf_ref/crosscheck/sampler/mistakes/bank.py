@@ -10,8 +10,9 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
     offset_variant,
     offsets_of,
 )
-from qgf_ref.crosscheck.sampler.mistakes.convention import CONVENTION
+from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION, OF_FLOWS
 from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
+from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS
 from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
 from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
 from qgf_ref.crosscheck.sampler.mistakes.query import QUERY
@@ -36,7 +37,7 @@ NO_OFFSET = offset_variant((0,) * (DIM // 2))
 INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
 """Mistakes outside the area "network" that need a look inside the networks, as do those of the time
 embedding."""
-_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *FACTORS)}
+_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS)}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
@@ -93,15 +94,34 @@ def looks_inside(mistake: Mistake) -> bool:
 def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
     """Every mistake that the port's options leave room for, in every variant.
 
-    Of somebody's networks those that do not look inside, and those of a convention of their own.
+    Of somebody's networks those that do not look inside.
     """
-    bank = [m for m in (*BANK, *CONVENTION) if not looks_inside(m)] if port.opaque else BANK
+    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS)
+    bank = [m for m in known if not (looks_inside(m) if port.opaque else m.name in OF_FLOWS)]
     return tuple(
         Made(m.name, variant)
         for m in bank
         if m.applies(port) and (best_of > 1 or not m.selects)
         for variant in (tuple(m.variants) or (NO_OFFSET,))
+        if _concerns(m, variant, port.only)
     )
+
+
+_AREAS_OF = {
+    "critic": ("network", "aggregation", "gradient", "batch"),
+    "policy": ("network", "time"),
+}
+_OTHER = {"critic": "policy", "policy": "critic"}
+
+
+def _concerns(mistake: Mistake, variant: str, only: str) -> bool:
+    """Whether a check of one network alone ("": of a sampler) can be about it."""
+    if not only:
+        return True
+    other = _OTHER[only]
+    elsewhere = variant in ("in policy and critic", f"in the {other} only")
+    known = mistake.area in _AREAS_OF[only] or mistake.name == f"{only}-online"
+    return known and not elsewhere and not mistake.name.startswith(f"{other}-")
 
 
 def first_quantity(made: Made) -> int:

@@ -206,7 +206,7 @@ NETWORKS: tuple[Mistake, ...] = (
     Mistake(
         "policy-output-tanh", "network", "v",
         "tanh on the policy's output: a velocity is not bounded",
-        one(lambda port: replace(port, flow=replace(port.flow, field=Squashed(port.field)))),
+        one(lambda port: port.with_field(Squashed)),
     ),
     Mistake(
         "matmul-tf32", "network", "v",

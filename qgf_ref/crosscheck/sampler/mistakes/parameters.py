@@ -20,7 +20,8 @@ LayerChange = Callable[[LayerParams, int, int], LayerParams]
 def _layers(change: LayerChange) -> Callable[[MLPParams], MLPParams]:
     def apply(params: MLPParams) -> MLPParams:
         last = len(params.layers) - 1
-        return MLPParams(tuple(change(x, i, last) for i, x in enumerate(params.layers)))
+        changed = tuple(change(x, i, last) for i, x in enumerate(params.layers))
+        return replace(params, layers=changed)
 
     return apply
 
@@ -96,7 +97,7 @@ def _linear_last_hidden(params: MLPParams) -> MLPParams:
     *rest, hidden, output = params.layers
     kernel = hidden.kernel @ output.kernel
     merged = LayerParams(kernel, hidden.bias @ output.kernel + output.bias)
-    return MLPParams((*rest, merged))
+    return replace(params, layers=(*rest, merged))
 
 
 def _last_hidden_is_bare(port: Port) -> bool:
@@ -111,7 +112,7 @@ def _inputs_reordered(order: Callable[[int, int, int], list[int]]) -> Callable[[
         first, *rest = net.params.layers
         rows = order(obs_dim, action_dim, first.kernel.shape[-2])
         moved = replace(first, kernel=first.kernel[..., rows, :])
-        return replace(net, params=MLPParams((moved, *rest)))
+        return replace(net, params=replace(net.params, layers=(moved, *rest)))
 
     def policy(port: Port) -> Port:
         sizes = port.field.obs_dim, port.field.action_dim

@@ -40,9 +40,14 @@ def _steps(more: int) -> Mapping[str, Change]:
 
 
 def _clip_every_step(v: Array, g: Array, w: Any, step: DenoisingStep, flow: GuidedFlow) -> Array:
-    T = flow.denoise_steps
-    following = bounded(flow, step.action + (v + w * g) / T).x
+    T, bound = flow.denoise_steps, clamp_of(flow)
+    following = np.clip(step.action + (v + w * g) / T, -bound, bound)
     return (following - step.action) * T
+
+
+def clamp_of(flow: GuidedFlow) -> float:
+    """The bound to which a port would clamp: the flow's, and 1 where it has none."""
+    return 1.0 if flow.action_bound is None else flow.action_bound
 
 
 def _action_major(port: Port) -> Port:
