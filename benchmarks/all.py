@@ -125,6 +125,11 @@ RESULTS_IN_ORDER = (
         ("python benchmarks/flow_audit.py",),
         ("adapters", "audit", "guidance", "flow", "denoising.py"),
     ),
+    Result(
+        "third_party",
+        ("python benchmarks/third_party.py",),
+        ("adapters", "audit", "crosscheck", "guidance", "flow", "denoising.py"),
+    ),
     Result("audit", ("python benchmarks/readme.py",), (*CORE, "audit", "checks.py")),
 )
 

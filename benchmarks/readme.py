@@ -221,6 +221,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         )
         + origin("flow_audit")
     ),
+    "third_party": partial(written, "third_party"),
     "crosscheck_sentence": lambda: sentences.crosscheck_sentence(len(BANK)),
     "compare": lambda: printed(
         "qgf-ref compare --trace theirs.npz --out compare", (RESULTS / "compare.txt").read_text()
