@@ -37,7 +37,7 @@ def row(trial: Trial, checked: int) -> dict[str, Any]:
     said = outcome(trial)
     return {
         "repository": trial.source.repository,
-        "commit": trial.source.commit,
+        "revision": trial.source.commit,
         "link": trial.source.title,
         "samples": trial.samples,
         "against": trial.against,
