@@ -113,7 +113,7 @@ def sample(
         raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
     start = engine.beside(obs, _initial_noise(flow, len(obs) * draws, noise, rng))
     guide = estimator_by_name(estimator)
-    flow = guide.on(flow)
+    flow = _without_graphs(guide.on(flow), guide)
     weights = _weights(weight, guide, len(obs), draws, start.dtype)
 
     def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array) -> Arrays:
@@ -147,7 +147,7 @@ def trace(
     obs = _observations(flow, obs)
     start = engine.beside(obs, _initial_noise(flow, len(obs), noise, rng))
     guide = estimator_by_name(estimator)
-    flow = guide.on(flow)
+    flow = _without_graphs(guide.on(flow), guide)
     weights = _weights(weight, guide, len(obs), 1, start.dtype)
 
     def chain(flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array) -> Arrays:
@@ -181,6 +181,18 @@ def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
     again = getattr(flow.field, "for_steps", None)
     field = flow.field if again is None else again(denoise_steps)
     return replace(flow, field=field, denoise_steps=denoise_steps)
+
+
+def _without_graphs(flow: GuidedFlow, guide: Estimator) -> GuidedFlow:
+    """The flow, its field not keeping what products need where this estimator asks for no vjp."""
+    lean = getattr(flow.field, "forward_only", None)
+    if lean is None:
+        return flow
+    asked = [guide.products(flow, k) for k in range(flow.denoise_steps)]
+    if any(products is None or products.field_vjp for products in asked):
+        return flow
+    field = lean()
+    return flow if field is flow.field else replace(flow, field=field)
 
 
 def _observations(flow: GuidedFlow, obs: Array) -> Array:

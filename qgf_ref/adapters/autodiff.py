@@ -46,6 +46,10 @@ class Autodiff(Protocol):
         """y, and what the products need. time (B,), None of a critic."""
         ...
 
+    def forward_only(self) -> Autodiff:
+        """The same function, which keeps nothing for a vjp: one calls it again."""
+        ...
+
     def redrawn(self, cache: Any) -> bool:
         """Whether it is traced once and would be traced otherwise another time."""
         ...

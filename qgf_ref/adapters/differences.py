@@ -53,6 +53,10 @@ class Differenced:
         y, cache = self.base.forward(obs, x, time)
         return y, Point(obs, x, time, cache)
 
+    def forward_only(self) -> Differenced:
+        """Round the base's."""
+        return Differenced(self.base.forward_only(), self.differenced)
+
     def redrawn(self, cache: Point) -> bool:
         """The base's."""
         return self.base.redrawn(cache.cache)
@@ -114,6 +118,10 @@ class NumpyFunction:
     def observation(self, obs: Array) -> Array:
         """A copy."""
         return np.array(obs)
+
+    def forward_only(self) -> NumpyFunction:
+        """Itself."""
+        return self
 
     def redrawn(self, cache: Any) -> bool:
         """Nothing is traced."""

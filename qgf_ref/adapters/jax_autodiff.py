@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class JaxFunction:
                 'float64 is off in JAX: jax.config.update("jax_enable_x64", True) before any array'
             )
         self.precision = self.dtype.name
-        self.no_vjp = ""
+        self.no_vjp, self.lean = "", False
         compiled = jax.jit if jit else lambda f: f
         self._value = compiled(self._at)
         self._forward = compiled(lambda arguments, x: jax.vjp(lambda z: self._at(arguments, z), x))
@@ -93,7 +94,7 @@ class JaxFunction:
         arguments = (obs,) if time is None else (obs, jnp.asarray(time, self.dtype))
         at, pull = jnp.asarray(x, self.dtype), None
         try:
-            if self.no_vjp:
+            if self.no_vjp or self.lean:
                 y = self._value(arguments, at)
             else:
                 y, pull = self._forward(arguments, at)
@@ -116,6 +117,12 @@ class JaxFunction:
         self.no_vjp = error_summary(error)
         return y
 
+    def forward_only(self) -> JaxFunction:
+        """A copy with the same compiled functions."""
+        plain = copy(self)
+        plain.lean = True
+        return plain
+
     def redrawn(self, cache: JaxCache) -> bool:
         """Whether it is another function when it is traced again: numbers drawn or read in Python
         are constants of a compiled one.
@@ -131,9 +138,12 @@ class JaxFunction:
 
     def vjp(self, y_bar: Array, cache: JaxCache) -> Array:
         """By jax.vjp. Raises MissingProduct where JAX has none."""
-        if cache.pull is None:
+        pull = cache.pull
+        if self.no_vjp:
             raise self._missing("vjp", self.no_vjp)
-        return self._product("vjp", self._vjp, cache.pull, jnp.asarray(y_bar, self.dtype))
+        if pull is None:
+            pull = self._forward(cache.arguments, cache.x)[1]
+        return self._product("vjp", self._vjp, pull, jnp.asarray(y_bar, self.dtype))
 
     def jvp(self, x_dot: Array, cache: JaxCache) -> Array:
         """By jax.jvp. Raises MissingProduct where JAX has none."""

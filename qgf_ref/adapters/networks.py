@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -49,6 +49,10 @@ class AdaptedField:
     def differenced(self) -> tuple[str, ...]:
         """The products that come from central differences."""
         return self.function.differenced
+
+    def forward_only(self) -> AdaptedField:
+        """See `FieldAround`: a vjp is still right, and calls the function again."""
+        return replace(self, function=self.function.forward_only())
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """u (B, D), and the function's cache. time () or one a row, of any shape.

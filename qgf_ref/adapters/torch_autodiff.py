@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ class TorchFunction:
     """
 
     differenced: tuple[str, ...] = ()
+    graph = True
 
     def __init__(self, function: Callable[..., Any], what: str, dtype: Any, device: Any) -> None:
         if not callable(function) or isinstance(function, type):
@@ -102,7 +104,7 @@ class TorchFunction:
         with torch.inference_mode(False):  # a caller's, whose tensors have no gradients
             leaf = self._tensor(x).requires_grad_()
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.set_grad_enabled(self.graph):
                 y = of(leaf)
         except Exception as error:
             raise raised(self.what, error, self._hint()) from error
@@ -120,6 +122,12 @@ class TorchFunction:
             return ""
         return f"; it is given {inner}, its parameters are {' and '.join(self.kinds)}: see dtype=…"
 
+    def forward_only(self) -> TorchFunction:
+        """A copy that builds no graph, as under no_grad."""
+        plain = copy(self)
+        plain.graph = False
+        return plain
+
     def redrawn(self, cache: TorchCache) -> bool:
         """Nothing is traced."""
         return False
@@ -134,6 +142,9 @@ class TorchFunction:
 
     def _pulled(self, y_bar: Any, cache: TorchCache, differentiable: bool) -> Any:
         """None where y does not depend on x."""
+        if not self.graph and not differentiable:
+            with torch.inference_mode(False), torch.enable_grad():
+                cache = cache._replace(y=cache.of(cache.x))
         if not cache.y.requires_grad:
             raise MissingProduct(
                 f"{self.what}'s result carries no gradient: it runs under torch.no_grad or "

@@ -87,6 +87,12 @@ class FieldAround:
         again = getattr(self.base, "for_steps", None)
         return self if again is None else replace(self, base=again(denoise_steps))
 
+    def forward_only(self) -> Any:
+        """The field for callers that take no vjp of it: another where it need not keep for one."""
+        again = getattr(self.base, "forward_only", None)
+        base = self.base if again is None else again()
+        return self if base is self.base else replace(self, base=base)
+
 
 class LearnedField(VelocityField, Protocol):
     """A velocity field with parameters."""

@@ -189,3 +189,13 @@ def test_a_critic_whose_gradient_is_lost_is_refused() -> None:
     for own.slope, says in ((0.0, "0 though its values change"), (np.nan, "NaN or infinite")):
         with pytest.raises(InputError, match=f"the critic's gradient is {says}"):
             examine(replace(adapted, critic=lost), field, lost)
+
+
+def test_a_chain_without_vjps_tells_the_function_so() -> None:
+    """Nothing is kept for a vjp where the estimator states none; one that is asked for is right."""
+    adapted = flow()
+    lean = adapted.field.forward_only()  # type: ignore[attr-defined]
+    obs, a = inputs()
+    runs = [f.forward(obs, a, 0.3) for f in (adapted.field, lean)]
+    assert np.array_equal(runs[0][0], runs[1][0])
+    assert np.array_equal(adapted.field.vjp(a, runs[0][1]), lean.vjp(a, runs[1][1]))

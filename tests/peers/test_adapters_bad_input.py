@@ -230,3 +230,22 @@ def test_the_next_observation_compiles_nothing_again() -> None:
         action = qgf_ref.sample(flow, row, estimator="none", noise=noise)
         assert np.allclose(action, n / 4)
     assert len(traced) == before
+
+
+@pytest.mark.parametrize("build", [in_torch, in_jax])
+def test_nothing_is_kept_for_a_vjp_that_is_not_asked_for(build: Callable[..., GuidedFlow]) -> None:
+    flow = build()
+    kept: list[bool] = []
+    function = flow.field.base.function  # type: ignore[attr-defined]
+    lean = flow.field.forward_only()  # type: ignore[attr-defined]
+    assert lean.base.function is not function
+    a, obs = np.linspace(-1, 1, 6).reshape(2, 3), np.ones((2, 2))
+    for field in (flow.field, lean):
+        _, cache = field.forward(obs, a, 0.5)
+        kept.append(cache.pull is not None if build is in_jax else bool(cache.y.requires_grad))
+        expected = flow.field.vjp(a, flow.field.forward(obs, a, 0.5)[1])
+        assert np.allclose(field.vjp(a, cache), expected, rtol=0, atol=1e-6)
+        assert np.allclose(
+            field.jvp(a, cache), flow.field.jvp(a, flow.field.forward(obs, a, 0.5)[1])
+        )
+    assert kept == [True, False]
