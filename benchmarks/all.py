@@ -121,6 +121,12 @@ RESULTS_IN_ORDER = (
         15,
     ),
     Result(
+        "crosscheck_flow",
+        ("python benchmarks/crosscheck_flow.py",),
+        (*CORE, "adapters", "crosscheck"),
+        5,
+    ),
+    Result(
         "flow_audit",
         ("python benchmarks/flow_audit.py",),
         ("adapters", "audit", "guidance", "flow", "denoising.py"),

@@ -117,10 +117,19 @@ def diagnosed(module: ModuleType, checkpoint: Checkpoint, name: str, *, traced: 
     def build(nets: Checkpoint) -> Callable[[Array, Array, float], Any]:
         return sampler(module.broken(nets, name), traced=traced)
 
+    def call() -> SamplerReport:
+        return check_sampler(
+            build(checkpoint), checkpoint, best_of=4, build=build, rows=16, coverage=False
+        )
+
+    return judged_call(name, call)
+
+
+def judged_call(name: str, call: Callable[[], SamplerReport]) -> Outcome:
+    """What a check said of a port with this mistake."""
     start = time.perf_counter()
     try:
-        port = build(checkpoint)
-        check_sampler(port, checkpoint, best_of=4, build=build, rows=16, coverage=False)
+        call()
     except CrossCheckError as error:
         report = error.report
         if not isinstance(report, SamplerReport):

@@ -213,6 +213,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed_short": lambda: sentences.speed_table() + origin("speed"),
     "speed_sentences": sentences.speed_sentences,
     "crosscheck": partial(written, "crosscheck"),
+    "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
     "flow_audit": lambda: (
         printed(
