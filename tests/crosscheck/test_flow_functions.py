@@ -40,7 +40,7 @@ def functions_of_a_port(name: str) -> dict[str, Callable[..., Any]]:
     return {"v": velocity, "q": critic, "g": gradient, "qgf": guidance}
 
 
-@pytest.mark.parametrize("name", ["openpi", "flow_matching"])
+@pytest.mark.parametrize("name", ["openpi", pytest.param("flow_matching", marks=pytest.mark.slow)])
 def test_functions_of_a_port_are_checked_alone(name: str) -> None:
     parts = functions_of_a_port(name)
     whole = flow("float64", name)
