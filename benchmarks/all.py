@@ -124,7 +124,7 @@ RESULTS_IN_ORDER = (
         "crosscheck_flow",
         ("python benchmarks/crosscheck_flow.py",),
         (*CORE, "adapters", "crosscheck"),
-        5,
+        7,
     ),
     Result(
         "flow_audit",

@@ -1,6 +1,6 @@
 """The proof of the cross-check on anybody's networks: mistakes made in ports round a transformer.
 
-    python benchmarks/crosscheck_flow.py            # about 5 minutes on two cores
+    python benchmarks/crosscheck_flow.py            # about 7 minutes on two cores
     python benchmarks/crosscheck_flow.py --smoke    # a part of it; nothing is written
 
 Each broken port (`benchmarks/peers/torch_robots.py`, float32, in openpi's convention) is given to
