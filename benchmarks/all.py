@@ -118,7 +118,7 @@ RESULTS_IN_ORDER = (
         "crosscheck_training",
         ("python benchmarks/crosscheck_training.py",),
         ("ops", "nets", "losses", "agents", "crosscheck"),
-        15,
+        25,
     ),
     Result(
         "crosscheck_flow",

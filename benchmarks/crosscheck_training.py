@@ -1,6 +1,6 @@
 """The proof of the cross-check of training: every agent's mistakes, made in a real JAX port.
 
-    python benchmarks/crosscheck_training.py            # about 15 minutes on two cores
+    python benchmarks/crosscheck_training.py            # about 25 minutes on two cores
     python benchmarks/crosscheck_training.py --smoke    # a part of it; nothing is written
 
 Each broken port (`benchmarks/peers/jax_agent_mistakes.py`, float32) is given to
