@@ -280,7 +280,7 @@ def test_checks_names_oracles_tolerances_and_verdicts_are_those_of_4b0d202() -> 
         for c in job()
     ]
     stored = Path(__file__).with_name("checks_of_4b0d202.txt").read_text().splitlines()
-    assert lines == stored
+    assert [line for line in lines if "lcb=" not in line] == stored  # an aggregation added since
 
 
 def test_backends_give_the_same_report(passed: reports.AuditReport) -> None:

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qgf_ref.bench.report import write_report
+from qgf_ref.bench.run import benchmark
+from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.bench.timed_flow import TimedFlow
 from qgf_ref.bench.validation import Reference
-from qgf_ref.cli.main import main
+from qgf_ref.cli.bench import settings_of
+from qgf_ref.cli.main import main, parser
 from qgf_ref.errors import InputError
 from tests.bench.peers import euler, euler_off
 
 BUILD = "tests.crosscheck.closed_flow:flow"
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    peers = [f"--peer=tests.bench.peers:{name}" for name in ("euler", "euler_off")]
-    run = ["bench", "--flow", BUILD, "--batch", "1", "3", "--rounds", "3", "--threads", "1"]
-    assert main([*run, *peers, "--no-memory", "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr()
-    assert "euler_off does not compute the sampler" in said.err
-    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
-    assert [(r["network"], r["batch"], r["dtype"]) for r in rows] == [
-        ("flow", 1, "float64"), ("flow", 3, "float64"),
-    ]  # fmt: skip
-    for row in rows:
+def test_a_measurement(tmp_path: Path) -> None:
+    peers = tuple(Peer(name, f"tests.bench.peers:{name}") for name in ("euler", "euler_off"))
+    content = benchmark(
+        BenchSettings(
+            flow=BUILD, dtypes=("float64",), batches=(1, 3), threads=(1,), backends=("numpy",),
+            peers=peers, rounds=3, turn=0.001, cell=1.0, memory=False,
+        )
+    )  # fmt: skip
+    assert "euler_off does not compute the sampler" in content["refused"]["euler_off"]
+    for row, batch in zip(content["rows"], (1, 3), strict=True):
+        assert (row["network"], row["batch"], row["dtype"]) == ("flow", batch, "float64")
         assert list(row["contenders"]) == ["numpy", "euler"]
         assert row["counts"] is None and row["weights_bytes"] is None
-    page = (tmp_path / "out" / "bench.md").read_text()
-    assert "64 MiB" in page and "bench.png" not in page + said.out
-    assert not (tmp_path / "out" / "bench.png").exists()  # nothing of it is counted
-    wrong = [*run, "--dtype", "float32", "--network", "2x16", "--out", str(tmp_path / "b")]
-    assert main(wrong) == 2
+    write_report(content, tmp_path)
+    page = (tmp_path / "bench.md").read_text()
+    assert "64 MiB" in page and "bench.png" not in page  # nothing of it is counted
+    assert not (tmp_path / "bench.png").exists()
+
+
+def test_what_is_not_for_a_flow_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["bench", "--flow", BUILD, "--dtype", "float32", "--network", "2x16"]
+    assert main([*run, "--out", str(tmp_path / "out")]) == 2
     assert "leave out --network, --dtype" in capsys.readouterr().err
+    chosen = settings_of(parser().parse_args(["bench", "--flow", BUILD]))
+    assert (chosen.dtypes, chosen.backends, chosen.batches) == (("float64",), ("numpy",), (1, 8))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

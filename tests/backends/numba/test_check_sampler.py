@@ -173,9 +173,9 @@ def another_epsilon(packed: Weights) -> None:
 
 
 PLANTED: list[tuple[str, Plant, str, tuple[str, ...]]] = [
+    ("times one step on", times(lambda t: tuple(x + 1 / len(t) for x in t)), "qgf", ("grid-next",)),
     ("times one step on", times(lambda t: tuple(x + 1 / len(t) for x in t)), "bptt",
      ("grid-next",)),
-    ("times one step on", times(lambda t: tuple(x + 1 / len(t) for x in t)), "qgf", ("grid-next",)),
     ("times in reverse", times(lambda t: t[::-1]), "qgf", ()),
     ("one time for all steps", times(lambda t: t[:1] * len(t)), "qgf_jacobian", ()),
     ("no clip", instructions(unclipped), "qgf", ("query-unclipped", "final-clip-missing")),
