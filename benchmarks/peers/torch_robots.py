@@ -232,12 +232,24 @@ MIXED = {
     "query-other-end": _one_step(lambda self, s: self.clip(s.a - s.t * s.v)),
 }
 """Mistakes of two conventions mixed."""
+CLAMPS = {
+    "clamp-network-input": Mistake(
+        {"policy": lambda self, obs, a, t: RobotPort.policy(self, obs, self.clip(a), t)}
+    ),
+    "clamp-before-guidance": advance(
+        lambda self, s, x, g: self.clip(s.a + s.v / self.T) + s.w * g / self.T
+    ),
+    "velocity-clamped": advance(
+        lambda self, s, x, g: s.a + (s.v.clamp(-1, 1) + s.w * g) / self.T, ESTIMATORS
+    ),
+}
+"""Clamps along the chain."""
 _INSIDE = ("gradient-of-observation", "critic-online", "best-of-online", "chunk-action-major")
 MISTAKES = {
     name: mistake
     for name, mistake in {**GRID, **QUERY, **GRADIENT, **AGGREGATION, **UPDATE, **BEST_OF}.items()
     if name not in _INSIDE
-} | MIXED | {"chunk-action-major": UPDATE["chunk-action-major"]}  # fmt: skip
+} | MIXED | CLAMPS | {"chunk-action-major": UPDATE["chunk-action-major"]}  # fmt: skip
 """Every mistake between networks, by name."""
 
 _KEPT = ("unknown-gradient-softmin", "unknown-gradient-momentum", "unknown-query-clip-0.9",
