@@ -20,6 +20,7 @@ from tests.bench.peers import euler, euler_off
 BUILD = "tests.crosscheck.closed_flow:flow"
 
 
+@pytest.mark.slow
 def test_a_measurement(tmp_path: Path) -> None:
     peers = tuple(Peer(name, f"tests.bench.peers:{name}") for name in ("euler", "euler_off"))
     content = benchmark(

@@ -43,6 +43,7 @@ def test_a_checkpoint_and_a_peer(place: Path, capsys: pytest.CaptureFixture[str]
     assert content["settings"]["checkpoint"] == "model.safetensors"
 
 
+@pytest.mark.slow
 def test_a_wrong_peer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my_port.py").write_text(PORT.format(body="noise.clip(-1, 1)"))
     code, _, err = run(f"{QUICK} --peer my_port:sampler", capsys)
