@@ -12,7 +12,7 @@ from benchmarks.ports.sources import Source
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import compare
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike, GuidanceFunction
 from qgf_ref.interop.trace_file import recorded_trace

@@ -22,7 +22,8 @@ EXAMPLE = """example:
   qgf-ref compare --flow my_policy:build --trace theirs.npz --convention openpi
 theirs.npz holds obs (B, O), noise (B, D) and action (B, D), and if you can, per step, a, v, a1_hat,
 q, g with a leading axis T: the more it holds, the closer the answer.
-Exit code: 0 agrees to rounding, 1 disagrees, 2 bad input.
+Exit code: 0 agrees to rounding, 1 disagrees, 2 bad input. Ctrl-C ends a diagnosis with what is
+known by then; 130.
 """
 
 
@@ -112,4 +113,6 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"run your sampler on {out / PROBE} with weight {probe.weight:g} and compare again"
             )
+    if result.diagnosis.interrupted:
+        raise KeyboardInterrupt
     return 0 if result.agrees else 1

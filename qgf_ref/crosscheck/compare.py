@@ -11,9 +11,10 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.located import Element, located
 from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting
-from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
@@ -93,7 +94,8 @@ def compare(
 
     estimator, weight, denoise_steps  override the trace's metadata, as does gradient_steps, of
     GradStep; the checkpoint's T is used when neither says. Raises InputError when the trace does
-    not fit the checkpoint, or nothing says which estimator and weight it was made with.
+    not fit the checkpoint, or nothing says which estimator and weight it was made with. Ctrl-C ends
+    a diagnosis with what is known by then, and says so (`Diagnosis.interrupted`).
 
     convention, units  in which the trace was recorded (default: what it says, else that of the
                        flow's adapter; and the networks' own units)
@@ -107,7 +109,7 @@ def compare(
     setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
     climb = theirs.gradient_steps if gradient_steps is None else gradient_steps
     setting = replace(setting, climb=climb)
-    chosen, search, diagnosis = diagnose(setting, [case], progress)
+    chosen, search, diagnosis = diagnose(setting, [case], progress, interruptible=True)
     diagnosis = described(chosen, diagnosis, [case])
     place = located(chosen, case)
     first, worst = (None, None) if diagnosis.agrees else (place.first, place.worst)

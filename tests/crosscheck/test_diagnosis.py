@@ -9,9 +9,10 @@ import pytest
 
 from qgf_ref.crosscheck.compare import as_dict, compare
 from qgf_ref.crosscheck.sampler.case import RecordedCase
-from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, diagnose
+from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, candidates
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.report import heat_map, text
 from qgf_ref.crosscheck.sampler.runs import free_running
 from qgf_ref.interop.trace_file import recorded_trace

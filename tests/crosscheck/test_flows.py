@@ -16,8 +16,10 @@ from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.compare import Comparison, compare
 from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.sampler.diagnosis import Search
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, with_mistakes
 from qgf_ref.crosscheck.sampler.mistakes.convention import CONVENTION
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.port import reference_port
 from qgf_ref.crosscheck.sampler.report import text
 from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
@@ -155,6 +157,21 @@ def test_a_time_that_the_network_does_not_know_is_not_what_they_asked() -> None:
     trace = recorded(Made("ensemble-mean", ""))
     found = compare(only, trace, estimator="qgf", weight=WEIGHT)
     assert [e.names for e in found.diagnosis.explanations] == [("ensemble-mean",)]
+
+
+def test_ctrl_c_ends_the_diagnosis_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(search: Search, progress: bool = False) -> Diagnosis:
+        search.singles = 7
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "diagnose", interrupted)
+    wrong = recorded(Made("weight-squared", ""))
+    found = result(wrong)
+    assert found.diagnosis.interrupted and found.diagnosis.unknown == "a"
+    assert found.first is not None and found.first[1] == "a"
+    assert "Ctrl-C came before the diagnosis was done, after 7 mistakes" in text(found)
+    with pytest.raises(KeyboardInterrupt):  # pytest's own Ctrl-C must end pytest
+        check_sampler(port(-1.0), flow(), observations=OBS)
 
 
 def test_another_number_of_steps_is_refused() -> None:

@@ -10,7 +10,6 @@ does not reproduce *every* recorded number to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
 from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis, Explanation, Near
 from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.screen import Screen
 from qgf_ref.crosscheck.sampler.simulations import Simulations, settings_for
@@ -41,66 +41,6 @@ LOOKED_AT = 6
 MAX_MISTAKES = 4
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Mistakes that together reproduce everything recorded, and how closely.
-
-    excess   largest times over the limit of any quantity and step, ≤ 1
-    variants what else fits under the same names (a place, a rounding)
-    """
-
-    mistakes: Mistakes
-    excess: float
-    variants: tuple[Mistakes, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The mistakes' names."""
-        return tuple(made.name for made in self.mistakes)
-
-
-@dataclass(frozen=True)
-class Near:
-    """A simulation that does not reproduce the record, and the share of the error it explains."""
-
-    made: Made
-    explained: float
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The outcome of a search.
-
-    explanations  all of the smallest size that reproduce everything; empty if none does
-    unknown       the first quantity that nothing in the bank explains
-    so_far        what explains the quantities before it
-    nearest       the closest simulations of `unknown`
-    known         what is known of `unknown`, sentences
-    record        what was recorded under which name, where the sampler itself is right
-    singles, pairs, possible_pairs  how many were simulated, of how many pairs
-    """
-
-    explanations: tuple[Explanation, ...]
-    unknown: str | None = None
-    so_far: tuple[Mistakes, ...] = ()
-    nearest: tuple[Near, ...] = ()
-    singles: int = 0
-    pairs: int = 0
-    possible_pairs: int = 0
-    known: tuple[str, ...] = ()
-    record: tuple[str, ...] = ()
-
-    @property
-    def agrees(self) -> bool:
-        """Whether no mistake at all, or nothing but harmless rounding, explains everything."""
-        return any(all(made.harmless for made in e.mistakes) for e in self.explanations)
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether several different mistakes explain everything equally well."""
-        return len(self.explanations) > 1
 
 
 class Search(Simulations):
@@ -277,10 +217,12 @@ def diagnose(
     cases: list[RecordedCase],
     progress: bool = False,
     premises: Callable[[], None] = lambda: None,
+    interruptible: bool = False,
 ) -> tuple[Setting, Search, Diagnosis]:
     """The diagnosis under the first setting that explains everything, else under the first.
 
     All cases must be of one precision. premises is called before any mistake is simulated.
+    interruptible: Ctrl-C ends the search with what is known by then.
     """
     tried: list[tuple[Setting, Search, Diagnosis]] = []
     choices = settings_for(setting, cases[0])
@@ -299,18 +241,24 @@ def diagnose(
         search = Search(choice, cases)
         try:
             diagnosis = search.diagnose(progress)
-        except BudgetSpent as spent:
-            return choice, search, _unfinished(search, observed, str(spent))
+        except (BudgetSpent, KeyboardInterrupt) as end:
+            if isinstance(end, KeyboardInterrupt) and not interruptible:
+                raise
+            return choice, search, _unfinished(search, observed, end)
         tried.append((choice, search, diagnosis))
         if diagnosis.explanations:
             return tried[-1]
     return max(tried, key=lambda t: order(t[2].unknown or "action"))
 
 
-def _unfinished(search: Search, observed: list[str], why: str) -> Diagnosis:
-    """What is known where the calls of somebody's network have come to their end."""
+def _unfinished(search: Search, observed: list[str], end: BaseException) -> Diagnosis:
+    """What is known where somebody, or the calls of somebody's network, have come to their end."""
     if isinstance(search.setting.checkpoint, FlowNetworks):
         search.setting.checkpoint.meter.lift()
     first = next(name for name in observed if search.excess((), name) > 1)
-    said = f"{why} before the diagnosis was done, after {search.singles} mistakes"
-    return Diagnosis((), first, ((),), singles=search.singles, known=(said,))
+    why = str(end) or "Ctrl-C came"
+    known = (f"{why} before the diagnosis was done, after {search.singles} mistakes",)
+    return Diagnosis(
+        (), first, ((),), singles=search.singles, known=known,
+        interrupted=isinstance(end, KeyboardInterrupt),
+    )  # fmt: skip

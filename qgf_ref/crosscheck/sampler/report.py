@@ -11,7 +11,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import Comparison
 from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, Judgement
-from qgf_ref.crosscheck.sampler.diagnosis import Diagnosis, Explanation
+from qgf_ref.crosscheck.sampler.outcome import Diagnosis, Explanation
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.page import facts, figure, html_table, page
 from qgf_ref.plotting import new_figure, png
