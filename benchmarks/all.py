@@ -127,6 +127,12 @@ RESULTS_IN_ORDER = (
         7,
     ),
     Result(
+        "adapter_overhead",
+        ("python benchmarks/adapter_overhead.py",),
+        ("adapters", "denoising.py"),
+        1,
+    ),
+    Result(
         "flow_audit",
         ("python benchmarks/flow_audit.py",),
         ("adapters", "audit", "guidance", "flow", "denoising.py"),

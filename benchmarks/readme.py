@@ -214,6 +214,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed_short": lambda: sentences.speed_table() + origin("speed"),
     "speed_sentences": sentences.speed_sentences,
     "crosscheck": partial(written, "crosscheck"),
+    "adapter_overhead": partial(written, "adapter_overhead"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
     "flow_audit": lambda: (
