@@ -34,9 +34,9 @@ from benchmarks.crosscheck import (
     one_thread,
     sampler,
 )
+from benchmarks.peers.torch_families import FAMILIES
 from benchmarks.peers.torch_robots import (
     CONVENTIONS,
-    FAMILIES,
     FIRST_WRONG,
     HELD_OUT,
     MISTAKES,

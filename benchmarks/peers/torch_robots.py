@@ -1,8 +1,8 @@
 """Guided robot policies that are no MLPs of ours, in other conventions, and the sampler round them.
 
-A port as somebody writes it round a network of four families (`FAMILIES`), in the convention of its
-training (`CONVENTIONS`): float32, its own times, its own sign of the velocity. It is `TorchSampler`
-with other networks, so that every mistake made between networks there can be made here.
+A port as somebody writes it round a network of four families (`torch_families`), in the convention
+of its training (`CONVENTIONS`): float32, its own times, its own sign of the velocity. It is
+`TorchSampler` with other networks: every mistake made between networks there can be made here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.peers.torch_families import Observation, drawn, observations
 from benchmarks.peers.torch_mistake import GUIDED, ONE_STEP, Mistake, several_steps
 from benchmarks.peers.torch_mistakes import HELD_OUT as HELD_OUT_OF_MLPS
 from benchmarks.peers.torch_mistakes_gradient import AGGREGATION, GRADIENT, of_gradient
@@ -27,85 +28,8 @@ from qgf_ref import adapters
 from qgf_ref.arrays import Array
 from qgf_ref.guidance.base import GuidedFlow
 
-WIDTH, PREFIX, STATE, ROWS = 16, 3, 4, 8
-"""Of a token; tokens of the prefix; numbers of the state; observations."""
-Observation = dict[str, Tensor]
-
-
-class Transformer(nn.Module):
-    """The chunk's tokens attend to each other and to a cached prefix."""
-
-    def __init__(self, action: int) -> None:
-        super().__init__()
-        self.inner, self.time = nn.Linear(action, WIDTH), nn.Linear(1, WIDTH)
-        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.0, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.outer = nn.Linear(WIDTH, action)
-
-    def forward(self, obs: Observation, x: Tensor, tau: Tensor) -> Tensor:
-        """u (B, H, A)."""
-        tokens = self.inner(x) + self.time(tau[:, None])[:, None]
-        seen: Tensor = self.body(torch.cat([obs["prefix"], tokens], dim=1))
-        y: Tensor = self.outer(seen[:, PREFIX:])
-        return y
-
-
-class Mlp(nn.Module):
-    """Raw time, LayerNorm after the activation: none of ours."""
-
-    def __init__(self, action: int) -> None:
-        super().__init__()
-        self.inner, self.outer = nn.LazyLinear(24), nn.LazyLinear(action)
-        self.norm = nn.LayerNorm(24)
-
-    def forward(self, obs: Observation, x: Tensor, tau: Tensor) -> Tensor:
-        """u (B, H, A), step by step of the chunk."""
-        B, H, _ = x.shape
-        beside = torch.cat([obs["state"], tau[:, None]], 1)[:, None].expand(B, H, -1)
-        at = torch.linspace(-1, 1, H, dtype=x.dtype)[None, :, None].expand(B, H, 1)
-        y: Tensor = self.outer(
-            self.norm(nn.functional.silu(self.inner(torch.cat([x, beside, at], 2))))
-        )
-        return y
-
-
-class UNet(nn.Module):
-    """Convolutions over the chunk's steps with one skip."""
-
-    def __init__(self, action: int) -> None:
-        super().__init__()
-        self.down = nn.Conv1d(action + STATE + 1, WIDTH, 3, padding=1)
-        self.middle = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
-        self.norm, self.up = nn.GroupNorm(4, WIDTH), nn.Conv1d(2 * WIDTH, action, 3, padding=1)
-
-    def forward(self, obs: Observation, x: Tensor, tau: Tensor) -> Tensor:
-        """u (B, H, A)."""
-        beside = torch.cat([obs["state"], tau[:, None]], 1)[:, :, None].expand(-1, -1, x.shape[1])
-        fine = torch.tanh(self.down(torch.cat([x.transpose(1, 2), beside], 1)))
-        coarse = torch.tanh(self.norm(self.middle(fine)))
-        spread = nn.functional.interpolate(coarse, size=x.shape[1], mode="nearest")
-        y: Tensor = self.up(torch.cat([fine, spread], 1)).transpose(1, 2)
-        return y
-
-
-class Film(nn.Module):
-    """Every feature scaled and shifted by what state and time say."""
-
-    def __init__(self, action: int) -> None:
-        super().__init__()
-        self.inner, self.outer = nn.LazyLinear(WIDTH), nn.LazyLinear(action)
-        self.film = nn.Linear(STATE + 1, 2 * WIDTH)
-
-    def forward(self, obs: Observation, x: Tensor, tau: Tensor) -> Tensor:
-        """u (B, H, A)."""
-        scale, shift = self.film(torch.cat([obs["state"], tau[:, None]], 1)).chunk(2, dim=1)
-        y = self.outer(torch.tanh(self.inner(x.flatten(1)) * (1 + scale) + shift))
-        return y[:, None] + x * scale.mean(1)[:, None, None]
-
-
-FAMILIES: dict[str, Callable[[int], nn.Module]] = {
-    "transformer": Transformer, "MLP": Mlp, "temporal U-Net": UNet, "FiLM": Film,
-}  # fmt: skip
+ROWS = 8
+"""Observations of a robot."""
 
 
 class Value(nn.Module):
@@ -152,18 +76,14 @@ class Robot:
         self, family: str, convention: str, seed: int, *, horizon: int = 3, action_dim: int = 2,
         members: int = 2, aggregation: str = "min", steps: int = 4,
     ) -> None:  # fmt: skip
-        torch.manual_seed(seed)
         self.convention, self.horizon, self.action_dim = convention, horizon, action_dim
         self.flat_action_dim, self.obs_dim = horizon * action_dim, 1
         self.options = SimpleNamespace(denoise_steps=steps, q_aggregation=aggregation)
         self.target_critic = SimpleNamespace(ensemble=members)
-        self.observations = {
-            "prefix": torch.randn(ROWS, PREFIX, WIDTH), "state": torch.randn(ROWS, STATE)
-        }  # fmt: skip
-        self.policy = FAMILIES[family](action_dim).eval()
+        self.policy = drawn(family, seed, horizon, action_dim)
+        self.observations = observations(ROWS)
         self.members = nn.ModuleList(Value() for _ in range(members)).eval()
-        x, tau = torch.randn(ROWS, horizon, action_dim), torch.rand(ROWS)
-        self.policy(self.observations, x, tau)  # lazy layers take their size
+        x = torch.randn(ROWS, horizon, action_dim)
         for member in self.members:  # so that the least changes by row
             q = member(self.observations["state"], x)
             member.net[2].bias.data -= q.mean()
