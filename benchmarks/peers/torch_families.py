@@ -1,7 +1,7 @@
 """Velocity fields as they are published, no MLPs of ours: four families, drawn at random.
 
-u(obs, x, τ): obs a dict of `prefix` (B, PREFIX, TOKEN), cached tokens, and `state` (B, STATE); x and
-u (B, H, A); τ (B,).
+u(obs, x, τ): obs a dict of `prefix` (B, PREFIX, TOKEN), cached tokens, and `state` (B, STATE); x
+and u (B, H, A); τ (B,).
 """
 
 from __future__ import annotations
