@@ -74,3 +74,5 @@ def test_of_a_critic_that_ignores_observations_nobody_asks_it() -> None:
         dtype="float32", denoise_steps=T, differences=("vjp", "jvp"),
     )  # fmt: skip
     assert check_critic(lambda s, x: -(x**2).sum(axis=1), own).agrees
+    with pytest.raises(CrossCheckError, match="is 2 times the reference"):
+        check_critic(lambda s, x: -2 * (x**2).sum(axis=1), own)
