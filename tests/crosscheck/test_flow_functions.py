@@ -12,6 +12,8 @@ import pytest
 from qgf_ref import adapters
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.sampler.pointwise import agreement, setting_of, stepwise_case
+from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.flow.convention import convention
 from qgf_ref.testing import check_critic, check_gradient, check_velocity
 from tests.crosscheck.closed_flow import OBS, ROWS, D, T, flow
@@ -76,3 +78,33 @@ def test_of_a_critic_that_ignores_observations_nobody_asks_it() -> None:
     assert check_critic(lambda s, x: -(x**2).sum(axis=1), own).agrees
     with pytest.raises(CrossCheckError, match="is 2 times the reference"):
         check_critic(lambda s, x: -2 * (x**2).sum(axis=1), own)
+
+
+def test_a_value_that_nearly_cancels_rounds_as_its_terms_do() -> None:
+    """One row, whose Q is 1e-5 where those of others are 5: a robot's run often is one row."""
+    rng = np.random.default_rng(0)
+    of_obs, of_action = rng.standard_normal((64, 5)), 0.02 * rng.standard_normal((64, D))
+    phase, row = rng.uniform(0, 6, 64), rng.standard_normal((1, D)).astype(np.float32)
+
+    def critic(s: Array, x: Array, order: int = 1) -> Array:
+        parts = (a.astype(x.dtype) for a in (of_obs, of_action, phase))
+        by_obs, by_action, shift = parts
+        angles = (s[:, None] * by_obs).sum(axis=2) + (x[:, None] * by_action).sum(axis=2) + shift
+        terms = np.cos(angles)[:, ::order]
+        total = np.add.accumulate(terms, axis=1, dtype=x.dtype)[:, -1]
+        return total - x.dtype.type(level)
+
+    level = 0.0
+    level = float(critic(OBS[:1].astype(float), row.astype(float))[0]) - 1e-5
+    own = adapters.functions(
+        lambda s, x, t: -x, critic, action_shape=D, obs_dim=5, dtype="float64", denoise_steps=T,
+        differences=("vjp", "jvp"), action_bound=None,
+    )  # fmt: skip
+    networks = FlowNetworks.of(own, OBS, 100)
+    theirs = {"q": critic(OBS[:1], row, -1)[None, None], "a": row[None], "a1_hat": row[None]}
+    case = stepwise_case(OBS[:1], row, theirs, ("q",))
+    assert agreement(setting_of(networks, "ood", 1), case, "critic", networks).agrees
+    off = {**theirs, "q": theirs["q"] + np.float32(1e-4)}
+    with pytest.raises(CrossCheckError, match="unknown at q"):
+        wrong = stepwise_case(OBS[:1], row, off, ("q",))
+        agreement(setting_of(networks, "ood", 1), wrong, "critic", networks)

@@ -85,6 +85,33 @@ def test_what_each_does_to_a_trace() -> None:
     np.testing.assert_array_equal(g("gate=1e9"), plain.g)
 
 
+def test_parts_of_a_chunk_are_counted_in_actions_and_in_dimensions() -> None:
+    """A chunk of 3 actions of 2 numbers, flat: a₀d₀ a₀d₁ a₁d₀ …"""
+    ck = small_checkpoint(1, action_dim=6, steps=4)
+    obs, noise = states(ck, 4)
+    how: dict[str, Any] = {"weight": 0.3, "noise": noise}
+    plain = qgf_ref.trace(ck.flow, obs, estimator="qgf", **how).g[0]
+    for option, columns in (("prefix=2/3", [0, 1, 2, 3]), ("real=1/2", [0, 2, 4])):
+        kept = qgf_ref.trace(ck.flow, obs, estimator=f"qgf+{option}", **how).g[0]
+        assert np.flatnonzero(kept.any(axis=0)).tolist() == columns
+        np.testing.assert_array_equal(kept[:, columns], plain[:, columns])
+
+
+def test_the_gate_is_by_the_deviation_of_three_members() -> None:
+    """Of two members every deviation from the mean is as large as the other."""
+    ck = small_checkpoint(1, members=3, steps=4)
+    obs, noise = states(ck, 6)
+    how: dict[str, Any] = {"weight": 0.3, "noise": noise}
+    plain = qgf_ref.trace(ck.flow, obs, estimator="qgf", **how)
+    deviation = plain.q[0].std(axis=0)
+    c = float(np.median(deviation))
+    hard = qgf_ref.trace(ck.flow, obs, estimator=f"qgf+gate={c!r}", **how).g[0]
+    np.testing.assert_array_equal(hard.any(axis=1), deviation < c)
+    soft = qgf_ref.trace(ck.flow, obs, estimator=f"qgf+gate={c!r},soft", **how).g[0]
+    factor = c / (c + deviation)
+    np.testing.assert_allclose(soft, factor[:, None] * plain.g[0], rtol=1e-12)
+
+
 def test_outside_its_interval_nothing_is_asked() -> None:
     flow = small_checkpoint(steps=4).flow
     products = [qgf_ref.estimator("bptt+interval=0.5,1").products(flow, k) for k in range(4)]

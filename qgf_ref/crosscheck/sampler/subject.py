@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.adapters.jitter import jittered_flow
+from qgf_ref.adapters.jitter import UNKNOWN, TypicalSize, jittered_flow
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
@@ -62,9 +62,17 @@ class FlowNetworks:
         rows = matrix(known, "obs", columns=columns, dtype=flow.field.dtype)
         meter = Meter(budget)
         watched = counted(flow, meter)[0]
-        watched = replace(watched, field=Answering(watched.field), critic=Answering(watched.critic))
-        zeros = np.zeros((1, flow.field.action_dim), flow.field.dtype)
-        q = members_at(watched, rows[:1], zeros)
+        field, critic = Answering(watched.field), Answering(watched.critic)
+        watched = replace(watched, field=field, critic=critic)
+        # of all that the adapter was given: a run may be of one row
+        held = known_observations(flow)
+        among = rows if held is None else np.asarray(held, rows.dtype)
+        some = among[np.arange(FLOW_ROWS) % len(among)]
+        shape = FLOW_ROWS, flow.field.action_dim
+        action = np.random.default_rng(0).standard_normal(shape).astype(flow.field.dtype)
+        q = members_at(watched, some, action)
+        field.typical = TypicalSize.of(field, some, action, flow.times[0])
+        critic.typical = TypicalSize.of(critic, some, action)
         return cls(watched, rows, _chunk(flow), len(q), meter)
 
     @property
@@ -151,7 +159,7 @@ class Answering:
     """
 
     def __init__(self, base: Any) -> None:
-        self.base = base
+        self.base, self.typical = base, UNKNOWN
         self._known: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
 
     def __getattr__(self, name: str) -> Any:
@@ -186,7 +194,15 @@ def jittered_networks(flow: GuidedFlow, seed: int) -> GuidedFlow:
     """The flow with both its networks a little off, called anew each time."""
     networks: dict[str, Any] = {"field": flow.field, "critic": flow.critic}
     bare = {k: n.base if isinstance(n, Answering) else n for k, n in networks.items()}
-    return jittered_flow(replace(flow, **bare), seed)
+    typical = {k: _typical(n) for k, n in networks.items()}
+    return jittered_flow(replace(flow, **bare), seed, **typical)
+
+
+def _typical(network: Any) -> TypicalSize:
+    """That of the `Answering` network in it, under whatever a mistake wraps round it."""
+    while network is not None and not isinstance(network, Answering):
+        network = getattr(network, "base", None)
+    return UNKNOWN if network is None else network.typical
 
 
 def convention_of(
