@@ -166,8 +166,8 @@ def conclusions(report: AuditReport) -> list[str]:
     sentences = []
     if fields or others:
         sentences.append(
-            f"{_all_of(fields)} the gradient of a scalar here; {_all_of(others)} not, and no "
-            "potential exists of which it could be the gradient."
+            f"{_all_of(fields)} the gradient of a scalar here; {_all_of(others)} not: no "
+            "potential exists there."
         )
     if still:
         sentences.append(f"Whether {_all_of(still)} the gradient of a scalar is undecided here.")
