@@ -96,8 +96,8 @@ def load_transitions(
     if masks not in MASKS:
         raise InputError(f"masks must be one of {', '.join(MASKS)}; got {masks!r}")
     data = read_dataset(path, _REQUIRED, _INFO)
-    with _told_of_cache(path):
-        ends = _check(path, data, horizon)
+    with told_of_cache(path):
+        ends = checked_ends(path, data, horizon)
     keep = np.ones(len(data["actions"]), dtype=bool)
     keep[ends] = False
     last = np.zeros(len(keep), dtype=np.float32)
@@ -133,12 +133,13 @@ def read_dataset(
     """These arrays of a data set's file. Raises InputError as `read_npz`; of a file in OGBench's
     cache it says that a new one is fetched when it is removed.
     """
-    with _told_of_cache(path):
+    with told_of_cache(path):
         return read_npz(path, required, only=(*required, *also))
 
 
 @contextmanager
-def _told_of_cache(path: Path) -> Iterator[None]:
+def told_of_cache(path: Path) -> Iterator[None]:
+    """An InputError about a file in OGBench's cache says how to get a new one."""
     try:
         yield
     except InputError as error:
@@ -215,8 +216,11 @@ def _refuse_others(name: str, files: Sequence[Path]) -> None:
         )
 
 
-def _check(path: Path, data: dict[str, Array], horizon: int) -> Array:
-    """The indices of the episodes' last states; raises InputError on contradictions."""
+def checked_ends(path: Path, data: dict[str, Array], horizon: int) -> Array:
+    """The indices (K,) of the episodes' last states s_T, of observations, actions, terminals and
+    what else `data` holds; raises InputError on contradictions, and on fewer transitions than
+    `horizon` in an episode.
+    """
     observations, actions, terminals = (data[n] for n in ("observations", "actions", "terminals"))
     if observations.ndim != 2 or actions.ndim != 2 or terminals.ndim != 1:
         shapes = f"{observations.shape}, {actions.shape}, {terminals.shape}"

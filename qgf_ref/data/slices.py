@@ -5,17 +5,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.data.windows import Transitions
 from qgf_ref.errors import InputError, listing
 
 VALIDATION_SUFFIX = "-val.npz"
+
+Data = TypeVar("Data")
+"""What a slice is loaded as: an object whose arrays are its attributes."""
 
 
 def slice_files(directory: Path) -> list[Path]:
@@ -42,14 +45,15 @@ def slice_files(directory: Path) -> list[Path]:
     return slices
 
 
-class _Pending(NamedTuple):
+@dataclass(frozen=True)
+class _Pending(Generic[Data]):
     """A slice that is being loaded, or is loaded and not yet in use."""
 
     number: int
-    future: Future[Transitions]
+    future: Future[Data]
 
 
-class SliceStream:
+class SliceStream(Generic[Data]):
     """The slices of a data set in turn, each serving `every` updates, the next loaded meanwhile.
 
     files  one slice each, in order (`slice_files`)
@@ -65,9 +69,7 @@ class SliceStream:
     For one calling thread. Raises InputError on no files or every < 1.
     """
 
-    def __init__(
-        self, files: Sequence[Path], load: Callable[[Path], Transitions], every: int
-    ) -> None:
+    def __init__(self, files: Sequence[Path], load: Callable[[Path], Data], every: int) -> None:
         self.files = tuple(files)
         self.every = every
         if not self.files:
@@ -78,9 +80,9 @@ class SliceStream:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="slice")
         self._closed = False
         self._index = -1
-        self._current: Transitions | None = None
-        self._previous: weakref.ref[Transitions] | None = None
-        self._pending: _Pending | None = None
+        self._current: Data | None = None
+        self._previous: weakref.ref[Data] | None = None
+        self._pending: _Pending[Data] | None = None
         self._peak = 0
 
     def index(self, update: int) -> int:
@@ -94,7 +96,7 @@ class SliceStream:
             raise InputError(f"updates are counted from 1, got {update}")
         return (update // self.every) % len(self.files)
 
-    def at(self, update: int) -> Transitions:
+    def at(self, update: int) -> Data:
         """The slice that serves update number `update`, counted from 1; any order is allowed.
 
         Waits only when the slice is not loaded yet. Raises InputError naming the file when it
@@ -132,7 +134,7 @@ class SliceStream:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._current = self._pending = None
 
-    def __enter__(self) -> SliceStream:
+    def __enter__(self) -> SliceStream[Data]:
         return self
 
     def __exit__(
@@ -143,7 +145,7 @@ class SliceStream:
     ) -> None:
         self.close()
 
-    def _swap(self, wanted: int) -> Transitions:
+    def _swap(self, wanted: int) -> Data:
         pending = self._pending
         if pending is not None and pending.number != wanted:
             # a running load cannot be cancelled, and a second beside it would make three slices
@@ -171,7 +173,7 @@ class SliceStream:
         if self._previous is None or self._previous() is None:
             self._begin(following)
 
-    def _begin(self, index: int) -> _Pending:
+    def _begin(self, index: int) -> _Pending[Data]:
         self._pending = _Pending(index, self._worker.submit(self._read, self.files[index]))
         return self._pending
 
@@ -180,7 +182,7 @@ class SliceStream:
             self._previous = weakref.ref(self._current)
         self._index, self._current = -1, None
 
-    def _read(self, path: Path) -> Transitions:
+    def _read(self, path: Path) -> Data:
         try:
             loaded = self._load(path)
         except (InputError, OSError) as error:
@@ -198,14 +200,15 @@ class SliceStream:
         self._peak = max(self._peak, self._count(loaded))
         return loaded
 
-    def _count(self, ahead: Transitions | None) -> int:
+    def _count(self, ahead: Data | None) -> int:
         previous = None if self._previous is None else self._previous()
         buffers: dict[int, Array] = {}
         for held in (previous, self._current, ahead):
             if held is not None:
                 for array in vars(held).values():
-                    owner = _owner(array)
-                    buffers[id(owner)] = owner
+                    if isinstance(array, np.ndarray):
+                        owner = _owner(array)
+                        buffers[id(owner)] = owner
         return sum(buffer.nbytes for buffer in buffers.values())
 
 

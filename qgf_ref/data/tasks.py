@@ -4,6 +4,7 @@
     └── env ──┘ └type┘           └ task ┘
 
 names the environment `cube-single-singletask-task1-v0` and the data set `cube-single-play-v0`.
+Goal-conditioned names are those of the data set, with or without `-oraclerep` before the version.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import reload
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from qgf_ref.errors import InputError, listing
 DATASET_TYPES = ("play", "noisy", "navigate", "stitch", "explore")
 _NAME = re.compile(
     rf"(?P<env>[a-z0-9-]+?)-(?P<type>{'|'.join(DATASET_TYPES)})"
-    r"(?P<single>-singletask(-task(?P<number>[1-9]))?)?-(?P<version>v[0-9]+)"
+    r"((?P<single>-singletask(-task(?P<number>[1-9]))?)|(?P<oracle>-oraclerep))?-(?P<version>v[0-9]+)"
 )
 _QUIET = (
     (UserWarning, r".*Box (low|high)'s precision lowered"),
@@ -55,10 +56,77 @@ class Task:
         return make_env(self.env_id, **options)
 
 
+@dataclass(frozen=True)
+class GoalTask:
+    """A goal-conditioned OGBench problem: one data set, an environment with GOALS goals.
+
+    name     as the user gave it, e.g. cube-triple-play-oraclerep-v0
+    env_id   the Gymnasium id, e.g. cube-triple-v0
+    dataset  the data set's name, e.g. cube-triple-play-v0
+    oracle   whether goals are OGBench's oracle representations; else they are whole observations
+    """
+
+    name: str
+    env_id: str
+    dataset: str
+    oracle: bool
+
+    GOALS: ClassVar[int] = 5
+
+    def make_env(self, **options: Any) -> Any:
+        """The Gymnasium environment, whose goals are of the data's representation."""
+        representation = {"use_oracle_rep": True} if self.oracle else {}
+        return make_env(self.env_id, **representation, **options)
+
+    def reset_options(self, goal: int) -> dict[str, int]:
+        """What `env.reset(options=…)` needs for goal number `goal`, 1 … GOALS (InputError)."""
+        if not 1 <= goal <= self.GOALS:
+            raise InputError(f"{self.name} has the goals 1 to {self.GOALS}, not {goal}")
+        return {"task_id": goal}
+
+
+def goal_task(name: str) -> GoalTask:
+    """The goal-conditioned problem `name`: ENV-TYPE-oraclerep-v0, or ENV-TYPE-v0.
+
+    Raises InputError, with near names, when there is none, and on a single task's name.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None or found["single"]:
+        env_id = dataset = ""
+    else:
+        env_id = f"{found['env']}-{found['version']}"
+        dataset = f"{found['env']}-{found['type']}-{found['version']}"
+    if found is None or env_id not in _registered(single=False):
+        if found is not None and found["single"]:
+            own = f"{found['env']}-{found['type']}"
+            raise InputError(
+                f"{name} is a single task, and what is trained with goals needs a goal-conditioned "
+                f"name: {own}-oraclerep-{found['version']}, or {own}-{found['version']} for whole "
+                "observations as goals"
+            )
+        valid = _registered(single=False)
+        near = difflib.get_close_matches(env_id or name, valid, n=4, cutoff=0.3) or valid[:4]
+        raise InputError(
+            f"unknown goal-conditioned data set {name!r}: expected ENV-TYPE-oraclerep-v0 or "
+            f"ENV-TYPE-v0 with TYPE among {', '.join(DATASET_TYPES)} and ENV-v0 among "
+            f"{listing(near)}"
+        )
+    return GoalTask(name, env_id, dataset, bool(found["oracle"]))
+
+
 def task(name: str) -> Task:
-    """The single-task problem `name`; raises InputError, with near names, when there is none."""
+    """The single-task problem `name`; raises InputError, with near names, when there is none, and
+    on a goal-conditioned name.
+    """
     found = _NAME.fullmatch(name)
     valid = registered_tasks()
+    if found is not None and not found["single"]:
+        single = f"{found['env']}-{found['type']}-singletask-task1-{found['version']}"
+        if f"{found['env']}-singletask-{found['version']}" in valid:
+            raise InputError(
+                f"{name} is goal-conditioned and has no rewards, and this agent needs those of one "
+                f"task: expected ENV-TYPE-singletask[-taskN]-v0, e.g. {single}"
+            )
     if found is None or not found["single"]:
         near = difflib.get_close_matches(name, _examples(valid), n=3, cutoff=0.3)
         raise InputError(
@@ -76,7 +144,7 @@ def task(name: str) -> Task:
 def is_dataset_name(name: str) -> bool:
     """Whether `name` has the form ENV-TYPE-v0 of a data set's name."""
     found = _NAME.fullmatch(name)
-    return found is not None and not found["single"]
+    return found is not None and not found["single"] and not found["oracle"]
 
 
 def dataset_env(name: str) -> tuple[str, str]:
@@ -86,9 +154,10 @@ def dataset_env(name: str) -> tuple[str, str]:
     """
     found = _NAME.fullmatch(name)
     valid = _registered(single=False)
-    if found is None or found["single"] or f"{found['env']}-{found['version']}" not in valid:
+    known = found is not None and f"{found['env']}-{found['version']}" in valid
+    if found is None or not known or found["single"] or found["oracle"]:
         hint = ""
-        if found is not None and found["single"]:
+        if found is not None and (found["single"] or found["oracle"]):
             own = f"{found['env']}-{found['type']}-{found['version']}"
             hint = f"; the data set of this task is {own}"
         near = difflib.get_close_matches(name, valid, n=4, cutoff=0.3) or valid[:4]

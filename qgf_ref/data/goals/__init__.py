@@ -1,0 +1,1 @@
+"""Goal-conditioned data: compact trajectories, goals drawn from them, relabelled batches."""
