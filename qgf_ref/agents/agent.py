@@ -184,6 +184,9 @@ class FlowAgent(Agent):
         Raises InputError when the checkpoint lacks one of the two networks.
         """
         settings = checkpoint.network_settings(embedding, kernels)
+        averaged, online = self.part(self.critic).target_of, None
+        if averaged is not None and averaged in checkpoint.params:
+            online = checkpoint.network(averaged, settings)
         return GuidedFlow(
             checkpoint.network(self.field, settings),
             checkpoint.network(self.critic, settings),
@@ -191,6 +194,7 @@ class FlowAgent(Agent):
             time_precision=embedding,
             kernels=kernels,
             auxiliary=checkpoint.auxiliary.networks(checkpoint.options.mlp, embedding, kernels),
+            online_critic=online,
         )
 
     def require(self, checkpoint: Checkpoint, how: Acting) -> None:

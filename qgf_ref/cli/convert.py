@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     for note in mapping.notes if mapping else ():
         print(f"note: {note}")
     print(f"wrote {args.destination}: {len(written)} tensors of {checkpoint.dtype}")
+    for name in checkpoint.auxiliary.present():
+        print(f"note: its auxiliary network {name} is not in the file: load {args.source} for it")
     eps = checkpoint.options.mlp.layer_norm_eps
     for line in advice(args.destination, form, mapping is not None, eps):
         print(line)

@@ -27,6 +27,7 @@ class GuidedFlow:
     time_precision  "float32" rounds the times as the official code does (`time_grid`)
     kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
     auxiliary     the networks that some estimators need beside these two
+    online_critic  of which `critic` is the average, where it is known: what CFGRL ranks by
     Raises InputError on a T, precision or bound outside its range.
     """
 
@@ -37,6 +38,7 @@ class GuidedFlow:
     time_precision: Precision = "exact"
     kernels: Kernels = reference_kernels
     auxiliary: Auxiliary = NO_AUXILIARY
+    online_critic: Critic | None = None
 
     def __post_init__(self) -> None:
         check_steps(self.denoise_steps)

@@ -15,9 +15,9 @@ class CFGRL(Estimator):
     v_o is a flow conditioned on whether the action's advantage is positive
     (`losses.auxiliary.cfgrl_loss`); `on` puts v₀ in the place of the behaviour-cloning policy.
     w = 1 samples the better actions, w > 1 extrapolates; the official weights are 1, 2, 3, 5, 10,
-    15. The critic only ranks (best-of-N): the target critic, as everywhere here, where the official
-    code takes the online one. Not a gradient field. Products: 1 forward of v₁, counted as a
-    field's; and one of v₀ on a flow whose field is another. Source: method.md, section 4;
+    15. The critic only ranks (best-of-N): the online critic, as in the official code, or the target
+    critic of a flow that has no other. Not a gradient field. Products: 1 forward of v₁, counted as
+    a field's; and one of v₀ on a flow whose field is another. Source: method.md, section 4;
     official.md, sections 6 and 7.
     """
 
@@ -28,8 +28,9 @@ class CFGRL(Estimator):
     default_weights = (1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
 
     def on(self, flow: GuidedFlow) -> GuidedFlow:
-        """The flow with v₀ as its field."""
-        return replace(flow, field=self.network(flow.auxiliary.cfgrl)[0])
+        """The flow with v₀ as its field, ranked by the online critic."""
+        field, ranking = self.network(flow.auxiliary.cfgrl)[0], flow.online_critic or flow.critic
+        return replace(flow, field=field, critic=ranking, online_critic=None)
 
     def __call__(self, flow: GuidedFlow, step: DenoisingStep) -> Guidance:
         """v₁ − v₀ at a_t; v₀ is the step's velocity when the flow is CFGRL's own."""

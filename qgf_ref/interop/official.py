@@ -3,7 +3,9 @@
 Layout (official.md, section 4; baselines.md, section 1): {"agent": {policy, critic, target_critic,
 value}}, each {step, params, opt_state}, or {"agent": {"network": {"params": {modules_NAME, …}}}};
 a flow's params {MLP_0: {Dense_i, LayerNorm_i}, Dense_0}, those of critics and values {value_net:
-{Dense_i, LayerNorm_i}}, of a diffusion policy {FourierFeatures_0, MLP_0, MLP_1}.
+{Dense_i, LayerNorm_i}}, of a diffusion policy {FourierFeatures_0, MLP_0, MLP_1}. CFGRL's flow is
+`actor` and has Embed_0 beside: it is read as the auxiliary network of that name, and as the policy
+what it is at o = 0.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ from qgf_ref.interop.official_agents import (
 )
 from qgf_ref.interop.real_tensors import TensorFile, flatten, tensor_file
 from qgf_ref.interop.unpickle import read_pickle
+from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
 from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.nets.velocity import at_label
+
+LABELS = "Embed_0"
+"""The module that holds a label's table."""
 
 
 def read_flags(path: Path) -> dict[str, Any]:
@@ -80,37 +87,52 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
         return None
     flags_path = path.with_name("flags.json")
     flags = read_flags(flags_path) if flags_path.exists() else {}
-    kind = official_agent(trees, flags, str(path)) if together else _apart(flags)
+    kind = official_agent(trees, flags, str(path)) if together else _apart(agent, flags)
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     chosen = {k: v for k, v in overrides.items() if v is not None}
     values = {**kind.options(flags, where), **chosen}
     if together and "value" not in trees:
         values.setdefault("critic_loss_type", "ddpg")
     ours = agent_of(kind, values)
+    theirs = {name: kind.parts.get(name, name) for name in ours.part_names}
     if not together:
         trees = {
             name: _child(_child(agent, name, f"{path}: agent"), "params", f"{path}: agent/{name}")
-            for name in ours.part_names
+            for name in theirs.values()
         }
     nets = {
-        name: params_from_flax(_child(trees, name, str(path)), f"{path}: {name}")
-        for name in ours.part_names
+        name: params_from_flax(_child(trees, their_name, str(path)), f"{path}: {their_name}")
+        for name, their_name in theirs.items()
     }
+    auxiliary = NO_AUXILIARY_PARAMS
+    if kind.conditional:
+        auxiliary = AuxiliaryParams(cfgrl=nets["policy"])
+        nets["policy"] = at_label(nets["policy"], 0)
     # num_qs = 1 is stored without the ensemble axis (official.md, D4)
     nets = with_ensembles(ours, nets)
     # only now: of what is no agent, nobody needs to know the activation
     options = options_from(values, where)
-    return Checkpoint(options, params=nets, source=str(path), agent=ours)
+    return Checkpoint(options, params=nets, source=str(path), agent=ours, auxiliary=auxiliary)
 
 
 def _has_tree(agent: Mapping[str, Any]) -> bool:
     """Whether its policy is a network, and not an object that owns all of them."""
     policy = agent.get("policy")
-    return isinstance(policy, dict) and ("params" in policy or "critic" in agent)
+    return _is_cfgrl(agent) or (
+        isinstance(policy, dict) and ("params" in policy or "critic" in agent)
+    )
 
 
-def _apart(flags: Mapping[str, Any]) -> OfficialAgent:
+def _is_cfgrl(agent: Mapping[str, Any]) -> bool:
+    """Whether its actor reads a label."""
+    actor = agent.get("actor")
+    return isinstance(actor, dict) and LABELS in (actor.get("params") or ())
+
+
+def _apart(agent: Mapping[str, Any], flags: Mapping[str, Any]) -> OfficialAgent:
     """The kind of an agent whose networks have trees of their own: EDP's are named like QGF's."""
+    if _is_cfgrl(agent):
+        return OFFICIAL["cfgrl"]
     return OFFICIAL["edp" if flags.get("agent_name") == "edp" else "iql"]
 
 
@@ -136,7 +158,8 @@ def params_from_flax(tree: Any, where: str) -> MLPParams:
         return MLPParams(trunk, encoder=MLPParams(inside, frequencies))
     layers = _layers(_child(tree, "MLP_0", where), where)
     head = _dense(_child(tree, "Dense_0", where), None, f"{where}/Dense_0")
-    return MLPParams((*layers, head))
+    table = _array(tree[LABELS], "embedding", f"{where}/{LABELS}") if LABELS in tree else None
+    return MLPParams((*layers, head), table)
 
 
 def _child(node: Any, key: str, where: str) -> Any:

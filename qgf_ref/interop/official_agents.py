@@ -24,6 +24,8 @@ class OfficialAgent:
     flag     an option and its value that tell it, where the network does not
     renamed  their option → ours
     without  options that their code does not have, and what it does instead
+    parts    ours → the name of its network there, where that is another
+    conditional  whether its flow reads the label of CFGRL
     only     options that are supported at these values alone
     """
 
@@ -33,6 +35,8 @@ class OfficialAgent:
     without: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, Any] = field(default_factory=dict)
     flag: tuple[str, str] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
+    conditional: bool = False
 
     def options(self, flags: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Options and settings by our names. Raises InputError on those that are not supported."""
@@ -48,6 +52,7 @@ class OfficialAgent:
 OFFICIAL = {
     "iql": OfficialAgent("iql"),
     "edp": OfficialAgent("edp"),
+    "cfgrl": OfficialAgent("iql", parts={"policy": "actor"}, conditional=True),
     "fql": OfficialAgent(
         "fql", "actor_onestep_flow", {"flow_steps": "denoise_steps", "q_agg": "q_aggregation"}
     ),

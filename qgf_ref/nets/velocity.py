@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
 from qgf_ref.nets.joint import COLUMNS, Input, JointCache, NoisyActionMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
@@ -153,3 +154,18 @@ class ConditionalVelocity(MLPVelocity):
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, JointCache]:
         """v (B, D) at o. obs (B, O), action (B, D), time () or (B,) in [0, 1]."""
         return self.joint(obs=obs, action=action, time=time, label=self.condition)
+
+
+def at_label(params: MLPParams, label: int) -> MLPParams:
+    """The parameters of `MLPVelocity` that is `ConditionalVelocity` at one label: v(s, a, t | o).
+
+    The label's columns are the same in every row, so that their product, table[o] W, is part of the
+    first layer's bias; equal to rounding. The sum is taken in float64.
+    """
+    if params.table is None:
+        raise InputError("the network has no table of labels")
+    first, columns = params.layers[0], params.table.shape[1]
+    rest, own = np.split(first.kernel, [-columns], axis=-2)
+    bias = first.bias + params.table[label].astype("float64") @ own
+    layer = replace(first, kernel=np.ascontiguousarray(rest), bias=bias.astype(first.bias.dtype))
+    return MLPParams((layer, *params.layers[1:]))

@@ -195,12 +195,27 @@ def test_mistakes_of_cfgrl_are_named_alone() -> None:
         "cfgrl-no-difference": lambda v0, v1, w: v0 + w * v1,
         "guidance-missing": lambda v0, v1, w: v0,
     }
-    assert {m.name for m in CFGRL} < set(wrong)
+    assert {m.name for m in CFGRL if not m.selects} < set(wrong)
     for name, combine in wrong.items():
         action = cfgrl(combine)(OBS, NOISE, WEIGHT)["action"]
         trace = recorded_trace({"obs": OBS, "noise": NOISE, "action": action})
         found = compare(networks(), trace, estimator="cfgrl", weight=WEIGHT).diagnosis
         assert [e.names for e in found.explanations] == [(name,)]
+
+
+@pytest.mark.parametrize("ranks", ["online", "target"])
+def test_cfgrl_ranks_by_the_online_critic(ranks: str) -> None:
+    flow = networks().astype("float32").guided_flow(embedding="float32")
+    if ranks == "target":
+        flow = replace(flow, online_critic=None)
+    noise = RNG.standard_normal((ROWS * 4, 4)).astype(np.float32)
+    action = qgf_ref.sample(flow, OBS, noise=noise, estimator="cfgrl", weight=WEIGHT, best_of=4)
+    trace = recorded_trace({"obs": OBS, "noise": noise, "action": action})
+    comparison = compare(networks(), trace, estimator="cfgrl", weight=WEIGHT)
+    assert comparison.agrees == (ranks == "online")
+    if ranks == "target":
+        named = [e.names for e in comparison.diagnosis.explanations]
+        assert named == [("cfgrl-best-of-target",)]
 
 
 def test_cfgrl_is_refused_where_there_is_no_such_network() -> None:

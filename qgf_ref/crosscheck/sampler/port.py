@@ -100,9 +100,10 @@ class Altered(Estimator):
 class Port:
     """flow, estimator and scheme of a sampler; and what mistakes need to know beside.
 
-    flow      field, and the critic that guides and ranks (the target critic)
+    flow      field, and the critic that guides and ranks (the target critic; CFGRL's the online)
     stated    the estimator that the port means to be
     online    the online critic
+    target    the target critic
     horizon   H if the policy outputs chunks, else 1; action_dim A
     members   E of the critic; None where it has no ensemble axis
     opaque    the networks are somebody's: nothing is known of their inside
@@ -114,6 +115,7 @@ class Port:
     estimator: Estimator
     stated: str
     online: Critic
+    target: Critic
     horizon: int
     action_dim: int
     members: int | None
@@ -133,7 +135,7 @@ class Port:
 
     @property
     def critic(self) -> MLPCritic:
-        """The target critic's network."""
+        """The network of the critic that guides and ranks."""
         assert isinstance(self.flow.critic, MLPCritic)
         return self.flow.critic
 
@@ -148,10 +150,10 @@ class Port:
         return self.with_field(inside)
 
     def with_critics(self, change: Callable[[MLPCritic], MLPCritic]) -> Port:
-        """The same port with both its critics changed."""
+        """The same port with all its critics changed."""
         flow = replace(self.flow, critic=change(self.critic))
-        assert isinstance(self.online, MLPCritic)
-        return replace(self, flow=flow, online=change(self.online))
+        assert isinstance(self.online, MLPCritic) and isinstance(self.target, MLPCritic)
+        return replace(self, flow=flow, online=change(self.online), target=change(self.target))
 
     def with_field(self, change: Callable[[VelocityField], VelocityField]) -> Port:
         """The same port with its field wrapped, whatever it is; of CFGRL's with both of its."""
@@ -187,8 +189,8 @@ def reference_port(
     if isinstance(checkpoint, FlowNetworks):
         flow = estimator.on(checkpoint.with_steps(denoise_steps))
         return Port(
-            flow, estimator, name, flow.critic, horizon, checkpoint.action_dim, checkpoint.members,
-            opaque=True,
+            flow, estimator, name, flow.critic, flow.critic, horizon, checkpoint.action_dim,
+            checkpoint.members, opaque=True,
         )  # fmt: skip
     settings = checkpoint.network_settings(embedding)
     # one without an online critic is compared as if it were the target's copy
@@ -198,7 +200,8 @@ def reference_port(
     flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
     flow = replace(flow, denoise_steps=denoise_steps)
     members = checkpoint.target_critic.ensemble
-    return Port(flow, estimator, name, online, horizon, checkpoint.action_dim, members)
+    target = checkpoint.network("target_critic", settings)
+    return Port(flow, estimator, name, online, target, horizon, checkpoint.action_dim, members)
 
 
 def divided_times(denoise_steps: int) -> tuple[float, ...]:

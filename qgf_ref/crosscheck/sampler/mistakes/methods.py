@@ -19,6 +19,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
     ruled,
 )
 from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
+from qgf_ref.crosscheck.sampler.mistakes.update import ranked_by
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
@@ -154,6 +155,10 @@ CFGRL: tuple[Mistake, ...] = (
     Mistake("cfgrl-no-difference", "cfgrl", "g",
             f"v₀ + w·v₁, the difference forgotten: {BETWEEN}",
             ruled(_conditional_alone), _cfgrl),
+    Mistake("cfgrl-best-of-target", "cfgrl", "action",
+            "candidates are ranked by the target critic: official CFGRL ranks by the online one",
+            one(lambda port: ranked_by(port, port.target)),
+            lambda port: _cfgrl(port) and not port.opaque, selects=True),
 )  # fmt: skip
 
 METHODS = (*GRADSTEP, *CFGRL)

@@ -15,6 +15,7 @@ from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.queries import bounded, one_step_estimate
 from qgf_ref.guidance.scheme import target_value
+from qgf_ref.nets.critic import Critic
 
 
 def _weight(change: Any) -> Mapping[str, Change]:
@@ -71,9 +72,11 @@ def _by_mean(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> A
     return flow.critic.forward(obs, action)[0].mean(axis=0)
 
 
-def _by_online(port: Port) -> Port:
+def ranked_by(port: Port, critic: Critic) -> Port:
+    """The port with its best-of-N ranked by another critic."""
+
     def rank(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> Array:
-        return target_value(replace(flow, critic=port.online), obs, unclipped, action)
+        return target_value(replace(flow, critic=critic), obs, unclipped, action)
 
     return port.with_scheme(rank=rank)
 
@@ -161,7 +164,8 @@ SELECTION: tuple[Mistake, ...] = (
             _ranked(_by_mean), _min, selects=True),
     Mistake("best-of-online", "selection", "action",
             "candidates are ranked by the online critic: QGF ranks by the target critic",
-            one(_by_online), selects=True),
+            one(lambda port: ranked_by(port, port.online)),
+            lambda port: port.stated != "cfgrl", selects=True),
     Mistake("best-of-whole-batch", "selection", "action",
             "the argmax runs over the whole batch: it belongs to each observation's n candidates",
             _chosen(_whole_batch), coupled=True, selects=True),
