@@ -57,11 +57,11 @@ def test_cfgrl_integrates_v0_plus_w_times_the_difference(weight: float) -> None:
     found = trace(flow, obs, estimator="cfgrl", weight=weight, noise=noise)
     np.testing.assert_array_equal(found.action, got)
     np.testing.assert_array_equal(found.v[2], v_of(flow, obs, found.a[2], 2 / T)[0])
-    # ranked by the target critic, as every method
+    # ranked by the online critic, unlike every other method
     best = sample(flow, obs[:1], estimator="cfgrl", weight=weight, noise=noise, best_of=5)
     row = np.repeat(obs[:1], 5, axis=0)
     each = sample(flow, row, estimator="cfgrl", weight=weight, noise=noise)
-    q = flow.critic.forward(row, each)[0].min(axis=0)
+    q = ck.network("critic").forward(row, each)[0].min(axis=0)
     np.testing.assert_allclose(best[0], each[q.argmax()], atol=1e-13)
 
 
