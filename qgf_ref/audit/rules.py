@@ -116,7 +116,7 @@ def primitives(point: AuditedStates) -> dict[str, Rule]:
     part, inputs = examined(point.checkpoint), point.inputs
     net = point.checkpoint.network(part.name)
     q, cache = net.joint(**inputs)
-    x, first = cache.layers[0].linear.x, net.params.layers[0]
+    x, first = cache.layers.blocks[0].linear.x, net.params.layers[0]
     parts, action = (inputs["obs"], inputs["action"]), inputs["action"]
     hidden = linear.linear(x, first.kernel, first.bias)[0]
     time = np.full(len(x), inputs["time"])

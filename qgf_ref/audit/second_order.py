@@ -43,7 +43,7 @@ def second_order(point: AuditedStates) -> dict[str, Rule]:
     name_of = title(ck, part.name)
     y, cache = critic.joint(**inputs)
     first = critic.params.layers[0]
-    hidden = linear(cache.layers[0].linear.x, first.kernel, first.bias)[0]
+    hidden = linear(cache.layers.blocks[0].linear.x, first.kernel, first.bias)[0]
     scale = first.scale if first.scale is not None else np.ones(hidden.shape[-1])
     # any cotangent of every row and member, all of them different
     y_bar = np.cos(np.arange(y.size)).reshape(y.shape)

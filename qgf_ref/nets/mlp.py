@@ -1,15 +1,17 @@
 """The one multilayer perceptron: parameters, forward, and its products.
 
-Every hidden layer is linear → LayerNorm (where its parameters have one) → activation; the output
-layer is linear alone. Each is a dense block (`qgf_ref.ops.dense`). The leading ensemble axis of
-`qgf_ref.ops.linear` carries over: an ensemble is an MLP whose parameters have that axis.
+Every hidden layer is linear → LayerNorm (where its parameters have one) → activation, or the last
+two the other way round; the output layer is linear alone. Each is a dense block
+(`qgf_ref.ops.dense`). With residual blocks, a hidden layer after the first whose input and output
+have one width is y = x + block(x). The leading ensemble axis of `qgf_ref.ops.linear` carries over:
+an ensemble is an MLP whose parameters have that axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import DTypeLike
 
@@ -17,12 +19,12 @@ from qgf_ref.arrays import Array
 from qgf_ref.ops import layer_norm as ln
 from qgf_ref.ops.dense import DenseParts, DenseRule, fused
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.structure import zeros
+from qgf_ref.ops.structure import axpy, zeros
 
 
 @dataclass(frozen=True)
 class LayerParams:
-    """One layer. kernel (I, F), bias (F,); scale and offset (F,) if LayerNorm follows.
+    """One layer. kernel (I, F), bias (F,); scale and offset (F,) if it has a LayerNorm.
 
     With a leading E on every array for an ensemble.
     """
@@ -115,17 +117,44 @@ class MLPParams:
         return sum(a.size for a in self.arrays())
 
 
-MLPCache = tuple[Any, ...]
-"""What each layer's dense block saved."""
+class MLPCache(NamedTuple):
+    """Of each layer, what its dense block saved, and whether its input is added to its output."""
+
+    blocks: tuple[Any, ...]
+    residual: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class MLPOptions:
-    """What the parameters do not say: activation name, LayerNorm eps and variance formula."""
+    """What the parameters do not say.
+
+    activation             of the hidden layers, a name of `qgf_ref.ops.activations`
+    layer_norm_eps         inside the square root of every LayerNorm
+    variance               LayerNorm's formula, see `qgf_ref.ops.layer_norm.layer_norm`
+    norm_after_activation  a hidden layer is y = LayerNorm(f(x W + b)), as in the networks of DQC
+                           and horizon-reduction (goal_conditioned.md, section 2), in place of
+                           y = f(LayerNorm(x W + b)), QGF's
+    residual               y = x + block(x), the whole dense block, in hidden layers after the first
+                           whose kernel is square. The first layer, which brings the network's
+                           inputs to the hidden width, is never one, whatever its input's width;
+                           nor is the output layer
+    """
 
     activation: str = "gelu"
     layer_norm_eps: float = ln.EPS
     variance: ln.Variance = "fast"
+    norm_after_activation: bool = False
+    residual: bool = False
+
+    def rule(self, hidden: bool) -> DenseRule:
+        """A layer's; without an activation unless it is hidden."""
+        activation = self.activation if hidden else None
+        return DenseRule(activation, self.layer_norm_eps, self.variance, self.norm_after_activation)
+
+    def adds_input(self, params: MLPParams, layer: int) -> bool:
+        """Whether a layer, by its number, is a residual block."""
+        rows, columns = params.layers[layer].kernel.shape[-2:]
+        return self.residual and 0 < layer < len(params.layers) - 1 and rows == columns
 
 
 def mlp(
@@ -137,30 +166,35 @@ def mlp(
     Source: official.md, section 1 (utils/networks.py).
     """
     blocks = fused(kernels)
-    caches = []
-    last = len(params.layers) - 1
+    saved, residual = [], []
     for i, layer in enumerate(params.layers):
-        activation = options.activation if i < last else None
-        rule = DenseRule(activation, options.layer_norm_eps, options.variance)
+        rule = options.rule(hidden=i < len(params.layers) - 1)
         parts = DenseParts(layer.kernel, layer.bias, layer.scale, layer.offset)
-        x, cache = blocks.dense(x, parts, rule)
-        caches.append(cache)
-    return x, tuple(caches)
+        residual.append(options.adds_input(params, i))
+        y, cache = blocks.dense(x, parts, rule)
+        x = _sum(kernels, residual[i], x, y)
+        saved.append(cache)
+    return x, MLPCache(tuple(saved), tuple(residual))
+
+
+def _sum(kernels: Kernels, residual: bool, x: Array, block: Array) -> Array:
+    """What follows a layer: x + block of a residual one. Its own jvp, and vjp."""
+    return kernels(axpy, 1.0, x, block) if residual else block
 
 
 def mlp_jvp(x_dot: Array, cache: MLPCache, kernels: Kernels = reference_kernels) -> Array:
     """y_dot = (∂MLP/∂x) x_dot."""
     blocks = fused(kernels)
-    for layer in cache:
-        x_dot = blocks.dense_jvp(x_dot, layer)
+    for block, residual in zip(*cache, strict=True):
+        x_dot = _sum(kernels, residual, x_dot, blocks.dense_jvp(x_dot, block))
     return x_dot
 
 
 def mlp_vjp(y_bar: Array, cache: MLPCache, kernels: Kernels = reference_kernels) -> Array:
     """x_bar = (∂MLP/∂x)ᵀ y_bar, summed over the ensemble members that share x."""
     blocks = fused(kernels)
-    for layer in reversed(cache):
-        y_bar = blocks.dense_vjp(y_bar, layer)
+    for block, residual in reversed(tuple(zip(*cache, strict=True))):
+        y_bar = _sum(kernels, residual, y_bar, blocks.dense_vjp(y_bar, block))
     return y_bar
 
 
@@ -175,11 +209,11 @@ def mlp_vjp_params(
     blocks = fused(kernels)
     layers_bar: list[LayerParams] = []
     x_bar: Array | None = None
-    for i, layer in reversed(tuple(enumerate(cache))):
-        x_bar, parts_bar = blocks.dense_vjp_params(y_bar, layer, input_bar or i > 0)
+    for i, (block, residual) in reversed(tuple(enumerate(zip(*cache, strict=True)))):
+        x_bar, parts_bar = blocks.dense_vjp_params(y_bar, block, input_bar or i > 0)
         layers_bar.append(LayerParams(*parts_bar))
         if x_bar is not None:
-            y_bar = x_bar
+            y_bar = x_bar = _sum(kernels, residual, y_bar, x_bar)
     return x_bar, MLPParams(tuple(reversed(layers_bar)))
 
 
@@ -199,13 +233,15 @@ def mlp_vjp_jvp(
     """
     blocks = fused(kernels)
     tangents = []
-    for layer in cache:
-        x_dot, inside = blocks.dense_tangents(x_dot, layer)
+    for block, residual in zip(*cache, strict=True):
+        y_dot, inside = blocks.dense_tangents(x_dot, block)
+        x_dot = _sum(kernels, residual, x_dot, y_dot)
         tangents.append(inside)
     if y_bar_dot is None:
         y_bar_dot = kernels(zeros, y_bar)
-    for i, layer in reversed(tuple(enumerate(cache))):
-        x_bar, y_bar_dot = blocks.dense_vjp_jvp(y_bar, y_bar_dot, layer, tangents[i], i > 0)
+    for i, (block, residual) in reversed(tuple(enumerate(zip(*cache, strict=True)))):
+        x_bar, x_bar_dot = blocks.dense_vjp_jvp(y_bar, y_bar_dot, block, tangents[i], i > 0)
+        y_bar_dot = _sum(kernels, residual, y_bar_dot, x_bar_dot)
         if x_bar is not None:
-            y_bar = x_bar
+            y_bar = _sum(kernels, residual, y_bar, x_bar)
     return y_bar_dot

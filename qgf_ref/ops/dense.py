@@ -1,4 +1,4 @@
-"""The dense block: linear, then LayerNorm, then activation, each where the layer has it.
+"""The dense block: linear, then LayerNorm and activation in the rule's order, where it has them.
 
 The composition is written here once, from the primitives that `kernels` runs. Accelerated kernels
 may bring the whole block (`FusedKernels`); `fused` gives the block of either kind of kernels.
@@ -6,13 +6,13 @@ may bring the whole block (`FusedKernels`); `fused` gives the block of either ki
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 from qgf_ref.arrays import Array
 from qgf_ref.ops import layer_norm as ln
 from qgf_ref.ops.activations import (
-    ActivationCache,
     activation,
     activation_jvp,
     activation_vjp,
@@ -25,7 +25,7 @@ from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp, line
 class DenseParts(NamedTuple):
     """Parameters of one block, or their cotangents, as in `qgf_ref.nets.mlp.LayerParams`.
 
-    kernel (I, F), bias (F,); scale and offset (F,) where LayerNorm follows, else None. With a
+    kernel (I, F), bias (F,); scale and offset (F,) where it has a LayerNorm, else None. With a
     leading E on every array for an ensemble.
     """
 
@@ -34,31 +34,91 @@ class DenseParts(NamedTuple):
     scale: Array | None = None
     offset: Array | None = None
 
+    @property
+    def normed(self) -> bool:
+        """Whether the block has a LayerNorm."""
+        return self.scale is not None and self.offset is not None
+
 
 class DenseRule(NamedTuple):
-    """What the parameters do not say; `activation` is None where none follows."""
+    """What the parameters do not say.
+
+    activation             its name; None where there is none
+    layer_norm_eps         inside LayerNorm's square root
+    variance               LayerNorm's formula, see `qgf_ref.ops.layer_norm.layer_norm`
+    norm_after_activation  y = LayerNorm(f(x W + b)) in place of f(LayerNorm(x W + b)); says
+                           nothing of a block that lacks either
+    """
 
     activation: str | None
     layer_norm_eps: float = ln.EPS
     variance: ln.Variance = "fast"
+    norm_after_activation: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sublayer:
+    """A part of the block: a primitive of one array, and its rules.
+
+    forward(x, *arguments(parts, rule)) gives y and a cache; jvp, vjp and vjp_jvp take the cache
+    last. vjp_params: the cotangents of those `parameters`, in order.
+    """
+
+    forward: Callable[..., Any]
+    arguments: Callable[[DenseParts, DenseRule], tuple[Any, ...]]
+    jvp: Callable[..., Array]
+    vjp: Callable[..., Array]
+    vjp_jvp: Callable[..., Array] | None = None
+    vjp_params: Callable[..., tuple[Array, Array]] | None = None
+    parameters: tuple[str, ...] = ()
+
+
+LINEAR = Sublayer(
+    linear,
+    lambda parts, rule: (parts.kernel, parts.bias),
+    linear_jvp,
+    linear_vjp,
+    vjp_params=linear_vjp_params,
+    parameters=("kernel", "bias"),
+)
+NORM = Sublayer(
+    ln.layer_norm,
+    lambda parts, rule: (parts.scale, parts.offset, rule.layer_norm_eps, rule.variance),
+    ln.layer_norm_jvp,
+    ln.layer_norm_vjp,
+    ln.layer_norm_vjp_jvp,
+    ln.layer_norm_vjp_params,
+    ("scale", "offset"),
+)
+ACTIVATION = Sublayer(
+    activation,
+    lambda parts, rule: (rule.activation,),
+    activation_jvp,
+    activation_vjp,
+    activation_vjp_jvp,
+)
+
+
+def sublayers(parts: DenseParts, rule: DenseRule) -> tuple[Sublayer, ...]:
+    """The block as data: its parts in the order of the forward, the linear one first."""
+    there = {NORM: parts.normed, ACTIVATION: rule.activation is not None}
+    order = (ACTIVATION, NORM) if rule.norm_after_activation else (NORM, ACTIVATION)
+    return LINEAR, *(sublayer for sublayer in order if there[sublayer])
 
 
 class DenseCache(NamedTuple):
-    """What the composed block's forward saved; LayerNorm and activation only where it has them."""
+    """What the composed block's forward saved: each sublayer, in order, and its cache."""
 
-    linear: LinearCache
-    norm: ln.LayerNormCache | None
-    activation: ActivationCache | None
+    saved: tuple[tuple[Sublayer, Any], ...]
+
+    @property
+    def linear(self) -> LinearCache:
+        """Of the first sublayer: its input and kernel."""
+        return cast(LinearCache, self.saved[0][1])
 
 
-class DenseTangents(NamedTuple):
-    """The tangents at which a block's products are differentiated; None where it has no such part.
-
-    norm at the LayerNorm's input, activation at the activation's.
-    """
-
-    norm: Array | None
-    activation: Array | None
+DenseTangents = tuple[Array, ...]
+"""The tangents at which a block's products are differentiated: at each sublayer's input."""
 
 
 class FusedKernels(Protocol):
@@ -72,7 +132,7 @@ class FusedKernels(Protocol):
         ...
 
     def dense(self, x: Array, parts: DenseParts, rule: DenseRule) -> tuple[Array, Any]:
-        """y = f(LayerNorm(x W + b)), and what the products need."""
+        """y = f(LayerNorm(x W + b)), in the rule's order, and what the products need."""
         ...
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
@@ -111,56 +171,44 @@ class Composed:
         return self.kernels(primitive, *args, **kwargs)
 
     def dense(self, x: Array, parts: DenseParts, rule: DenseRule) -> tuple[Array, DenseCache]:
-        """y = f(γ·x̂ + β), x̂ = LayerNorm of x W + b: `linear`, `layer_norm`, `activation`."""
-        kernels = self.kernels
-        y, linear_cache = kernels(linear, x, parts.kernel, parts.bias)
-        norm_cache = activation_cache = None
-        if parts.scale is not None and parts.offset is not None:
-            y, norm_cache = kernels(
-                ln.layer_norm, y, parts.scale, parts.offset, rule.layer_norm_eps, rule.variance
-            )
-        if rule.activation is not None:
-            y, activation_cache = kernels(activation, y, rule.activation)
-        return y, DenseCache(linear_cache, norm_cache, activation_cache)
+        """y: the sublayers' forwards, one after another."""
+        saved = []
+        for sublayer in sublayers(parts, rule):
+            x, cache = self.kernels(sublayer.forward, x, *sublayer.arguments(parts, rule))
+            saved.append((sublayer, cache))
+        return x, DenseCache(tuple(saved))
 
     def dense_jvp(self, x_dot: Array, cache: DenseCache) -> Array:
-        """y_dot: the primitives' jvps in the forward's order."""
+        """y_dot: the sublayers' jvps in the forward's order."""
         return self.dense_tangents(x_dot, cache)[0]
 
     def dense_vjp(self, y_bar: Array, cache: DenseCache) -> Array:
-        """x_bar: the primitives' vjps in the reverse order."""
-        if cache.activation is not None:
-            y_bar = self.kernels(activation_vjp, y_bar, cache.activation)
-        if cache.norm is not None:
-            y_bar = self.kernels(ln.layer_norm_vjp, y_bar, cache.norm)
-        return self.kernels(linear_vjp, y_bar, cache.linear)
+        """x_bar: the sublayers' vjps in the reverse order."""
+        for sublayer, saved in reversed(cache.saved):
+            y_bar = self.kernels(sublayer.vjp, y_bar, saved)
+        return y_bar
 
     def dense_vjp_params(
         self, y_bar: Array, cache: DenseCache, input_bar: bool = True
     ) -> tuple[Array | None, DenseParts]:
         """x_bar, and the cotangents of kernel, bias, scale, offset."""
-        kernels = self.kernels
-        scale_bar = offset_bar = None
-        if cache.activation is not None:
-            y_bar = kernels(activation_vjp, y_bar, cache.activation)
-        if cache.norm is not None:
-            scale_bar, offset_bar = kernels(ln.layer_norm_vjp_params, y_bar, cache.norm)
-            y_bar = kernels(ln.layer_norm_vjp, y_bar, cache.norm)
-        kernel_bar, bias_bar = kernels(linear_vjp_params, y_bar, cache.linear)
-        x_bar = kernels(linear_vjp, y_bar, cache.linear) if input_bar else None
-        return x_bar, DenseParts(kernel_bar, bias_bar, scale_bar, offset_bar)
+        bars: dict[str, Array] = {}
+        for sublayer, saved in reversed(cache.saved):
+            if sublayer.vjp_params is not None:
+                of_sublayer = self.kernels(sublayer.vjp_params, y_bar, saved)
+                bars.update(zip(sublayer.parameters, of_sublayer, strict=True))
+            if sublayer is LINEAR and not input_bar:
+                return None, DenseParts(**bars)
+            y_bar = self.kernels(sublayer.vjp, y_bar, saved)
+        return y_bar, DenseParts(**bars)
 
     def dense_tangents(self, x_dot: Array, cache: DenseCache) -> tuple[Array, DenseTangents]:
         """y_dot, and on the way to it the tangents inside the block."""
-        norm_dot = activation_dot = None
-        y_dot = self.kernels(linear_jvp, x_dot, cache.linear)
-        if cache.norm is not None:
-            norm_dot = y_dot
-            y_dot = self.kernels(ln.layer_norm_jvp, y_dot, cache.norm)
-        if cache.activation is not None:
-            activation_dot = y_dot
-            y_dot = self.kernels(activation_jvp, y_dot, cache.activation)
-        return y_dot, DenseTangents(norm_dot, activation_dot)
+        tangents = []
+        for sublayer, saved in cache.saved:
+            tangents.append(x_dot)
+            x_dot = self.kernels(sublayer.jvp, x_dot, saved)
+        return x_dot, tuple(tangents)
 
     def dense_vjp_jvp(
         self,
@@ -170,25 +218,17 @@ class Composed:
         tangents: DenseTangents,
         input_bar: bool = True,
     ) -> tuple[Array | None, Array]:
-        """x_bar as of `dense_vjp`, and x_bar_dot: each primitive's vjp beside its derivative."""
+        """x_bar as of `dense_vjp`, and x_bar_dot: each sublayer's vjp beside its derivative."""
         kernels = self.kernels
-        if cache.activation is not None:
-            y_bar_dot = kernels(
-                activation_vjp_jvp,
-                cast(Array, tangents.activation),
-                y_bar,
-                y_bar_dot,
-                cache.activation,
-            )
-            y_bar = kernels(activation_vjp, y_bar, cache.activation)
-        if cache.norm is not None:
-            y_bar_dot = kernels(
-                ln.layer_norm_vjp_jvp, cast(Array, tangents.norm), y_bar, y_bar_dot, cache.norm
-            )
-            # of the first layer, y_bar ends here
-            y_bar = kernels(ln.layer_norm_vjp, y_bar, cache.norm) if input_bar else y_bar
-        x_bar = kernels(linear_vjp, y_bar, cache.linear) if input_bar else None
-        return x_bar, kernels(linear_vjp, y_bar_dot, cache.linear)
+        (_, first), *rest = cache.saved
+        for n in reversed(range(len(rest))):
+            sublayer, saved = rest[n]
+            assert sublayer.vjp_jvp is not None
+            y_bar_dot = kernels(sublayer.vjp_jvp, tangents[n + 1], y_bar, y_bar_dot, saved)
+            if input_bar or n > 0:  # of the first layer, y_bar ends here
+                y_bar = kernels(sublayer.vjp, y_bar, saved)
+        x_bar = kernels(linear_vjp, y_bar, first) if input_bar else None
+        return x_bar, kernels(linear_vjp, y_bar_dot, first)
 
 
 def fused(kernels: Kernels) -> FusedKernels:

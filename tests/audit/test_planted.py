@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from qgf_ref.audit.derivatives import checks_of
 from qgf_ref.audit.page import write_report
 from qgf_ref.audit.rules import AuditedStates
 from qgf_ref.audit.run import audit
-from qgf_ref.ops import activations, layer_norm
+from qgf_ref.ops import activations, dense, layer_norm
 from qgf_ref.oracles import NotAnalytic
 from tests.conftest import small_checkpoint, states
 
@@ -67,8 +67,14 @@ PLANTED: dict[str, tuple[str, Any]] = {
     ),
     "the clip's mask ignored": ("qgf_ref.guidance.queries.clip_vjp", lambda y_bar, cache: y_bar),
     "the linear layer's bias gradient averaged": (
-        "qgf_ref.ops.dense.linear_vjp_params",
-        lambda y_bar, cache: (np.swapaxes(cache.x, -1, -2) @ y_bar, y_bar.mean(axis=-2)),
+        "qgf_ref.ops.dense.LINEAR",
+        replace(
+            dense.LINEAR,
+            vjp_params=lambda y_bar, cache: (
+                np.swapaxes(cache.x, -1, -2) @ y_bar,
+                y_bar.mean(axis=-2),
+            ),
+        ),
     ),
     "guidance of the batch's mean": (
         "qgf_ref.guidance.queries.batch_sum_vjp",
@@ -105,12 +111,22 @@ def test_planted_errors_fail_the_audit(name: str, monkeypatch: pytest.MonkeyPatc
 
 PLANTED_SECOND: dict[str, tuple[str, Any]] = {
     "the critic's curvature without the activation's": (
-        "qgf_ref.ops.dense.activation_vjp_jvp",
-        lambda x_dot, y_bar, y_bar_dot, cache: activations.activation_vjp(y_bar_dot, cache),
+        "qgf_ref.ops.dense.ACTIVATION",
+        replace(
+            dense.ACTIVATION,
+            vjp_jvp=lambda x_dot, y_bar, y_bar_dot, cache: activations.activation_vjp(
+                y_bar_dot, cache
+            ),
+        ),
     ),
     "the critic's curvature without LayerNorm's": (
-        "qgf_ref.ops.layer_norm.layer_norm_vjp_jvp",
-        lambda x_dot, y_bar, y_bar_dot, cache: layer_norm.layer_norm_vjp(y_bar_dot, cache),
+        "qgf_ref.ops.dense.NORM",
+        replace(
+            dense.NORM,
+            vjp_jvp=lambda x_dot, y_bar, y_bar_dot, cache: layer_norm.layer_norm_vjp(
+                y_bar_dot, cache
+            ),
+        ),
     ),
     "the first member's curvature for the ensemble's": (
         "qgf_ref.nets.critic.MLPCritic.hvp",

@@ -17,6 +17,7 @@ from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.backends.cupy.device import Device, Matrices, device
 from qgf_ref.backends.cupy.primitives import SUBSTITUTES, adam_steps, moving_averages
 from qgf_ref.backends.cupy.structs import BLOCK, SEED, arguments, struct
+from qgf_ref.errors import InputError
 from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule
 from qgf_ref.ops.kernels import reference_kernels
 
@@ -77,6 +78,12 @@ class DeviceKernels:
         ):
             return self.composed.dense(x, parts, rule)
         host = isinstance(x, np.ndarray)
+        if rule.norm_after_activation and parts.normed:
+            if not host:
+                raise InputError(
+                    "backend cupy has no LayerNorm after the activation: use numpy or numba"
+                )
+            return self.composed.dense(x, parts, rule)
         with self.device.working():
             held: Any = [None if a is None else self._resident(a) for a in parts]
             parts = DenseParts(*held)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
 import pytest
 
+from qgf_ref.backends.cupy.kernels import device_kernels
+from qgf_ref.errors import InputError
 from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.ops.dense import DenseRule
+from qgf_ref.ops.dense import DenseParts, DenseRule
 from tests.helpers.gpu import stand_in
 from tests.helpers.gpu.checks import BLOCKS, dense_block
 from tests.helpers.gpu.on_cpu import ORDERS
@@ -25,6 +28,14 @@ def test_a_block_and_its_products(gpu: ModuleType, block: tuple[object, ...], no
             rule = DenseRule(activation, 1e-3, variance)
             error = dense_block(members, own, tuple(sizes), rule, norm)  # type: ignore[arg-type]
             assert error < ERROR
+
+
+def test_layer_norm_after_the_activation_is_the_references(gpu: ModuleType) -> None:
+    rule = DenseRule("gelu", norm_after_activation=True)
+    assert dense_block((2,), False, (4, 3, 5), rule, True) == 0
+    x = gpu.asarray(np.ones((3, 3)))
+    with pytest.raises(InputError, match="use numpy or numba"):
+        device_kernels().dense(x, DenseParts(x, x[0], x[0], x[0]), rule)
 
 
 def test_float32(gpu: ModuleType) -> None:

@@ -24,7 +24,17 @@ from qgf_ref.backends.numba.kernels.packing import buffer_sizes
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.ops import learning
 from qgf_ref.ops.activations import activation, require_activation
-from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule, DenseTangents
+from qgf_ref.ops.dense import (
+    ACTIVATION,
+    LINEAR,
+    NORM,
+    Composed,
+    DenseCache,
+    DenseParts,
+    DenseRule,
+    DenseTangents,
+    sublayers,
+)
 from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.layer_norm import LayerNormCache
 from qgf_ref.ops.linear import LinearCache, linear
@@ -231,6 +241,8 @@ def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
 def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
     """Whether shapes are those that the compiled block knows."""
     kernel = parts.kernel
+    if rule.norm_after_activation and parts.normed:
+        return False
     if kernel.ndim not in (2, 3) or x.ndim not in (2, kernel.ndim) or not kernel.size or not x.size:
         return False
     if (parts.scale is None) != (parts.offset is None) or x.shape[-1] != kernel.shape[-2]:
@@ -245,15 +257,16 @@ def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
 def _composed(cache: CompiledCache) -> DenseCache:
     """What the composition would have saved. Without LayerNorm, a matrix product more."""
     x, parts, x_hat, rstd, _, rule = cache
-    y, norm = None, None
+    y: Array | None = None
+    saved: dict[Any, Any] = {LINEAR: LinearCache(x, parts.kernel)}
     if parts.scale is not None and parts.offset is not None:
         x_hat, rstd = (a if parts.kernel.ndim == 3 else a[0] for a in (x_hat, rstd))
-        norm = LayerNormCache(x_hat, rstd[..., None], parts.scale)
+        saved[NORM] = LayerNormCache(x_hat, rstd[..., None], parts.scale)
         y = x_hat * parts.scale[..., None, :] + parts.offset[..., None, :]
-    elif rule.activation is not None:
-        y = linear(x, parts.kernel, parts.bias)[0]
-    saved = None if y is None or rule.activation is None else activation(y, rule.activation)[1]
-    return DenseCache(LinearCache(x, parts.kernel), norm, saved)
+    if rule.activation is not None:
+        y = linear(x, parts.kernel, parts.bias)[0] if y is None else y
+        saved[ACTIVATION] = activation(y, rule.activation)[1]
+    return DenseCache(tuple((sublayer, saved[sublayer]) for sublayer in sublayers(parts, rule)))
 
 
 def _sizes(x: Array, parts: DenseParts) -> tuple[int, int, int, int]:

@@ -12,27 +12,14 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.base import (
     Mistake,
     changing_options,
-    in_networks,
     one,
     substituting_everywhere,
 )
 from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members, has_norms, with_member_0
-from qgf_ref.crosscheck.sampler.port import Port, Squashed, Substituted
+from qgf_ref.crosscheck.sampler.port import Port, Squashed
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import target_value
-from qgf_ref.ops.activations import (
-    ActivationCache,
-    activation,
-    activation_jvp,
-    activation_vjp,
-    activation_vjp_jvp,
-)
-from qgf_ref.ops.layer_norm import (
-    layer_norm,
-    layer_norm_jvp,
-    layer_norm_vjp,
-    layer_norm_vjp_jvp,
-)
+from qgf_ref.ops.layer_norm import layer_norm
 from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp
 
 
@@ -44,60 +31,6 @@ def _unbiased(x: Array, scale: Array, offset: Array, eps: float, variance: Any) 
     # c/√(s/(F−1) + ε) = √((F−1)/F)·c/√(s/F + ε(F−1)/F)
     share = (x.shape[-1] - 1) / x.shape[-1]
     return layer_norm(x, scale * np.sqrt(share).astype(scale.dtype), offset, eps * share, variance)
-
-
-class _ActivationFirst:
-    """linear → activation → LayerNorm, where the reference has linear → LayerNorm → activation."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.done: Array | None = None
-
-    def norm(self, x: Array, *args: Any) -> Any:
-        y, inner = activation(x, self.name)
-        self.done, cache = layer_norm(y, *args)
-        return self.done, (cache, inner)
-
-    def norm_jvp(self, x_dot: Array, cache: Any) -> Array:
-        return layer_norm_jvp(activation_jvp(x_dot, cache[1]), cache[0])
-
-    def norm_vjp(self, y_bar: Array, cache: Any) -> Array:
-        return activation_vjp(layer_norm_vjp(y_bar, cache[0]), cache[1])
-
-    def norm_vjp_jvp(self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: Any) -> Array:
-        inner_dot = activation_jvp(x_dot, cache[1])
-        inner_bar_dot = layer_norm_vjp_jvp(inner_dot, y_bar, y_bar_dot, cache[0])
-        inner_bar = layer_norm_vjp(y_bar, cache[0])
-        return activation_vjp_jvp(x_dot, inner_bar, inner_bar_dot, cache[1])
-
-    def act(self, x: Array, name: str) -> Any:
-        return (x, None) if x is self.done else activation(x, name)
-
-    def act_jvp(self, x_dot: Array, cache: ActivationCache | None) -> Array:
-        return x_dot if cache is None else activation_jvp(x_dot, cache)
-
-    def act_vjp(self, y_bar: Array, cache: ActivationCache | None) -> Array:
-        return y_bar if cache is None else activation_vjp(y_bar, cache)
-
-    def act_vjp_jvp(
-        self, x_dot: Array, y_bar: Array, y_bar_dot: Array, cache: ActivationCache | None
-    ) -> Array:
-        return y_bar_dot if cache is None else activation_vjp_jvp(x_dot, y_bar, y_bar_dot, cache)
-
-
-def _activation_first(net: Any) -> Any:
-    order = _ActivationFirst(net.options.activation)
-    by: dict[Any, Any] = {
-        layer_norm: order.norm,
-        layer_norm_jvp: order.norm_jvp,
-        layer_norm_vjp: order.norm_vjp,
-        layer_norm_vjp_jvp: order.norm_vjp_jvp,
-        activation: order.act,
-        activation_jvp: order.act_jvp,
-        activation_vjp: order.act_vjp,
-        activation_vjp_jvp: order.act_vjp_jvp,
-    }
-    return replace(net, kernels=Substituted(net.kernels, by))
 
 
 def _rounded(x: Array, bits: int) -> Array:
@@ -197,11 +130,8 @@ NETWORKS: tuple[Mistake, ...] = (
     Mistake(
         "activation-before-norm", "network", "v",
         "activation before LayerNorm: the official order is Dense, LayerNorm, activation",
-        in_networks(
-            lambda port: port.with_policy(_activation_first),
-            lambda port: port.with_critics(_activation_first),
-        ),
-        has_norms,
+        changing_options(norm_after_activation=True),
+        lambda port: has_norms(port) and not port.field.options.norm_after_activation,
     ),
     Mistake(
         "policy-output-tanh", "network", "v",
