@@ -45,7 +45,7 @@ class GoalBatch:
     h_a ≤ h actions are the first h_a·A columns; goal (B, G) of critic and value; policy_goal (B, G)
     of the policy, or (B, 0) where it has none; next_obs (B, O), s_{i+k}; rewards (B,), γᵏ where
     the goal was reached within the window; masks (B,), 0 there; steps (B,) int64, k of the
-    bootstrap γᵏ; valid (B, h), 1 where the action lies within the episode.
+    bootstrap γᵏ; valid (B, h) bool, where the action lies within the episode.
     row, goal_row, policy_goal_row (B,) int64: where state and goals lie in the data set (a goal of
     no one: −1). Source: goal_conditioned.md, section 1.
     """
@@ -67,7 +67,7 @@ class GoalBatch:
         """Every array in another dtype, but integers."""
         return GoalBatch(
             **{
-                name: array if array.dtype.kind == "i" else array.astype(dtype)
+                name: array if array.dtype.kind == "i" else array.astype(dtype, copy=False)
                 for name, array in vars(self).items()
             }
         )

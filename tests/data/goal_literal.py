@@ -116,7 +116,7 @@ class Literal:
             "rewards": reward,
             "masks": 1.0 - success,
             "steps": k,
-            "valid": [float(i + j <= f) for j in range(h)],
+            "valid": [i + j <= f for j in range(h)],
             "row": i,
             "goal_row": goal,
         }
@@ -125,5 +125,5 @@ class Literal:
 def table(rows: list[Row]) -> dict[str, Array]:
     """A batch of rows, in the dtypes of `GoalBatch`."""
     whole = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    floats = ("rewards", "masks", "valid")
+    floats = ("rewards", "masks")
     return {n: a.astype(np.float64) if n in floats else a for n, a in whole.items()}

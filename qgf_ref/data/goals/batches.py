@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from qgf_ref.arrays import Array
 from qgf_ref.data.goals.sampling import BatchDraws, GoalSampling, draw, goal_rows
@@ -55,18 +55,21 @@ def h_step(
 
 
 def chunks(actions: Array, rows: Array, finals: Array, horizon: int) -> Array:
-    """The actions a_{min(i + j, f)}, j < horizon, flat: (B, h·A) of actions (N, A)."""
+    """The actions a_{min(i + j, f)}, j < horizon, flat: (B, h·A) of (N, A), C-contiguous."""
     if (rows + (horizon - 1) <= finals).all():
-        width = actions.shape[1]
-        return sliding_window_view(actions.reshape(-1), horizon * width)[rows * width]
+        # consecutive rows are one stretch of memory: a window is an item of that size
+        size, stride = horizon * actions.shape[1] * actions.itemsize, actions.strides[0]
+        count = len(actions) - horizon + 1
+        whole = np.ndarray((count,), f"V{size}", buffer=actions, strides=(stride,))
+        return whole[rows].view(actions.dtype).reshape(len(rows), -1)
     index = np.minimum(rows[:, None] + np.arange(horizon), finals[:, None])
-    return actions[index].reshape(len(rows), -1)
+    return actions.take(index, axis=0).reshape(len(rows), -1)
 
 
 def goal_batch(
     data: Trajectories, draws: BatchDraws, sampling: GoalSampling, rows: Array | None = None
 ) -> GoalBatch:
-    """The batch that recorded or fresh draws choose: observations float32, labels float64.
+    """The batch that recorded or fresh draws choose: observations float32, rewards float64.
 
     rows  (B,) the states themselves, by hand, instead of the draws' start positions
     Raises InputError when draws are missing, or lie outside of the data.
@@ -88,23 +91,30 @@ def goal_batch(
     else:
         horizon, discount = sampling.horizon, sampling.discount
         labels = h_step(rows, goals, finals, horizon, discount, sampling.negative)
-    inside = finals - rows
-    policy_goal, policy_goal_row = np.empty((len(rows), 0), np.float32), np.full_like(rows, -1)
+    G, O = data.goal_dim, data.observations.shape[1]
+    policy_width = 0 if sampling.policy_goals is None else G
+    width = sampling.horizon * data.actions.shape[1]
+    obs, next_obs, action, goal, policy_goal = _block(len(rows), (O, O, width, G, policy_width))
+    data.observations.take(rows, axis=0, out=obs, mode="clip")
+    data.observations.take(labels.next_rows, axis=0, out=next_obs, mode="clip")
+    action[...] = chunks(data.actions, rows, finals, sampling.horizon)
+    goal[...] = data.goals(goals)
+    policy_goal_row = np.full_like(rows, -1)
     if sampling.policy_goals is not None:
         if draws.policy is None:
             raise InputError("the policy has goals, and these draws have none for it")
         policy_goal_row = goal_rows(sampling.policy_goals, draws.policy, rows, finals, starts)
-        policy_goal = data.goals(policy_goal_row)
+        policy_goal[...] = data.goals(policy_goal_row)
     return GoalBatch(
-        obs=data.observations.take(rows, axis=0),
-        action=chunks(data.actions, rows, finals, sampling.horizon),
-        goal=data.goals(goals),
+        obs=obs,
+        action=action,
+        goal=goal,
         policy_goal=policy_goal,
-        next_obs=data.observations.take(labels.next_rows, axis=0),
+        next_obs=next_obs,
         rewards=labels.rewards,
         masks=labels.masks,
         steps=labels.steps,
-        valid=(np.arange(sampling.horizon) <= inside[:, None]).astype(np.float64),
+        valid=np.arange(sampling.horizon) <= (finals - rows)[:, None],
         row=rows,
         goal_row=goals,
         policy_goal_row=policy_goal_row,
@@ -116,6 +126,20 @@ def sample_goal_batch(
 ) -> GoalBatch:
     """A batch of `rows` in training: fresh draws, and every number but the integers in float32."""
     return goal_batch(data, draw(rng, data, rows, sampling), sampling).astype(np.float32)
+
+
+def _block(rows: int, widths: Sequence[int]) -> list[Array]:
+    """Uninitialised arrays (rows, width) in float32, in one block of memory.
+
+    Of several arrays of a megabyte or so, the allocator hands some back to the system whenever a
+    batch is dropped, and fetching their pages again took half of a batch's time.
+    """
+    block = np.empty(rows * sum(widths), np.float32)
+    ends = rows * np.cumsum(widths)
+    return [
+        part.reshape(rows, width)
+        for part, width in zip(np.split(block, ends[:-1]), widths, strict=True)
+    ]
 
 
 def _require_within(draws: BatchDraws, starts: int, rows: Array | None, states: int) -> None:

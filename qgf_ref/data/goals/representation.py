@@ -83,8 +83,9 @@ class Representation:
 
     def of(self, source: Array) -> Array:
         """The representations (B, G), float32, of rows (B, G) of `source`."""
-        moved = np.subtract(source, self.centre, dtype=np.float64)
-        np.multiply(moved, self.scale, out=moved)
+        moved = source.astype(np.float64)
+        moved -= self.centre
+        moved *= self.scale
         return moved.astype(np.float32)
 
 

@@ -177,10 +177,12 @@ def goal_rows(law: GoalLaw, draws: GoalDraws, rows: Array, finals: Array, starts
     else:
         nearest = np.minimum(rows + 1, finals)
         later = np.round(nearest * draws.along + finals * (1 - draws.along)).astype(np.int64)
-    goals = np.where(
-        draws.u_traj < law.trajectory / (1 - law.current), later, starts.at(draws.random)[0]
-    )
-    return np.where(draws.u_cur < law.current, rows, goals)
+    along = draws.u_traj < law.trajectory / (1 - law.current)
+    current = draws.u_cur < law.current
+    goals = np.where(current, rows, later)
+    random = np.flatnonzero(~along & ~current)
+    goals[random] = starts.at(draws.random[random])[0]
+    return goals
 
 
 def _goal_draws(

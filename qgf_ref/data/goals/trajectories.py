@@ -27,18 +27,23 @@ class Starts:
     until  (K,) how many starts there are up to the end of each contributing episode
     shift  (K,) an episode's first row minus the number of starts before it
     final  (K,) row of s_{T−1}, the last state that is a goal or is bootstrapped from
+    each   starts of every episode where all have as many, else 0: then it is a search
     """
 
     until: Array
     shift: Array
     final: Array
+    each: int
 
     def __len__(self) -> int:
         return int(self.until[-1])
 
     def at(self, positions: Array) -> tuple[Array, Array]:
         """Rows and final rows (B,) of positions (B,), 0 … len − 1, in the list."""
-        episode = self.until.searchsorted(positions, side="right")
+        if self.each:
+            episode = positions // self.each
+        else:
+            episode = self.until.searchsorted(positions, side="right")
         return positions + self.shift[episode], self.final[episode]
 
 
@@ -109,8 +114,9 @@ class Trajectories:
                 f"{len(self.ends)} has {longest} transitions. Choose a horizon below that"
             )
         first = np.concatenate([[0], self.ends[:-1] + 1])[some]
-        until = np.cumsum(counts[some])
-        return Starts(until, first - (until - counts[some]), self.ends[some] - 1)
+        kept = counts[some]
+        until, each = np.cumsum(kept), int(kept[0]) if (kept == kept[0]).all() else 0
+        return Starts(until, first - (until - kept), self.ends[some] - 1, each)
 
     def too_short(self, horizon: int) -> int:
         """The number of episodes with T ≤ horizon, which contribute neither window nor goal."""
