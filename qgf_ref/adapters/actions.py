@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,18 +88,25 @@ class ActionLayout:
 
         Raises InputError on another shape.
         """
+        return Normalisation(*(self._each(x, "critic_units") for x in (given.offset, given.scale)))
 
-        def flat(values: Array) -> Array:
-            if values.shape in ((), (self.action_dim,)):
-                return values
-            if values.shape != self.shape[-1:]:
-                known = sorted({f"({self.action_dim},)", f"({self.shape[-1]},)"})
-                raise InputError(
-                    f"critic_units must have shape {' or '.join(known)}, got {values.shape}"
-                )
-            return self.flat(np.broadcast_to(values, (1, *self.shape)))[0]
+    def bound(self, given: Any) -> Any:
+        """An action bound whose pair of ends is flat as well; all else as it is."""
+        if not (isinstance(given, tuple | list) and len(given) == 2):
+            return given
+        try:
+            ends = [np.asarray(end, np.float64) for end in given]
+        except (TypeError, ValueError):
+            return given  # refused by the flow
+        return tuple(self._each(end, "the ends of action_bound") for end in ends)
 
-        return Normalisation(flat(given.offset), flat(given.scale))
+    def _each(self, values: Array, name: str) -> Array:
+        if values.shape in ((), (self.action_dim,)):
+            return values
+        if values.shape != self.shape[-1:]:
+            known = sorted({f"({self.action_dim},)", f"({self.shape[-1]},)"})
+            raise InputError(f"{name} must have shape {' or '.join(known)}, got {values.shape}")
+        return self.flat(np.broadcast_to(values, (1, *self.shape)))[0]
 
     def full(self, x: Array, padding: float | None = None) -> Array:
         """(B, *shape) of a flat (B, D); `padding`, or the held number, where nothing is carried."""

@@ -20,6 +20,7 @@ from qgf_ref.flow.convention import ConventionLike, convention
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.critic import Critic
+from qgf_ref.ops.clip import Bound
 from qgf_ref.ops.ensemble import require_aggregation
 
 
@@ -37,7 +38,8 @@ class AdapterSettings:
     select         (observations, rows (B,) integers) → the structure with these rows. By default
                    every array is indexed along its first axis, which must be N long
     aggregation    of the critic's members: "min", "mean" or "lcb=K"
-    action_bound   of actions and one-step estimates (None: none); see `GuidedFlow`
+    action_bound   of actions and one-step estimates, in the network's units: a number, (low, high)
+                   with D or A numbers each (A: for every step alike), None; see `GuidedFlow`
     real           mask over (H, A) or (A,): False is padding. The critic is asked on the real block
                    alone, and its gradient is 0 on the padding
     held           a number: the field sees it in place of the padding, and D counts real numbers
@@ -59,7 +61,7 @@ class AdapterSettings:
     observations: Any = None
     select: Select | None = None
     aggregation: str = "min"
-    action_bound: float | None = 1.0
+    action_bound: Bound | tuple[ArrayLike, ArrayLike] | None = 1.0
     real: ArrayLike | None = None
     held: float | None = None
     critic_units: Normalisation | None = None
@@ -132,7 +134,7 @@ def guided_flow(
         convention(how.convention).to_core(own, how.denoise_steps),
         asked,
         how.denoise_steps,
-        how.action_bound,
+        layout.bound(how.action_bound),
     )
     if how.check:
         examine(flow, own, adapted)

@@ -24,6 +24,7 @@ from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
 from qgf_ref.guidance.queries import critic_value, one_step_estimate
 from qgf_ref.guidance.registry import FunctionEstimator
+from qgf_ref.ops.clip import outside
 from qgf_ref.oracles import remarks
 from qgf_ref.sampling import sample, trace
 
@@ -201,8 +202,8 @@ def _one_step_estimates(
 
     for k, step in enumerate(states):
         x, J = engine.run(unbounded, chain, ("J", k), NoGuidance(), step.obs, step.action, 0.0)
-        if flow.action_bound is not None:
-            clipped.append(float((np.abs(x) > flow.action_bound).mean()))
+        if flow.bound is not None:
+            clipped.append(float(outside(x, flow.bound).mean()))
         singular.append(np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist())
     return singular, clipped
 

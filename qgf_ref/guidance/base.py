@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
+from numpy.typing import ArrayLike
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
@@ -14,6 +14,7 @@ from qgf_ref.flow.path import check_steps, time_grid
 from qgf_ref.nets.auxiliary import NO_AUXILIARY, Auxiliary
 from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.velocity import VelocityField
+from qgf_ref.ops.clip import Bound, Box, action_bound
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision, require_precision
 
@@ -22,8 +23,9 @@ from qgf_ref.ops.time_embedding import Precision, require_precision
 class GuidedFlow:
     """Everything a sampler needs: v, the critic that guides and ranks, T, and the action bound.
 
-    action_bound  actions and one-step estimates are clipped to ±action_bound; None: never
-                  (closed-form flows, whose actions are not confined)
+    action_bound  actions and one-step estimates are clipped to ±action_bound, or to [low, high] of
+                  a pair, each a number or (D,), open where it is ±inf (kept as a `Box`); None:
+                  never (closed-form flows, whose actions are not confined)
     time_precision  "float32" rounds the times as the official code does (`time_grid`)
     kernels       runs the operations between the networks (see `qgf_ref.ops.kernels`)
     auxiliary     the networks that some estimators need beside these two
@@ -34,7 +36,7 @@ class GuidedFlow:
     field: VelocityField
     critic: Critic
     denoise_steps: int
-    action_bound: float | None = 1.0
+    action_bound: Bound | tuple[ArrayLike, ArrayLike] | None = 1.0
     time_precision: Precision = "exact"
     kernels: Kernels = reference_kernels
     auxiliary: Auxiliary = NO_AUXILIARY
@@ -43,15 +45,21 @@ class GuidedFlow:
     def __post_init__(self) -> None:
         check_steps(self.denoise_steps)
         require_precision(self.time_precision)
-        number = isinstance(self.action_bound, int | float | np.number)
-        if self.action_bound is not None and not (number and self.action_bound > 0):
-            raise InputError(f"action_bound must be positive or None, got {self.action_bound!r}")
+        kept = action_bound(self.action_bound, self.field.action_dim)
+        object.__setattr__(self, "action_bound", kept)
 
     def __repr__(self) -> str:
         networks = f"{type(self.field).__name__}, {type(self.critic).__name__}"
-        bound = "no bound" if self.action_bound is None else f"bound {self.action_bound:g}"
+        bound = "a bound for each coordinate"
+        if not isinstance(self.bound, Box):
+            bound = "no bound" if self.bound is None else f"bound {self.bound:g}"
         times = f"T={self.denoise_steps} ({self.time_precision} times)"
         return f"GuidedFlow({networks}, D={self.field.action_dim}, {times}, {bound})"
+
+    @property
+    def bound(self) -> Bound | None:
+        """`action_bound` as it is kept."""
+        return self.action_bound  # type: ignore[return-value]
 
     @property
     def times(self) -> tuple[float, ...]:

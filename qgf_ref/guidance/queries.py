@@ -26,9 +26,9 @@ class Query(NamedTuple):
 
 def bounded(flow: GuidedFlow, x: Array) -> Query:
     """x clipped to the flow's action bound, if it has one."""
-    if flow.action_bound is None:
+    if flow.bound is None:
         return Query(x, None)
-    return Query(*flow.kernels(clip, x, flow.action_bound))
+    return Query(*flow.kernels(clip, x, flow.bound))
 
 
 def bounded_vjp(flow: GuidedFlow, x_bar: Array, query: Query) -> Array:

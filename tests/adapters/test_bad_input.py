@@ -55,7 +55,7 @@ def selecting(select: Any, count: int = 4) -> Callable[[], Any]:
           for c in ({"a": 1}, [1], 3)),
         *((lambda d=d: flow(differences=d), r"must name products \(vjp, jvp, hvp\)") for d in (3,)),
         (lambda: flow(differences="jv"), "unknown product 'jv'"),
-        (lambda: flow(action_bound="1"), "action_bound must be positive or None, got '1'"),
+        (lambda: flow(action_bound="1"), "action_bound must be positive or None, or a pair"),
         (lambda: flow(critic_units="x"), "must be a qgf_ref.adapters.Normalisation, got str"),
         (lambda: flow(critic_units=units(3)), r"must have shape \(2,\) or \(6,\), got \(3,\)"),
         (lambda: units(4, 6), r"must have shape \(D,\) or \(\), got \(4, 6\)"),

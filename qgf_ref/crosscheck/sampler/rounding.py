@@ -21,7 +21,7 @@ from qgf_ref.crosscheck.sampler.runs import Predicted
 from qgf_ref.crosscheck.sampler.subject import jittered_networks
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ActivationCache, activation_vjp
-from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
+from qgf_ref.ops.clip import Bound, ClipCache, clip, clip_vjp, limits
 
 UNIT = {np.dtype("float32"): 2.0**-24, np.dtype("float64"): 2.0**-53}
 """Unit roundoff."""
@@ -113,9 +113,11 @@ class Branches:
             self.kinks = self.kinks | near.reshape(len(x), -1).any(axis=1)
         return activation_vjp(y_bar, cache)  # type: ignore[arg-type]
 
-    def _clip(self, x: Array, bound: float = 1.0, *args: Any) -> Any:
-        off = np.abs(np.abs(x) - bound)
-        near = ((off <= NEAR * self.unit * bound) & (off > 0)).any(axis=1)
+    def _clip(self, x: Array, bound: Bound = 1.0, *args: Any) -> Any:
+        near = np.zeros(len(x), bool)
+        for end in limits(bound, x):
+            off = np.abs(x - end)
+            near |= ((off <= NEAR * self.unit * np.abs(end)) & (off > 0)).any(axis=1)
         self.edges = self.edges | near
         return clip(x, bound, *args)
 

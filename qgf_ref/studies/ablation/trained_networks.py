@@ -20,6 +20,7 @@ from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.statistics import paired_difference
 from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.ops.clip import outside
 from qgf_ref.progress import Progress
 from qgf_ref.studies.ablation.factors import BOTH, FOUR, JACOBIAN, MASK, NEITHER, factor_rows
 from qgf_ref.studies.base import StudySettings
@@ -48,10 +49,10 @@ def gradients(
     for flow, states in chains(settings, rows):
         job.say("gradients along the BC chain")
         job.advance()
-        bound = np.inf if flow.action_bound is None else flow.action_bound
+        bound = np.inf if flow.bound is None else flow.bound
         free = replace(flow, action_bound=None)
-        outside = np.stack([np.abs(one_step_estimate(free, s).x) > bound for s in states])
-        by_measure: dict[str, dict[str, Array]] = {"clipped": {"": outside.mean(axis=-1)}}
+        clipped = np.stack([outside(one_step_estimate(free, s).x, bound) for s in states])
+        by_measure: dict[str, dict[str, Array]] = {"clipped": {"": clipped.mean(axis=-1)}}
         xi = normal_offsets(states, (settings.seed, 41), draws)
         still = np.zeros_like(xi[0])
         G = {name: gradients_near(estimator(name), flow, states, still) for name in FOUR}

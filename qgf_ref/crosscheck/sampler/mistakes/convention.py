@@ -19,7 +19,7 @@ from qgf_ref.crosscheck.sampler.mistakes.update import clamp_of
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.nets.velocity import FieldAround
-from qgf_ref.ops.clip import clip
+from qgf_ref.ops.clip import Bound, clip
 
 OF_FLOWS = ("guidance-sign",)
 """Of flows alone: on a checkpoint's final actions it is `gradient-negated`."""
@@ -49,14 +49,14 @@ CONVENTION: tuple[Mistake, ...] = (
 class _Clamped(FieldAround):
     """A field that sees its action clamped, and does not know of it."""
 
-    bound: float
+    bound: Bound
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
         """v at the clamped action."""
-        return self.base.forward(obs, np.clip(action, -self.bound, self.bound), time)
+        return self.base.forward(obs, clip(action, self.bound)[0], time)
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
         """The base's."""
@@ -68,12 +68,12 @@ class _Clamped(FieldAround):
 
 
 def _inside(v: Array, g: Array, w: Any, step: DenoisingStep, flow: GuidedFlow) -> Array:
-    T, bound = flow.denoise_steps, clamp_of(flow)
-    return (np.clip(step.action + v / T, -bound, bound) - step.action) * T + w * g
+    T = flow.denoise_steps
+    return (clip(step.action + v / T, clamp_of(flow))[0] - step.action) * T + w * g
 
 
 def _unbounded(port: Port) -> bool:
-    return port.flow.action_bound is None
+    return port.flow.bound is None
 
 
 def _clamped_to_1(flow: GuidedFlow, action: Array) -> Array:

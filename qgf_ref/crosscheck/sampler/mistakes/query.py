@@ -20,7 +20,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import target_value
-from qgf_ref.ops.clip import ClipCache, clip
+from qgf_ref.ops.clip import Bound, Box, ClipCache, clip
 from qgf_ref.ops.structure import axpy, scaled
 
 ONE_STEP = ("qgf", "qgf_masked", "qgf_jacobian", "qgf_jacobian_unmasked")
@@ -63,8 +63,9 @@ def _clip_0_1(x: Array, *args: Any) -> tuple[Array, ClipCache]:
     return np.clip(x, 0, 1), ClipCache(((x > 0) & (x < 1)).astype(x.dtype))
 
 
-def _clip_inside(x: Array, bound: float, *args: Any) -> tuple[Array, ClipCache]:
-    return clip(x, bound * (1 - 1e-5), *args)
+def _clip_inside(x: Array, bound: Bound, *args: Any) -> tuple[Array, ClipCache]:
+    within = bound.scaled(1 - 1e-5) if isinstance(bound, Box) else bound * (1 - 1e-5)
+    return clip(x, within, *args)
 
 
 def _guided_velocity(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Guidance:

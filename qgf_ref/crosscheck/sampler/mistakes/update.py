@@ -16,6 +16,7 @@ from qgf_ref.guidance.base import DenoisingStep, GuidedFlow
 from qgf_ref.guidance.queries import bounded, one_step_estimate
 from qgf_ref.guidance.scheme import target_value
 from qgf_ref.nets.critic import Critic
+from qgf_ref.ops.clip import Bound, clip
 
 
 def _weight(change: Any) -> Mapping[str, Change]:
@@ -41,14 +42,14 @@ def _steps(more: int) -> Mapping[str, Change]:
 
 
 def _clip_every_step(v: Array, g: Array, w: Any, step: DenoisingStep, flow: GuidedFlow) -> Array:
-    T, bound = flow.denoise_steps, clamp_of(flow)
-    following = np.clip(step.action + (v + w * g) / T, -bound, bound)
+    T = flow.denoise_steps
+    following = clip(step.action + (v + w * g) / T, clamp_of(flow))[0]
     return (following - step.action) * T
 
 
-def clamp_of(flow: GuidedFlow) -> float:
+def clamp_of(flow: GuidedFlow) -> Bound:
     """The bound to which a port would clamp: the flow's, and 1 where it has none."""
-    return 1.0 if flow.action_bound is None else flow.action_bound
+    return 1.0 if flow.bound is None else flow.bound
 
 
 def _action_major(port: Port) -> Port:
