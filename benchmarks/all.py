@@ -142,6 +142,7 @@ RESULTS_IN_ORDER = (
         ("python benchmarks/third_party.py",),
         ("adapters", "audit", "crosscheck", "guidance", "flow", "denoising.py"),
     ),
+    Result("goal_batches", ("python benchmarks/goal_batches.py",), ("data/goals",)),
     Result("audit", ("python benchmarks/readme.py",), (*CORE, "audit", "checks.py")),
 )
 

@@ -215,6 +215,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed_sentences": sentences.speed_sentences,
     "crosscheck": partial(written, "crosscheck"),
     "adapter_overhead": partial(written, "adapter_overhead"),
+    "goal_batches": partial(written, "goal_batches"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
     "flow_audit": lambda: (

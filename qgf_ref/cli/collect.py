@@ -25,12 +25,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="make an OGBench data set with OGBench's own scripted oracles",
         description="Make an OGBench data set with OGBench's own scripted oracles, in OGBench's "
         "file format: cube-*, puzzle-* and scene with play or noisy, pointmaze-* with navigate. "
+        "The same files serve single tasks and goals. "
         "The files depend on the seed, not on the number of workers. "
         "Exit code: 0 when done, 1 when a worker dies, 2 on bad input, 130 on Ctrl-C.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="NAME", help="data set, e.g. cube-single-play-v0")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="data set, e.g. cube-single-play-v0, with or without -oraclerep",
+    )
     parser.add_argument(
         "--episodes",
         type=int,
@@ -120,4 +125,6 @@ def run(args: argparse.Namespace) -> int:
     stem, version = plan.name.rsplit("-", 1)
     name = f"{stem}-singletask-{version}"
     print(f"Next: {next_command(args, 'train', (), name=name, data=shown)}")
+    name = f"{stem}-oraclerep-{version}"
+    print(f"  or: {next_command(args, 'goals', (), name=name, data=shown)}")
     return 0

@@ -22,6 +22,7 @@ from qgf_ref.cli import (
     estimators,
     evaluate,
     explain,
+    goals,
     study,
     trace,
     train,
@@ -42,7 +43,7 @@ BROKEN_PIPE = 141
 GROUPS: dict[str, tuple[Any, ...]] = {
     "is this estimator, this checkpoint right?": (audit, explain, estimators),
     "your own implementation": (compare, trace, convert, bench),
-    "from data to a success rate": (collect, train, train_extra, evaluate),
+    "from data to a success rate": (collect, goals, train, train_extra, evaluate),
     "how biased, how noisy, and what follows": (study,),
 }
 EXAMPLES = """examples:

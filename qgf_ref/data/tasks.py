@@ -147,6 +147,14 @@ def is_dataset_name(name: str) -> bool:
     return found is not None and not found["single"] and not found["oracle"]
 
 
+def dataset_of(name: str) -> str:
+    """The data set of a name with -oraclerep; any other name as it is."""
+    found = _NAME.fullmatch(name)
+    if found is None or not found["oracle"]:
+        return name
+    return f"{found['env']}-{found['type']}-{found['version']}"
+
+
 def dataset_env(name: str) -> tuple[str, str]:
     """(environment id, type) of the data set `name`: cube-single-play-v0 → cube-single-v0, play.
 

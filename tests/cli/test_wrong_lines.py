@@ -14,6 +14,7 @@ NEEDED = {
     "compare": "--checkpoint model.safetensors --trace in.npz",
     "convert": "model.safetensors copy.npz",
     "collect": "pointmaze-medium-navigate-v0",
+    "goals": "pointmaze-medium-navigate-oraclerep-v0",
     "train": "pointmaze-medium-navigate-singletask-task1-v0 --out out",
     "train-extra": "cfgrl --run run",
     "audit": "--checkpoint model.safetensors --obs in.npz --out out",

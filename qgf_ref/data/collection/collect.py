@@ -23,6 +23,7 @@ from qgf_ref.data.collection.parts import (
 )
 from qgf_ref.data.collection.recipe import CollectionRecipe, recipe
 from qgf_ref.data.collection.workers import Collector, Job
+from qgf_ref.data.tasks import dataset_of
 from qgf_ref.errors import InputError
 from qgf_ref.files import require_writable, user_path, write_json
 from qgf_ref.processes import Crew
@@ -116,11 +117,11 @@ def make_plan(
     slices: int = 0,
 ) -> CollectionPlan:
     """What `collect` shall do; `val_episodes` None: a tenth of `episodes`, at least 1 (and one for
-    each slice).
+    each slice). A goal-conditioned name stands for its data set: the same files serve both.
 
     Raises InputError for a data set that cannot be collected and for numbers out of range.
     """
-    chosen = recipe(dataset, episode_steps)
+    chosen = recipe(dataset_of(dataset), episode_steps)
     if val_episodes is None:
         val_episodes = max(episodes // 10, 1, slices)
     for what, count in (("training", episodes), ("validation", val_episodes)):
