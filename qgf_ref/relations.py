@@ -160,14 +160,14 @@ def _clips(d: Difference) -> Iterator[Relation]:
     x, of = d.truth, "the reference's"
     if "last" in d.about:
         x, of = d.about["last"], "the last state"
-    if d.quantity == "a1_hat":
+    if d.quantity == "a1_hat" and d.about:
         x, of = d.about["a"] + (1 - d.times[:, None, None]) * d.about["v"], "a + (1 − t)·v"
     low, high = float(d.theirs.min()), float(d.theirs.max())
     bound = max(-low, high)
     yield Relation(f"theirs is {of} clipped to ±{bound:.4g}", np.clip(x, -bound, bound))
     yield Relation(f"theirs is {of} clipped to {low:.4g} … {high:.4g}", np.clip(x, low, high))
     yield Relation(f"theirs is tanh of {of}", np.tanh(x))
-    if d.quantity == "a1_hat":
+    if d.quantity == "a1_hat" and d.about:
         a, v = d.about["a"], d.about["v"]
         inside = (np.abs(d.theirs) < bound) & (np.abs(d.theirs) < 1)
         factor = _ratio((d.theirs - a) * inside, v * inside, (1, 2))

@@ -84,7 +84,7 @@ def check_sampler(
     fn: Sampler,
     checkpoint: CheckpointLike | GuidedFlow,
     *,
-    estimator: EstimatorLike = "qgf",
+    estimator: EstimatorLike | None = None,
     weight: float = 0.3,
     best_of: int = 1,
     rows: int = 32,
@@ -102,7 +102,12 @@ def check_sampler(
     fn         the port, with `checkpoint`'s networks: (obs (B, O) float32, noise (B·n, D) float32,
                weight) → action (B, D), or a mapping with `action` and any of a, v, a1_hat, q, g
                (see `qgf_ref.interop.trace_file`): the more it returns, the closer the diagnosis
+               Of an agent that acts without a flow: (obs, noise, z), z (T, B, D) the noise that
+               its steps add (DAC, QSM), in their order; (obs, noise) where they add none (FQL). A
+               port that cannot be given z returns its own in the mapping. v is then what the
+               network says, a1_hat the clean estimate
     checkpoint the networks, or the path of their file
+    estimator  default: qgf; of an agent whose actor is trained with the critic, none
     weight     of most calls; 0 and 1.5 are tried as well
     best_of    n > 1: also call it with B·n rows of noise, of which it must choose
     gradient_steps  of GradStep, which follow the flow (with the estimator none, as published)
@@ -123,12 +128,13 @@ def check_sampler(
     returns the report; raises CrossCheckError with it when rounding does not explain a difference,
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
     """
-    guide = estimator_by_name(estimator)
     if isinstance(checkpoint, GuidedFlow):
         if build is not None:
             raise InputError("build makes samplers of checkpoints: a flow's networks are its own")
         fn, coverage = returning_core(fn, checkpoint, convention), False
     networks = compared_with(checkpoint, observations, budget)
+    usual = networks.agent.usual if isinstance(networks, Checkpoint) else "qgf"
+    guide = estimator_by_name(usual if estimator is None else estimator)
     tried_on: dict[str, Compared] = {networks.source: networks}
     if build is not None:
         assert isinstance(networks, Checkpoint)

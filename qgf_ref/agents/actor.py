@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from qgf_ref.agents.agent import Acting, Agent
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.backends.engine import Engine
+from qgf_ref.backends.engine import Engine, EngineLike
+from qgf_ref.errors import InputError
+from qgf_ref.flow.chain import Chain, chain_end, chain_steps
+from qgf_ref.ops.clip import clip
 from qgf_ref.ops.ensemble import ensemble_reduce
 
 if TYPE_CHECKING:
@@ -16,7 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ActorAgent(Agent):
-    """Acts by networks of its own. A subclass draws chunks in `chunks`."""
+    """Acts by its network `actor` along `chain`, and clips what comes out. A subclass says how.
+
+    acts  its sampler in words
+    """
+
+    actor: ClassVar[str] = "actor"
+
+    @property
+    def chain(self) -> Chain:
+        """How it makes actions of noise."""
+        raise NotImplementedError(f"the agent {self.name} does not say how it acts")
+
+    @property
+    def acts(self) -> str:
+        """Its sampler in words."""
+        return self.name
+
+    def drawn(self, noise: Array, steps: int) -> Array | None:
+        """The noise z (T, B, D) that its steps add, if they add any."""
+        return None
 
     def act(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
         """Action chunks (B, D) for obs (B, O) from standard normal noise (B·best_of, D)."""
@@ -28,7 +52,45 @@ class ActorAgent(Agent):
 
     def chunks(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
         """`act` of arrays that fit the checkpoint, in its dtype."""
-        raise NotImplementedError(f"the agent {self.name} does not say how it acts")
+        net, T = self.acting(checkpoint, self.actor, how), checkpoint.options.denoise_steps
+        return clip(chain_end(self.chain, net, obs, noise, self.drawn(noise, T), T))[0]
+
+    def trace(
+        self,
+        checkpoint: Checkpoint,
+        obs: Array,
+        noise: Array,
+        z: Array | None = None,
+        backend: EngineLike = "numpy",
+    ) -> dict[str, Array]:
+        """`act` with every quantity of every step, as a trace file has them.
+
+        obs (B, O), noise (B, D), and z (T, B, D) that the steps add (default: the agent's own).
+        returns obs, noise, z of an agent that draws it; by step, (N, B, D), what `Chain.words`
+        names; and action (B, D). Raises InputError on other shapes.
+        """
+        dtype, T = checkpoint.dtype, checkpoint.options.denoise_steps
+        obs = matrix(obs, "obs", columns=checkpoint.obs_dim, dtype=dtype)
+        noise = matrix(noise, "noise", columns=checkpoint.flat_action_dim, dtype=dtype)
+        if len(noise) != len(obs):
+            raise InputError(f"noise must have a row for each of {len(obs)}, got {len(noise)}")
+        if z is not None and self.chain.draws:
+            z = np.asarray(z, dtype)
+            if z.shape != (T, *noise.shape):
+                raise InputError(f"z must have shape {(T, *noise.shape)}, got {z.shape}")
+        else:
+            z = self.drawn(noise, T)
+        net = self.acting(checkpoint, self.actor, Acting(backend=backend))
+        steps = list(chain_steps(self.chain, net, obs, noise, z, T))
+        every = {
+            "a": [step.state for step in steps],
+            "v": [step.output for step in steps],
+            "a1_hat": [step.estimate for step in steps],
+        }
+        by_step = {name: np.stack(x) for name, x in every.items() if name in self.chain.words}
+        drawn = {} if z is None else {"z": z}
+        action = clip(steps[-1].following)[0]
+        return {"obs": obs, "noise": noise, **drawn, **by_step, "action": action}
 
     def acting(self, checkpoint: Checkpoint, part: str, how: Acting) -> Any:
         """A network of the checkpoint, on the backend that `how` names."""

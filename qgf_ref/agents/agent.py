@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from qgf_ref.agents.part import Part
+from qgf_ref.agents.part import NetworkSettings, Part
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.settings import OwnSettings
 from qgf_ref.arrays import Array
@@ -57,6 +57,7 @@ class Agent:
     official     settings of the paper's runs: "" → those of a training that differ from every
                  agent's, a task's domain → its own
     guided       whether it has a flow that an estimator may guide
+    usual        the estimator with which it acts if nothing else is said
     Checkpoints carry their agent to worker processes, without its recipe: the other fields of a
     subclass must be picklable.
     """
@@ -70,6 +71,7 @@ class Agent:
     settings: OwnSettings | None = None
     official: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     guided: ClassVar[bool] = False
+    usual: ClassVar[str] = "none"
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -171,6 +173,7 @@ class FlowAgent(Agent):
     field: str = "policy"
     critic: str = "target_critic"
     guided: ClassVar[bool] = True
+    usual: ClassVar[str] = "qgf"
 
     def flow(
         self,
@@ -196,6 +199,10 @@ class FlowAgent(Agent):
             auxiliary=checkpoint.auxiliary.networks(checkpoint.options.mlp, embedding, kernels),
             online_critic=online,
         )
+
+    def ranking(self, checkpoint: Checkpoint, settings: NetworkSettings) -> Any:
+        """The critic that ranks the candidates of an unguided best of N: the one that guides."""
+        return checkpoint.network(self.critic, settings)
 
     def require(self, checkpoint: Checkpoint, how: Acting) -> None:
         """Raise InputError unless the checkpoint has the networks that the estimator needs."""

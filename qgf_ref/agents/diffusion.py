@@ -8,25 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from qgf_ref.agents.actor import ActorAgent
-from qgf_ref.agents.agent import Acting
 from qgf_ref.agents.critics import CRITIC_PARTS, CriticRecipe
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.settings import OwnSettings, setting
 from qgf_ref.agents.stage import NEXT_NOISE, NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
-from qgf_ref.flow.diffusion import SamplerClips, ddpm
+from qgf_ref.flow.diffusion import DDPM, SamplerClips, ddpm
 from qgf_ref.losses.actor import pessimistic_q
 from qgf_ref.losses.clipping import clipped_by_norm
 from qgf_ref.losses.diffusion import noise_loss
-from qgf_ref.ops.clip import clip
-
-if TYPE_CHECKING:
-    from qgf_ref.agents.checkpoint import Checkpoint
 
 ACTOR = "actor"
 STEP = Draw(
@@ -110,15 +105,26 @@ class DiffusionAgent(ActorAgent):
     """Acts by the DDPM sampler; what is played is clipped to ±1, as the environment would."""
 
     settings: DiffusionSettings = DiffusionSettings()
+    actor: ClassVar[str] = ACTOR
 
     def with_settings(self, settings: Any) -> DiffusionAgent:
         """The agent of these settings."""
         return diffusion(type(self), self.name, settings)
 
-    def chunks(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
-        """c(x_0), (B, D), of x_T = noise."""
-        net, T = self.acting(checkpoint, ACTOR, how), checkpoint.options.denoise_steps
-        return clip(ddpm(net, obs, noise, step_noise(noise, T), self.settings.clips))[0]
+    @property
+    def chain(self) -> DDPM:
+        """Its sampler."""
+        return DDPM.of(self.settings.clips)
+
+    @property
+    def acts(self) -> str:
+        """Flags and all."""
+        flags = vars(self.settings.clips).items()
+        return "DDPM, " + ", ".join(f"clip_sampler_{when}={on}" for when, on in flags)
+
+    def drawn(self, noise: Array, steps: int) -> Array:
+        """`step_noise`."""
+        return step_noise(noise, steps)
 
 
 def step_noise(noise: Array, steps: int) -> Array:

@@ -52,6 +52,7 @@ class EDPAgent(FlowAgent):
     """Acts by its flow, as the paper's agent does, best of N by the target critic."""
 
     settings: EDPSettings = EDPSettings()
+    usual: ClassVar[str] = "none"
     official: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "": {},
         "cube-triple": {"bc_weight": 100.0},

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from qgf_ref.agents.actor import ActorAgent
-from qgf_ref.agents.agent import Acting
 from qgf_ref.agents.cloning import cloning_stage
 from qgf_ref.agents.critics import CRITIC_PARTS, CriticRecipe
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.settings import OwnSettings, setting
 from qgf_ref.agents.stage import NEXT_NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
+from qgf_ref.flow.chain import Chain
 from qgf_ref.losses.actor import endpoint, q_at
 from qgf_ref.losses.fql import one_step_loss
 from qgf_ref.ops.clip import clip
-
-if TYPE_CHECKING:
-    from qgf_ref.agents.checkpoint import Checkpoint
 
 CLONE, ONE_STEP = "actor_bc_flow", "actor_onestep_flow"
 Z = Draw("z", lambda rng, batch, hyper: rng.standard_normal(batch.action.shape))
@@ -92,10 +89,30 @@ def next_q(inputs: StageInputs) -> Array:
 
 
 @dataclass(frozen=True)
+class OneStep(Chain):
+    """a = μ(s, z), z = noise."""
+
+    words: ClassVar[dict[str, str]] = {
+        "v": "the one-step policy's output μ",
+        "a": "the noise z",
+        "action": "the final action",
+    }
+
+    def steps(self, T: int) -> int:
+        """1."""
+        return 1
+
+    def output(self, net: Any, obs: Array, x: Array, n: int, T: int) -> Array:
+        """μ(s, z)."""
+        return net.forward(obs, x)[0]
+
+
+@dataclass(frozen=True)
 class FQLAgent(ActorAgent):
     """Acts by one call of its one-step policy: clip(μ(s, z))."""
 
     settings: FQLSettings = FQLSettings()
+    actor: ClassVar[str] = ONE_STEP
     official: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "": {"q_aggregation": "mean", "action_clip_eps": 0.0},
         "cube-triple": {"alpha": 1000.0},
@@ -108,10 +125,15 @@ class FQLAgent(ActorAgent):
         """The agent of these settings."""
         return fql(settings)
 
-    def chunks(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
-        """clip(μ(s, z)), (B, D)."""
-        policy = self.acting(checkpoint, ONE_STEP, how)
-        return clip(policy.forward(obs, noise)[0])[0]
+    @property
+    def chain(self) -> OneStep:
+        """Its one step."""
+        return OneStep()
+
+    @property
+    def acts(self) -> str:
+        """In words."""
+        return "one-step policy"
 
 
 def fql(settings: FQLSettings) -> FQLAgent:

@@ -15,7 +15,7 @@ import numpy as np
 from qgf_ref.agents.agent import Acting, FlowAgent
 from qgf_ref.agents.cloning import cloning_stage
 from qgf_ref.agents.critics import CRITIC_PARTS, CriticRecipe
-from qgf_ref.agents.part import Part
+from qgf_ref.agents.part import NetworkSettings, Part
 from qgf_ref.agents.settings import OwnSettings, setting
 from qgf_ref.agents.stage import NOISE, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
@@ -129,6 +129,7 @@ class QAMAgent(FlowAgent):
     """Acts by its fast flow, best of N by the *online* critic's mean; the target critic guides."""
 
     settings: QAMSettings = QAMSettings()
+    usual: ClassVar[str] = "none"
     official: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {"q_aggregation": "mean"}}
 
     def with_settings(self, settings: QAMSettings) -> QAMAgent:
@@ -140,10 +141,15 @@ class QAMAgent(FlowAgent):
         if how.best_of == 1 or how != Acting(best_of=how.best_of, backend=how.backend):
             return super().act(checkpoint, obs, noise, how)
         embedding = checkpoint.time_precision("acting")
-        ranking = checkpoint.network("critic", checkpoint.network_settings(embedding))
         flow = self.flow(checkpoint, embedding=embedding)
-        flow = replace(flow, critic=replace(ranking, aggregation="mean"))
+        flow = replace(
+            flow, critic=self.ranking(checkpoint, checkpoint.network_settings(embedding))
+        )
         return sample(flow, obs, noise=noise, **vars(how))
+
+    def ranking(self, checkpoint: Checkpoint, settings: NetworkSettings) -> Any:
+        """The online critic, by its members' mean."""
+        return replace(checkpoint.network("critic", settings), aggregation="mean")
 
 
 def qam(settings: QAMSettings) -> QAMAgent:

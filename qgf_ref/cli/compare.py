@@ -21,7 +21,8 @@ EXAMPLE = """example:
       --weight 0.1 --out compare
   qgf-ref compare --flow my_policy:build --trace theirs.npz --convention openpi
 theirs.npz holds obs (B, O), noise (B, D) and action (B, D), and if you can, per step, a, v, a1_hat,
-q, g with a leading axis T: the more it holds, the closer the answer.
+q, g with a leading axis T: the more it holds, the closer the answer. Of dac and qsm it must hold
+z (T, B, D), too: the noise that your sampler added in its steps, unscaled.
 Exit code: 0 agrees to rounding, 1 disagrees, 2 bad input. Ctrl-C ends a diagnosis with what is
 known by then; 130.
 """
@@ -109,10 +110,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nwrote {', '.join(written)}")
         if result.separate is not None:
             probe = result.separate
-            write_npz(out / PROBE, {"obs": probe.obs, "noise": probe.noise})
-            print(
-                f"run your sampler on {out / PROBE} with weight {probe.weight:g} and compare again"
-            )
+            z = {} if probe.z is None else {"z": probe.z}
+            write_npz(out / PROBE, {"obs": probe.obs, "noise": probe.noise, **z})
+            weight = "" if probe.chained else f" with weight {probe.weight:g}"
+            print(f"run your sampler on {out / PROBE}{weight} and compare again")
     if result.diagnosis.interrupted:
         raise KeyboardInterrupt
     return 0 if result.agrees else 1

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import REAL_DTYPES
+from qgf_ref.agents.actor import ActorAgent
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_file
 from qgf_ref.cli.flow_arguments import add_flow_argument, flow_of
@@ -28,7 +30,9 @@ EXAMPLE = """example:
       --out out.npz
   qgf-ref trace --flow my_policy:build --input in.npz --weight 0.1 --out out.npz
 in.npz holds obs (B, O) and noise (B, D). out.npz holds, with a leading axis over the T steps,
-a, v, a1_hat, q, g; and action, obs, noise, and metadata (JSON). With --flow, obs are the numbers
+a, v, a1_hat, q, g; and action, obs, noise, and metadata (JSON). Of an agent without a flow (dac,
+qsm, fql), which takes no weight: a, v and a1_hat (what its network says, and the clean estimate),
+and z (T, B, D), the noise of its steps, which in.npz may hold. With --flow, obs are the numbers
 of rows (B, 1) of the observations that its adapter was given, if it was.
 """
 
@@ -52,8 +56,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--input", type=Path, required=True, metavar="IN.npz")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
-    parser.add_argument("--estimator", default="qgf", metavar="E", help="default: qgf")
-    parser.add_argument("--weight", type=float, required=True, metavar="W")
+    parser.add_argument(
+        "--estimator",
+        metavar="E",
+        help="default: qgf; without a weight that with which the agent acts",
+    )
+    parser.add_argument(
+        "--weight", type=float, metavar="W", help="of the guidance; an estimator needs it"
+    )
     parser.add_argument(
         "--dtype", choices=REAL_DTYPES, help="default: float64, with --flow that of its networks"
     )
@@ -72,10 +82,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Trace and write."""
-    chosen, engine = estimator(args.estimator), Engine.of(args.backend, args.threads)
+    if args.estimator is not None:
+        estimator(args.estimator)
+    engine = Engine.of(args.backend, args.threads)
     given = read_npz(args.input, ("obs", "noise"))
     out = output_file(args.out, (args.input, args.checkpoint))
-    flow, source, about = _subject(args)
+    checkpoint = None if args.flow is not None else load_checkpoint(args, args.dtype or "float64")
+    if checkpoint is not None and isinstance(checkpoint.agent, ActorAgent):
+        return _written(args, out, *_of_actor(args, checkpoint, checkpoint.agent, given, engine))
+    flow, source, about = _subject(args, checkpoint)
+    name = args.estimator or "qgf"
+    if checkpoint is not None and args.estimator is None and args.weight is None:
+        name = checkpoint.agent.usual
+    chosen = estimator(name)
+    if args.weight is None and chosen.name != "none":
+        raise InputError(f"the estimator {name} needs a guidance weight: give --weight")
     result = trace(
         flow,
         given["obs"],
@@ -87,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     told = own_convention(flow.field) if args.convention is None else convention(args.convention)
     metadata = {
         "version": VERSION,
-        "estimator": args.estimator,
-        "weight": args.weight,
+        "estimator": name,
+        "weight": args.weight or 0.0,
         "denoise_steps": flow.denoise_steps,
         **about,
         **({} if args.flow is None and told.name == CORE else {"convention": told.name}),
@@ -96,7 +117,42 @@ def run(args: argparse.Namespace) -> int:
         "checkpoint": source,
         **provenance(),
     }
-    arrays = told.trace_from_core(result.arrays())
+    return _written(args, out, told.trace_from_core(result.arrays()), metadata)
+
+
+def _of_actor(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    agent: ActorAgent,
+    given: dict[str, Array],
+    engine: Engine,
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The trace of an agent without a flow, and its metadata."""
+    for flag in ("estimator", "weight", "convention", "time_embedding"):
+        if getattr(args, flag) not in (None, "none"):
+            raise InputError(
+                f"--{flag.replace('_', '-')}: {checkpoint.source} is of the agent {agent.name}, "
+                f"which acts without a flow ({agent.acts})"
+            )
+    arrays = agent.trace(checkpoint, given["obs"], given["noise"], given.get("z"), engine)
+    metadata = {
+        "version": VERSION,
+        "estimator": "none",
+        "weight": 0.0,
+        "denoise_steps": checkpoint.options.denoise_steps,
+        "agent": agent.name,
+        "dtype": checkpoint.dtype,
+        **({} if args.backend == "numpy" else {"backend": args.backend}),
+        "checkpoint": checkpoint.source,
+        **provenance(),
+    }
+    return arrays, metadata
+
+
+def _written(
+    args: argparse.Namespace, out: Path, arrays: dict[str, Array], metadata: dict[str, Any]
+) -> int:
+    """Write, and say so."""
     write_npz(out, {**arrays, "metadata": np.array(json.dumps(metadata))})
     shape_of = {name: list(array.shape) for name, array in arrays.items()}
     args.result = {"file": out, "shapes": shape_of, "metadata": metadata}
@@ -105,12 +161,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _subject(args: argparse.Namespace) -> tuple[GuidedFlow, str, dict[str, Any]]:
+def _subject(
+    args: argparse.Namespace, checkpoint: Checkpoint | None
+) -> tuple[GuidedFlow, str, dict[str, Any]]:
     """The flow to sample from, its name, and what else the metadata say of it."""
-    if args.flow is None:
-        dtype = args.dtype or "float64"
+    if checkpoint is not None:
+        dtype = checkpoint.dtype
         embedding: Precision = args.time_embedding or "exact"
-        checkpoint = load_checkpoint(args, dtype)
         flow = checkpoint.guided_flow(embedding=embedding)
         return flow, checkpoint.source, {"dtype": dtype, "time_embedding": embedding}
     flow = flow_of(args)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.located import Element, located
@@ -15,7 +16,7 @@ from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
-from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
+from qgf_ref.crosscheck.sampler.probes import Probe, actor_of, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     Compared,
@@ -135,8 +136,10 @@ def prepared(
     denoise_steps: int | None = None,
 ) -> tuple[Setting, RecordedCase]:
     """What a recorded run is compared under. Arguments and errors as those of `compare`."""
-    known = theirs.metadata
+    known, actor = theirs.metadata, actor_of(checkpoint)
     name = known.get("estimator") if estimator is None else estimator
+    if name is None and isinstance(checkpoint, Checkpoint) and checkpoint.agent.usual == "none":
+        name = "none"
     if name is None:
         raise InputError(
             f"{theirs.source} does not say which estimator it was made with: give --estimator"
@@ -161,11 +164,14 @@ def prepared(
             f"{theirs.source}: {T} denoising steps of {theirs.noise.shape} numbers are too many to "
             f"simulate ({LARGEST_RUN} at most); record fewer rows"
         )
-    if theirs.steps is not None and theirs.steps != T:
+    steps = T
+    if actor is not None:
+        theirs, steps = of_chain(theirs, actor, T), actor.chain.steps(T)
+    if theirs.steps is not None and theirs.steps != steps:
         raise InputError(
-            f"{theirs.source} holds {theirs.steps} denoising steps, expected {T} "
+            f"{theirs.source} holds {theirs.steps} denoising steps, expected {steps} "
             "(the checkpoint's, unless --denoise-steps says otherwise)"
-            + ("; write a[:T]: states before a step" if theirs.steps == T + 1 else "")
+            + ("; write a[:T]: states before a step" if theirs.steps == steps + 1 else "")
         )
     best_of = known.get("best_of", theirs.best_of)
     if best_of != theirs.best_of:
@@ -181,9 +187,43 @@ def prepared(
             raise InputError(
                 f"{theirs.source}: {what} has {width} columns; {checkpoint.source} has {expected}"
             )
-    require_members(theirs, checkpoint)
+    if actor is None:
+        require_members(theirs, checkpoint)
     case = RecordedCase(theirs, float(w), theirs.source)
     return Setting(checkpoint.astype("float64"), guide, T), case
+
+
+def of_chain(theirs: RecordedTrace, actor: ActorAgent, T: int) -> RecordedTrace:
+    """A run of an agent that acts without a flow, its z complete.
+
+    Raises InputError on quantities that it does not have, on several candidates, and without z.
+    """
+    what, chain = f"{theirs.source}: the agent {actor.name}", actor.chain
+    strange = [name for name in theirs.stepwise if name not in chain.words]
+    if strange:
+        has = ", ".join(f"{name} ({says})" for name, says in chain.words.items())
+        raise InputError(
+            f"{what} acts without a critic and has no {', '.join(strange)}; it has {has}"
+        )
+    if theirs.best_of > 1:
+        raise InputError(
+            f"{what} draws one action for each observation; {len(theirs.noise)} rows of noise for "
+            f"{len(theirs.obs)} observations were given"
+        )
+    if not chain.draws:
+        return theirs if theirs.z is None else replace(theirs, z=None)
+    shape = (T, *theirs.noise.shape)
+    if theirs.z is None:
+        raise InputError(
+            f"{what} adds noise in each step: write down z {shape}, the standard normal numbers "
+            "that your sampler added, unscaled, in the order of the steps"
+        )
+    z = theirs.z
+    if len(z) == T - 1:  # the last one is never used
+        z = np.concatenate([z, np.zeros_like(theirs.noise)[None]])
+    if z.shape != shape:
+        raise InputError(f"{what} takes z {shape}, or without the last step's; got {z.shape}")
+    return replace(theirs, z=z)
 
 
 def require_members(theirs: RecordedTrace, checkpoint: Compared) -> None:
@@ -198,6 +238,8 @@ def require_members(theirs: RecordedTrace, checkpoint: Compared) -> None:
 
 def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
     notes = list(case.notes)
+    if setting.open_ended:
+        notes.append("the result is not clipped to ±1, as the official sampler leaves it")
     if setting.divided:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
     if not case.single and setting.time_precision == "float32":

@@ -11,6 +11,9 @@ and any of, with a leading axis over the T denoising steps,
     a1_hat   (T, B·n, D)  the point at which the critic was asked
     q        (T, E, B·n)  every member there
     g        (T, B·n, D)  the estimator's output, before weighting
+of a policy without a flow (DAC, QSM, FQL): v, what its network says there; a1_hat, the clean
+estimate as it enters the next state; of one that adds noise on its way, and required of it,
+    z        (T, B, D)    that noise, unscaled, in the order of the steps (the last may lack)
 and
     metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of;
               convention, in which v was written (of `qgf_ref.flow.convention`); of GradStep,
@@ -63,8 +66,16 @@ class RecordedTrace:
     stepwise: dict[str, Array] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     source: str = "memory"
+    z: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.z is not None:
+            self._check("z", self.z, 3)
+            if self.z.shape[1:] != self.noise.shape:
+                raise InputError(
+                    f"{self.source}: z has shape {self.z.shape}, expected (T, B, D) with noise's "
+                    f"B, D = {self.noise.shape}"
+                )
         for name in REQUIRED:
             self._check(name, getattr(self, name), 2)
         unknown = set(self.stepwise) - set(STEPWISE)
@@ -181,8 +192,13 @@ def recorded_trace(
     if found.get("q", np.zeros(0)).shape[1:2] == (0,):
         del found["q"]  # of a flow without a critic
     outer = {name: found.pop(name) for name in REQUIRED}
+    z = arrays.get("z")
     return RecordedTrace(
-        **outer, stepwise=found, metadata=_checked(metadata or {}, source), source=source
+        **outer,
+        z=None if z is None else np.asarray(z),
+        stepwise=found,
+        metadata=_checked(metadata or {}, source),
+        source=source,
     )
 
 
@@ -191,7 +207,7 @@ def read_trace(path: str | Path) -> RecordedTrace:
 
     Raises InputError when it cannot be read, lacks an array, or contradicts itself.
     """
-    names = (*REQUIRED, *STEPWISE, "metadata")
+    names = (*REQUIRED, *STEPWISE, "z", "metadata")
     arrays = read_npz(Path(path), REQUIRED, only=names)
     text = arrays.pop("metadata", None)
     metadata: dict[str, Any] = {}

@@ -22,6 +22,11 @@ class NoisePredictor(JointMLP):
     kernels: Kernels = reference_kernels
     inputs: tuple[Input, ...] = ("action", "obs", "step")
 
+    @property
+    def action_dim(self) -> int:
+        """D."""
+        return self.params.out_features
+
     def forward(self, obs: Array, action: Array, step: int | Array) -> tuple[Array, JointCache]:
         """ε (B, D). obs (B, O), noisy action (B, D), step k () or (B,)."""
         return self.joint(obs=obs, action=action, step=step)

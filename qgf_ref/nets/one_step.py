@@ -21,6 +21,11 @@ class OneStepPolicy(JointMLP):
     inputs: tuple[Input, ...] = ("obs", "noise")
     active: ClassVar[Input] = "noise"
 
+    @property
+    def action_dim(self) -> int:
+        """D."""
+        return self.params.out_features
+
     def forward(self, obs: Array, noise: Array) -> tuple[Array, JointCache]:
         """a (B, D), not clipped. obs (B, O), noise (B, D)."""
         return self.joint(obs=obs, noise=noise)

@@ -62,7 +62,7 @@ ADDRESS = "is an address"
 SAID: list[tuple[str, str]] = [
     ("", "required"),
     ("audti", "choose from audit"),
-    ("trace", "required: --input, --out, --weight"),
+    ("trace", "required: --input, --out"),
     ("compare", "required: --trace"),
     ("convert", "required: SRC, DST"),
     ("convert model.safetensors", "required: DST"),

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.compare import require_members
+from qgf_ref.crosscheck.compare import of_chain, require_members
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
-from qgf_ref.crosscheck.sampler.probes import Probe
+from qgf_ref.crosscheck.sampler.probes import Probe, actor_of
 from qgf_ref.crosscheck.sampler.runs import free_running
 from qgf_ref.crosscheck.sampler.subject import Compared, row_numbers
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace
 
-Sampler = Callable[[Array, Array, float], Any]
-"""(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema."""
+Sampler = Callable[..., Any]
+"""(obs (B, O), noise (B·n, D), weight) → action (B, D), or a mapping of the trace schema. Of an
+agent without a flow: (obs, noise, z (T, B, D)), or (obs, noise) of one that draws nothing on its
+way; one that cannot be given z returns its own in the mapping.
+"""
 
 
 def array_of(
@@ -68,9 +71,10 @@ def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
 def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCase:
     """The run of `fn` on a probe, recorded. Raises CrossCheckError when it is none."""
     rows, D = len(probe.obs), networks.flat_action_dim
-    what = f"{probe.why} ({rows} observations, weight {probe.weight:g})"
+    guided = "" if probe.chained else f", weight {probe.weight:g}"
+    what = f"{probe.why} ({rows} observations{guided})"
     try:
-        answer = fn(probe.obs.copy(), probe.noise.copy(), probe.weight)
+        answer = fn(*probe.arguments)
     except Exception as error:
         raise CrossCheckError(
             f"on {on}, your sampler raised {type(error).__name__} with {what}: {error}"
@@ -87,16 +91,24 @@ def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCa
         if parts.get(name) is not None
     }
     T, members = networks.options.denoise_steps, networks.target_critic.ensemble or 1
+    actor = actor_of(networks)
+    if actor is not None:
+        T = actor.chain.steps(T)
     notes = _in_schema_order(given, T, members, probe.noise.shape)
+    z = parts.get("z", probe.z)
     try:
-        trace = recorded_trace({**given, "obs": probe.obs, "noise": probe.noise}, source=what)
-        require_members(trace, networks)
+        trace = recorded_trace(
+            {**given, "obs": probe.obs, "noise": probe.noise, "z": z}, source=what
+        )
+        if actor is None:
+            require_members(trace, networks)
+        else:
+            trace = of_chain(trace, actor, networks.options.denoise_steps)
     except InputError as error:
         raise CrossCheckError(str(error)) from error
-    if trace.steps not in (None, networks.options.denoise_steps):
+    if trace.steps not in (None, T):
         raise CrossCheckError(
-            f"on {what}, {trace.steps} denoising steps came back; the checkpoint says "
-            f"{networks.options.denoise_steps}"
+            f"on {what}, {trace.steps} denoising steps came back; the checkpoint says {T}"
         )
     return RecordedCase(trace, probe.weight, probe.name, notes=notes)
 
@@ -160,6 +172,8 @@ def require_premises(
         asked = replace(tried[0], obs=inputs["observations"], noise=inputs["noise"])
         return free_running(setting.port(), asked.inputs)["action"]
 
+    if any(case.drew(probe.z) for probe, case in zip(tried, cases, strict=True)):
+        return  # it cannot be asked again
     for probe, case in zip(tried, cases, strict=True):
         inputs = {"observations": probe.obs, "noise": probe.noise}
         answers = {"action": case.trace.action, **case.trace.stepwise}

@@ -51,7 +51,8 @@ class SamplerReport:
         if self.first is not None:
             call, step, quantity = self.first
             where = f", in the call '{call}'" if call and len(self.calls) > 1 else ""
-            lines += wrapped(f"first: {place(step, quantity)}{where}", "  ")
+            at = place(step, quantity, self.diagnosis.places)
+            lines += wrapped(f"first: {at}{where}", "  ")
         if self.worst is not None:
             lines += wrapped(f"worst element {self.worst}", "  ")
         lines += diagnosis_lines(self.diagnosis)

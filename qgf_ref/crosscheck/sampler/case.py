@@ -6,15 +6,29 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order, with_mistakes
-from qgf_ref.crosscheck.sampler.port import Port, divided_times, reference_port, retimed
+from qgf_ref.crosscheck.sampler.outcome import PLACES
+from qgf_ref.crosscheck.sampler.port import (
+    Port,
+    divided_times,
+    ranked_as_usual,
+    reference_port,
+    retimed,
+)
 from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
-from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running, teacher_forced
+from qgf_ref.crosscheck.sampler.runs import (
+    Inputs,
+    Predicted,
+    candidates_of,
+    free_running,
+    teacher_forced,
+)
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.guidance.base import Estimator
@@ -39,6 +53,7 @@ class Setting:
     divided         fl(k)/fl(T) rather than XLA's fl(k)·fl(1/T): see `divided_times`
     climb           GradStep after the flow
     only            "policy" or "critic", where one network alone is checked
+    open_ended      a diffusion's result is not clipped, as the official code leaves it
     """
 
     checkpoint: Compared
@@ -48,6 +63,7 @@ class Setting:
     divided: bool = False
     climb: GradientSteps | None = None
     only: str = ""
+    open_ended: bool = False
 
     @property
     def method(self) -> str:
@@ -57,6 +73,23 @@ class Setting:
         sign = " by the sign" if self.climb.sign else ""
         steps = f"{self.climb.steps} gradient steps of {self.climb.size:g}{sign}"
         return f"{self.estimator.label}, then {steps}"
+
+    def how(self, weight: Any) -> str:
+        """How actions are sampled, in words."""
+        actor = self.actor
+        return f"estimator {self.method}, weight {weight:g}" if actor is None else actor.acts
+
+    @property
+    def actor(self) -> ActorAgent | None:
+        """The agent, if it acts by a chain of its own."""
+        networks = self.checkpoint
+        agent = None if isinstance(networks, FlowNetworks) else networks.agent
+        return agent if isinstance(agent, ActorAgent) else None
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """What the quantities are, in words; those of a chain alone."""
+        return PLACES if self.actor is None else self.actor.chain.words
 
     @property
     def opaque(self) -> bool:
@@ -82,6 +115,10 @@ def _reference(setting: Setting, dtype: str) -> Port:
     checkpoint = setting.checkpoint.astype(dtype)
     port = reference_port(checkpoint, setting.estimator, setting.time_precision, T)
     port = replace(port, climb=setting.climb, only=setting.only)
+    if setting.climb is None and port.stated == "none":
+        port = ranked_as_usual(port, checkpoint)
+    if setting.open_ended:
+        port = port.with_scheme(finish=lambda flow, action: action)
     if setting.divided:
         port = replace(port, flow=retimed(port.flow, divided_times(T)))
     return port
@@ -142,7 +179,8 @@ class RecordedCase:
         obs, noise = (x.astype(kind).astype(np.float64) for x in (trace.obs, trace.noise))
         given = np.asarray(weight, kind).astype(np.float64)
         self.weight: float | Array = float(given) if given.ndim == 0 else given.reshape(-1, 1)
-        self.inputs = Inputs(obs, noise, self.weight, self.best_of)
+        z = None if trace.z is None else trace.z.astype(kind).astype(np.float64)
+        self.inputs = Inputs(obs, noise, self.weight, self.best_of, z)
         self.theirs = {name: x.astype(np.float64) for name, x in trace.stepwise.items()}
         self.theirs["action"] = trace.action.astype(np.float64)
         self.states = self.theirs.get("a")
@@ -158,6 +196,11 @@ class RecordedCase:
         """The recorded quantities in causal order."""
         return tuple(name for name in CAUSAL if name in self.theirs)
 
+    def drew(self, z: Array | None) -> bool:
+        """Whether it added other noise than the z that it was given, and said which."""
+        own = self.trace.z
+        return z is not None and own is not None and not np.array_equal(own, z)
+
     def simulate(
         self,
         port: Port,
@@ -166,29 +209,18 @@ class RecordedCase:
         given: Mapping[str, Array] | None = None,
     ) -> Predicted:
         """What `port` does on this case (on some observations of it), as it was recorded."""
-        inputs, states = self.inputs, self.states
+        inputs, states, dtype = self.inputs, self.states, port.flow.field.dtype
         if rows is not None:
-            many = candidates_of(rows, self.best_of)
-            weight = inputs.weight if isinstance(inputs.weight, float) else inputs.weight[many]
-            inputs = Inputs(inputs.obs[rows], inputs.noise[many], weight, self.best_of)
+            inputs, many = inputs.rows(rows), candidates_of(rows, self.best_of)
             states = None if states is None else states[:, many]
-        dtype = port.flow.field.dtype
-        cast = Inputs(
-            inputs.obs.astype(dtype),
-            inputs.noise.astype(dtype),
-            inputs.weight if isinstance(inputs.weight, float) else inputs.weight.astype(dtype),
-            inputs.best_of,
-        )
+        cast = inputs.astype(dtype)
         if states is None:
             return free_running(port, cast)
         return teacher_forced(port, cast, states.astype(dtype), given, upto)
 
     def free(self, port: Port) -> Predicted:
         """What `port` does from the noise alone."""
-        dtype = port.flow.field.dtype
-        weight = self.weight if isinstance(self.weight, float) else self.weight.astype(dtype)
-        obs, noise = self.inputs.obs.astype(dtype), self.inputs.noise.astype(dtype)
-        return free_running(port, Inputs(obs, noise, weight, self.best_of))
+        return free_running(port, self.inputs.astype(port.flow.field.dtype))
 
     def scatter(
         self,
@@ -258,11 +290,6 @@ class RecordedCase:
         broken = ~np.isfinite(ratio) | ~np.isfinite(typical)
         ratio[broken] = high[broken] = np.inf
         return Judgement(ratio, against.spread(quantity), high)
-
-
-def candidates_of(rows: Array, best_of: int) -> Array:
-    """Rows of the noise that belong to these observations."""
-    return (rows[:, None] * best_of + np.arange(best_of)).ravel()
 
 
 def causal_order(step: int, quantity: str) -> tuple[int, int]:

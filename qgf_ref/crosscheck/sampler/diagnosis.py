@@ -10,6 +10,7 @@ does not reproduce *every* recorded number to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import combinations
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis, Explanation, Near
 from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.screen import Screen
-from qgf_ref.crosscheck.sampler.simulations import Simulations, settings_for
+from qgf_ref.crosscheck.sampler.simulations import Simulations, ended_like, settings_for
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.errors import BudgetSpent
 from qgf_ref.interop.trace_file import CAUSAL
@@ -224,8 +225,19 @@ def diagnose(
     All cases must be of one precision. premises is called before any mistake is simulated.
     interruptible: Ctrl-C ends the search with what is known by then.
     """
+    chosen, search, diagnosis = _diagnosed(setting, cases, progress, premises, interruptible)
+    return chosen, search, replace(diagnosis, places=chosen.places)
+
+
+def _diagnosed(
+    setting: Setting,
+    cases: list[RecordedCase],
+    progress: bool,
+    premises: Callable[[], None],
+    interruptible: bool,
+) -> tuple[Setting, Search, Diagnosis]:
     tried: list[tuple[Setting, Search, Diagnosis]] = []
-    choices = settings_for(setting, cases[0])
+    choices = settings_for(ended_like(setting, cases), cases[0])
     observed = [n for n in CAUSAL if any(n in case.theirs for case in cases)]
     for choice in choices:
         search = Search(choice, cases)

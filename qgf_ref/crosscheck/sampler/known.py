@@ -82,12 +82,14 @@ def _difference(
         at_hand |= {n: x for n, x in case.theirs.items() if n != quantity}
         assert case.states is not None
         at_hand["a"] = case.states
-    about = {n: by_step(n, at_hand[n])[:upto][:, rows] for n in FROM_THEIRS} | _members(
-        setting, case, base, quantity, rows, upto
-    )
+    about: dict[str, Array] = {}
+    if setting.actor is None:
+        about = {n: by_step(n, at_hand[n])[:upto][:, rows] for n in FROM_THEIRS} | _members(
+            setting, case, base, quantity, rows, upto
+        )
     if quantity == "action":
         about = {}
-        if case.forced and case.best_of == 1:
+        if case.forced and case.best_of == 1 and setting.actor is None:
             v, g = at_hand["v"][-1], at_hand["g"][-1]
             last = at_hand["a"][-1] + (v + case.weight * g) / setting.denoise_steps
             about["last"] = last[None, rows]

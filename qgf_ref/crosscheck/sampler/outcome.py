@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes
+
+PLACES: Mapping[str, str] = {
+    "v": "the velocity",
+    "a1_hat": "the point at which the critic is asked",
+    "q": "the critic's members",
+    "g": "the gradient",
+    "a": "the state a_t",
+    "action": "the final action",
+}
+"""What a flow's quantities are."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Diagnosis:
     record        what was recorded under which name, where the sampler itself is right
     interrupted   whether Ctrl-C ended the search: what is said is known, and more might be
     singles, pairs, possible_pairs  how many were simulated, of how many pairs
+    places        what the quantities are, in words
     """
 
     explanations: tuple[Explanation, ...]
@@ -57,11 +69,17 @@ class Diagnosis:
     known: tuple[str, ...] = ()
     record: tuple[str, ...] = ()
     interrupted: bool = False
+    places: Mapping[str, str] = field(default_factory=lambda: PLACES)
 
     @property
     def agrees(self) -> bool:
         """Whether no mistake at all, or nothing but harmless rounding, explains everything."""
         return any(all(made.harmless for made in e.mistakes) for e in self.explanations)
+
+    @property
+    def explained(self) -> bool:
+        """Whether `qgf-ref explain` can list the operations: those of a flow."""
+        return self.places is PLACES
 
     @property
     def ambiguous(self) -> bool:

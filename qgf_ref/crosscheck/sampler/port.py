@@ -7,20 +7,25 @@ pieces.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from qgf_ref.agents.actor import ActorAgent
+from qgf_ref.agents.agent import FlowAgent
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
+from qgf_ref.flow.chain import Chain
 from qgf_ref.flow.path import time_grid
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
-from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
+from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme, target_value
 from qgf_ref.nets.critic import Critic, MLPCritic
-from qgf_ref.nets.velocity import FieldAround, MLPVelocity, VelocityField
+from qgf_ref.nets.joint import JointMLP
+from qgf_ref.nets.velocity import FieldAround, VelocityField
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -109,6 +114,10 @@ class Port:
     opaque    the networks are somebody's: nothing is known of their inside
     only      "policy" or "critic", where it stands for this network alone
     climb     GradStep after the flow, if the port means to do it
+    ranks_online  candidates are ranked by the online critic's mean
+    beside    the agent's other actors, by part
+    chain     of an agent without a flow, how it acts by the network in the flow's place; steps, how
+              many steps that takes
     """
 
     flow: GuidedFlow
@@ -123,21 +132,46 @@ class Port:
     opaque: bool = False
     climb: GradientSteps | None = None
     only: str = ""
+    ranks_online: bool = False
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    chain: Chain | None = None
+    steps: int = 0
 
     @property
-    def field(self) -> MLPVelocity:
+    def field(self) -> Any:
         """The policy's network, also inside of a wrapper."""
-        field = self.flow.field
+        field: Any = self.flow.field
         while isinstance(field, FieldAround):
             field = field.base
-        assert isinstance(field, MLPVelocity)
+        assert isinstance(field, JointMLP)
         return field
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """Those in which its actions may be wrong: of a chain, the actor alone."""
+        return (self.field, self.critic) if self.chain is None else (self.field,)
+
+    @property
+    def embeds_time(self) -> bool:
+        """Whether its policy is told an embedded time."""
+        return "time" in self.field.inputs
 
     @property
     def critic(self) -> MLPCritic:
         """The network of the critic that guides and ranks."""
         assert isinstance(self.flow.critic, MLPCritic)
         return self.flow.critic
+
+    @property
+    def played(self) -> Scheme:
+        """The scheme, its candidates ranked by the online critic where they are."""
+        if not self.ranks_online or self.scheme.rank is not target_value:
+            return self.scheme
+
+        def rank(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> Array:
+            return target_value(replace(flow, critic=self.online), obs, unclipped, action)
+
+        return replace(self.scheme, rank=rank)
 
     def with_policy(self, change: Callable[[Any], Any]) -> Port:
         """The same port with its policy changed."""
@@ -167,6 +201,11 @@ class Port:
         """The same port with something done to its estimator."""
         return replace(self, estimator=Altered(self.estimator, rule))
 
+    def with_chain(self, **ingredients: Any) -> Port:
+        """The same port with ingredients of its chain replaced."""
+        chain: Any = self.chain
+        return replace(self, chain=replace(chain, **ingredients))
+
     def with_scheme(self, **pieces: Any) -> Port:
         """The same port with pieces of its scheme replaced."""
         return replace(self, scheme=replace(self.scheme, **pieces))
@@ -192,16 +231,49 @@ def reference_port(
             flow, estimator, name, flow.critic, flow.critic, horizon, checkpoint.action_dim,
             checkpoint.members, opaque=True,
         )  # fmt: skip
-    settings = checkpoint.network_settings(embedding)
+    settings, agent = checkpoint.network_settings(embedding), checkpoint.agent
     # one without an online critic is compared as if it were the target's copy
     online = checkpoint.network(
         "critic" if "critic" in checkpoint.params else "target_critic", settings
     )
+    target, members = (
+        checkpoint.network("target_critic", settings),
+        checkpoint.target_critic.ensemble,
+    )
+    actors = [agent.part(part) for part in checkpoint.params]
+    beside = {
+        part.name: checkpoint.network(part.name, settings)
+        for part in actors
+        if part.outputs == "action" and not part.acting
+    }
+    if isinstance(agent, ActorAgent):
+        if name != "none":
+            raise InputError(
+                f"{checkpoint.source}: the agent {agent.name} has no flow that {name} could guide: "
+                "leave the estimator away"
+            )
+        actor, steps = checkpoint.network(agent.actor, settings), agent.chain.steps(denoise_steps)
+        flow = GuidedFlow(actor, target, denoise_steps, time_precision=embedding)
+        return Port(
+            flow, estimator, name, online, target, horizon, checkpoint.action_dim, members,
+            beside=beside, chain=agent.chain, steps=steps,
+        )  # fmt: skip
     flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
     flow = replace(flow, denoise_steps=denoise_steps)
-    members = checkpoint.target_critic.ensemble
-    target = checkpoint.network("target_critic", settings)
-    return Port(flow, estimator, name, online, target, horizon, checkpoint.action_dim, members)
+    return Port(
+        flow, estimator, name, online, target, horizon, checkpoint.action_dim, members,
+        beside=beside,
+    )  # fmt: skip
+
+
+def ranked_as_usual(port: Port, checkpoint: Compared) -> Port:
+    """The port, its candidates ranked as the agent ranks those of an unguided best of N."""
+    agent = checkpoint.agent if isinstance(checkpoint, Checkpoint) else None
+    if not isinstance(agent, FlowAgent) or type(agent).ranking is FlowAgent.ranking:
+        return port
+    assert isinstance(checkpoint, Checkpoint)
+    settings = checkpoint.network_settings(port.flow.time_precision)
+    return replace(port, ranks_online=True, online=agent.ranking(checkpoint, settings))
 
 
 def divided_times(denoise_steps: int) -> tuple[float, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
@@ -35,6 +37,8 @@ class Probe:
     """One call of a sampler: obs (B, O), noise (B·n, D), both float32, and the weight.
 
     why  what it is for, as the end of "run it with …"
+    z    (T, B, D), float32, of an agent whose steps add noise; chained: whether it acts without a
+         flow, and so without a weight
     """
 
     name: str
@@ -42,13 +46,23 @@ class Probe:
     noise: Array
     weight: float
     why: str
+    z: Array | None = None
+    chained: bool = False
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the sampler is called with."""
+        arrays = [self.obs.copy(), self.noise.copy()]
+        if not self.chained:
+            return *arrays, self.weight
+        return tuple(arrays) if self.z is None else (*arrays, self.z.copy())
 
     @property
     def inputs(self) -> Inputs:
         """As a simulation takes them, float64."""
         n = len(self.noise) // len(self.obs)
         weight = float(np.float32(self.weight))
-        return Inputs(self.obs.astype(np.float64), self.noise.astype(np.float64), weight, n)
+        return Inputs(self.obs, self.noise, weight, n, self.z).astype(np.float64)
 
 
 def probes(
@@ -70,6 +84,8 @@ def probes(
     else:
         mixed = normal(rows, O)
         corners = np.zeros_like(mixed)
+    if (actor := actor_of(checkpoint)) is not None:
+        return _chain_probes(actor, checkpoint.options.denoise_steps, mixed, D, normal)
     # one shape for most calls, because frameworks compile for each
     noise = normal(rows, D)
     calls = [
@@ -96,6 +112,30 @@ def probes(
     return tuple(calls)
 
 
+def actor_of(networks: Compared) -> ActorAgent | None:
+    """The agent of a checkpoint, if it acts without a flow."""
+    agent = networks.agent if isinstance(networks, Checkpoint) else None
+    return agent if isinstance(agent, ActorAgent) else None
+
+
+def _chain_probes(
+    actor: ActorAgent, T: int, obs: Array, D: int, normal: Callable[..., Array]
+) -> tuple[Probe, ...]:
+    """Of an agent without a flow: B = 1 and B > 1, inside and outside the clip."""
+    rows, draws = len(obs), actor.chain.draws
+
+    def call(name: str, why: str, scale: float = 1.0, some: int = rows) -> Probe:
+        z = normal(T * some, D, scale).reshape(T, some, D) if draws else None
+        return Probe(name, obs[:some], normal(some, D, scale), 0.0, why, z, chained=True)
+
+    return (
+        call("mixed", f"{rows} rows of normal noise"),
+        call("one row", "a batch of one row", some=1),
+        call("outside", "noise of three times the size", 3.0),
+        call("inside", "noise of a tenth of the size", 0.1),
+    )
+
+
 def _corners(rows: int, D: int) -> Array:
     signs = np.where((np.arange(rows)[:, None] >> (np.arange(D) % 2)) & 1, -1.0, 1.0)
     return (1.01 * signs).astype(np.float32)
@@ -110,21 +150,25 @@ def loud(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Checkpoint]:
     tied      members that agree at corner actions and differ in their gradients; no velocity, and
               one step, after which rounding would decide
     flat      a target critic that values every action alike, so that all candidates tie
+    Of an agent without a flow, "trained" alone.
     """
     rng = np.random.default_rng(seed)
-    field = checkpoint.agent.field if isinstance(checkpoint.agent, FlowAgent) else "policy"
+    agent, actor = checkpoint.agent, actor_of(checkpoint)
+    acts = actor.actor if actor else agent.field if isinstance(agent, FlowAgent) else "policy"
 
     def moved(a: Array) -> Array:
         return (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32).astype(a.dtype)
 
     def each(source: Checkpoint, change: Callable[[MLPParams], MLPParams]) -> Checkpoint:
-        parts = (field, "critic", "target_critic")
+        parts = [n for n in (acts, "critic", "target_critic") if n in source.params]
         return source.with_params(**{name: change(source.part(name)) for name in parts})
 
     trained = each(checkpoint, lambda params: params.map(moved))
+    if actor is not None:
+        return {"trained": trained}
     quiet = each(trained, _quieter)
     once = replace(trained, options=replace(trained.options, denoise_steps=1))
-    tied = once.with_params(target_critic=_tied(trained), **{field: _still(trained.part(field))})
+    tied = once.with_params(target_critic=_tied(trained), **{acts: _still(trained.part(acts))})
     flat = trained.with_params(target_critic=_still(trained.target_critic))
     return {"trained": trained, "quiet": quiet, "tied": tied, "flat": flat}
 

@@ -16,8 +16,10 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.crosscheck.sampler.rounding import Scatter, measured
 from qgf_ref.crosscheck.sampler.runs import Predicted
+from qgf_ref.flow.diffusion import DDPM
 from qgf_ref.interop.trace_file import STEPWISE
 
 MOST = 1_000_000
@@ -37,11 +39,14 @@ class Run(NamedTuple):
     weight: float | Array
     times: Array
     chunk: tuple[int, int]
+    port: Port
 
     @property
     def states(self) -> Array:
         """a_0 … a_1, the last before its clip."""
         q = self.quantities
+        if self.port.chain is not None:
+            return np.concatenate([q["a"], np.full_like(q["a"][:1], np.nan)])
         last = q["a"][-1] + (q["v"][-1] + self.weight * q["g"][-1]) / len(q["a"])
         return np.concatenate([q["a"], last[None]])
 
@@ -170,7 +175,8 @@ class Recorded:
         weight = case.weight
 
         def run(quantities: Predicted) -> Run:
-            return Run(quantities, weight, times, (options.horizon, options.action_dim))
+            chunk = options.horizon, options.action_dim
+            return Run(quantities, weight, times, chunk, setting.port())
 
         self.truth, self.ours = run(self.scatter.truth), [run(one) for one in ours]
 
@@ -218,7 +224,7 @@ def misrecorded(setting: Setting, cases: list[RecordedCase]) -> tuple[str, ...]:
         having = [one for one in recorded if name in one.case.theirs]
         if all(one.agrees(name) for one in having):
             continue
-        if name in GUIDING:
+        if name in GUIDING and setting.actor is None:
             having = [one for one in having if np.any(one.case.weight)]
         with np.errstate(all="ignore"):
             written = _reading(name, having) if having else None
@@ -231,14 +237,15 @@ def misrecorded(setting: Setting, cases: list[RecordedCase]) -> tuple[str, ...]:
 def _reading(name: str, recorded: list[Recorded]) -> str | None:
     """The simplest way of writing that gives every record of this quantity, in words."""
     ways = list(_ways(recorded[0].truth, "TEB" if name == "q" else "TBD"))
-    itself, *others = BASES[name]
+    bases = BASES[name] if recorded[0].truth.port.chain is None else _of_chain(name)
+    itself, *others = bases
     # the fewer things are done the better, and another array before one that is rearranged
     tried = [(base, way) for base in (itself, *others) for way in ways]
     tried.sort(key=lambda one: (_done(one[1]) + (one[0] != itself), _done(one[1])))
     for base, way in tried[1:]:
 
         def written(run: Run, base: str = base, way: tuple[Way, ...] = way) -> Array:
-            value = BASES[name][base](run)
+            value = bases[base](run)
             for _, change in way:
                 value = change(value)
             return value
@@ -249,6 +256,30 @@ def _reading(name: str, recorded: list[Recorded]) -> str | None:
                 words = pattern.format(words)
             return words.replace(f"({name})", name)
     return None
+
+
+def _of_chain(name: str) -> dict[str, Reading]:
+    """`BASES` of a quantity of an agent without a flow."""
+
+    def read(other: str) -> Reading:
+        return lambda run: run.quantities[other]
+
+    bases = {name: read(name), **{n: read(n) for n in ("a", "v", "a1_hat") if n != name}}
+    if name == "a":
+        bases["a after the step, not before it"] = lambda run: run.states[1:]
+    if name == "a1_hat":
+        bases["the clean estimate before its clip"] = _unclipped
+    return bases
+
+
+def _unclipped(run: Run) -> Array:
+    port, q = run.port, run.quantities
+    if isinstance(port.chain, DDPM):
+        port = port.with_chain(clip_clean=False)
+    assert port.chain is not None
+    net, T = port.flow.field, port.flow.denoise_steps
+    pairs = enumerate(zip(q["v"], q["a"], strict=True))
+    return np.stack([port.chain.estimate(net, v, a, n, T) for n, (v, a) in pairs])
 
 
 def _done(way: tuple[Way, ...]) -> int:

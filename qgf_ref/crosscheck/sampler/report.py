@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -24,14 +25,6 @@ LEAST, MOST = 0.1, 1e6
 """The ends of the picture's colours."""
 MANY = 4
 """More explanations than this mean that there is too little to explain."""
-PLACES = {
-    "v": "the velocity",
-    "a1_hat": "the point at which the critic is asked",
-    "q": "the critic's members",
-    "g": "the gradient",
-    "a": "the state a_t",
-    "action": "the final action",
-}
 
 
 def text(result: Comparison) -> str:
@@ -41,12 +34,12 @@ def text(result: Comparison) -> str:
     precision = "float32" if case.single else "float64"
     lines = [
         f"{'AGREES' if result.agrees else 'DISAGREES'}: {case.label}",
-        f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, estimator "
-        f"{result.setting.method}, weight {case.weight:g}, {precision}",
+        f"{len(case.inputs.obs)} rows{n}, T = {result.setting.denoise_steps}, "
+        f"{result.setting.how(case.weight)}, {precision}",
         f"{'flow' if result.setting.opaque else 'checkpoint'} {result.setting.checkpoint.source}",
     ]
     if result.first is not None:
-        lines += ["", f"first disagreement: {place(*result.first)}"]
+        lines += ["", f"first disagreement: {place(*result.first, result.diagnosis.places)}"]
     if result.worst is not None:
         lines += wrapped(f"worst element {result.worst}", "  ")
     if result.forced:
@@ -89,10 +82,10 @@ def _why(result: Comparison) -> list[str]:
     return lines
 
 
-def place(step: int, quantity: str) -> str:
+def place(step: int, quantity: str, places: Mapping[str, str]) -> str:
     """A quantity and a step in words."""
     where = "" if quantity == "action" else f" at step {step}"
-    return f"{quantity}{where}, {PLACES[quantity]}"
+    return f"{quantity}{where}, {places[quantity]}"
 
 
 def headline(diagnosis: Diagnosis, call: str = "") -> str:
@@ -153,7 +146,7 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
     lines = wrapped(
         f"DIAGNOSIS: unknown. No mistake of the bank ({diagnosis.singles} variants, "
         f"{diagnosis.pairs} of {diagnosis.possible_pairs} pairs simulated) reproduces {name}, "
-        f"{PLACES[name]}.",
+        f"{diagnosis.places[name]}.",
         "",
     )
     before = [" + ".join(map(str, made)) for made in diagnosis.so_far if made]
@@ -164,11 +157,8 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
     for near in diagnosis.nearest:
         share = f"explains {100 * near.explained:.1f} % of the squared error"
         lines += wrapped(f"nearest: {near.made}, {share}", "  ")
-    lines += wrapped(
-        f"Look at how your code computes {name}; `qgf-ref explain` lists the reference's "
-        "operations.",
-        "  ",
-    )
+    lists = "; `qgf-ref explain` lists the reference's operations" if diagnosis.explained else ""
+    lines += wrapped(f"Look at how your code computes {name}{lists}.", "  ")
     return lines
 
 
@@ -270,7 +260,9 @@ def html(result: Comparison, origin: dict[str, Any], picture: bytes | None = Non
     verdict = "agrees" if result.agrees else f"disagrees: {headline(d)}"
     sections = {}
     if result.worst is not None and result.first is not None:
-        first = f"first disagreement: {place(*result.first)}; worst element {result.worst}"
+        first = (
+            f"first disagreement: {place(*result.first, d.places)}; worst element {result.worst}"
+        )
         sections["Where"] = f"<p>{escape(first)}</p>"
     caption = "Error over what rounding explains; rows in causal order, each from their inputs."
     sections["How much"] = "" if picture is None else figure(picture, caption)

@@ -19,6 +19,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.port import Port, Substituted
 from qgf_ref.crosscheck.sampler.runs import Predicted
 from qgf_ref.crosscheck.sampler.subject import jittered_networks
+from qgf_ref.flow.diffusion import DDPM, VPSchedule
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.activations import ActivationCache, activation_vjp
 from qgf_ref.ops.clip import Bound, ClipCache, clip, clip_vjp, limits
@@ -74,7 +75,24 @@ def reordered(port: Port, seed: int) -> Port:
             params = replace(params, layers=tuple(layers))
         return replace(net, params=params)
 
-    return port.with_policy(change).with_critics(change)
+    port = port.with_policy(change).with_critics(change)
+    if isinstance(port.chain, DDPM) and port.flow.field.dtype == np.float32:
+        port = port.with_chain(schedule=_multiplied_up(port.chain.schedule, seed))
+    return port
+
+
+def _multiplied_up(schedule: Callable[[int], VPSchedule], seed: int) -> Callable[[int], VPSchedule]:
+    """The schedule as float32 code has it, which multiplies rounded α into ᾱ."""
+
+    def rounded(T: int) -> VPSchedule:
+        right, one = schedule(T), np.float32(1)
+        off = np.random.default_rng(seed).integers(-1, 2, T + 1) * UNIT[np.dtype("float32")]
+        alphas = (right.alphas * (1 + off * (right.betas > 0))).astype(np.float32)
+        share = np.cumprod(alphas, dtype=np.float32) / np.cumprod(right.alphas)
+        return VPSchedule((one - alphas).astype(float), alphas.astype(float),
+                          right.alpha_hats * share)  # fmt: skip
+
+    return rounded
 
 
 class Branches:

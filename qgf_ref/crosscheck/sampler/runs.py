@@ -15,18 +15,39 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.denoising import conclude, denoise, denoising_step, drift_of
 from qgf_ref.errors import NonFiniteError
+from qgf_ref.flow.chain import chain_steps
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Guidance
 from qgf_ref.guidance.queries import members_at, one_step_estimate
 
 
 class Inputs(NamedTuple):
-    """What a run starts from: obs (B, O), noise (B·n, D), weight () or (B·n, 1), and n."""
+    """What a run starts from: obs (B, O), noise (B·n, D), weight () or (B·n, 1), n, and the noise
+    z (T, B·n, D) of a chain that draws.
+    """
 
     obs: Array
     noise: Array
     weight: float | Array
     best_of: int
+    z: Array | None = None
+
+    def rows(self, rows: Array) -> Inputs:
+        """Of some observations."""
+        many = candidates_of(rows, self.best_of)
+        weight = self.weight if isinstance(self.weight, float) else self.weight[many]
+        z = None if self.z is None else self.z[:, many]
+        return Inputs(self.obs[rows], self.noise[many], weight, self.best_of, z)
+
+    def astype(self, dtype: Any) -> Inputs:
+        """Every array in another dtype."""
+        cast: Any = (x.astype(dtype) if isinstance(x, np.ndarray) else x for x in self)
+        return Inputs(*cast)
+
+
+def candidates_of(rows: Array, best_of: int) -> Array:
+    """Rows of the noise that belong to these observations."""
+    return (rows[:, None] * best_of + np.arange(best_of)).ravel()
 
 
 Predicted = dict[str, Array]
@@ -35,6 +56,8 @@ Predicted = dict[str, Array]
 
 def free_running(port: Port, inputs: Inputs) -> Predicted:
     """The port's own run from the noise. What is not finite is NaN from there on."""
+    if port.chain is not None:
+        return _chain_run(port, inputs)
     n = inputs.best_of
     obs = port.scheme.spread(inputs.obs, n)
     rows, T = inputs.noise.shape, port.flow.denoise_steps
@@ -50,7 +73,7 @@ def free_running(port: Port, inputs: Inputs) -> Predicted:
             last = denoise(
                 port.flow, obs, inputs.noise, port.estimator, inputs.weight, record, port.scheme
             )
-            quantities["action"] = conclude(port.flow, obs, last, n, port.climb, port.scheme)
+            quantities["action"] = conclude(port.flow, obs, last, n, port.climb, port.played)
     except NonFiniteError:
         quantities["action"] = np.full((len(inputs.obs), rows[1]), np.nan)
     return quantities
@@ -69,6 +92,8 @@ def teacher_forced(
     given   their v and a1_hat, which then replace the port's own as inputs of what comes after
     upto    the last quantity wanted: "v" leaves the critic alone
     """
+    if port.chain is not None:
+        return _chain_forced(port, inputs, states, given or {}, upto)
     n, given = inputs.best_of, given or {}
     obs = port.scheme.spread(inputs.obs, n)
     T, flow = len(states), port.flow
@@ -100,9 +125,47 @@ def teacher_forced(
         if upto == "v":
             return {"v": quantities["v"], "a": quantities["a"]}
         try:
-            quantities["action"] = conclude(flow, obs, last, n, port.climb, port.scheme)
+            quantities["action"] = conclude(flow, obs, last, n, port.climb, port.played)
         except NonFiniteError:
             quantities["action"] = np.full((len(inputs.obs), states.shape[2]), np.nan)
+    return quantities
+
+
+def _chain_run(port: Port, inputs: Inputs) -> Predicted:
+    """`free_running` of a chain: a, v and a1_hat (T, B, D), and the action."""
+    assert port.chain is not None
+    T, last = port.flow.denoise_steps, port.scheme.start(inputs.noise)
+    quantities = {n: np.full((port.steps, *last.shape), np.nan) for n in ("a", "v", "a1_hat")}
+    with np.errstate(all="ignore"):
+        steps = chain_steps(port.chain, port.flow.field, inputs.obs, last, inputs.z, T)
+        for n, step in enumerate(steps):
+            quantities["a"][n], quantities["v"][n], quantities["a1_hat"][n], last = step
+        quantities["action"] = port.scheme.deliver(port.scheme.finish(port.flow, last))
+    return quantities
+
+
+def _chain_forced(
+    port: Port, inputs: Inputs, states: Array, given: Mapping[str, Array], upto: str
+) -> Predicted:
+    """`teacher_forced` of a chain."""
+    assert port.chain is not None
+    chain, net, T = port.chain, port.flow.field, port.flow.denoise_steps
+    quantities = {name: np.full(states.shape, np.nan) for name in ("a", "v", "a1_hat")}
+    following = quantities["a"][0] = port.scheme.start(inputs.noise)
+    with np.errstate(all="ignore"):
+        for n, state in enumerate(states[: chain.steps(T)]):
+            if n:
+                quantities["a"][n] = following
+            output = quantities["v"][n] = chain.output(net, inputs.obs, state, n, T)
+            if "v" in given:
+                output = given["v"][n].astype(state.dtype)
+            estimate = quantities["a1_hat"][n] = chain.estimate(net, output, state, n, T)
+            if "a1_hat" in given:
+                estimate = given["a1_hat"][n].astype(state.dtype)
+            following = chain.moved(net, output, estimate, state, inputs.z, n, T)
+        if upto == "v":
+            return {"v": quantities["v"], "a": quantities["a"]}
+        quantities["action"] = port.scheme.deliver(port.scheme.finish(port.flow, following))
     return quantities
 
 

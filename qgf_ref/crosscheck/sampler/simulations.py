@@ -107,6 +107,14 @@ class Simulations:
         return max(excesses, key=lambda i: excesses[i])
 
 
+def ended_like(setting: Setting, cases: list[RecordedCase]) -> Setting:
+    """The setting, its result clipped unless theirs is not: both are right of a diffusion."""
+    if setting.actor is None or not setting.actor.chain.draws:
+        return setting
+    beyond = any((np.abs(case.trace.action) > 1).any() for case in cases)
+    return replace(setting, open_ended=beyond)
+
+
 def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
     """The settings under which a correct port may have run, the likeliest first.
 

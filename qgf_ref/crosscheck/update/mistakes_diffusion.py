@@ -12,6 +12,7 @@ import numpy as np
 from qgf_ref.agents.diffusion import ACTOR, DiffusionRecipe, next_q
 from qgf_ref.agents.stage import StageInputs
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.mistakes.noise_predictor import SIN_FIRST, ActivatedEncoder
 from qgf_ref.crosscheck.update.mistake import TrainingMistake
 from qgf_ref.crosscheck.update.mistakes_actor import Made, of_stage, without_weight
 from qgf_ref.crosscheck.update.mistakes_critic import (
@@ -33,10 +34,8 @@ from qgf_ref.crosscheck.update.stage_changes import (
 )
 from qgf_ref.flow.diffusion import SamplerClips, vp_schedule
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.noise import NoisePredictor
-from qgf_ref.ops.activations import activation, activation_vjp
 from qgf_ref.ops.clip import clip, clip_vjp
-from qgf_ref.ops.fourier import fourier_features, fourier_features_vjp_params
+from qgf_ref.ops.fourier import fourier_features
 from qgf_ref.ops.learning import squared_error
 
 SAMPLERS = {
@@ -45,20 +44,6 @@ SAMPLERS = {
     "no-clip": SamplerClips(),
 }
 """How the sampler may clip, by the names of the mistakes."""
-
-
-class _ActivatedEncoder(NoisePredictor):
-    """MLP₀ ends in an activation."""
-
-    def _encoded(self, name: Any, values: dict[str, Any], rows: Array) -> tuple[Array, Any]:
-        columns, saved = super()._encoded(name, values, rows)
-        if name != "step":
-            return columns, saved
-        active, cache = activation(columns, self.options.activation)
-        return active, (*saved, cache)
-
-    def _encoder_bar(self, columns_bar: Array, features: Any, layers: Any, *cache: Any) -> Any:
-        return super()._encoder_bar(activation_vjp(columns_bar, *cache), features, layers)
 
 
 class _ClippedCritic(MLPCritic):
@@ -85,20 +70,6 @@ class _MeanCritic(MLPCritic):
 
     def vjp(self, q_bar: Array, cache: Any) -> Array:
         return super().vjp(q_bar / q_bar.shape[-1], cache)
-
-
-def _swapped_halves(features: Array) -> Array:
-    return np.roll(features, features.shape[-1] // 2, axis=-1)
-
-
-SIN_FIRST: Primitives = {
-    fourier_features: lambda k, w: (
-        _swapped_halves(fourier_features(k, w)[0]), fourier_features(k, w)[1]
-    ),
-    fourier_features_vjp_params: lambda bar, cache: fourier_features_vjp_params(
-        _swapped_halves(bar), cache
-    ),
-}  # fmt: skip
 
 
 def _fraction(inputs: StageInputs) -> Primitives:
@@ -173,7 +144,7 @@ def diffusion_mistakes(recipe: DiffusionRecipe) -> Made:
         predicting(
             "encoder-activated",
             "The step's encoder ends in an activation; official: in a linear layer.",
-            kind(ACTOR, _ActivatedEncoder),
+            kind(ACTOR, ActivatedEncoder),
         ),
         TrainingMistake(
             "critic-mish",

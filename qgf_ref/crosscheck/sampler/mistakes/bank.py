@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from qgf_ref.crosscheck.sampler.mistakes.actors import ACTORS, FLOWS, SHARED
 from qgf_ref.crosscheck.sampler.mistakes.base import (
     QUERY_ONLY,
     Mistake,
@@ -37,7 +38,7 @@ NO_OFFSET = offset_variant((0,) * (DIM // 2))
 INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
 """Mistakes outside the area "network" that need a look inside the networks, as do those of the time
 embedding."""
-_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS)}
+_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS)}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
@@ -87,8 +88,11 @@ def with_mistakes(port: Port, made: Mistakes) -> Port:
 
 def looks_inside(mistake: Mistake) -> bool:
     """Whether it changes what a network computes, which only our own can be made to."""
-    embedding = mistake.name.startswith("time-") and mistake.name != "time-index"
-    return mistake.area == "network" or embedding or mistake.name in INSIDE
+    return mistake.area == "network" or _of_embedding(mistake) or mistake.name in INSIDE
+
+
+def _of_embedding(mistake: Mistake) -> bool:
+    return mistake.name.startswith("time-") and mistake.name != "time-index"
 
 
 def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
@@ -96,14 +100,30 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
 
     Of somebody's networks those that do not look inside.
     """
-    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS)
+    if port.chain is not None:
+        return _of_chain(port)
+    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS)
     bank = [m for m in known if not (looks_inside(m) if port.opaque else m.name in OF_FLOWS)]
+    if not port.opaque and not port.embeds_time:
+        bank = [m for m in bank if not _of_embedding(m)]
     return tuple(
         Made(m.name, variant)
         for m in bank
         if m.applies(port) and (best_of > 1 or not m.selects)
         for variant in (tuple(m.variants) or (NO_OFFSET,))
         if _concerns(m, variant, port.only)
+    )
+
+
+def _of_chain(port: Port) -> tuple[Made, ...]:
+    """Those of an agent without a flow, and what it may share with flows, in its actor alone."""
+    bank = [m for m in ACTORS if m.applies(port)]
+    shared = [_BY_NAME[n] for n, has in SHARED.items() if has(port) and _BY_NAME[n].applies(port)]
+    return tuple(
+        Made(m.name, variant)
+        for m in (*shared, *bank)
+        for variant in m.variants
+        if variant not in ("in policy and critic", "in the critic only")
     )
 
 

@@ -21,14 +21,15 @@ def _layers(change: LayerChange) -> Callable[[MLPParams], MLPParams]:
     def apply(params: MLPParams) -> MLPParams:
         last = len(params.layers) - 1
         changed = tuple(change(x, i, last) for i, x in enumerate(params.layers))
-        return replace(params, layers=changed)
+        encoder = None if params.encoder is None else apply(params.encoder)
+        return replace(params, layers=changed, encoder=encoder)
 
     return apply
 
 
 def _any_layer(test: Callable[[LayerParams], bool]) -> Callable[[Port], bool]:
     return lambda port: any(
-        test(layer) for net in (port.field, port.critic) for layer in net.params.layers[:-1]
+        test(layer) for net in port.networks for layer in net.params.layers[:-1]
     )
 
 

@@ -74,7 +74,7 @@ def _embedded_as(times: Callable[[Array, int], Array]) -> Change:
             k = np.clip(np.rint(t * T), 0, T - 1)
             return time_embedding(times(k, T), dim, precision)
 
-        if port.opaque:
+        if port.opaque or not port.embeds_time:
             return port.with_field(lambda field: Retold(field, told(T), 1))
         return _embedding(embed)[""](port)
 

@@ -82,6 +82,15 @@ def ranked_by(port: Port, critic: Critic) -> Port:
     return port.with_scheme(rank=rank)
 
 
+def _unclipped_first(port: Port) -> Port:
+    usual = port.played.rank
+
+    def rank(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> Array:
+        return usual(flow, obs, unclipped, unclipped)
+
+    return port.with_scheme(rank=rank)
+
+
 def _last(q: Array) -> Array:
     return q.shape[1] - 1 - q[:, ::-1].argmax(axis=1)
 
@@ -155,18 +164,17 @@ SELECTION: tuple[Mistake, ...] = (
             coupled=True, selects=True),
     Mistake("best-of-ranks-unclipped", "selection", "action",
             "candidates are ranked before the final clip: rank the clipped actions",
-            _ranked(lambda flow, obs, unclipped, action: target_value(
-                flow, obs, unclipped, unclipped)), selects=True),
+            one(_unclipped_first), selects=True),
     Mistake("best-of-argmin", "selection", "action",
             "the candidate with the lowest value is chosen",
             _chosen(lambda q: q.argmin(axis=1)), selects=True),
     Mistake("best-of-mean", "selection", "action",
             "candidates are ranked by the mean over members: the options say min",
-            _ranked(_by_mean), _min, selects=True),
+            _ranked(_by_mean), lambda port: _min(port) and not port.ranks_online, selects=True),
     Mistake("best-of-online", "selection", "action",
             "candidates are ranked by the online critic: QGF ranks by the target critic",
             one(lambda port: ranked_by(port, port.online)),
-            lambda port: port.stated != "cfgrl", selects=True),
+            lambda port: port.stated != "cfgrl" and not port.ranks_online, selects=True),
     Mistake("best-of-whole-batch", "selection", "action",
             "the argmax runs over the whole batch: it belongs to each observation's n candidates",
             _chosen(_whole_batch), coupled=True, selects=True),
