@@ -10,7 +10,7 @@ from qgf_ref.cli.flow_arguments import add_flow_arguments, flow_of, settings_of
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically, write_json, write_npz
-from qgf_ref.interop.trace_file import read_trace
+from qgf_ref.interop.trace_file import PRECISIONS, read_trace
 from qgf_ref.plotting import can_draw
 from qgf_ref.provenance import provenance
 
@@ -45,6 +45,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--convention",
         metavar="C",
         help="in which the trace was recorded (default: what it says, else the flow's adapter's)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=list(PRECISIONS),
+        help="in which its networks compute, if that is less than float32 (default: the trace's)",
     )
     parser.add_argument("--trace", type=Path, required=True, metavar="THEIRS.npz")
     parser.add_argument(
@@ -94,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         denoise_steps=args.denoise_steps,
         progress=True,
         gradient_steps=_climb(args.gradient_steps),
-        **settings_of(args, "convention", "budget"),
+        **settings_of(args, "convention", "budget", "precision"),
     )
     words, args.result = text(result), as_dict(result)
     if out is not None:

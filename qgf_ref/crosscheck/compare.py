@@ -26,13 +26,13 @@ from qgf_ref.crosscheck.sampler.subject import (
     in_core,
 )
 from qgf_ref.denoising import GradientSteps
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
-from qgf_ref.interop.trace_file import LARGEST, RecordedTrace
+from qgf_ref.interop.trace_file import LARGEST, PRECISIONS, RecordedTrace
 from qgf_ref.threads import one_blas_thread
 
 LARGEST_RUN = 10_000_000
@@ -90,6 +90,7 @@ def compare(
     units: Normalisation | None = None,
     budget: int = FLOW_BUDGET,
     gradient_steps: GradientSteps | None = None,
+    precision: str | None = None,
 ) -> Comparison:
     """Compare a recorded run with the reference on `checkpoint`, and name what is wrong with it.
 
@@ -100,10 +101,16 @@ def compare(
 
     convention, units  in which the trace was recorded (default: what it says, else that of the
                        flow's adapter; and the networks' own units)
+    precision          in which the port's networks compute, if that is less than float32:
+                       "bfloat16" or "float16". Its rounding explains the more
     Of a flow of anybody's networks, in place of a checkpoint:
     budget             calls of a network; a diagnosis that does not come to its end says so
     Mistakes inside of networks are not simulated then, and rounding is that of jittered networks.
     """
+    if precision is not None:
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        theirs = replace(theirs, metadata={**theirs.metadata, "precision": precision})
     told = convention_of(checkpoint, convention, theirs.metadata.get("convention"))
     theirs = in_core(theirs, told, units)
     networks = compared_with(checkpoint, theirs.obs, budget)
@@ -247,8 +254,21 @@ def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
     if halves := case.trace.in_half_precision:
         every = len(halves) == 1 + len(case.trace.stepwise)
         what = "every number" if every else f"every number of {', '.join(halves)}"
-        notes.append(f"{what} is a float16: computed or stored so, and judged as float32")
+        notes.append(
+            f"{what} is a float16: computed or stored so, and judged as float32 (computed so: "
+            "--precision float16)"
+        )
+    if (precision := case.trace.metadata.get("precision")) is not None:
+        notes.append(
+            f"judged by the rounding of {precision}: what is smaller goes unseen. Run the port in "
+            "float32 to see it"
+        )
     if isinstance(setting.checkpoint, FlowNetworks):
+        if grid := setting.checkpoint.grid:
+            notes.append(
+                f"the port's times are rounded as the grid {grid!r} of a qgf_ref.Convention, not "
+                "as its flow's"
+            )
         notes.append(
             f"{setting.checkpoint.meter.total} calls of a network; what is wrong inside of it is "
             "not among the mistakes that are tried"

@@ -16,7 +16,8 @@ estimate as it enters the next state; of one that adds noise on its way, and req
     z        (T, B, D)    that noise, unscaled, in the order of the steps (the last may lack)
 and
     metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of;
-              convention, in which v was written (of `qgf_ref.flow.convention`); of GradStep,
+              convention, in which v was written (of `qgf_ref.flow.convention`); precision, if
+              the networks computed in less than float32 (`PRECISIONS`); of GradStep,
               gradient_steps, gradient_step_size and gradient_step_sign. Any of them may be missing
               and be given to the comparison instead.
 
@@ -33,7 +34,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.denoising import GradientSteps
-from qgf_ref.errors import InputError, listing
+from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.files import read_npz
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.interop.real_tensors import text_of
@@ -49,6 +50,10 @@ LARGEST = 1e18
 """No sampler gets there, and float32 networks overflow not far beyond."""
 _LARGEST_ITEM = 8
 _LONGEST = 200
+
+PRECISIONS = {"float16": 2.0**-13, "bfloat16": 2.0**-10}
+"""A quarter of the unit roundoff of what networks compute in, where that is less than float32: sums
+and norms stay in float32 (torch.autocast), which leaves a sixteenth of a float32 port's excess."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +260,7 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
     kinds: dict[str, tuple[type, ...]] = {
         "estimator": (str,),
         "convention": (str,),
+        "precision": (str,),
         "weight": (int, float),
         "denoise_steps": (int,),
         "best_of": (int,),
@@ -274,4 +280,7 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
                 f"{listing([repr(value)])}"
             )
         known[name] = value
+    precision = known.get("precision")
+    if precision is not None and precision not in PRECISIONS:
+        raise unknown_name(f"{source}: precision", precision, PRECISIONS)
     return known

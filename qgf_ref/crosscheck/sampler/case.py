@@ -32,7 +32,7 @@ from qgf_ref.crosscheck.sampler.runs import (
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.guidance.base import Estimator
-from qgf_ref.interop.trace_file import CAUSAL, RecordedTrace
+from qgf_ref.interop.trace_file import CAUSAL, PRECISIONS, RecordedTrace
 from qgf_ref.ops.time_embedding import Precision
 
 RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
@@ -174,7 +174,8 @@ class RecordedCase:
         self.trace, self.label, self.notes = trace, label, notes
         self.best_of = trace.best_of
         self.single = trace.single_precision
-        self.unit = UNIT[np.dtype("float32" if self.single else "float64")]
+        unit = UNIT[np.dtype("float32" if self.single else "float64")]
+        self.unit = PRECISIONS.get(trace.metadata.get("precision", ""), unit)
         kind = np.float32 if self.single else np.float64
         obs, noise = (x.astype(kind).astype(np.float64) for x in (trace.obs, trace.noise))
         given = np.asarray(weight, kind).astype(np.float64)

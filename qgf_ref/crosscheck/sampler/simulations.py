@@ -11,6 +11,7 @@ from qgf_ref.crosscheck.sampler.case import RMS_LIMIT, Judgement, RecordedCase, 
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 
 COARSE, COARSE_NUMBERS = 0.4, 24
@@ -119,10 +120,13 @@ def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
     """The settings under which a correct port may have run, the likeliest first.
 
     A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
-    rounds them as the official code does.
+    rounds them as the official code does. The times of somebody's networks are those of their
+    convention, or rounded as other code of the same convention does.
     """
-    if setting.opaque:  # its times are its adapter's
-        return [replace(setting, time_precision="float32")]
+    if isinstance(setting.checkpoint, FlowNetworks):
+        own = replace(setting, time_precision="float32")
+        others = setting.checkpoint.rounding_otherwise()
+        return [own, *(replace(own, checkpoint=other) for other in others)]
     single = [replace(setting, time_precision="float32", divided=False)]
     if divides_otherwise(setting.denoise_steps):
         single.append(replace(setting, time_precision="float32", divided=True))

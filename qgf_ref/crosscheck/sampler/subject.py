@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,14 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.flow_audit import Meter
 from qgf_ref.errors import InputError
-from qgf_ref.flow.convention import Convention, ConventionLike, own_convention
+from qgf_ref.flow.convention import (
+    GRIDS,
+    Convention,
+    ConventionLike,
+    Grid,
+    Retold,
+    own_convention,
+)
 from qgf_ref.flow.convention import convention as convention_by_name
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
@@ -41,7 +48,8 @@ FLOW_BUDGET = 4000
 class FlowNetworks:
     """What the cross-check asks of a checkpoint, of a flow. obs (N, O): what probes draw from.
 
-    chunk (H, A), (1, D) where the adapter does not tell; members E of the critic; meter counts
+    chunk (H, A), (1, D) where the adapter does not tell; members E of the critic; meter counts;
+    grid by which its times are rounded, "" if as the convention of the flow's adapter says
     """
 
     flow: GuidedFlow
@@ -49,6 +57,7 @@ class FlowNetworks:
     chunk: tuple[int, int]
     members: int
     meter: Meter
+    grid: str = ""
 
     @classmethod
     def of(cls, flow: GuidedFlow, obs: Array | None, budget: int) -> FlowNetworks:
@@ -114,6 +123,23 @@ class FlowNetworks:
     def astype(self, dtype: Any) -> FlowNetworks:
         """Itself: it computes in its own dtype."""
         return self
+
+    def rounding_otherwise(self) -> list[FlowNetworks]:
+        """The same with its times on every other grid of its convention that has other times."""
+        field: Any = self.flow.field  # answering, counting
+        retold, T = field.base.base, self.flow.denoise_steps
+        if not isinstance(retold, Retold) or retold.of is None:
+            return []
+        known, others = [retold.of.times(T)], []
+        for grid in GRIDS:
+            told = replace(retold.of, grid=cast(Grid, grid))
+            if told.times(T) in known:
+                continue
+            known.append(told.times(T))
+            again = Answering(replace(field.base, base=told.to_core(retold.base, T)))
+            again.typical = field.typical
+            others.append(replace(self, flow=replace(self.flow, field=again), grid=grid))
+        return others
 
     def with_steps(self, denoise_steps: int) -> GuidedFlow:
         """The flow. Raises InputError on another T than its own, on which its times are rounded."""
