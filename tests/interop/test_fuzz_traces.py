@@ -18,7 +18,7 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
-from qgf_ref.crosscheck.compare import prepared
+from qgf_ref.crosscheck.sampler.requirements import prepared
 from qgf_ref.errors import InputError
 from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.interop.trace_file import read_trace

@@ -174,8 +174,9 @@ class RecordedCase:
         self.trace, self.label, self.notes = trace, label, notes
         self.best_of = trace.best_of
         self.single = trace.single_precision
-        unit = UNIT[np.dtype("float32" if self.single else "float64")]
-        self.unit = PRECISIONS.get(trace.metadata.get("precision", ""), unit)
+        own = "float32" if self.single else "float64"
+        self.precision: str = trace.metadata.get("precision", own)
+        self.unit = PRECISIONS.get(self.precision, UNIT[np.dtype(own)])
         kind = np.float32 if self.single else np.float64
         obs, noise = (x.astype(kind).astype(np.float64) for x in (trace.obs, trace.noise))
         given = np.asarray(weight, kind).astype(np.float64)
