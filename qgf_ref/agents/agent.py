@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.nets.joint import Input
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
@@ -92,6 +93,15 @@ class Agent:
     def with_settings(self, settings: Any) -> Agent:
         """The agent of these settings: a subclass that has any makes it."""
         raise NotImplementedError(f"what follows from {settings}, {self.name} does not say")
+
+    def reading(self, inputs: Sequence[Input] | None) -> Agent:
+        """The agent whose flow's network reads these inputs, in this order; None: its own.
+
+        Raises InputError where it has no flow, or one of other inputs.
+        """
+        if inputs is None:
+            return self
+        raise InputError(f"policy_inputs: the agent {self.name} has no flow that could read them")
 
     def __getstate__(self) -> dict[str, Any]:
         # what is pickled plays and does not train; recipes are made of functions without a name
@@ -168,12 +178,38 @@ class Agent:
 
 @dataclass(frozen=True)
 class FlowAgent(Agent):
-    """An agent that acts by a flow, `field`, which `critic` guides: names of two of its parts."""
+    """An agent that acts by a flow, `field`, which `critic` guides: names of two of its parts.
+
+    itself  the agent with its own inputs, of one that reads others (`reading`)
+    """
 
     field: str = "policy"
     critic: str = "target_critic"
+    itself: FlowAgent | None = None
     guided: ClassVar[bool] = True
     usual: ClassVar[str] = "qgf"
+
+    def reading(self, inputs: Sequence[Input] | None) -> FlowAgent:
+        """The agent whose field reads these inputs, in this order; None: its own.
+
+        Raises InputError on others than its own in another order, the time embedded or not.
+        """
+        plain = self.itself or self
+        own = plain.part(plain.field).inputs
+        if inputs is None or tuple(inputs) == own:
+            return plain
+        if {n.removeprefix("raw_") for n in inputs} != {n.removeprefix("raw_") for n in own}:
+            raise InputError(
+                f"policy_inputs {','.join(inputs)}: the {plain.field.replace('_', ' ')} of the "
+                f"agent {self.name} reads {', '.join(own)}"
+            )
+        parts = [
+            replace(part, inputs=tuple(inputs))
+            if plain.field in (part.name, part.target_of)
+            else part
+            for part in plain.parts
+        ]
+        return replace(plain, parts=tuple(parts), itself=plain)
 
     def flow(
         self,

@@ -16,6 +16,7 @@ from qgf_ref.agents.part import NetworkSettings
 from qgf_ref.agents.shapes import (
     check_auxiliary,
     hidden_widths,
+    require_named_networks,
     require_shapes,
     telling_parts,
 )
@@ -68,6 +69,9 @@ class Checkpoint:
             "policy": policy, "critic": critic, "target_critic": target_critic, "value": value
         }  # fmt: skip
         every = {**(params or {}), **{n: p for n, p in named.items() if p is not None}}
+        agent = agent.reading(options.field_inputs)
+        if options.policy_inputs is not None and agent is agent.reading(None):
+            options = replace(options, policy_inputs=None)  # said or not, it is the same checkpoint
         for name in every:
             agent.part(name)
         ordered = {name: every[name] for name in agent.part_names if name in every}
@@ -78,6 +82,7 @@ class Checkpoint:
             if part.acting:
                 self.part(part.name)
         require_shapes(agent, ordered, options, source)
+        require_named_networks(agent, ordered, options, source)
         check_auxiliary(auxiliary, self.obs_dim, self.flat_action_dim, source)
 
     def __repr__(self) -> str:
@@ -174,7 +179,9 @@ class Checkpoint:
         self, embedding: Precision = "exact", kernels: Kernels = reference_kernels
     ) -> NetworkSettings:
         """What every network of this checkpoint is made with."""
-        return NetworkSettings(self.options.mlp, self.options.q_aggregation, embedding, kernels)
+        options = self.options
+        own = {part.name: options.mlp_of(part.name) for part in self.agent.parts}
+        return NetworkSettings(options.mlp, options.q_aggregation, embedding, kernels, own)
 
     def network(self, name: str, settings: NetworkSettings | None = None) -> Any:
         """One part, ready to be evaluated; by default with exact times and the reference kernels.

@@ -7,10 +7,11 @@ from dataclasses import replace
 from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.iql import IQL
+from qgf_ref.agents.options import SOME_NETWORKS
 from qgf_ref.errors import InputError
 
 CRITIC_NAMES = ("critic", "target_critic", "value")
-_ALIKE = ("activation", "layer_norm_eps", "horizon_length", "action_chunking")
+_ALIKE = ("activation", "layer_norm_eps", *SOME_NETWORKS, "horizon_length", "action_chunking")
 """Options that both must have: of all networks, and of what an action is."""
 
 
@@ -37,7 +38,8 @@ def combined(policy: Checkpoint, critic: Checkpoint) -> Checkpoint:
             raise InputError(
                 f"{policy.source} has {name} {ours}, but the critic's {critic.source} {theirs}"
             )
-    field = replace(agent.part(agent.field), name="policy", target_of=None, acting=True)
+    own = agent.reading(None).part(agent.field)
+    field = replace(own, name="policy", target_of=None, acting=True)
     critic.part("target_critic")
     present = {name: critic.params[name] for name in CRITIC_NAMES if name in critic.params}
     ours = IQL

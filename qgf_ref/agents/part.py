@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +24,16 @@ Output = Literal["action", "scalar"]
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What the parameters of an agent's networks do not tell, and what runs their operations."""
+    """What the parameters of an agent's networks do not tell, and what runs their operations.
+
+    own  {part: its options} of parts that differ from the others; an average has those of its part
+    """
 
     options: MLPOptions = MLPOptions()
     aggregation: str = "min"
     embedding: Precision = "exact"
     kernels: Kernels = reference_kernels
+    own: Mapping[str, MLPOptions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Part:
     def network(self, params: MLPParams, settings: NetworkSettings) -> Any:
         """The network of these parameters, ready to be evaluated."""
         kind: Any = self.kind or self._usual_kind()
-        values = {**vars(settings), "inputs": self.inputs}
+        options = settings.own.get(self.target_of or self.name, settings.options)
         if self.activation is not None:
-            values["options"] = replace(settings.options, activation=self.activation)
+            options = replace(options, activation=self.activation)
+        values = {**vars(settings), "inputs": self.inputs, "options": options}
         taken = {f.name for f in fields(kind)}
         return kind(params, **{name: value for name, value in values.items() if name in taken})
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.by_network import ALL
 from qgf_ref.agents.options import Options
 from qgf_ref.agents.part import Part
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.nets.auxiliary import AuxiliaryParams
-from qgf_ref.nets.joint import LABEL_COLUMNS, LABELS
-from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.joint import COLUMNS, LABEL_COLUMNS, LABELS
+from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.time_embedding import DIM
 
 
@@ -53,8 +54,8 @@ def require_shapes(
             raise InputError(
                 f"{source}: the {name}'s first layer takes {params.in_features} features; "
                 f"with observations of {O} ({obs_part.name}) and actions of {D} "
-                f"({action_part.name}) it must take {width}. Is it a Q-Guided Flow checkpoint "
-                "with a sinusoidal time embedding?"
+                f"({action_part.name}) it must take {width}. "
+                f"{_other_time(part, params.in_features - width)}"
             )
         _check_chain(name, params, source)
     # an average and what it is the average of have as many members
@@ -73,6 +74,57 @@ def require_shapes(
             f"{source}: the {action_part.name}'s output of {D} is not a multiple of "
             f"horizon_length {options.horizon_length}"
         )
+
+
+def _other_time(part: Part, surplus: int) -> str:
+    """What may explain so many columns more than its inputs have."""
+    for here, other, what in (("time", "raw_time", "one column"), ("raw_time", "time", "embedded")):
+        if here in part.inputs and surplus == COLUMNS[other] - COLUMNS[here]:
+            names = [other if name == here else name for name in part.inputs]
+            return (
+                f"That fits a time that is {what}: --policy-inputs {','.join(names)}, in the order "
+                f"in which your network concatenates them (policy_inputs='{','.join(names)}')"
+            )
+    question = "Is it a Q-Guided Flow checkpoint with a sinusoidal time embedding?"
+    if "time" in part.inputs or "raw_time" in part.inputs:
+        question += " Another embedding comes in through an adapter (qgf_ref.adapters)"
+    return question
+
+
+def require_named_networks(
+    agent: Agent, networks: Mapping[str, MLPParams], options: Options, source: str
+) -> None:
+    """Raise InputError unless networks that the options name are there and have what is said."""
+    own = [part.name for part in agent.parts if part.target_of is None]
+    for option, names in options.named_networks().items():
+        for name in names:
+            if name not in own:
+                raise unknown_name(f"network in {option}", name, (ALL, *own))
+    for option, (has, lacks) in _SAID_OF_NETWORKS.items():
+        for name in options.networks_with(option):
+            concerned = [
+                params
+                for part, params in networks.items()
+                if name in (ALL, agent.part(part).target_of or part)
+            ]
+            if concerned and not any(map(has, concerned)):
+                who = "no network has a" if name == ALL else f"the {name} has no"
+                raise InputError(f"{source}: {option} says {name}, but {who} {lacks}")
+
+
+def _has_norm(params: MLPParams) -> bool:
+    return any(layer.scale is not None for layer in params.layers[:-1])
+
+
+def _has_block(params: MLPParams) -> bool:
+    rule = MLPOptions(residual=True)
+    return any(rule.adds_input(params, i) for i in range(len(params.layers)))
+
+
+_SAID_OF_NETWORKS: dict[str, tuple[Callable[[MLPParams], bool], str]] = {
+    "norm_after_activation": (_has_norm, "LayerNorm"),
+    "residual": (_has_block, "hidden layer after the first that gives as many numbers as it takes"),
+}
 
 
 def _encoded_columns(params: MLPParams, name: str, source: str) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array, matrix
+from qgf_ref.cli.checkpoint_options import add_option_arguments, given_options, path_or_name
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, require_writable, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
@@ -24,9 +24,7 @@ from qgf_ref.interop.load import (
     load,
     load_as_stored,
 )
-from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES, NameMapping
-from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.ops.ensemble import WRITTEN
+from qgf_ref.interop.mapping.mapping import NameMapping
 
 EMBEDDED_TASK = "cube-single-play-singletask-task1-v0"
 """What the checkpoint inside the package was trained for."""
@@ -62,54 +60,6 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
         help="another checkpoint, whose critic guides and ranks instead",
     )
     add_option_arguments(parser)
-
-
-def add_option_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag for every option that a checkpoint may not tell."""
-    group = parser.add_argument_group("options of the checkpoint, where its flags.json lacks them")
-    group.add_argument(
-        "--activation", metavar="V", help=f"of the networks: {', '.join(ACTIVATIONS)}"
-    )
-    group.add_argument(
-        "--q-aggregation", metavar="V", help=f"over the critic's members: {', '.join(WRITTEN)}"
-    )
-    group.add_argument("--denoise-steps", type=int, metavar="T", help="Euler steps of the sampler")
-    group.add_argument("--horizon-length", type=int, metavar="H", help="actions in a chunk")
-    group.add_argument(
-        "--action-chunking",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether the policy outputs the whole chunk",
-    )
-    group.add_argument(
-        "--layer-norm-eps",
-        type=float,
-        metavar="X",
-        help="of a LayerNorm that is not the official one, with 1e-6 (PyTorch's default: 1e-5)",
-    )
-    recipe = "where updates are made or checked, and returns discounted"
-    group.add_argument("--discount", type=float, metavar="γ", help=recipe)
-    group.add_argument("--expectile", type=float, metavar="τ", help=recipe)
-    group.add_argument(
-        "--agent", metavar="A", help="package.module:AGENT, if it is of an agent of your own"
-    )
-    group.add_argument(
-        "--rules",
-        type=path_or_name,
-        metavar="R.json",
-        help="how its names map (qgf-ref convert --help)",
-    )
-    group.add_argument(
-        "--target-critic-from",
-        choices=TARGET_CRITIC_SOURCES,
-        help="what the target critic is made of if it has none",
-    )
-
-
-def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `add_option_arguments` adds and was typed, as arguments of `load`."""
-    names = (*option_names(), "rules", "target_critic_from")
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
@@ -177,11 +127,6 @@ def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:
         f"give --obs F.npz with an array 'obs' of shape (N, {checkpoint.obs_dim}), or --obs normal "
         "for standard normal observations (fine for derivatives, not representative for profiles)"
     )
-
-
-def path_or_name(text: str) -> str:
-    """A path, or a word that stands for something else (cube-single-play, normal), for argparse."""
-    return str(user_path(text))
 
 
 def natural(text: str) -> int:

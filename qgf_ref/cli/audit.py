@@ -13,9 +13,9 @@ from qgf_ref.cli.arguments import (
     natural,
     next_command,
     observations,
-    path_or_name,
     results_directory,
 )
+from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.cli.flow_arguments import add_flow_arguments, built_flow
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator

@@ -9,14 +9,12 @@ from typing import Any
 
 from qgf_ref.backends.engine import backend_names
 from qgf_ref.cli.arguments import (
-    add_option_arguments,
     add_out,
-    given_options,
     natural,
     next_command,
-    path_or_name,
     results_directory,
 )
+from qgf_ref.cli.checkpoint_options import add_option_arguments, given_options, path_or_name
 from qgf_ref.errors import InputError
 
 FLOW_BATCHES = (1, 8)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.agents.options import option_names
-from qgf_ref.cli.arguments import add_option_arguments, output_file, path_or_name
+from qgf_ref.agents.options import SOME_NETWORKS, Options, option_names
+from qgf_ref.cli.arguments import output_file
+from qgf_ref.cli.checkpoint_options import add_option_arguments, path_or_name
 from qgf_ref.errors import InputError
 from qgf_ref.interop.export import export, tensors_in
 from qgf_ref.interop.format import Format, Written
@@ -98,8 +99,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"wrote {args.destination}: {len(written)} tensors of {checkpoint.dtype}")
     for name in checkpoint.auxiliary.present():
         print(f"note: its auxiliary network {name} is not in the file: load {args.source} for it")
-    eps = checkpoint.options.mlp.layer_norm_eps
-    for line in advice(args.destination, form, mapping is not None, eps):
+    for line in advice(args.destination, form, mapping is not None, checkpoint.options):
         print(line)
     return 0
 
@@ -132,14 +132,18 @@ def _short(text: str) -> str:
     return text if len(text) <= _NAME else f"{text[: keep - 1]}…{text[-keep:]}"
 
 
-def advice(destination: Path, form: Format, mapped: bool, layer_norm_eps: float) -> list[str]:
+def advice(destination: Path, form: Format, mapped: bool, options: Options) -> list[str]:
     """What to do with the file, and what its names cannot tell."""
-    eps = f"{layer_norm_eps:g}".replace("e-0", "e-")
+    eps = f"{options.mlp.layer_norm_eps:g}".replace("e-0", "e-")
     lines = form.next_step.format(path=str(destination), eps=eps).splitlines()
-    if mapped and len(lines) == 1:
+    own = {name: getattr(options, name) for name in ("policy_inputs", *SOME_NETWORKS)}
+    if told := [f"{name} {value}" for name, value in own.items() if value is not None]:
+        lines.append(f"its networks are not the official ones: {'; '.join(told)}")
+    elif mapped and len(lines) == 1:
         lines += [
             "Weights do not tell all. Here inputs are [observation, action, time embedding],",
             f"LayerNorm (eps {eps}) comes before the activation; gelu is the tanh approximation",
-            "(PyTorch's: gelu_erf, --layer-norm-eps 1e-5). Compare some outputs with the original.",
+            "(PyTorch's: gelu_erf, --layer-norm-eps 1e-5). Others: --policy-inputs,",
+            "--norm-after-activation, --residual. Compare some outputs with the original.",
         ]
     return lines

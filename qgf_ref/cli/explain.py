@@ -11,8 +11,8 @@ from qgf_ref.cli.arguments import (
     load_checkpoint,
     natural,
     observations,
-    path_or_name,
 )
+from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.cli.flow_arguments import add_flow_argument, built_flow
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import GuidedFlow

@@ -11,7 +11,8 @@ import numpy as np
 from qgf_ref.adapters.named import flow_named
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.arrays import Array
-from qgf_ref.cli.arguments import EMBEDDED, NORMAL_ROWS, given_options, natural
+from qgf_ref.cli.arguments import EMBEDDED, NORMAL_ROWS, natural
+from qgf_ref.cli.checkpoint_options import given_options
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import GuidedFlow

@@ -11,15 +11,14 @@ from pathlib import Path
 from qgf_ref.cli.arguments import (
     add_checkpoint_arguments,
     add_out,
-    given_options,
     load_checkpoints,
     natural,
     next_command,
     output_directory,
-    path_or_name,
     results_directory,
     task_name,
 )
+from qgf_ref.cli.checkpoint_options import given_options, path_or_name
 from qgf_ref.errors import InputError
 from qgf_ref.interop.load import EMBEDDED
 

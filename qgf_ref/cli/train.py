@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from qgf_ref.agents.registry import AGENTS, agent_named
-from qgf_ref.cli.arguments import next_command, path_or_name
+from qgf_ref.cli.arguments import next_command
+from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.cli.parser import add_track
 from qgf_ref.errors import InputError, reason
 from qgf_ref.files import user_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qgf_ref.cli.arguments import path_or_name
+from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.cli.train import CHANGEABLE, train_beside
 from qgf_ref.errors import unknown_name
 from qgf_ref.nets.auxiliary import AUXILIARY

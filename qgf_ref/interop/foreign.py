@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.by_network import network_names
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.options import options_from
@@ -20,7 +21,7 @@ from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
 from qgf_ref.interop.mapping.gaps import require_no_gaps
 from qgf_ref.interop.mapping.mapping import NameMapping, assemble, complete
-from qgf_ref.interop.mapping.unmapped import other_than_mlps
+from qgf_ref.interop.mapping.unmapped import other_than_mlps, require_said_residual
 from qgf_ref.interop.native import present_parts
 from qgf_ref.interop.official import read_flags
 from qgf_ref.interop.official_agents import with_stated
@@ -30,10 +31,18 @@ Rules = str | Path | Mapping[str, Any] | None
 """A rule file, or what is in one (`qgf_ref.interop.mapping.by_rules`)."""
 
 
-def mapped(tensors: Mapping[str, Array], said: RuleFile, source: str) -> NameMapping:
+def mapped(
+    tensors: Mapping[str, Array],
+    said: RuleFile,
+    options: Mapping[str, Any],
+    source: str,
+    ours: bool = False,
+) -> NameMapping:
     """Which tensor is which parameter, by the rules or by the names that they leave.
 
-    Raises InputError as `load_foreign`.
+    options  what is known of them, as it was given
+    ours     whether we wrote the file: its numbers are those of layers
+    Raises InputError as `load_foreign`, and where the names tell a network that the options do not.
     """
     if said.rules:
         mapping = mapping_by_rules(tensors, said, source)
@@ -45,8 +54,11 @@ def mapped(tensors: Mapping[str, Array], said: RuleFile, source: str) -> NameMap
             notes = [*mapping.notes, f"passed over as asked: {listing(passed)}"]
             mapping = replace(mapping, ignored=[*mapping.ignored, *passed], notes=notes)
             names |= {name: name for name in passed}
-    if not said.gaps_as_ours:
-        require_no_gaps(mapping.entries, source)
+    entries = [replace(entry, source=names[entry.source]) for entry in mapping.entries]
+    require_said_residual(entries, options.get("residual"), source)
+    if not said.gaps_as_ours and not ours:
+        last = network_names(options.get("norm_after_activation"), "norm_after_activation")
+        require_no_gaps(mapping.entries, source, last)
     return mapping.renamed(names)
 
 
@@ -78,9 +90,12 @@ def load_foreign(
     agent = with_stated(agent_of_file(str(stored.get("agent", IQL.name)), str(path)), stored)
     if agent.parts != IQL.parts:
         return _of_another_agent(agent, path, form, file.tensors, {**stored, **chosen}), None
+    flags = path / "flags.json" if path.is_dir() else path.with_name("flags.json")
+    beside = read_flags(flags) if flags.exists() else {}
+    told = {**stored, **beside, **chosen}
     said = rule_file(rules)
     try:
-        mapping = mapped(file.tensors, said, str(path))
+        mapping = mapped(file.tensors, said, told, str(path), ours=bool(stored))
         mapping = complete(mapping, target_critic_from, str(path), file.tensors)
     except InputError as error:
         # what cannot be an agent is told so, rather than how to name its tensors
@@ -89,9 +104,7 @@ def load_foreign(
         raise
     mapping.notes.extend(file.notes)
     networks = assemble(file.tensors, mapping, str(path))
-    flags = path / "flags.json" if path.is_dir() else path.with_name("flags.json")
-    beside = read_flags(flags) if flags.exists() else {}
-    options = options_from({**stored, **beside, **chosen}, str(path))
+    options = options_from(told, str(path))
     return Checkpoint(options, params=networks, source=str(path), agent=agent), mapping
 
 

@@ -33,7 +33,7 @@ def stated(checkpoint: Checkpoint) -> str:
     """JSON of what the arrays do not tell: options, the agent's settings, and whose they are."""
     agent = checkpoint.agent
     name = {} if agent.name == IQL.name else {"agent": agent.name}
-    return json.dumps({**checkpoint.options.stated(), **agent.stated, **name})
+    return json.dumps({**checkpoint.options.stored(), **agent.stated, **name})
 
 
 @dataclass(frozen=True)

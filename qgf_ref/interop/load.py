@@ -54,7 +54,8 @@ def load(
     critic   networks, or the path of their file, whose critic guides and ranks instead
              (`qgf_ref.agents.combination`)
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
-             expectile, layer_norm_eps (official: 1e-6): they override what is stored
+             expectile, layer_norm_eps (official: 1e-6), policy_inputs, norm_after_activation,
+             residual (`qgf_ref.agents.options`): they override what is stored
 
     Raises InputError when the file is missing, refused, corrupt, lacks an option, or when its names
     leave more than one reading; when a policy and a critic do not fit each other.

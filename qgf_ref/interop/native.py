@@ -45,7 +45,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     Written to a temporary name and renamed. Raises InputError when the place cannot be written.
     """
     path = user_path(path)
-    options = json.dumps({**checkpoint.options.stated(), **checkpoint.agent.stated}, indent=1)
+    options = json.dumps({**checkpoint.options.stored(), **checkpoint.agent.stated}, indent=1)
     agent = checkpoint.agent.name
     about = {"format": FORMAT, "version": VERSION, "options": options}
     if agent != IQL.name:

@@ -16,9 +16,15 @@ from qgf_ref.flow.path import time_grid
 from tests.crosscheck.ports import OTHER_ORDER, case, inputs, lively, port_run, setting
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "residual"])
 def test_permuted_networks_are_the_same_functions(activation: str) -> None:
-    checkpoint = lively(activation=activation, hidden=(9, 12, 7), members=3)
+    """Of residual blocks, units that are added stay beside each other."""
+    checkpoint = lively(activation="relu", hidden=(9, 9, 9, 7), members=3)
+    if activation == "residual":
+        options = replace(checkpoint.options, residual="all", norm_after_activation="all")
+        checkpoint = replace(checkpoint, options=options)
+    else:
+        checkpoint = lively(activation=activation, hidden=(9, 12, 7), members=3)
     given = inputs(checkpoint)
     chosen = setting(checkpoint)
     wide = given._replace(obs=given.obs.astype(float), noise=given.noise.astype(float))
@@ -27,7 +33,7 @@ def test_permuted_networks_are_the_same_functions(activation: str) -> None:
     for name, value in right.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
     params = checkpoint.target_critic
-    again = permuted(params, np.random.default_rng(0))
+    again = permuted(params, np.random.default_rng(0), checkpoint.options.mlp)
     assert [a.shape for a in again.arrays()] == [a.shape for a in params.arrays()]
     np.testing.assert_array_equal(
         np.sort(again.layers[0].bias, axis=-1), np.sort(params.layers[0].bias, axis=-1)

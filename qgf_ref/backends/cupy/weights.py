@@ -69,6 +69,8 @@ def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
     O, D, dtype = field.obs_dim, field.action_dim, field.dtype
     for number in used:
         require_plain(networks[number], O, D, dtype)
+        if "raw_time" in networks[number].inputs:
+            raise NotRecordable("a time that is not embedded")
     activations = {networks[number].options.activation for number in used}
     if len(activations) > 1:
         raise NotRecordable("networks of several activations")

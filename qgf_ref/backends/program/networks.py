@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES, Array
-from qgf_ref.backends.program.program import FIELD
+from qgf_ref.backends.program.program import FIELD, Op
 from qgf_ref.backends.program.recorder import NotRecordable
-from qgf_ref.backends.program.registers import Code
+from qgf_ref.backends.program.registers import IN_1, NETWORK, OP, Code
 from qgf_ref.nets.critic import MLPCritic, RobustCritic
 from qgf_ref.nets.joint import COLUMNS
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
@@ -19,6 +19,7 @@ from qgf_ref.ops.time_embedding import time_embedding
 
 EXACTLY = (MLPVelocity, ConditionalVelocity, MLPCritic, RobustCritic)
 """What a subclass does otherwise, an interpreter does not know."""
+KNOWN_INPUTS = {"obs", "action", "time", "raw_time", "label"}
 
 
 def input_columns(network: Any, O: int, D: int) -> dict[str, slice]:
@@ -33,21 +34,27 @@ def input_columns(network: Any, O: int, D: int) -> dict[str, slice]:
 
 def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
     """What the time adds to a network's first layer, for every (network, time) of the code: flat,
-    `wide` elements each. The embedding's product and, of CFGRL, the label's.
+    `wide` elements each. The product of its embedding, or of itself, and, of CFGRL, the label's.
 
     Like a linear layer's input, the embedding is rounded to the kernel's dtype; the product is not
-    rounded before its end.
+    rounded before its end. Raises NotRecordable where rows have times of their own, and no
+    embedding.
     """
     field = networks[FIELD]
+    for row in code.table[(code.table[:, OP] == Op.FORWARD) & (code.table[:, IN_1] >= 0)]:
+        if "raw_time" in networks[row[NETWORK]].inputs:
+            raise NotRecordable("times of rows that are not embedded")
     constants = np.zeros((len(code.times), wide), field.dtype)
     for number in {number: None for number, _ in code.times}:
         network = networks[number]
         rows = [n for n, (asked, _) in enumerate(code.times) if asked == number]
         columns = input_columns(network, field.obs_dim, field.action_dim)
         kernel = network.params.layers[0].kernel
-        weight = kernel[columns["time"]]
+        weight = kernel[columns["time" if "time" in columns else "raw_time"]]
         times = np.array([code.times[n][1] for n in rows])
-        embedding, _ = time_embedding(times, len(weight), network.embedding)
+        embedding = times[:, None]
+        if "time" in columns:
+            embedding, _ = time_embedding(times, len(weight), network.embedding)
         total = embedding.astype(kernel.dtype).astype(np.float64) @ weight.astype(np.float64)
         if "label" in columns:
             label = network.params.table[network.condition].astype(np.float64)
@@ -61,7 +68,7 @@ def require_plain(network: Any, O: int, D: int, dtype: np.dtype[Any]) -> None:
 
     O, D, dtype  the field's observation and action width, and the dtype that all must have
     """
-    if type(network) not in EXACTLY or not {*network.inputs} <= {"obs", "action", "time", "label"}:
+    if type(network) not in EXACTLY or not {*network.inputs} <= KNOWN_INPUTS:
         raise NotRecordable(f"a {type(network).__name__}")
     params, options = network.params, network.options
     if options.norm_after_activation or options.residual:

@@ -24,7 +24,6 @@ from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
 from qgf_ref.crosscheck.sampler.subject import FLOW_ROWS, Compared, FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
-from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 
 COVERAGE_ROWS = 16
@@ -204,7 +203,7 @@ def _tied(checkpoint: Checkpoint) -> MLPParams:
     # falling towards the corner, by so much that guidance moves the action off the clip's edge but
     # not across: the result shows who got the gradient
     tied = MLPParams((replace(shared(first), kernel=kernel), *middle, last))
-    critic = MLPCritic(tied, checkpoint.options.mlp)
+    critic = replace(checkpoint.network("target_critic"), params=tied)
     q, cache = critic.forward(np.zeros((1, O)), np.ones((1, D)))
     g = critic.vjp(np.arange(len(q))[:, None] == 0 * q, cache)
     size = float(np.abs(g).max())

@@ -20,7 +20,7 @@ from qgf_ref.crosscheck.sampler.port import Port, Substituted
 from qgf_ref.crosscheck.sampler.runs import Predicted
 from qgf_ref.crosscheck.sampler.subject import jittered_networks
 from qgf_ref.flow.diffusion import DDPM, VPSchedule
-from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams
 from qgf_ref.ops.activations import ActivationCache, activation_vjp
 from qgf_ref.ops.clip import Bound, ClipCache, clip, clip_vjp, limits
 
@@ -31,22 +31,24 @@ NEAR = 64
 """Units of rounding within which a branch (clip, relu, minimum, argmax) may go either way."""
 
 
-def permuted(params: MLPParams, rng: np.random.Generator) -> MLPParams:
+def permuted(params: MLPParams, rng: np.random.Generator, options: MLPOptions) -> MLPParams:
     """The same function with its hidden units in another order.
 
     params of any MLP, with or without an ensemble axis; every hidden layer is permuted alike in
-    all members. A table stays, an encoder is permuted likewise.
+    all members, a residual one as the layer whose units it is added to. A table stays, an encoder
+    is permuted likewise.
     """
     layers, previous = [], None
     for i, layer in enumerate(params.layers):
         kernel = layer.kernel if previous is None else layer.kernel[..., previous, :]
         rest = layer.parts()[1:]
         if i < len(params.layers) - 1:
-            previous = rng.permutation(kernel.shape[-1])
+            if previous is None or not options.adds_input(params, i):
+                previous = rng.permutation(kernel.shape[-1])
             kernel = kernel[..., previous]
             rest = tuple(None if part is None else part[..., previous] for part in rest)
         layers.append(LayerParams(np.ascontiguousarray(kernel), *rest))  # type: ignore[arg-type]
-    encoder = None if params.encoder is None else permuted(params.encoder, rng)
+    encoder = None if params.encoder is None else permuted(params.encoder, rng, options)
     return MLPParams(tuple(layers), params.table, encoder)
 
 
@@ -69,7 +71,7 @@ def reordered(port: Port, seed: int) -> Port:
     rng = np.random.default_rng(seed)
 
     def change(net: Any) -> Any:
-        params = permuted(net.params, rng)
+        params = permuted(net.params, rng, net.options)
         if params.layers[0].kernel.dtype == np.float32:
             layers = (replace(x, kernel=jittered(x.kernel, seed)) for x in params.layers)
             params = replace(params, layers=tuple(layers))

@@ -138,7 +138,8 @@ def _reordered_run(
     rows = rng.permutation(len(case.batch.obs))
 
     def reorder(params: MLPParams, name: str) -> MLPParams:
-        return permuted(params, np.random.default_rng(orders[name]))
+        rng, options = np.random.default_rng(orders[name]), case.checkpoint.network(name).options
+        return permuted(params, rng, options)
 
     changed: dict[str, Any] = {name: reorder(case.checkpoint.part(name), name) for name in orders}
     drawn = dict(case.drawn)

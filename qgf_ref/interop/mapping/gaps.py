@@ -5,17 +5,20 @@ parameters, and so has a LayerNorm without scale and offset. The network read fr
 Linear, LayerNorm where there is one, activation; a list fits it when it begins at 0, when no number
 is left between a Linear and its LayerNorm, and when as many, none or one, are left after every
 hidden layer. LayerNorms elsewhere (norms.0, ln1, LayerNorm_0) fit when no hidden layer before the
-last of them is without.
+last of them is without. With norm_after_activation the one number is left before the LayerNorm, and
+none behind it; a list that fits that alone says so.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from qgf_ref.agents.by_network import ALL
 from qgf_ref.errors import listing
 from qgf_ref.interop.mapping.mapping import Entry, mapping_error
 from qgf_ref.interop.mapping.modules import Path, module_of, numbers, parts_of, stem
+from qgf_ref.interop.mapping.unmapped import ADAPTER
 
 _AS_OURS = (
     'a rule file (--rules R.json) with {"gaps": "as ours"} says that what is there does nothing '
@@ -23,8 +26,11 @@ _AS_OURS = (
 )
 
 
-def require_no_gaps(entries: Sequence[Entry], source: str) -> None:
-    """Raise InputError where the numbering of the names leaves room for another network."""
+def require_no_gaps(entries: Sequence[Entry], source: str, norm_last: Collection[str] = ()) -> None:
+    """Raise InputError where the numbering of the names leaves room for another network.
+
+    norm_last  the networks in which LayerNorm is said to follow the activation; or "all"
+    """
     layers: dict[tuple[str, int | None], dict[int, dict[str, Path]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -33,13 +39,21 @@ def require_no_gaps(entries: Sequence[Entry], source: str) -> None:
         if role is not None and entry.part in ("kernel", "scale"):
             layers[entry.network, entry.member][entry.layer][entry.part] = place
     for (network, _), by_layer in layers.items():
-        problem = next(_problems([by_layer[i] for i in sorted(by_layer)]), None)
+        places = [by_layer[i] for i in sorted(by_layer)]
+        own = network.removeprefix("target_")
+        last = bool({ALL, own} & set(norm_last))
+        problem = next(_problems(places, last), None)
         if problem is not None:
             mine = [e for e in entries if e.network == network]
-            raise mapping_error(f"{source}: the {network}: {problem}; {_AS_OURS}", mine)
+            if not last and next(_problems(places, norm_last=True), None) is None:
+                problem += (
+                    f". If an activation stands there (Linear, GELU, LayerNorm), say so: "
+                    f"--norm-after-activation {own} (in Python norm_after_activation='{own}')"
+                )
+            raise mapping_error(f"{source}: the {network}: {problem}; {_AS_OURS}; {ADAPTER}", mine)
 
 
-def _problems(places: Sequence[Mapping[str, Path]]) -> Iterator[str]:
+def _problems(places: Sequence[Mapping[str, Path]], norm_last: bool) -> Iterator[str]:
     """What does not fit; places: of each layer's kernel and, where it has one, LayerNorm."""
     kernels = [place["kernel"] for place in places if "kernel" in place]
     norms = [place.get("scale") for place in places]
@@ -48,11 +62,23 @@ def _problems(places: Sequence[Mapping[str, Path]]) -> Iterator[str]:
     rooms: dict[int, str] = {}
     for i, kernel in enumerate(kernels):
         norm = norms[i]
-        if norm is not None and (room := _room(kernel, norm)):
-            yield f"{_between(kernel, norm, room)}, where its LayerNorm follows at once here"
+        inside = None if norm is None else _room(kernel, norm)
+        if norm is not None and inside:
+            if not norm_last:
+                yield f"{_between(kernel, norm, inside)}, where its LayerNorm follows at once here"
+            if inside > 1:
+                yield f"{_between(kernel, norm, inside)}, where only the activation is here"
         if i + 1 == len(kernels):
             break
         room = _room(norm or kernel, kernels[i + 1])
+        if norm is not None and norm_last and inside is not None and room is not None:
+            if room:
+                yield (
+                    f"{_between(norm, kernels[i + 1], room)}, where nothing follows a LayerNorm "
+                    "with norm_after_activation"
+                )
+            rooms.setdefault(inside, _between(kernel, norm, inside))
+            continue
         if room is None and norm is not None:
             room = _room(kernel, kernels[i + 1])
             room = None if room is None or stem(norm) == stem(kernel) else room

@@ -9,7 +9,7 @@ from itertools import pairwise, permutations
 
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.mapping.modules import Module, Path, numbers, stem
-from qgf_ref.ops.time_embedding import DIM
+from qgf_ref.nets.joint import COLUMNS
 
 _MOST_SEQUENCES = 5
 _MOST_LAYERS = 1000
@@ -44,7 +44,7 @@ class KnownWidths:
         if network == "value" or self.obs is None:
             return True
         if network == "policy":
-            return fan_in == self.obs + fan_out + DIM
+            return fan_in - self.obs - fan_out in (COLUMNS["time"], COLUMNS["raw_time"])
         return self.action is None or fan_in == self.obs + self.action
 
 
