@@ -45,13 +45,15 @@ def _tanh_at(x: Array) -> Array:
     return y
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
+    """1/(1 + e^−x), (…); never overflows."""
     positive = x.real > 0
     e = np.exp(np.where(positive, -x, x))  # |e| ≤ 1: never overflows
     return np.where(positive, 1, e) / (1 + e)
 
 
-def _softplus(x: Array) -> Array:
+def softplus(x: Array) -> Array:
+    """log(1 + eˣ) = −log σ(−x), (…); its relative error is rounding's at every x."""
     positive = x.real > 0
     return np.where(positive, x, 0) + np.log1p(np.exp(np.where(positive, -x, x)))
 
@@ -119,7 +121,7 @@ QUICK_GELU = 1.702
 
 
 def _gelu_quick(x: Array) -> tuple[Array, Array]:
-    inner = _sigmoid(QUICK_GELU * x)
+    inner = sigmoid(QUICK_GELU * x)
     return x * inner, inner
 
 
@@ -144,7 +146,7 @@ def _relu_curvature(x: Array, inner: Array) -> Array:
 
 
 def _silu(x: Array) -> tuple[Array, Array]:
-    inner = _sigmoid(x)
+    inner = sigmoid(x)
     return x * inner, inner
 
 
@@ -184,17 +186,17 @@ def _elu_curvature(x: Array, inner: Array) -> Array:
 
 
 def _mish(x: Array) -> tuple[Array, Array]:
-    inner = _tanh_at(_softplus(x))
+    inner = _tanh_at(softplus(x))
     return x * inner, inner
 
 
 def _mish_slope(x: Array, inner: Array) -> Array:
-    return inner + x * (1 - inner * inner) * _sigmoid(x)
+    return inner + x * (1 - inner * inner) * sigmoid(x)
 
 
 def _mish_curvature(x: Array, inner: Array) -> Array:
-    sigmoid = _sigmoid(x)
-    return (1 - inner * inner) * sigmoid * (2 + x * (1 - sigmoid - 2 * inner * sigmoid))
+    s = sigmoid(x)
+    return (1 - inner * inner) * s * (2 + x * (1 - s - 2 * inner * s))
 
 
 class _Rule(NamedTuple):
