@@ -16,6 +16,7 @@ import qgf_ref
 from benchmarks.golden import GOLDEN
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import backend_named
+from qgf_ref.backends.numba.sampler import CompiledSampler
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp, check_vjp
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.interop.unpickle import read_pickle
@@ -35,6 +36,7 @@ from qgf_ref.nets.mlp import (
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.dense import DenseCache
 from tests.conftest import small_checkpoint, states
+from tests.helpers.compiled_sampler import both, teams_on_small_networks
 
 WIDTHS = 6, 6, 6, 4, 4, 3
 """The first layer is square, too: it is no residual block. The third has no LayerNorm."""
@@ -293,21 +295,49 @@ def in_order(flow: Any, options: MLPOptions) -> GuidedFlow:
     return replace(flow, **{name: replace(net, options=options) for name, net in nets.items()})
 
 
+def ordered(name: str, dtype: str = "float64") -> tuple[GuidedFlow, Array, Array]:
+    """A flow with residual blocks where the order has them, observations and noise."""
+    checkpoint = small_checkpoint(hidden=(8, 8, 8), activation="tanh").astype(dtype)
+    obs, noise = (a.astype(dtype) for a in states(checkpoint, 5))
+    return in_order(checkpoint.flow, ORDERS[name]), obs, noise
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["norm after", "residual", "both"])
-def test_backends(name: str, dtype: str) -> None:
-    """No backend answers with the numbers of another order."""
-    checkpoint = small_checkpoint(hidden=(8, 8, 8)).astype(dtype)
-    obs, noise = (a.astype(dtype) for a in states(checkpoint, 3))
-    flow: Any = checkpoint.flow
-    flow = in_order(flow, ORDERS[name])
-    for estimator in ("qgf", "qgf_jacobian"):
-        settings: Any = {"estimator": estimator, "weight": 0.5, "noise": noise}
-        expected = qgf_ref.sample(flow, obs, **settings)
-        found = qgf_ref.sample(flow, obs, backend="numba", **settings)
-        # measured 1.2e-7 and 4e-16
-        np.testing.assert_allclose(found, expected, atol=2e-6 if dtype == "float32" else 1e-14)
-    others = (in_order(flow, ORDERS[order]) for order in ORDERS if order != name)
-    for other in others:
-        far = qgf_ref.sample(other, obs, weight=0.5, noise=noise)
-        assert abs(far - qgf_ref.sample(flow, obs, weight=0.5, noise=noise)).max() > 1e-2
+@pytest.mark.parametrize("team", [False, True])
+def test_compiled_programs(
+    name: str, dtype: str, team: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one program, all products: jvp (shifted), vjp, and the critic's Hessian (covariance)."""
+    if team:
+        teams_on_small_networks(monkeypatch)
+    flow, obs, noise = ordered(name, dtype)
+    ran: list[int] = []
+    call = CompiledSampler.__call__
+
+    def counted(*args: Any) -> Any:
+        ran.append(1)
+        return call(*args)
+
+    monkeypatch.setattr(CompiledSampler, "__call__", counted)
+    for estimator in ("qgf", "qgf_jacobian", "bptt", "qgf_covariance", "qgf_shifted"):
+        settings: Any = {"estimator": estimator, "weight": 0.3, "noise": noise}
+        expected, found = both(flow, obs, 2, **settings)
+        # measured 6e-7 and 1.2e-15
+        np.testing.assert_allclose(found, expected, atol=3e-6 if dtype == "float32" else 1e-14)
+        few = slice(1, 3)
+        settings["noise"] = noise[few]
+        alone = qgf_ref.sample(flow, obs[few], backend="numba", **settings)
+        np.testing.assert_array_equal(alone, found[few])
+    assert len(ran) == 10
+
+
+@pytest.mark.parametrize("name", ["norm after", "residual", "both"])
+def test_no_order_is_taken_for_another(name: str) -> None:
+    flow, obs, noise = ordered(name)
+    found = qgf_ref.sample(flow, obs, weight=0.3, noise=noise, backend="numba")
+    for order in ORDERS.keys() - {name}:
+        other = in_order(flow, ORDERS[order])
+        for backend in ("numpy", "numba"):
+            far = qgf_ref.sample(other, obs, weight=0.3, noise=noise, backend=backend)
+            assert abs(far - found).max() > 1e-2

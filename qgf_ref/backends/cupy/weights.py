@@ -71,6 +71,9 @@ def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
         require_plain(networks[number], O, D, dtype)
         if "raw_time" in networks[number].inputs:
             raise NotRecordable("a time that is not embedded")
+        options = networks[number].options
+        if options.norm_after_activation or options.residual:
+            raise NotRecordable("LayerNorm after the activation, or residual blocks")
     activations = {networks[number].options.activation for number in used}
     if len(activations) > 1:
         raise NotRecordable("networks of several activations")

@@ -10,18 +10,19 @@ from qgf_ref.arrays import Array
 from qgf_ref.backends.program.program import CRITIC, Kind, Op
 from qgf_ref.backends.program.registers import Code
 
-PLACES = 17
+PLACES = 18
 (
     OBS_DIM, WIDE, PRE_WIDE, PRE_KERNEL, PRE_BIAS, X, Z, SCRATCH, PRE, TANGENTS, DRAWS, BATCH,
-    FIRST, ROWS, MEMBER, TEAM, PRECISE,
+    FIRST, ROWS, MEMBER, TEAM, PRECISE, CARRIED,
 ) = range(PLACES)  # fmt: skip
 """The numbers that `interpreter.run_block` is given of networks, workspace and block.
 
 OBS_DIM, WIDE  columns of an observation; row stride of a hidden layer's value
 PRE_WIDE, PRE_KERNEL, PRE_BIAS  the observations' share of all first layers: columns, and where
                in the weights its kernel and bias are
-X, Z, SCRATCH, PRE, TANGENTS  where in the workspace: two buffers of hidden values, four rows, the
-               observations' share, a member's tangents
+X, Z, SCRATCH, PRE, TANGENTS  where in the workspace: two buffers of hidden values, four rows (five
+               of residual blocks), the observations' share, a member's tangents
+CARRIED        where in the workspace: what the residual sums carry past a block on the way back
 DRAWS, BATCH   rows of an observation; of the batch
 FIRST, ROWS    of the block
 MEMBER, TEAM   number of this thread, and of the threads that share the block
@@ -35,20 +36,24 @@ class Sizes:
 
     action  D                                       members  E of each network
     hidden  for each network and layer, the width; of an ensemble, of one member
+    saved   for each network, what a forward keeps of a row for the products, of one member
     wide    row stride of a hidden layer's value    pre      width of all first layers together
+    residual  whether a network has residual blocks
     """
 
     action: int
     members: tuple[int, ...]
     hidden: tuple[tuple[int, ...], ...]
+    saved: tuple[int, ...]
     wide: int
     pre: int
+    residual: bool = False
 
     def width(self, kind: int) -> int:
         """Numbers for each row of a value of that kind."""
         if kind >= len(Kind):
             network = kind - len(Kind)
-            return self.members[network] * sum(2 * width + 1 for width in self.hidden[network])
+            return self.members[network] * self.saved[network]
         return {Kind.ACTION: self.action, Kind.MEMBERS: self.members[CRITIC]}.get(Kind(kind), 1)
 
 
@@ -56,8 +61,8 @@ class Sizes:
 class Layout:
     """Offsets into one workspace for blocks of up to `rows` rows.
 
-    registers (R,); x, z, scratch, pre, tangents: see `PLACES`; size: of the workspace. height: rows
-    of x and z for each row of the block.
+    registers (R,); x, z, scratch, pre, tangents, carried: see `PLACES`; size: of the workspace.
+    height: rows of x and z for each row of the block.
     """
 
     registers: Array
@@ -66,6 +71,7 @@ class Layout:
     scratch: int
     pre: int
     tangents: int
+    carried: int
     size: int
     height: int
 
@@ -88,6 +94,7 @@ def lay_out(code: Code, sizes: Sizes, rows: int, elements_in_line: int) -> Layou
     registers = np.array([reserve(rows * sizes.width(k)) for k in code.registers], np.int64)
     high = height(code)
     x, z = (reserve(high * rows * sizes.wide) for _ in range(2))
-    scratch, pre = reserve(4 * sizes.wide), reserve(rows * sizes.pre)
+    scratch, pre = reserve((5 if sizes.residual else 4) * sizes.wide), reserve(rows * sizes.pre)
     tangents = reserve(rows * max(map(sum, sizes.hidden)) if high > 1 else 0)
-    return Layout(registers, x, z, scratch, pre, tangents, top, high)
+    carried = reserve(high * rows * sizes.wide if sizes.residual else 0)
+    return Layout(registers, x, z, scratch, pre, tangents, carried, top, high)

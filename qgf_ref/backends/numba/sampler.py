@@ -17,6 +17,7 @@ from qgf_ref.backends.numba.kernels.cache import compiling
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import (
     BATCH,
+    CARRIED,
     DRAWS,
     FIRST,
     MEMBER,
@@ -208,7 +209,7 @@ class CompiledSampler:
         layout, at = self._layout(capacity), self._places.copy()
         # one by one: as a list of indices it would take as long as a small network
         at[X], at[Z], at[SCRATCH] = layout.x, layout.z, layout.scratch
-        at[PRE], at[TANGENTS] = layout.pre, layout.tangents
+        at[PRE], at[TANGENTS], at[CARRIED] = layout.pre, layout.tangents, layout.carried
         at[DRAWS], at[BATCH], at[FIRST], at[ROWS] = run.draws, run.batch, first, rows
         at[MEMBER], at[TEAM] = member, members
         code = self.code

@@ -4,7 +4,9 @@ Between two products with a kernel, each row has its bias, LayerNorm and activat
 is in the cache. The identities used: a row whose cotangent is zero has a zero product (so with
 `min` only the attaining member of a critic is differentiated), and those of
 `qgf_ref.backends.numba.weights`. What a forward saves for its products, member by member and layer
-by layer: x_hat (rows, F), slope (rows, F), rstd (rows,).
+by layer: x_hat (rows, F), slope (rows, F), rstd (rows,), and where LayerNorm comes after the
+activation z (rows, F). A product that a team makes is read by all of its threads: what a residual
+block adds to it, on the way back, each thread carries in memory of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +18,10 @@ import numpy as np
 from qgf_ref.backends.numba.barrier import wait_for_all
 from qgf_ref.backends.numba.kernels.cache import inner, spliced
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
-from qgf_ref.backends.numba.kernels.rows import (
-    layer_row,
-    layer_row_back,
-)
+from qgf_ref.backends.numba.kernels.layers import NORM_AFTER, layer_row, layer_row_back
 from qgf_ref.backends.numba.kernels.simd import like, panel_width, view
 from qgf_ref.backends.numba.layout import (
+    CARRIED,
     DRAWS,
     FIRST,
     MEMBER,
@@ -48,6 +48,8 @@ from qgf_ref.backends.numba.weights import (
     OFFSET,
     OUT,
     PRE,
+    RESIDUAL,
+    SAVED,
     SCALAR_OUTPUT,
     SCALE,
     TIMED,
@@ -151,7 +153,9 @@ def forward(net, time, time_at, save, x_at, out_at, at, model, memory):
             room = view(work, scratch + wide, wide)
             for r in range(rows):
                 z_row = view(z, z_at + r * wide, columns)
-                y = view(work, at[X] + r * wide, columns)
+                y = value = view(work, at[X] + r * wide, columns)
+                if row[RESIDUAL]:
+                    y = view(work, scratch + 4 * wide, columns)
                 if l == 0:
                     _first_layer(row, r, time, time_at, z_row, sums, room, at, model, work)
                 else:
@@ -164,9 +168,16 @@ def forward(net, time, time_at, save, x_at, out_at, at, model, memory):
                     sums, row[NORM], scale, offset, eps[net], networks[net, FAST],
                     networks[net, ACTIVATION], x_hat, h, y, slope,
                 )  # fmt: skip
+                if row[RESIDUAL]:
+                    for j in range(columns):
+                        value[j] += y[j]
                 if save >= 0:
                     work[place + 2 * rows * columns + r] = rstd
-            place += rows * (2 * columns + 1)
+                if save >= 0 and row[NORM] == NORM_AFTER:
+                    kept = view(work, place + (2 * columns + 1) * rows + r * columns, columns)
+                    for j in range(columns):
+                        kept[j] = sums[j]
+            place += rows * row[SAVED]
             source, source_row = at[X], wide
 
 
@@ -175,7 +186,7 @@ def extent(net, e, rows, layers, networks):
     """Numbers that a forward saves for one member."""
     depth, total = networks[net, DEPTH], 0
     for l in range(depth - 1):
-        total += rows * (2 * layers[networks[net, FIRST_LAYER] + e * depth + l, OUT] + 1)
+        total += rows * layers[networks[net, FIRST_LAYER] + e * depth + l, SAVED]
     return total
 
 
@@ -209,6 +220,20 @@ def start_back(net, e, bar_at, count, at, model, memory):
         for j in range(end[IN]):
             out[j] = y_bar * weight[j]
     return work, at[Z]
+
+
+@spliced
+def with_carried(y_bar, carries, row, i, at, work):
+    """A layer's cotangent, with what the residual block after it carried past (if one `carries`).
+
+    A residual layer's own is carried past it.
+    """
+    if carries or row[RESIDUAL]:
+        kept = view(work, at[CARRIED] + i * at[WIDE], row[OUT])
+        for j in range(row[OUT]):
+            kept[j] = kept[j] + y_bar[j] if carries else y_bar[j]
+        y_bar = kept
+    return y_bar
 
 
 @spliced
@@ -248,13 +273,15 @@ def vjp(net, save, bar_at, out_at, at, model, memory):
         place = saved
         for back in range(depth - 1):
             row = layers[base + depth - 2 - back]
+            carries = layers[base + depth - 1 - back, RESIDUAL]
             columns = row[OUT]
-            place -= rows * (2 * columns + 1)
-            u = view(work, at[SCRATCH], columns)
+            place -= rows * row[SAVED]
+            u, scale = view(work, at[SCRATCH], columns), view(flat, row[SCALE], columns)
             for i in range(count):
                 r = chosen[i]
+                y_bar = view(source, source_at + i * wide, columns)
                 layer_row_back(
-                    view(source, source_at + i * wide, columns), row[NORM],
+                    with_carried(y_bar, carries, row, i, at, work), row[NORM], scale,
                     view(work, place + r * columns, columns), work[place + 2 * rows * columns + r],
                     view(work, place + (rows + r) * columns, columns), u,
                     view(work, at[X] + i * wide, columns),

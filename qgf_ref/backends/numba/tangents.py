@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from qgf_ref.backends.numba.kernels.cache import inner
-from qgf_ref.backends.numba.kernels.rows import layer_row_bent, layer_row_tangent
+from qgf_ref.backends.numba.kernels.layers import (
+    NORM_AFTER,
+    layer_row_bent,
+    layer_row_tangent,
+)
 from qgf_ref.backends.numba.kernels.simd import view
 from qgf_ref.backends.numba.layout import ROWS, SCRATCH, TANGENTS, WIDE, X, Z
-from qgf_ref.backends.numba.sweeps import add_rows, choose_rows, clear, extent, product, start_back
+from qgf_ref.backends.numba.sweeps import (
+    add_rows,
+    choose_rows,
+    clear,
+    extent,
+    product,
+    start_back,
+    with_carried,
+)
 from qgf_ref.backends.numba.weights import (
     ACTIVATION,
     DEPTH,
@@ -19,6 +31,8 @@ from qgf_ref.backends.numba.weights import (
     NORM,
     OFFSET,
     OUT,
+    RESIDUAL,
+    SAVED,
     SCALE,
     TRANSPOSE,
 )
@@ -42,21 +56,26 @@ def _tangents(net, e, saved, dot_at, count, tangents, at, model, memory):
         row = layers[base + l]
         columns = row[OUT]
         z, z_at = product(work, at[X], wide, count, flat, row[KERNEL], row[IN], columns, at, memory)
-        u = view(work, at[SCRATCH], columns)
+        u, scale = view(work, at[SCRATCH], columns), view(flat, row[SCALE], columns)
         for i in range(count):
             r = chosen[i]
+            y_dot = value = view(work, at[X] + i * wide, columns)
+            if row[RESIDUAL]:
+                y_dot = view(work, at[SCRATCH] + 4 * wide, columns)
             z_dot = view(z, z_at + i * wide, columns)
             if keep:
                 kept = view(work, tangents + i * columns, columns)
                 for j in range(columns):
                     kept[j] = z_dot[j]
             layer_row_tangent(
-                z_dot, row[NORM], view(work, place + r * columns, columns),
+                z_dot, row[NORM], scale, view(work, place + r * columns, columns),
                 work[place + 2 * rows * columns + r],
-                view(work, place + (rows + r) * columns, columns), u,
-                view(work, at[X] + i * wide, columns),
+                view(work, place + (rows + r) * columns, columns), u, y_dot,
             )  # fmt: skip
-        place += rows * (2 * columns + 1)
+            if row[RESIDUAL]:
+                for j in range(columns):
+                    value[j] += y_dot[j]
+        place += rows * row[SAVED]
         tangents += rows * columns
 
 
@@ -105,16 +124,22 @@ def hvp(net, save, dot_at, bar_at, out_at, at, model, memory):
         for back in range(depth - 1):
             row = layers[base + depth - 2 - back]
             columns = row[OUT]
-            place -= rows * (2 * columns + 1)
+            place -= rows * row[SAVED]
+            carries = layers[base + depth - 1 - back, RESIDUAL]
+            # without LayerNorm after the activation, never read
+            z_at = place + (2 * columns + 1) * rows if row[NORM] == NORM_AFTER else place
             tangents -= rows * columns
             for i in range(count):
                 r = chosen[i]
+                y_bar = view(source, source_at + i * wide, columns)
+                y_bar_dot = view(source, source_at + (count + i) * wide, columns)
                 layer_row_bent(
-                    view(source, source_at + i * wide, columns),
-                    view(source, source_at + (count + i) * wide, columns),
+                    with_carried(y_bar, carries, row, i, at, work),
+                    with_carried(y_bar_dot, carries, row, count + i, at, work),
                     view(work, tangents + i * columns, columns), row[NORM],
                     view(flat, row[SCALE], columns), view(flat, row[OFFSET], columns),
-                    networks[net, ACTIVATION], view(work, place + r * columns, columns),
+                    networks[net, ACTIVATION], view(work, z_at + r * columns, columns),
+                    view(work, place + r * columns, columns),
                     work[place + 2 * rows * columns + r],
                     view(work, place + (rows + r) * columns, columns),
                     view(work, scratch, columns), view(work, scratch + wide, columns),

@@ -16,6 +16,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels.gemm import packed
+from qgf_ref.backends.numba.kernels.layers import NORM_AFTER, order_of
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.backends.numba.kernels.simd import VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import Sizes
@@ -23,14 +24,18 @@ from qgf_ref.backends.program.networks import input_columns, require_plain
 from qgf_ref.backends.program.program import FIELD
 from qgf_ref.nets.mlp import LayerParams
 
-LAYER_COLUMNS = 10
-IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE, TIMED = range(LAYER_COLUMNS)
+LAYER_COLUMNS = 12
+(
+    IN, OUT, KERNEL, TRANSPOSE, BIAS, SCALE, OFFSET, NORM, PRE, TIMED, RESIDUAL, SAVED,
+) = range(LAYER_COLUMNS)  # fmt: skip
 """Columns of the layer table; offsets are in elements of the flat array.
 
 IN, OUT  widths (IN of a first layer: D)      KERNEL, TRANSPOSE  of the products with W and Wᵀ
-BIAS     of a first layer: within its PRE     NORM               1 if LayerNorm follows
+BIAS     of a first layer: within its PRE     NORM               of `kernels.layers.ORDERS`
 PRE      first layers: column of this layer in the observations' share
 TIMED    first layers: the rows of the kernel for the embedded time, not packed; −1 without
+RESIDUAL 1 if the layer's input is added to its output
+SAVED    numbers of each row that a forward keeps for the products, see `sweeps`
 """
 NETWORK_COLUMNS = 6
 FIRST_LAYER, DEPTH, MEMBERS, ACTIVATION, FAST, SCALAR_OUTPUT = range(NETWORK_COLUMNS)
@@ -90,6 +95,12 @@ def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
                 kernel = layer.kernel
                 scalar = network.scalar and l == len(member.layers) - 1
                 row = builder.layer(layer, kernel[columns["action"]] if l == 0 else kernel, scalar)
+                hidden_layer = l < len(member.layers) - 1
+                row[NORM] = order_of(
+                    layer.scale is not None, hidden_layer, options.norm_after_activation
+                )
+                row[RESIDUAL] = int(options.adds_input(params, l))
+                row[SAVED] = (3 if row[NORM] == NORM_AFTER else 2) * row[OUT] + 1
                 if l == 0:
                     row[PRE] = pre
                     observed.append((kernel[columns["obs"]], layer.bias))
@@ -107,11 +118,15 @@ def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
     line = VECTOR_BYTES // dtype.itemsize
     # rows a multiple of 4096 bytes apart would share one cache set
     stride = -(-widest // width) * width + line
-    sizes = Sizes(D, tuple(members), tuple(hidden), stride, pre)
+    layers = np.array(tables, np.int64)
+    saved = [
+        int(layers[first : first + max(depth - 1, 0), SAVED].sum())
+        for first, depth in table[:, [FIRST_LAYER, DEPTH]]
+    ]
+    residual = bool(layers[:, RESIDUAL].any())
+    sizes = Sizes(D, tuple(members), tuple(hidden), tuple(saved), stride, pre, residual)
     eps = np.array([network.options.layer_norm_eps for network in networks])
-    return Weights(
-        builder.flat(), np.array(tables, np.int64), table, eps, pre_kernel, pre_bias, O, sizes
-    )
+    return Weights(builder.flat(), layers, table, eps, pre_kernel, pre_bias, O, sizes)
 
 
 class _Builder:
@@ -140,7 +155,6 @@ class _Builder:
         else:
             row[KERNEL], row[TRANSPOSE] = self.add(packed(kernel)), self.add(packed(kernel.T))
         row[BIAS] = self.add(layer.bias)
-        row[NORM] = int(layer.scale is not None)
         scale = np.ones_like(layer.bias) if layer.scale is None else layer.scale
         offset = np.zeros_like(layer.bias) if layer.offset is None else layer.offset
         row[SCALE], row[OFFSET] = self.add(scale), self.add(offset)

@@ -71,8 +71,6 @@ def require_plain(network: Any, O: int, D: int, dtype: np.dtype[Any]) -> None:
     if type(network) not in EXACTLY or not {*network.inputs} <= KNOWN_INPUTS:
         raise NotRecordable(f"a {type(network).__name__}")
     params, options = network.params, network.options
-    if options.norm_after_activation or options.residual:
-        raise NotRecordable("LayerNorm after the activation, or residual blocks")
     if dtype.name not in REAL_DTYPES or {array.dtype for array in params.arrays()} != {dtype}:
         raise NotRecordable("networks of several dtypes, or neither float32 nor float64")
     columns = max(part.stop for part in input_columns(network, O, D).values())

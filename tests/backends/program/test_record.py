@@ -121,7 +121,9 @@ def test_no_register_is_overwritten_while_its_value_is_needed(name: str) -> None
 
 def test_places_do_not_overlap() -> None:
     code = assign(program("bptt"))
-    sizes = Sizes(action=16, members=(1, 2), hidden=((5, 6), (7, 8)), wide=24, pre=48)
+    sizes = Sizes(
+        action=16, members=(1, 2), hidden=((5, 6), (7, 8)), saved=(24, 32), wide=24, pre=48
+    )
     rows = 3
     layout = lay_out(code, sizes, rows, 8)
     extent = {

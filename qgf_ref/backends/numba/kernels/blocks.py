@@ -3,13 +3,15 @@
 Rows go through a block at a time: a matrix product into a buffer that stays in the core's cache,
 and from there, row by row, bias, LayerNorm and activation. Weights are packed at each call, which
 costs as much as one to three rows of the batch for every hundred. Arrays are passed flat (1-D),
-with their shapes beside them; the last axis of every buffer is padded.
+with their shapes beside them; the last axis of every buffer is padded. `normed`: see
+`qgf_ref.backends.numba.kernels.layers.ORDERS`.
 """
 
 from __future__ import annotations
 
 from qgf_ref.backends.numba.kernels.cache import inner, kernel
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
+from qgf_ref.backends.numba.kernels.layers import NORM_AFTER
 from qgf_ref.backends.numba.kernels.packing import (
     BLOCK_BYTES,
     CHUNK,
@@ -71,6 +73,10 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
             z, y_row = view(c_work, m * stride, F), view(y, at, F)
             for j in range(F):
                 z[j] += bias[j]
+            if normed == NORM_AFTER:
+                activate(z, one, code, h, view(slope, at, F))
+                rstd[begin + m] = normalise(h, scale, offset, eps, fast, view(x_hat, at, F), y_row)
+                continue
             result = z
             if normed:
                 result = h
@@ -84,12 +90,13 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
 
 @inner
 def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h, u, z_bar):
-    """z_bar = (∂y/∂z)ᵀ y_bar of one row, z the linear layer's output; on the way h_bar and γ·h_bar.
+    """z_bar = (∂y/∂z)ᵀ y_bar of one row, z the linear layer's output; on the way h_bar, of what
+    LayerNorm gave, and γ·h_bar.
 
     All rows are distinct: over memory that overlaps, LLVM's loops run one number at a time.
     """
     source = view(y_bar, at, F)
-    if sloped:
+    if sloped and normed != NORM_AFTER:
         bend = view(slope, at, F)
         for j in range(F):
             h[j] = source[j] * bend[j]
@@ -100,6 +107,10 @@ def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h,
         for j in range(F):
             u[j] = h[j] * scale[j]
         normalised_jacobian(u, view(x_hat, at, F), rstd[row], z_bar)
+        if normed == NORM_AFTER:
+            bend = view(slope, at, F)
+            for j in range(F):
+                z_bar[j] *= bend[j]
     else:
         for j in range(F):
             z_bar[j] = h[j]
@@ -159,6 +170,10 @@ def jvp(x_dot, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped,
         for m in range(rows):
             at = (begin + m) * F
             z_dot, goal = view(c_work, m * stride, F), view(y_dot, at, F)
+            if normed == NORM_AFTER:
+                bend = view(slope, at, F)
+                for j in range(F):
+                    z_dot[j] *= bend[j]
             if normed:
                 normalised_jacobian(z_dot, view(x_hat, at, F), rstd[begin + m], goal)
                 for j in range(F):
@@ -166,7 +181,7 @@ def jvp(x_dot, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped,
             else:
                 for j in range(F):
                     goal[j] = z_dot[j]
-            if sloped:
+            if sloped and normed != NORM_AFTER:
                 bend = view(slope, at, F)
                 for j in range(F):
                     goal[j] *= bend[j]

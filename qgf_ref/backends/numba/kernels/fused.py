@@ -18,6 +18,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks
 from qgf_ref.backends.numba.kernels.cache import compiling
+from qgf_ref.backends.numba.kernels.layers import NORM_FIRST, order_of
 from qgf_ref.backends.numba.kernels.learning import DTYPES, LEARNING
 from qgf_ref.backends.numba.kernels.memory import empty
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
@@ -81,7 +82,7 @@ class NumbaKernels:
         x = np.ascontiguousarray(x, dtype)
         parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
         E, B, K, F = _sizes(x, parts)
-        normed, sloped = parts.scale is not None, rule.activation is not None
+        normed, sloped = _order(parts, rule), rule.activation is not None
         y = empty((E, B, F), dtype)
         x_hat = empty((E, B, F if normed else 0), dtype)
         rstd = np.empty((E, B if normed else 0), dtype)
@@ -106,7 +107,8 @@ class NumbaKernels:
         if np.iscomplexobj(x_dot):  # linear in x_dot
             real, imaginary = (self.dense_jvp(part, cache) for part in (x_dot.real, x_dot.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope, _ = cache
+        x, parts, x_hat, rstd, slope, rule = cache
+        order = _order(parts, rule)
         x_dot = np.ascontiguousarray(x_dot, x.dtype)
         E, B, K, F = _sizes(x, parts)
         y_dot = empty((E, B, F), x.dtype)
@@ -116,7 +118,7 @@ class NumbaKernels:
                 _member(x_dot, e, 2), _member(parts.kernel, e, 2),
                 _member(parts.scale, e, 1, parts.bias),
                 x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                B, K, F, rstd.size > 0, slope.size > 0, y_dot[e].ravel(),
+                B, K, F, order, slope.size > 0, y_dot[e].ravel(),
                 buffers["packed"], buffers["a_work"], buffers["c_work"],
             )  # fmt: skip
         return y_dot if parts.kernel.ndim == 3 else y_dot[0]
@@ -128,7 +130,8 @@ class NumbaKernels:
         if np.iscomplexobj(y_bar):
             real, imaginary = (self.dense_vjp(part, cache) for part in (y_bar.real, y_bar.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope, _ = cache
+        x, parts, x_hat, rstd, slope, rule = cache
+        order = _order(parts, rule)
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
         x_bar = empty(x.shape, x.dtype)
@@ -138,7 +141,7 @@ class NumbaKernels:
                 _member(y_bar, e, 2), _member(parts.kernel, e, 2),
                 _member(parts.scale, e, 1, parts.bias),
                 x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                B, K, F, rstd.size > 0, slope.size > 0, e > 0 and x.ndim == 2,
+                B, K, F, order, slope.size > 0, e > 0 and x.ndim == 2,
                 _member(x_bar, e, 2), buffers["packed"], buffers["a_work"], buffers["c_work"],
             )  # fmt: skip
         return x_bar
@@ -158,7 +161,8 @@ class NumbaKernels:
             return x_bar, DenseParts(
                 *(None if a is None or b is None else a + 1j * b for a, b in both)  # type: ignore[arg-type]
             )
-        x, parts, x_hat, rstd, slope, _ = cache
+        x, parts, x_hat, rstd, slope, rule = cache
+        order = _order(parts, rule)
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
         x_bar = empty(x.shape, x.dtype) if input_bar else None
@@ -170,7 +174,7 @@ class NumbaKernels:
                 _member(y_bar, e, 2), _member(x, e, 2), _member(parts.kernel, e, 2),
                 _member(parts.scale, e, 1, parts.bias),
                 x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                B, K, F, rstd.size > 0, slope.size > 0, input_bar, e > 0 and x.ndim == 2,
+                B, K, F, order, slope.size > 0, input_bar, e > 0 and x.ndim == 2,
                 _member(x_bar, e, 2, x), _member(bars[0], e, 2),
                 *(_member(bar, e, 1) for bar in bars[1:]), *buffers.values(),
             )  # fmt: skip
@@ -241,8 +245,6 @@ def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
 def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
     """Whether shapes are those that the compiled block knows."""
     kernel = parts.kernel
-    if rule.norm_after_activation and parts.normed:
-        return False
     if kernel.ndim not in (2, 3) or x.ndim not in (2, kernel.ndim) or not kernel.size or not x.size:
         return False
     if (parts.scale is None) != (parts.offset is None) or x.shape[-1] != kernel.shape[-2]:
@@ -255,18 +257,22 @@ def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
 
 
 def _composed(cache: CompiledCache) -> DenseCache:
-    """What the composition would have saved. Without LayerNorm, a matrix product more."""
+    """What the composition would have saved. A matrix product more, unless LayerNorm is first."""
     x, parts, x_hat, rstd, _, rule = cache
-    y: Array | None = None
+    order = _order(parts, rule)
     saved: dict[Any, Any] = {LINEAR: LinearCache(x, parts.kernel)}
     if parts.scale is not None and parts.offset is not None:
         x_hat, rstd = (a if parts.kernel.ndim == 3 else a[0] for a in (x_hat, rstd))
         saved[NORM] = LayerNormCache(x_hat, rstd[..., None], parts.scale)
         y = x_hat * parts.scale[..., None, :] + parts.offset[..., None, :]
     if rule.activation is not None:
-        y = linear(x, parts.kernel, parts.bias)[0] if y is None else y
+        y = y if order == NORM_FIRST else linear(x, parts.kernel, parts.bias)[0]
         saved[ACTIVATION] = activation(y, rule.activation)[1]
     return DenseCache(tuple((sublayer, saved[sublayer]) for sublayer in sublayers(parts, rule)))
+
+
+def _order(parts: DenseParts, rule: DenseRule) -> int:
+    return order_of(parts.normed, rule.activation is not None, rule.norm_after_activation)
 
 
 def _sizes(x: Array, parts: DenseParts) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from qgf_ref.backends.numba.kernels.cache import inner, spliced, summing
+from qgf_ref.backends.numba.kernels.cache import inner, summing
 from qgf_ref.backends.numba.kernels.exponential import (
     constant,
     exp,
@@ -226,7 +226,8 @@ def normalise(z, scale, offset, eps, fast, x_hat, h):
 
 
 @summing
-def _projections(u, x_hat):
+def projections(u, x_hat):
+    """Σu and Σu·x̂."""
     total = along = like(0, u[0])
     for j in range(u.size):
         total += u[j]
@@ -238,82 +239,7 @@ def _projections(u, x_hat):
 def normalised_jacobian(u, x_hat, rstd, out):
     """out = rstd·(u − mean u − x̂·mean(x̂·u)): ∂x̂/∂x times u, rows (F,) that do not overlap."""
     width = like(u.size, u[0])
-    total, along = _projections(u, x_hat)
+    total, along = projections(u, x_hat)
     mean, slope = total / width, along / width
     for j in range(u.size):
         out[j] = rstd * (u[j] - mean - x_hat[j] * slope)
-
-
-@spliced
-def layer_row(z, norm, scale, offset, eps, fast, code, x_hat, h, y, slope):
-    """y = f(LayerNorm(z)) of one row, or f(z) without `norm`; returns rstd, or 0.
-
-    slope = f′·γ, and x_hat: what the products need; without LayerNorm x_hat is z itself.
-    """
-    rstd = like(0, z[0])
-    if norm:
-        rstd = normalise(z, scale, offset, eps, fast, x_hat, h)
-    else:
-        for j in range(z.size):
-            x_hat[j] = z[j]
-            h[j] = z[j]
-    activate(h, scale, code, y, slope)
-    return rstd
-
-
-@spliced
-def layer_row_back(y_bar, norm, x_hat, rstd, slope, u, z_bar):
-    """z_bar = (∂y/∂z)ᵀ y_bar of one row; u is room."""
-    if norm:
-        for j in range(y_bar.size):
-            u[j] = y_bar[j] * slope[j]
-        normalised_jacobian(u, x_hat, rstd, z_bar)
-    else:
-        for j in range(y_bar.size):
-            z_bar[j] = y_bar[j] * slope[j]
-
-
-@spliced
-def layer_row_tangent(z_dot, norm, x_hat, rstd, slope, u, y_dot):
-    """y_dot = (∂y/∂z) z_dot of one row; u is room."""
-    if norm:
-        normalised_jacobian(z_dot, x_hat, rstd, u)
-        for j in range(z_dot.size):
-            y_dot[j] = u[j] * slope[j]
-    else:
-        for j in range(z_dot.size):
-            y_dot[j] = z_dot[j] * slope[j]
-
-
-@inner
-def layer_row_bent(
-    y_bar, y_bar_dot, z_dot, norm, scale, offset, code, x_hat, rstd, slope, u, u_dot, x_hat_dot, h,
-    z_bar, z_bar_dot,
-):  # fmt: skip
-    """z_bar, and its derivative along z_dot and y_bar_dot, of one row; the four before are room.
-
-    See `qgf_ref.ops.layer_norm.layer_norm_vjp_jvp` and `activation_vjp_jvp`.
-    """
-    for j in range(z_dot.size):
-        u[j] = x_hat[j] * scale[j] + offset[j] if norm else x_hat[j]
-    curve(u, code, h)
-    if not norm:
-        for j in range(z_dot.size):
-            z_bar[j] = y_bar[j] * slope[j]
-            z_bar_dot[j] = y_bar_dot[j] * slope[j] + h[j] * z_dot[j] * y_bar[j]
-        return
-    width = like(z_dot.size, rstd)
-    normalised_jacobian(z_dot, x_hat, rstd, x_hat_dot)
-    _, along = _projections(z_dot, x_hat)
-    relative = -rstd * (along / width)
-    for j in range(z_dot.size):
-        bent = h[j] * (scale[j] * x_hat_dot[j]) * y_bar[j]
-        u[j] = y_bar[j] * slope[j]
-        u_dot[j] = y_bar_dot[j] * slope[j] + scale[j] * bent + relative * u[j]
-    normalised_jacobian(u, x_hat, rstd, z_bar)
-    normalised_jacobian(u_dot, x_hat, rstd, z_bar_dot)
-    _, through = _projections(u, x_hat)
-    _, across = _projections(u, x_hat_dot)
-    through, across = through / width, across / width
-    for j in range(z_dot.size):
-        z_bar_dot[j] -= rstd * (x_hat_dot[j] * through + x_hat[j] * across)

@@ -93,11 +93,12 @@ def compare(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("variance", ["fast", "two_pass"])
-@pytest.mark.parametrize("norm", [True, False], ids=["norm", "plain"])
+@pytest.mark.parametrize("norm", ["first", "after", "none"])
 @pytest.mark.parametrize("name", [*ACTIVATIONS, None])
-def test_every_rule(name: str | None, norm: bool, variance: Any, dtype: str) -> None:
-    x, parts, x_dot, y_bar = case((None, 13, 21, 37), norm, dtype)
-    compare(x, parts, x_dot, y_bar, DenseRule(name, 1e-3, variance), dtype)
+def test_every_rule(name: str | None, norm: str, variance: Any, dtype: str) -> None:
+    x, parts, x_dot, y_bar = case((None, 13, 21, 37), norm != "none", dtype)
+    rule = DenseRule(name, 1e-3, variance, norm_after_activation=norm == "after")
+    compare(x, parts, x_dot, y_bar, rule, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -111,13 +112,15 @@ def test_every_rule(name: str | None, norm: bool, variance: Any, dtype: str) -> 
 )  # fmt: skip
 def test_every_shape(sizes: tuple[int | None, int, int, int], dtype: str) -> None:
     x, parts, x_dot, y_bar = case(sizes, True, dtype)
-    compare(x, parts, x_dot, y_bar, DenseRule("gelu", 1e-3), dtype)
+    for after in (False, True):
+        compare(x, parts, x_dot, y_bar, DenseRule("gelu", 1e-3, "fast", after), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_ensemble_whose_members_have_inputs_of_their_own(dtype: str) -> None:
     x, parts, x_dot, y_bar = case((3, 11, 20, 35), True, dtype, shared=False)
-    compare(x, parts, x_dot, y_bar, DenseRule("silu", 1e-3), dtype)
+    for after in (False, True):
+        compare(x, parts, x_dot, y_bar, DenseRule("silu", 1e-3, "fast", after), dtype)
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
