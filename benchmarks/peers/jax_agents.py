@@ -202,24 +202,61 @@ class Diffusion(AgentUpdate):
 
     def next_action(self, frozen: Any, batch: Any) -> Any:
         """The DDPM sampler's."""
-        hats, obs, x = self.hats(), batch["next_obs"], batch["next_noise"]
-        before, after = self.clips()
-        for n, k in enumerate(range(self.T, 0, -1)):
-            eps = self.predicted(frozen["actor"], obs, x, jnp.full(len(x), k))
-            hat, last = float(hats[k]), float(hats[k - 1])
-            alpha = hat / last
-            clean = (x - math.sqrt(1 - hat) * eps) / math.sqrt(hat)
-            if before:
-                clean = jnp.clip(clean, -1, 1)
-                x = math.sqrt(last) * (1 - alpha) * clean + math.sqrt(alpha) * (1 - last) * x
-                x = x / (1 - hat)
-            else:
-                x = clean
-            if k > 1:
-                x = x + math.sqrt(self.variance(alpha, hat, last)) * batch["next_z"][n]
-            if after:
+        z = batch["next_z"]
+        return self.sampled(frozen["actor"], batch["next_obs"], batch["next_noise"], z)[0]
+
+    def sampled(self, net: Any, obs: Any, x: Any, z: Any) -> tuple[Any, list[tuple[Any, Any, Any]]]:
+        """x_0, and x, ε and x̂ of every step."""
+        steps = []
+        for n, k in enumerate(self.numbers()):
+            eps = self.predicted(net, obs, x, jnp.full(len(x), self.told(k)))
+            clean = self.cleaned(x, eps, k)
+            steps.append((x, eps, clean))
+            x = self.mean(clean, x, eps, k)
+            if self.noisy(k):
+                x = x + self.deviation(k) * self.draw(z, n)
+            if self.clips()[1]:
                 x = jnp.clip(x, -1, 1)
-        return x
+        return x, steps
+
+    def numbers(self) -> Any:
+        """T … 1."""
+        return range(self.T, 0, -1)
+
+    def told(self, k: int) -> float:
+        """What the network is told."""
+        return k
+
+    def at(self, k: int) -> tuple[float, float, float]:
+        """α_k, ᾱ_k, ᾱ_(k−1)."""
+        hats = self.hats()
+        return float(hats[k] / hats[k - 1]), float(hats[k]), float(hats[k - 1])
+
+    def cleaned(self, x: Any, eps: Any, k: int) -> Any:
+        """x̂."""
+        hat = self.at(k)[1]
+        clean = (x - math.sqrt(1 - hat) * eps) / math.sqrt(hat)
+        return jnp.clip(clean, -1, 1) if self.clips()[0] else clean
+
+    def mean(self, clean: Any, x: Any, eps: Any, k: int) -> Any:
+        """The next x without its noise."""
+        if not self.clips()[0]:
+            return clean
+        alpha, hat, last = self.at(k)
+        x = math.sqrt(last) * (1 - alpha) * clean + math.sqrt(alpha) * (1 - last) * x
+        return x / (1 - hat)
+
+    def noisy(self, k: int) -> bool:
+        """Whether noise follows."""
+        return k > 1
+
+    def deviation(self, k: int) -> float:
+        """Of the sampler's noise."""
+        return math.sqrt(self.variance(*self.at(k)))
+
+    def draw(self, z: Any, n: int) -> Any:
+        """Of step n."""
+        return z[n]
 
     def clips(self) -> tuple[bool, bool]:
         """Before and after."""
