@@ -32,6 +32,7 @@ from benchmarks import all as every  # noqa: E402
 from benchmarks import sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.actors import ACTORS, FLOWS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
@@ -152,6 +153,11 @@ def agent_banks() -> str:
     return sentences.page_table(["mistake", "agents", "first seen in", "what is wrong"], rows)
 
 
+def sampler_banks() -> str:
+    """The mistakes of the other agents' samplers."""
+    return _table_of((*ACTORS, *FLOWS))
+
+
 def estimators() -> str:
     """Every registered estimator and its formula."""
     rows = [[f"`{name}`", estimator(name).summary] for name in estimator_names()]
@@ -218,6 +224,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "goal_batches": partial(written, "goal_batches"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
+    "crosscheck_samplers": partial(written, "crosscheck_samplers"),
     "flow_audit": lambda: (
         printed(
             "qgf-ref audit --flow my_policy:build --weight 20",
@@ -234,6 +241,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "other_bank": other_bank,
     "training_bank": training_bank,
     "agent_banks": agent_banks,
+    "sampler_banks": sampler_banks,
     "size": lambda: (
         textwrap.fill(
             f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "

@@ -31,12 +31,12 @@ from qgf_ref.crosscheck.estimator import (
     estimator_checks,
     parametrize_with_checks,
 )
-from qgf_ref.crosscheck.sampler.calls import Sampler, called, require_premises
+from qgf_ref.crosscheck.sampler.calls import Sampler, called, require_drawn, require_premises
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.pointwise import check_critic, check_gradient, check_velocity
-from qgf_ref.crosscheck.sampler.probes import hidden, loud, probes
+from qgf_ref.crosscheck.sampler.probes import actor_of, hidden, loud, probes
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     Compared,
@@ -135,6 +135,11 @@ def check_sampler(
     networks = compared_with(checkpoint, observations, budget)
     usual = networks.agent.usual if isinstance(networks, Checkpoint) else "qgf"
     guide = estimator_by_name(usual if estimator is None else estimator)
+    if (actor := actor_of(networks)) is not None and (best_of > 1 or gradient_steps):
+        raise InputError(
+            f"{networks.source}: the agent {actor.name} draws one action for each observation and "
+            "leaves it: neither best_of nor gradient_steps applies"
+        )
     tried_on: dict[str, Compared] = {networks.source: networks}
     if build is not None:
         assert isinstance(networks, Checkpoint)
@@ -157,6 +162,8 @@ def check_sampler(
         notes |= {note: None for case in cases for note in case.notes}
         premises = partial(require_premises, port, nets, setting, tried, cases, on)
         chosen, _, diagnosis = diagnose(setting, cases, premises=premises)
+        if diagnosis.unknown is not None:
+            require_drawn(port, nets, tried[0], cases[0], on)
         if not diagnosis.agrees:
             raise CrossCheckError(disagreement(chosen, diagnosis, on, calls, nets, cases))
         if coverage:

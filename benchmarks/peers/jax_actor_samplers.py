@@ -28,6 +28,7 @@ ACTS = {"edp": "policy", "fql": "actor_onestep_flow", "qam": "actor_fast",
 class _Acting:
     """How an agent's peer acts: mixed into it. Every piece may be got wrong."""
 
+    agent: str
     flow_part, ranking = "", "critic"
 
     def begin(self, noise: Any) -> Any:
@@ -49,7 +50,7 @@ class _Acting:
     def run(self: Any, params: Any, obs: Any, noise: Any, z: Any) -> Any:
         """(action, {quantity: by step})."""
         net, x = self.loaded(params[self.flow_part or ACTS[self.agent]]), self.begin(noise)
-        if isinstance(self, Diffusion):
+        if self.agent in ("dac", "qsm"):
             x, steps = self.sampled(net, obs, x, z)
             every = zip(*steps, strict=True)
             traced = {n: jnp.stack(s) for n, s in zip(("a", "v", "a1_hat"), every, strict=True)}

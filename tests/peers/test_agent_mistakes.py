@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import pytest
 
+from qgf_ref.crosscheck.sampler.mistakes.bank import candidates
 from tests.helpers.agents import VARIANTS
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]
 pytest.importorskip("jax")
 
+from benchmarks import crosscheck_samplers as samplers  # noqa: E402
 from benchmarks.crosscheck_training import alarmed, judged, mistakes  # noqa: E402
 from benchmarks.peers.jax_agent_mistakes import broken  # noqa: E402
 
@@ -43,3 +45,31 @@ def test_the_right_peer_passes(name: str) -> None:
 )
 def test_a_planted_mistake_is_named_and_nothing_else(name: str, mistake: str) -> None:
     assert judged(name, mistake, mistakes(name)[mistake]).named
+
+
+def test_every_mistake_of_the_diffusion_is_planted() -> None:
+    """But for those of this sampler's own flags."""
+    for name in ("dac, clipped before", "dac, clipped after", "qsm, not clipped"):
+        ck = samplers.networks(name)
+        bank = {m.name for m in candidates(samplers.setting(ck).port())} - {"chunk-action-major"}
+        assert bank == set(samplers.made(name))
+
+
+@pytest.mark.parametrize(
+    "name", ["fql", pytest.param("dac, clipped before", marks=pytest.mark.slow)]
+)
+def test_the_right_sampler_passes(name: str) -> None:
+    outcome = samplers.alarmed(name, 0)
+    assert outcome.named and outcome.excess is not None and outcome.excess < 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "traced"),
+    [
+        ("qsm, not clipped", "posterior-mean-unclipped", False),
+        pytest.param("dac, clipped before", "ddim-mean", True, marks=pytest.mark.slow),
+        pytest.param("qam", "best-of-min", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_sampler_is_named_and_nothing_else(name: str, mistake: str, traced: bool) -> None:
+    assert samplers.judged(name, mistake, traced).named

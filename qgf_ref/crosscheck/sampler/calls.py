@@ -184,3 +184,19 @@ def require_premises(
     right = reference(inputs)
     moves = {n: difference(reference({**inputs, n: x}), right) > MATTERS for n, x in others.items()}
     require("your sampler", partial(call, probe), inputs, answers, others, moves.get)
+
+
+def require_drawn(
+    fn: Sampler, networks: Compared, probe: Probe, case: RecordedCase, on: str
+) -> None:
+    """Raise CrossCheckError where a sampler with an unknown mistake ignores the z that it is given,
+    and does not say which it drew.
+    """
+    if probe.z is None or case.drew(probe.z):
+        return
+    moved = called(fn, networks, replace(probe, z=-probe.z), on).trace.action
+    if difference(moved, case.trace.action) == 0:
+        raise CrossCheckError(
+            "your sampler does not depend on the z given: with another it answers the same. Add "
+            "that noise in its steps, or return what it drew: {'action': …, 'z': …}"
+        )

@@ -16,8 +16,11 @@ from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
 from qgf_ref.crosscheck.sampler.runs import free_running
+from qgf_ref.flow.diffusion import DDPM
 from qgf_ref.relations import Difference, listed, relation
 
+SAME_NOISE = 1e-3
+"""What may be left of a difference that is noise of another size."""
 FROM_THEIRS = ("a", "v", "q", "g")
 """Quantities to which another is related."""
 
@@ -51,6 +54,7 @@ def known(setting: Setting, case: RecordedCase, base: Mistakes, quantity: str) -
     what = relation(difference)
     says += [what] if what else _likeness(difference)
     says += _conditions(difference, wrong[:, rows])
+    says += _drawn(setting, case, base, quantity, scatter)
     if what is None and quantity == "action" and not case.forced:
         says += _move(setting, case, base, rows)
     return Known(tuple(says), what is not None)
@@ -189,6 +193,26 @@ def _likeness(d: Difference) -> list[str]:
     if not np.isfinite(cosine).all():
         says.append("not every number is finite")
     return says
+
+
+def _drawn(
+    setting: Setting, case: RecordedCase, base: Mistakes, quantity: str, scatter: Scatter
+) -> list[str]:
+    """How much of its noise a diffusion adds in each step, where all else of it is right."""
+    chain, z = setting.port(base).chain, case.inputs.z
+    if quantity != "a" or not case.forced or z is None or not isinstance(chain, DDPM):
+        return []
+    schedule, T = chain.schedule(len(z)), len(z)
+    right = np.array([chain.deviation(schedule, T - n) for n in range(T - 1)])
+    z, off = z[: T - 1], (case.theirs["a"] - scatter.truth["a"])[1:]
+    factor = (off * z).sum((1, 2)) / (z * z).sum((1, 2))
+    left = np.abs(off - factor[:, None, None] * z).max()
+    if chain.clip_state or left > SAME_NOISE * np.abs(off).max():
+        return []
+    return [
+        f"theirs adds c·z, c by step {listed(right + factor)}; the reference's √β_k are "
+        f"{listed(right)}"
+    ]
 
 
 def _conditions(d: Difference, wrong: Array) -> Iterator[str]:

@@ -16,7 +16,7 @@ from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
-from qgf_ref.crosscheck.sampler.probes import hidden
+from qgf_ref.crosscheck.sampler.probes import actor_of, hidden
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     FLOW_ROWS,
@@ -53,7 +53,7 @@ def check_velocity(
     convention (then t is what the port's network is told, and u = ±v returned) and budget, as in
     `check_sampler`, which also says what is returned and raised.
     """
-    networks = compared_with(checkpoint, observations, budget)
+    networks = _with_flow(checkpoint, observations, budget)
     told = _told(checkpoint, convention)
     return _at_times(fn, networks, "none", "v", rows, seed, "velocity field", told=told)
 
@@ -73,7 +73,7 @@ def check_critic(
     A flow in the place of the checkpoint, observations and budget as in `check_sampler`, which also
     says what is returned and raised.
     """
-    networks = compared_with(checkpoint, observations, budget)
+    networks = _with_flow(checkpoint, observations, budget)
     return _at_states(fn, networks, "q", rows, seed, "critic")
 
 
@@ -103,7 +103,7 @@ def check_gradient(
     convention (then t is what the port's network is told) and budget as in `check_sampler`, which
     also says what is returned and raised.
     """
-    networks = compared_with(checkpoint, observations, budget)
+    networks = _with_flow(checkpoint, observations, budget)
     if estimator is None:
         return _at_states(fn, networks, "g", rows, seed, "critic gradient")
     guide = estimator_by_name(estimator)
@@ -111,6 +111,19 @@ def check_gradient(
         fn = partial(_weighted, fn, weight)
     told = _told(checkpoint, convention)
     return _at_times(fn, networks, guide, "g", rows, seed, f"G of {guide.label}", weight, told)
+
+
+def _with_flow(
+    checkpoint: CheckpointLike | GuidedFlow, observations: Array | None, budget: int
+) -> Compared:
+    """`compared_with`. Raises InputError on an agent without a flow."""
+    networks = compared_with(checkpoint, observations, budget)
+    if (actor := actor_of(networks)) is not None:
+        raise InputError(
+            f"{networks.source}: the agent {actor.name} acts without a flow ({actor.acts}): give "
+            "check_sampler your sampler, which may return what its network says as v"
+        )
+    return networks
 
 
 def _told(
