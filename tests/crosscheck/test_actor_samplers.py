@@ -264,7 +264,8 @@ def test_what_only_flows_have_is_refused() -> None:
     ck = networks("dac")
     with pytest.raises(InputError, match="neither best_of nor gradient_steps applies"):
         check_sampler(by_hand, ck, best_of=4)
-    for check in (check_velocity, check_critic, check_gradient):
+    checks: tuple[Any, ...] = (check_velocity, check_critic, check_gradient)
+    for check in checks:
         with pytest.raises(InputError, match="the agent dac acts without a flow"):
             check(by_hand, ck)
 
