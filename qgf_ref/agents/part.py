@@ -51,6 +51,10 @@ class Part:
     layer_norm whether LayerNorm follows its hidden layers (of an action's network, all but the
                last) when it is drawn anew; what is loaded says so itself
     activation its own, where it does not follow the agent's options
+    chunk      (h, h_a): its action is a chunk of h actions where the agent's is one of h_a
+    unread     columns at the end of obs, a goal, that it does not read
+    norm_after LayerNorm follows the activation, of every hidden layer, and the output layer is
+               drawn as the hidden ones are: as DQC's networks have it
     """
 
     name: str
@@ -62,6 +66,9 @@ class Part:
     kind: type[JointMLP] | None = None
     layer_norm: bool = True
     activation: str | None = None
+    chunk: tuple[int, int] = (1, 1)
+    unread: int = 0
+    norm_after: bool = False
 
     def network(self, params: MLPParams, settings: NetworkSettings) -> Any:
         """The network of these parameters, ready to be evaluated."""
@@ -69,6 +76,8 @@ class Part:
         options = settings.own.get(self.target_of or self.name, settings.options)
         if self.activation is not None:
             options = replace(options, activation=self.activation)
+        if self.norm_after:
+            options = replace(options, norm_after_activation=True)
         values = {**vars(settings), "inputs": self.inputs, "options": options}
         taken = {f.name for f in fields(kind)}
         return kind(params, **{name: value for name, value in values.items() if name in taken})
@@ -89,7 +98,10 @@ class Part:
             encoder = init_encoder(rng, inside, columns)
             trunk = init_mlp(rng, width + columns, hidden, action_dim)
             return MLPParams(trunk.layers, encoder=encoder)
-        if self.outputs == "action":
+        if self.outputs == "action" and self.norm_after:
+            norms = len(hidden) if self.layer_norm else 0
+            trunk = init_mlp(rng, width, hidden, action_dim, norms=norms)
+        elif self.outputs == "action":
             norms = len(hidden) - 1 if self.layer_norm else 0
             trunk = init_mlp(rng, width, hidden, action_dim, norms=norms, output=lecun_normal)
         else:
@@ -110,7 +122,9 @@ class Part:
 
     def in_features(self, obs_dim: int, action_dim: int) -> int:
         """Width of its first layer's input, for O and D; without the columns of an encoded step."""
-        widths = {"obs": obs_dim, "action": action_dim, "noise": action_dim, "step": 0, **COLUMNS}
+        h, h_a = self.chunk
+        widths = {"obs": obs_dim - self.unread, "action": action_dim * h // h_a, **COLUMNS}
+        widths |= {"noise": action_dim, "step": 0}
         return sum(widths[name] for name in self.inputs)
 
     def out_features(self, action_dim: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.stage import Draw, Stage, StageInputs
 from qgf_ref.arrays import Array
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Hyperparameters
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
@@ -91,7 +91,7 @@ class Recipe:
         return {part: self.gradient(nets[part].params, bar) for part, bar in clipped.items()}
 
     def draw(
-        self, rng: np.random.Generator, batch: Batch, hyper: Hyperparameters
+        self, rng: np.random.Generator, batch: AnyBatch, hyper: Hyperparameters
     ) -> dict[str, Array]:
         """The random numbers of one update, floats in the batch's dtype."""
         arrays = {draw.name: np.asarray(draw.sample(rng, batch, hyper)) for draw in self.draws}

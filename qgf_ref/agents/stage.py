@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.flow.path import sample_times
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 
@@ -26,7 +27,7 @@ class Draw:
     """
 
     name: str
-    sample: Callable[[np.random.Generator, Batch, Hyperparameters], Array]
+    sample: Callable[[np.random.Generator, Any, Hyperparameters], Array]
     row_axis: int = 0
 
 
@@ -35,12 +36,13 @@ class StageInputs:
     """What a loss may look at; it changes none of it.
 
     nets   the agent's networks before the step, and those of its base
+    batch  a Batch, or a GoalBatch for an agent that reaches goals
     drawn  the random numbers, by the name of their draw
     fixed  what `Stage.fixed` gave
     """
 
     nets: Networks
-    batch: Batch
+    batch: Any
     hyper: Hyperparameters
     drawn: Mapping[str, Array]
     fixed: Array | None = None
@@ -76,7 +78,7 @@ class Stage:
         return self.fixed(replace(inputs, batch=batch, drawn={**inputs.drawn, **drawn}))
 
 
-def _flow_times(rng: np.random.Generator, batch: Batch, hyper: Hyperparameters) -> Array:
+def _flow_times(rng: np.random.Generator, batch: Any, hyper: Hyperparameters) -> Array:
     rows = len(batch.obs)
     if hyper.flow_times == "grid":
         return sample_times(rng, rows, hyper.denoise_steps)

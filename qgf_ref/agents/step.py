@@ -15,7 +15,7 @@ from qgf_ref.agents.schedule import run_stages
 from qgf_ref.agents.stage import Loss, Stage, StageInputs
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Hyperparameters
 from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
@@ -70,7 +70,7 @@ class Losses:
 def losses(
     recipe: Recipe,
     nets: Networks,
-    batch: Batch,
+    batch: AnyBatch,
     drawn: Mapping[str, Array],
     hyper: Hyperparameters,
     threads: int = 1,
@@ -88,7 +88,7 @@ def losses(
 def update(
     recipe: Recipe,
     state: TrainState,
-    batch: Batch,
+    batch: AnyBatch,
     drawn: Mapping[str, Array],
     hyper: Hyperparameters,
     threads: int = 1,
@@ -152,7 +152,7 @@ def _steps(
 
 
 def _inputs(
-    nets: Networks, batch: Batch, drawn: Mapping[str, Array], hyper: Hyperparameters
+    nets: Networks, batch: AnyBatch, drawn: Mapping[str, Array], hyper: Hyperparameters
 ) -> StageInputs:
     if not len(batch.obs):
         raise InputError("a training batch needs at least one row")

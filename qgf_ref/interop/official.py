@@ -149,8 +149,9 @@ def params_from_flax(tree: Any, where: str) -> MLPParams:
 
     where  names the network in errors (InputError) on another structure
     """
-    if isinstance(tree, dict) and "value_net" in tree:
-        return MLPParams(tuple(_layers(tree["value_net"], where)))
+    for name in ("value_net", "mlp"):  # the latter a policy's of DQC
+        if isinstance(tree, dict) and name in tree:
+            return MLPParams(tuple(_layers(tree[name], where)))
     if isinstance(tree, dict) and "FourierFeatures_0" in tree:
         features = _child(tree, "FourierFeatures_0", where)
         frequencies = _array(features, "kernel", f"{where}/FourierFeatures_0")

@@ -77,6 +77,11 @@ class GoalBatch:
         return GoalBatch(**{name: array[rows] for name, array in vars(self).items()})
 
 
+AnyBatch = Batch | GoalBatch
+"""What an update may be given: an agent that reaches goals needs the latter, the others the former.
+"""
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
     """What an update needs beside the networks. `horizon` is H of the bootstrap γᴴ.

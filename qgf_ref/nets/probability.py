@@ -1,0 +1,53 @@
+"""A critic of logits as one of probabilities: q = σ(z), member by member."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qgf_ref.arrays import Array
+from qgf_ref.nets.critic import Critic
+from qgf_ref.nets.products import optional
+from qgf_ref.ops.logits import probability
+
+
+@dataclass(frozen=True)
+class ProbabilityCritic:
+    """Q_e = σ(z_e), z_e the members of `logits`; they are reduced after σ.
+
+    ∂q = q(1 − q)·∂z: guidance fades where the goal is near certain or hopeless, as that of the
+    logits does not. Under "min" a row's two gradients are parallel, under "mean" they are not.
+    Source: goal_conditioned.md, section 6.
+    """
+
+    logits: Critic
+
+    @property
+    def aggregation(self) -> str:
+        """That of the logits."""
+        return self.logits.aggregation
+
+    def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:
+        """q (E, B). obs (B, O), action (B, D)."""
+        z, cache = self.logits.forward(obs, action)
+        q, slope = probability(z)
+        return q, (q, slope, cache)
+
+    def jvp(self, action_dot: Array, cache: Any) -> Array:
+        """q_dot (E, B)."""
+        _, slope, inner = cache
+        q_dot: Array = slope * optional(self.logits, "jvp")(action_dot, inner)
+        return q_dot
+
+    def vjp(self, q_bar: Array, cache: Any) -> Array:
+        """(∂q/∂a)ᵀ q_bar, (B, D). q_bar (E, B)."""
+        _, slope, inner = cache
+        return self.logits.vjp(q_bar * slope, inner)
+
+    def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
+        """(Σ q_bar ∂²q/∂a²) action_dot, (B, D): the logits' own, and σ″ = σ′(1 − 2q) times ∂z∂z."""
+        q, slope, inner = cache
+        z_dot = optional(self.logits, "jvp")(action_dot, inner)
+        own = optional(self.logits, "hvp")(action_dot, q_bar * slope, inner)
+        bent: Array = own + self.logits.vjp(q_bar * slope * (1 - 2 * q) * z_dot, inner)
+        return bent
