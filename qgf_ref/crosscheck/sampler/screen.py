@@ -197,6 +197,9 @@ class Screen:
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             rms, size = norms(error, every)[0], norms(at, every)[0]
             relative = np.where(known > 0, noise / known, 0.0)
+            # where the reference is 0 (guidance outside its interval) nothing is known of its
+            # rounding: that of other steps stands for it
+            relative = np.where(known > 0, relative, relative.max(initial=self.case.unit))
             return bool((rms <= SCREEN * np.maximum(noise, relative * size)).all())
 
     def _telling_rows(self) -> Array:

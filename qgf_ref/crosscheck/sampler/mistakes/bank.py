@@ -15,6 +15,7 @@ from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION, O
 from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS
 from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
+from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS
 from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
 from qgf_ref.crosscheck.sampler.mistakes.query import QUERY
 from qgf_ref.crosscheck.sampler.mistakes.time import TIME
@@ -38,7 +39,9 @@ NO_OFFSET = offset_variant((0,) * (DIM // 2))
 INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
 """Mistakes outside the area "network" that need a look inside the networks, as do those of the time
 embedding."""
-_BY_NAME = {m.name: m for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS)}
+_BY_NAME = {
+    m.name: m for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS, *OPTIONS)
+}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
@@ -102,7 +105,7 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
     """
     if port.chain is not None:
         return _of_chain(port)
-    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS)
+    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS, *OPTIONS)
     bank = [m for m in known if not (looks_inside(m) if port.opaque else m.name in OF_FLOWS)]
     if not port.opaque and not port.embeds_time:
         bank = [m for m in bank if not _of_embedding(m)]

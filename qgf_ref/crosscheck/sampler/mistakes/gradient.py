@@ -24,6 +24,7 @@ from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
 from qgf_ref.crosscheck.sampler.mistakes.query import ONE_STEP, QUERY_POINT, asks_one_step
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.options.base import Wrapped
 from qgf_ref.guidance.queries import critic_gradient, one_step_estimate
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.ops.clip import clip_vjp
@@ -32,9 +33,16 @@ from qgf_ref.ops.ensemble import EnsembleCache, ensemble_reduce
 
 def _instead(name: str) -> Mapping[str, Change]:
     def apply(port: Port) -> Port:
-        return replace(port, estimator=estimator(name))
+        return replace(port, estimator=_in_options(port.estimator, estimator(name)))
 
     return one(apply)
+
+
+def _in_options(stated: Estimator, other: Estimator) -> Estimator:
+    """The other estimator in the place of the stated one, within its options."""
+    if isinstance(stated, Wrapped):
+        return replace(stated, base=_in_options(stated.base, other))
+    return other
 
 
 def _not(name: str) -> Callable[[Port], bool]:
