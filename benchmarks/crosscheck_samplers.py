@@ -119,7 +119,7 @@ def _checked(name: str, mistake: str, traced: bool, ck: Checkpoint, port: Any) -
     start, excess = time.perf_counter(), None
     said: tuple[str, ...] = ()
     try:
-        report = check_sampler(port, ck, best_of=best_of(name), coverage=False)
+        report = check_sampler(port, ck, estimator="none", best_of=best_of(name), coverage=False)
         excess = report.diagnosis.explanations[0].excess
     except CrossCheckError as error:
         diagnosis = getattr(error.report, "diagnosis", None)

@@ -37,6 +37,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.networks import ORDER  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS  # noqa: E402
 from qgf_ref.crosscheck.update.banks import bank_of  # noqa: E402
 from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
@@ -127,7 +128,7 @@ def bank() -> str:
 
 def other_bank() -> str:
     """Those of the other methods and conventions, which are none of the bank."""
-    return _table_of((*METHODS, *CONVENTION, *CLAMPS, *OPTIONS))
+    return _table_of((*METHODS, *CONVENTION, *CLAMPS, *OPTIONS, *ORDER))
 
 
 def _table_of(mistakes: Sequence[Mistake]) -> str:

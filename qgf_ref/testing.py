@@ -84,7 +84,7 @@ def check_sampler(
     fn: Sampler,
     checkpoint: CheckpointLike | GuidedFlow,
     *,
-    estimator: EstimatorLike | None = None,
+    estimator: EstimatorLike = "qgf",
     weight: float = 0.3,
     best_of: int = 1,
     rows: int = 32,
@@ -107,7 +107,8 @@ def check_sampler(
                port that cannot be given z returns its own in the mapping. v is then what the
                network says, a1_hat the clean estimate
     checkpoint the networks, or the path of their file
-    estimator  default: qgf; of an agent whose actor is trained with the critic, none
+    estimator  of an agent whose flow was trained with the critic (EDP, QAM) give "none"; of one
+               that acts without a flow it is left aside
     weight     of most calls; 0 and 1.5 are tried as well
     best_of    n > 1: also call it with B·n rows of noise, of which it must choose
     gradient_steps  of GradStep, which follow the flow (with the estimator none, as published)
@@ -133,9 +134,9 @@ def check_sampler(
             raise InputError("build makes samplers of checkpoints: a flow's networks are its own")
         fn, coverage = returning_core(fn, checkpoint, convention), False
     networks = compared_with(checkpoint, observations, budget)
-    usual = networks.agent.usual if isinstance(networks, Checkpoint) else "qgf"
-    guide = estimator_by_name(usual if estimator is None else estimator)
-    if (actor := actor_of(networks)) is not None and (best_of > 1 or gradient_steps):
+    actor = actor_of(networks)
+    guide = estimator_by_name(estimator if actor is None else "none")
+    if actor is not None and (best_of > 1 or gradient_steps):
         raise InputError(
             f"{networks.source}: the agent {actor.name} draws one action for each observation and "
             "leaves it: neither best_of nor gradient_steps applies"

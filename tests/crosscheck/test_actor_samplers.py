@@ -70,7 +70,7 @@ def named(ck: Checkpoint, made: Made, traced: bool, best_of: int = 1) -> tuple[s
     wrong = port(ck, made, traced=traced)
     with pytest.raises(CrossCheckError) as error:
         rows = 8 if best_of == 1 else 32  # a choice is one of few
-        check_sampler(wrong, ck, best_of=best_of, coverage=False, rows=rows)
+        check_sampler(wrong, ck, estimator="none", best_of=best_of, coverage=False, rows=rows)
     diagnosis: Any = getattr(error.value.report, "diagnosis", None)
     assert diagnosis is not None, error.value
     return tuple(" + ".join(e.names) for e in diagnosis.explanations)
@@ -118,7 +118,9 @@ def test_our_own_samplers_agree(name: str) -> None:
     ck = networks(name)
     for traced in (False, True):
         best_of = 3 if name == "qam" and not traced else 1
-        report = check_sampler(port(ck, traced=traced), ck, best_of=best_of, coverage=False, rows=8)
+        report = check_sampler(
+            port(ck, traced=traced), ck, estimator="none", best_of=best_of, coverage=False, rows=8
+        )
         assert report.agrees and report.diagnosis.explanations[0].excess < 0.5
 
 
@@ -143,7 +145,7 @@ def test_qam_ranks_by_the_online_critic() -> None:
     def agent(obs: Array, noise: Array, weight: float) -> Array:
         return ck.agent.act(ck, obs, noise, Acting(best_of=len(noise) // len(obs)))
 
-    assert check_sampler(agent, ck, best_of=3, coverage=False, rows=8).agrees
+    assert check_sampler(agent, ck, estimator="none", best_of=3, coverage=False, rows=8).agrees
     assert named(ck, Made("best-of-target", ""), False, 3) == ("best-of-target",)
 
 

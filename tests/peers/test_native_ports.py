@@ -31,7 +31,7 @@ SAMPLER: dict[str, Any] = {
 }  # fmt: skip
 FORWARD = {torch.float64: 1e-12, torch.float32: 2e-5}
 SAMPLES = {torch.float64: 1e-12, torch.float32: 1e-4}
-"""Measured: 6e-15 and 3e-6 of the forwards, 4e-15 and 5e-6 of the samples, of numbers up to 8."""
+"""Of the first network that is compared, 1e-15 and 7e-7 are measured; samples add up T steps."""
 
 
 def sequential(inputs: int, outputs: int, order: str, activation: Callable[[], Any]) -> Any:

@@ -151,3 +151,14 @@ NETWORKS: tuple[Mistake, ...] = (
         substituting_everywhere(_matmul_with(7)), coarse=True,
     ),
 )  # fmt: skip
+
+ORDER = (
+    Mistake(
+        "norm-before-activation", "network", "v",
+        "LayerNorm before the activation, as in the official QGF code: the options say after "
+        "(norm_after_activation), as in DQC's",
+        changing_options(norm_after_activation=False),
+        lambda port: has_norms(port) and port.field.options.norm_after_activation,
+    ),
+)  # fmt: skip
+"""Of networks in the other order; beside the bank, which is of the official one."""
