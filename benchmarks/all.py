@@ -121,6 +121,12 @@ RESULTS_IN_ORDER = (
         25,
     ),
     Result(
+        "crosscheck_samplers",
+        ("python benchmarks/crosscheck_samplers.py",),
+        ("ops", "nets", "flow", "agents", "crosscheck"),
+        6,
+    ),
+    Result(
         "crosscheck_flow",
         ("python benchmarks/crosscheck_flow.py",),
         (*CORE, "adapters", "crosscheck"),

@@ -226,6 +226,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "goal_batches": partial(written, "goal_batches"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
+    "crosscheck_samplers": partial(written, "crosscheck_samplers"),
     "flow_audit": lambda: (
         printed(
             "qgf-ref audit --flow my_policy:build --weight 20",

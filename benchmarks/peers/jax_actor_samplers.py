@@ -182,7 +182,9 @@ def _vp_to_20(self: Any) -> Any:
 
 
 def _at_next(self: Any, k: int) -> Any:
-    return Diffusion.at(self, min(k + 1, self.T))
+    # of arrays without the row 0, whose index is clamped: ᾱ_(k−1) is read one row later, too
+    alpha, hat, _ = Diffusion.at(self, min(k + 1, self.T))
+    return alpha, hat, float(self.hats()[k])
 
 
 def _clean_of(kept: Callable[[Any, int], float], root: bool = True) -> Methods:
