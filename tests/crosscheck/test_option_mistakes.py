@@ -141,7 +141,10 @@ def compared(option: str, rule: Rule, traced: bool) -> Comparison:
     return compare(networks(), theirs, estimator=f"qgf+{option}", weight=WEIGHT, denoise_steps=T)
 
 
-@pytest.mark.parametrize("option", list(RIGHT))
+SLOW = [pytest.param(option, marks=pytest.mark.slow) for option in list(RIGHT)[3:]]
+
+
+@pytest.mark.parametrize("option", [*list(RIGHT)[:3], *SLOW])
 def test_right_ports_agree(option: str) -> None:
     assert compared(option, RIGHT[option], traced=True).agrees
 
@@ -167,6 +170,7 @@ def test_every_mistake_is_made_here() -> None:
     assert {m.name for m in OPTIONS} == {name for _, name, _ in WRONG}
 
 
+@pytest.mark.slow
 def test_one_is_named_among_other_options() -> None:
     """Wherever the option stands."""
     option, right = f"gate={SIGMA}+norm={MOST}+prefix=1/2", RIGHT[f"gate={SIGMA}"]
