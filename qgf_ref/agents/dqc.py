@@ -21,7 +21,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.actor import weighted_flow_matching
-from qgf_ref.losses.batch import GoalBatch
+from qgf_ref.losses.batch import Batch, GoalBatch
 from qgf_ref.losses.dqc import (
     Statistic,
     backup_loss,
@@ -29,9 +29,7 @@ from qgf_ref.losses.dqc import (
     distillation_loss,
     reach_target,
 )
-from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.probability import ProbabilityCritic
-from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.logits import logit_of, reduced_logit
 from qgf_ref.ops.structure import concat
@@ -76,9 +74,8 @@ class DQCSettings(OwnSettings):
             )
 
 
-def of_goals(inputs: StageInputs) -> GoalBatch:
-    """The batch of a stage. Raises InputError when it has no goals."""
-    batch = inputs.batch
+def of_goals(batch: Any) -> GoalBatch:
+    """The batch itself. Raises InputError when it has no goals."""
     if not isinstance(batch, GoalBatch):
         raise InputError(
             "the agent dqc is trained on goal-conditioned batches (qgf_ref.data.goals), not on "
@@ -89,13 +86,13 @@ def of_goals(inputs: StageInputs) -> GoalBatch:
 
 def with_goal(inputs: StageInputs) -> Array:
     """[s, g], (B, O + G)."""
-    batch = of_goals(inputs)
+    batch = of_goals(inputs.batch)
     return inputs.nets.value.kernels(concat, batch.obs, batch.goal)[0]
 
 
 def backup_logit(inputs: StageInputs) -> Array:
     """Logit (B,) of agg_e σ(z_e), z the target action critic at the data's first h_a actions."""
-    critic, batch = inputs.nets[TARGET], of_goals(inputs)
+    critic, batch = inputs.nets[TARGET], of_goals(inputs.batch)
     width = critic.params.in_features - batch.obs.shape[1] - batch.goal.shape[1]
     z, _ = critic.forward(with_goal(inputs), batch.action[:, :width])
     return critic.kernels(reduced_logit, z, critic.aggregation)
@@ -138,16 +135,35 @@ class DQCRecipe(Recipe):
         """The mean logit of the target action critic at the data's actions."""
         return {"q": float(backup_logit(inputs).mean())}
 
+    def taking(self, batch: Batch) -> GoalBatch:
+        """Its observations as [s, g], its action repeated to the length h; k of 0 to h."""
+        own, rows = self.settings, np.arange(len(batch.obs))
+        h, O = own.backup_horizon, batch.obs.shape[1] - own.goal_dim
+        action = replace(self.parts[0], chunk=(h, own.policy_chunk_size)).fitted(vars(batch))
+        goal, steps = batch.obs[:, O:], rows % (h + 1)
+        return GoalBatch(
+            obs=batch.obs[:, :O],
+            action=action["action"],
+            goal=goal,
+            policy_goal=goal[:, : own.goal_dim if own.policy_goals else 0],
+            next_obs=batch.next_obs[:, :O],
+            rewards=(1 - batch.masks) * 0.9**steps,
+            masks=batch.masks,
+            steps=steps,
+            valid=np.repeat(batch.valid[:, None], h, axis=1),
+            **{f"{of}row": rows for of in ("", "goal_", "policy_goal_")},
+        )
+
     def chunk(self, batch: Any) -> Array:
         """a_{0:h_a}, (B, h_a·A), of a batch's a_{0:h}."""
-        own = self.settings
+        own, batch = self.settings, of_goals(batch)
         width = batch.action.shape[1] * own.policy_chunk_size // own.backup_horizon
         action: Array = np.ascontiguousarray(batch.action[:, :width])
         return action
 
     def reach(self, inputs: StageInputs) -> Array:
         """y (B,): `qgf_ref.losses.dqc.reach_target`, in the networks' dtype."""
-        batch, value = of_goals(inputs), inputs.nets.value
+        batch, value = of_goals(inputs.batch), inputs.nets.value
         # k is an integer array: γᵏ is float64 in NumPy whatever the batch's dtype (trap T19)
         discounts = (inputs.hyper.discount**batch.steps).astype(batch.rewards.dtype)
         next_obs = value.kernels(concat, batch.next_obs, batch.goal)[0]
@@ -165,10 +181,10 @@ class DQCRecipe(Recipe):
 
     def _policy(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.actor.weighted_flow_matching`; all rows count where it has goals."""
-        batch, drawn, own = of_goals(inputs), inputs.drawn, self.settings
-        obs, valid = batch.obs, np.ones(len(batch.obs), batch.obs.dtype)
+        batch, drawn, own = of_goals(inputs.batch), inputs.drawn, self.settings
+        obs, valid = with_goal(inputs), np.ones(len(batch.obs), batch.obs.dtype)
         if own.policy_goals:
-            obs = inputs.nets.policy.kernels(concat, obs, batch.policy_goal)[0]
+            obs = inputs.nets.policy.kernels(concat, batch.obs, batch.policy_goal)[0]
         elif own.policy_network == "dqc":
             valid = self.valid(own, inputs)
         chunk = self.chunk(batch)
@@ -238,22 +254,10 @@ class DQCAgent(FlowAgent):
                 f"policy_chunk_size {own.policy_chunk_size}"
             )
         flow = super().flow(checkpoint, embedding=embedding, kernels=kernels)
-        if not own.policy_goals:
-            field: Any = flow.field
-            flow = replace(flow, field=ignoring_goals(field, own.goal_dim))
         if own.guide_output == "probability":
             online = flow.online_critic and ProbabilityCritic(flow.online_critic)
             flow = replace(flow, critic=ProbabilityCritic(flow.critic), online_critic=online)
         return flow
-
-
-def ignoring_goals(field: MLPVelocity, goal_dim: int) -> MLPVelocity:
-    """A field of [s, a, t] as one of [s, g, a, t]: its first layer has zeros where g comes in."""
-    first, *others = field.params.layers
-    O = field.obs_dim
-    rows = np.zeros((goal_dim, first.kernel.shape[1]), first.kernel.dtype)
-    kernel = np.concatenate([first.kernel[:O], rows, first.kernel[O:]])
-    return replace(field, params=MLPParams((replace(first, kernel=kernel), *others)))
 
 
 def dqc(settings: DQCSettings) -> DQCAgent:

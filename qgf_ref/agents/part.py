@@ -15,7 +15,7 @@ from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.nets.noise import NoisePredictor
 from qgf_ref.nets.one_step import OneStepPolicy
 from qgf_ref.nets.value import MLPValue
-from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
+from qgf_ref.nets.velocity import ConditionalVelocity, GoalBlindVelocity, MLPVelocity
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -52,7 +52,7 @@ class Part:
                last) when it is drawn anew; what is loaded says so itself
     activation its own, where it does not follow the agent's options
     chunk      (h, h_a): its action is a chunk of h actions where the agent's is one of h_a
-    unread     columns at the end of obs, a goal, that it does not read
+    unread     columns at the end of obs, a goal, that its field does not read
     norm_after LayerNorm follows the activation, of every hidden layer, and the output layer is
                drawn as the hidden ones are: as DQC's networks have it
     """
@@ -79,6 +79,7 @@ class Part:
         if self.norm_after:
             options = replace(options, norm_after_activation=True)
         values = {**vars(settings), "inputs": self.inputs, "options": options}
+        values["unread"] = self.unread
         taken = {f.name for f in fields(kind)}
         return kind(params, **{name: value for name, value in values.items() if name in taken})
 
@@ -114,11 +115,28 @@ class Part:
             return OneStepPolicy
         if "step" in self.inputs:
             return NoisePredictor
+        if self.unread:
+            return GoalBlindVelocity
         if self.outputs == "action":
             return ConditionalVelocity if "label" in self.inputs else MLPVelocity
         if self.ensemble:
             return MLPCritic
         return RobustCritic if "action" in self.inputs else MLPValue
+
+    def fitted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs of the agent's widths, obs and action among them, as its first layer reads them.
+
+        Without the columns of obs that it does not read, and with an action of its own chunk's
+        length, which begins with the agent's and repeats it.
+        """
+        values, (h, h_a) = dict(inputs), self.chunk
+        if self.unread:
+            values["obs"] = values["obs"][:, : -self.unread]
+        if h != h_a and "action" in values:
+            action = values["action"]
+            again = np.tile(action, (1, -(-h // h_a)))
+            values["action"] = again[:, : action.shape[1] * h // h_a]
+        return values
 
     def in_features(self, obs_dim: int, action_dim: int) -> int:
         """Width of its first layer's input, for O and D; without the columns of an encoded step."""

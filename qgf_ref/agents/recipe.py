@@ -16,7 +16,7 @@ import numpy as np
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.stage import Draw, Stage, StageInputs
 from qgf_ref.arrays import Array
-from qgf_ref.losses.batch import AnyBatch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Batch, Hyperparameters
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
@@ -64,6 +64,10 @@ class Recipe:
         """What validation reports beside the losses, by name."""
         del inputs
         return {}
+
+    def taking(self, batch: Batch) -> AnyBatch:
+        """A batch of one task as one that these losses take, so that checks can make one up."""
+        return batch
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.cfgrl import CFGRL
 from qgf_ref.agents.dac import DAC
 from qgf_ref.agents.distill import DISTILL
+from qgf_ref.agents.dqc import DQC
 from qgf_ref.agents.edp import EDP
 from qgf_ref.agents.fql import FQL
 from qgf_ref.agents.iql import IQL
@@ -22,6 +23,8 @@ AGENTS: dict[str, Agent] = {
     agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL, EDP, FQL, QAM, DAC, QSM)
 }
 """Every agent that this process knows, by name."""
+_OF_FILES: dict[str, Agent] = {DQC.name: DQC}
+"""Agents that files may be of, and that no command trains or evaluates yet: theirs are goals."""
 
 
 def register_agent(agent: Agent) -> Agent:
@@ -43,10 +46,22 @@ def agent_named(name: str) -> Agent:
             raise InputError(
                 f"{name} is a {type(agent).__name__}, not a qgf_ref.agents.agent.Agent"
             )
+        _require_commands(agent.name)
         return register_agent(agent)
+    _require_commands(name)
     if name not in AGENTS:
         raise unknown_name("agent", name, (*AGENTS, "package.module:AGENT"))
     return AGENTS[name]
+
+
+def _require_commands(name: str) -> None:
+    """Raise InputError for an agent that commands do not train yet."""
+    if name in _OF_FILES:
+        raise InputError(
+            f"the agent {name} reaches goals, and no command trains or evaluates on goals yet: its "
+            "checkpoints are sampled, traced, audited and converted; train it from Python "
+            "(qgf_ref/agents/README.md)"
+        )
 
 
 def agent_with(name: str, settings: Mapping[str, Any]) -> Agent:
@@ -70,6 +85,8 @@ def agent_of_file(name: str, source: str) -> Agent:
 
     A file names no code to import: whoever opens it says where its agent is.
     """
+    if name in _OF_FILES:
+        return _OF_FILES[name]
     if name not in AGENTS:
         raise InputError(
             f"{source} is of the agent {listing([name])}, which is not among those known here "

@@ -129,6 +129,7 @@ def _networks(trial: AgentTrial) -> None:
     for part in trial.agent.parts:
         values: dict[str, Any] = {"time": 0.3, "label": 1, "step": 2}
         values |= {"obs": trial.inputs[0], "action": trial.inputs[1], "noise": trial.inputs[1]}
+        values = part.fitted(values)
         net = trial.checkpoint.network(part.name)
         y, cache = net.joint(**values)
         rng = np.random.default_rng(trial.seed)

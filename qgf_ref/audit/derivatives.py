@@ -79,7 +79,9 @@ def losses(point: AuditedStates) -> Iterator[Check]:
     rows, obs = np.arange(len(point.obs)), point.obs
     valid, masks = (rows % 4 != 3).astype(float), (rows % 5 != 4).astype(float)
     action = np.clip(point.a[-1], -1, 1)
-    batch = Batch(obs, action, np.roll(obs, 1, axis=0), -(1.0 + rows % 3), masks, valid)
+    batch = recipe.taking(
+        Batch(obs, action, np.roll(obs, 1, axis=0), -(1.0 + rows % 3), masks, valid)
+    )
     drawn = recipe.draw(np.random.default_rng(0), batch, hyper)
     nets = Networks(**{name: checkpoint.network(name) for name in checkpoint.params})
     for stage in recipe.stages:

@@ -173,11 +173,12 @@ def networks(point: AuditedStates) -> dict[str, Rule]:
     for part in parts:
         if part.name in followed:
             continue
-        for of, rule in _in_inputs(checkpoint.network(part.name), point.inputs).items():
+        inputs = part.fitted(point.inputs)
+        for of, rule in _in_inputs(checkpoint.network(part.name), inputs).items():
             rules[f"{title(checkpoint, part.name)} in {of}"] = rule
         for name in (part.target_of, part.name):
             if name is not None and name in present:
-                rule = _in_parameters(checkpoint.network(name), point.inputs)
+                rule = _in_parameters(checkpoint.network(name), inputs)
                 rules[f"{title(checkpoint, name)} in the parameters"] = rule
     flow = flow_of(checkpoint)
     if flow is None:

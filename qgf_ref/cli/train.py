@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
     tracking = Tracking(args.track)
     given = {f.name: getattr(args, f.name, None) for f in fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
-    own = {name: getattr(args, name) for name in _agents_settings()}
+    # an agent that --agent has just made known has settings, too, and no flags: --set
+    own = {name: getattr(args, name, None) for name in _agents_settings()}
     own = {name: value for name, value in own.items() if value is not None} | dict(args.own)
     every = given | own
     if args.base is not None:

@@ -220,6 +220,11 @@ class Simulator:
 
     def require_fit(self, checkpoint: Checkpoint) -> None:
         """Raise InputError unless the checkpoint's widths are those of the task."""
+        if "goal_dim" in checkpoint.agent.stated:
+            raise InputError(
+                f"{checkpoint.source} reaches goals (agent {checkpoint.agent.name}); evaluation is "
+                f"of single tasks as yet, such as {self.task.name}, whose states hold no goal"
+            )
         if not self._envs:
             self._envs.append(self.task.make_env())
         env = self._envs[0]

@@ -29,6 +29,7 @@ from qgf_ref.interop.official_agents import (
     OFFICIAL,
     OfficialAgent,
     agent_of,
+    of_goals,
     official_agent,
 )
 from qgf_ref.interop.real_tensors import TensorFile, flatten, tensor_file
@@ -91,6 +92,8 @@ def load_official(path: Path, overrides: Mapping[str, Any]) -> Checkpoint | None
     where = str(flags_path) if flags_path.exists() else f"{path} (no flags.json beside it)"
     chosen = {k: v for k, v in overrides.items() if v is not None}
     values = {**kind.options(flags, where), **chosen}
+    if kind.agent == "dqc":
+        values |= of_goals(trees, values)
     if together and "value" not in trees:
         values.setdefault("critic_loss_type", "ddpg")
     ours = agent_of(kind, values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qgf_ref.agents.agent import Agent
-from qgf_ref.agents.registry import AGENTS
+from qgf_ref.agents.registry import agent_of_file
 from qgf_ref.errors import InputError, listing
 
 MODULES = "modules_"
@@ -56,6 +56,13 @@ OFFICIAL = {
     "fql": OfficialAgent(
         "fql", "actor_onestep_flow", {"flow_steps": "denoise_steps", "q_agg": "q_aggregation"}
     ),
+    "dqc": OfficialAgent(
+        "dqc",
+        "action_critic",
+        {"flow_steps": "denoise_steps", "q_agg": "q_aggregation", "kappa_b": "expectile"},
+        {"activation": "gelu", "action_chunking": True},
+        parts={"policy": "actor_bc"},
+    ),
     "qam": OfficialAgent(
         "qam",
         "actor_fast",
@@ -96,6 +103,28 @@ def official_agent(
     )
 
 
+def of_goals(networks: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What DQC's networks and options tell of ours: its flow knows no goals, its value does.
+
+    Where arrays are missing, whoever reads them says so.
+    """
+    try:
+        value, actor = networks["value"]["value_net"], networks["actor_bc"]["mlp"]
+        widths = [net["Dense_0"]["kernel"].shape[-2] for net in (value, actor)]
+        D = actor[max(name for name in actor if name.startswith("Dense"))]["bias"].shape[-1]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+        return {}
+    told = {
+        "policy_goals": False,
+        "policy_network": "dqc",
+        "goal_dim": widths[0] - widths[1] + D + 1,
+    }
+    told["use_chunk_critic"] = "chunk_critic" in networks
+    if "policy_chunk_size" in values:
+        told["horizon_length"] = values["policy_chunk_size"]
+    return told
+
+
 def with_stated(agent: Agent, values: Mapping[str, Any]) -> Agent:
     """The agent with those of its settings that `values` has."""
     return agent.having({name: values[name] for name in agent.stated if name in values})
@@ -103,4 +132,4 @@ def with_stated(agent: Agent, values: Mapping[str, Any]) -> Agent:
 
 def agent_of(kind: OfficialAgent, values: Mapping[str, Any]) -> Agent:
     """Our agent of that kind, with the settings among the values."""
-    return with_stated(AGENTS[kind.agent], values)
+    return with_stated(agent_of_file(kind.agent, "the official code"), values)

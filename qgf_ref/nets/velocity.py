@@ -12,6 +12,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.nets.joint import COLUMNS, Input, JointCache, NoisyActionMLP
 from qgf_ref.nets.mlp import MLPOptions, MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.structure import concat_vjp
 from qgf_ref.ops.time_embedding import Precision
 
 
@@ -134,6 +135,31 @@ class MLPVelocity(NoisyActionMLP):
     ) -> Array:
         """v_dot along a direction in all three inputs of the network."""
         return self.joint_jvp(cache, obs=obs_dot, action=action_dot, time=embedding_dot)
+
+
+@dataclass(frozen=True)
+class GoalBlindVelocity(MLPVelocity):
+    """v(s, a, t) as a field of [s, g]: the last `unread` columns, a goal, are not read."""
+
+    unread: int = 0
+
+    @property
+    def obs_dim(self) -> int:
+        """O + G."""
+        return super().obs_dim + self.unread
+
+    def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, JointCache]:
+        """v (B, D), and what the products need. obs (B, O + G)."""
+        return super().forward(self._state(obs), action, time)
+
+    def jvp_inputs(
+        self, obs_dot: Array, action_dot: Array, embedding_dot: Array, cache: JointCache
+    ) -> Array:
+        """v_dot along a direction in all inputs; of the goal, none."""
+        return super().jvp_inputs(self._state(obs_dot), action_dot, embedding_dot, cache)
+
+    def _state(self, obs: Array) -> Array:
+        return self.kernels(concat_vjp, obs, (obs.shape[1] - self.unread, self.unread), 0)
 
 
 @dataclass(frozen=True)

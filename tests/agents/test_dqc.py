@@ -25,6 +25,7 @@ from qgf_ref.agents.stage import StageInputs
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array
 from qgf_ref.checks import check_adjoint, check_jvp
+from qgf_ref.cli.main import main
 from qgf_ref.errors import InputError
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.interop.unpickle import read_pickle
@@ -32,6 +33,7 @@ from qgf_ref.losses.batch import Batch, GoalBatch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.ops.logits import probability
+from qgf_ref.testing import check_agent
 
 PARTS = {"policy": "actor_bc"}
 """Ours → the official name, where that is another."""
@@ -382,6 +384,10 @@ def test_settings_and_batches_that_do_not_fit() -> None:
     for changes in variants.values():
         agent = dqc(DQCSettings(goal_dim=3, use_chunk_critic=False).changed(changes))
         assert agent.part_names == ("policy", ONLINE, TARGET, "value")
+    short = DQCSettings(goal_dim=2, backup_horizon=3, policy_chunk_size=1)
+    blind = short.changed({"policy_goals": False, "policy_network": "dqc"})
+    for own in (blind, short.changed({"guide_critic": "target"})):
+        assert not check_agent(dqc(own)).unchecked
     agent = dqc(DQCSettings(3, 6, 2, policy_goals=False, policy_network="dqc"))
     params = agent.initial(np.random.default_rng(0), 12, 6, (8, 7), 2)
     widths = {name: params[name].in_features for name in agent.part_names}
@@ -395,11 +401,45 @@ def test_settings_and_batches_that_do_not_fit() -> None:
         Checkpoint(options, params=params, agent=agent).flow  # noqa: B018
     nets = Checkpoint(replace(options, horizon_length=2), params=params, agent=agent).networks()
     of_one_task = golden_like(9, 6)
+    recipe = agent.require_recipe()
     with pytest.raises(InputError, match="goal-conditioned batches"):
-        losses(agent.require_recipe(), nets, of_one_task, {}, Hyperparameters())
+        losses(recipe, nets, of_one_task, {}, Hyperparameters())
+    with pytest.raises(InputError, match="goal-conditioned batches"):
+        recipe.draw(np.random.default_rng(0), of_one_task, Hyperparameters())
 
 
 def golden_like(O: int, D: int) -> Batch:
     """A batch of one task, all zeros."""
     rows = np.zeros(4)
     return Batch(np.zeros((4, O)), np.zeros((4, D)), np.zeros((4, O)), rows, rows, rows)
+
+
+def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
+    """Read with their flags, converted, read again, traced from the command line."""
+    c, source = case.config, tmp_path / "params_0.pkl"
+    source.write_bytes((case.path / source.name).read_bytes())
+    names = {
+        "q_agg", "flow_steps", "discount", "kappa_b", "kappa_d", "distill_method",
+        "implicit_backup_type", "use_chunk_critic", "backup_horizon", "policy_chunk_size",
+    }  # fmt: skip
+    flags = {"agent": {"agent_name": "dqc", **{name: c[name] for name in names}}}
+    source.with_name("flags.json").write_text(json.dumps(flags))
+    ck, ours = qgf_ref.load(source), case.checkpoint()
+    assert ck.agent.stated == ours.agent.stated and ck.options == ours.options
+    copy = tmp_path / "copy.safetensors"
+    assert main(["convert", str(source), str(copy)]) == 0
+    for again in (ck, qgf_ref.load(copy)):
+        assert again.agent.stated == ours.agent.stated
+        for name in ours.params:
+            pairs = zip(again.params[name].arrays(), ours.params[name].arrays(), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs), name
+    capsys.readouterr()
+    assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
+                 str(tmp_path / "run")]) == 2  # fmt: skip
+    assert "reaches goals" in capsys.readouterr().err
+    made_up = golden_like(c["obs_dim"] + c["goal_dim"], ck.flat_action_dim)
+    recipe: Any = ck.agent.require_recipe()
+    batch = recipe.taking(made_up)
+    drawn = recipe.draw(np.random.default_rng(0), batch, case.hyper())
+    values = losses(recipe, ck.networks(), batch, drawn, case.hyper()).values
+    assert np.isfinite(list(values.values())).all()
