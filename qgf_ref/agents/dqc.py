@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -234,6 +235,23 @@ class DQCAgent(FlowAgent):
     def with_settings(self, settings: DQCSettings) -> DQCAgent:
         """The agent of these settings."""
         return dqc(settings)
+
+    def guiding(self, field: Part, source: str) -> DQCAgent:
+        """The agent whose critic guides another flow. Raises InputError where none has such one.
+
+        field  that flow's network; source: for the error
+        """
+        for goals, network in product((True, False), ("qgf", "dqc")):
+            flow = {"policy_goals": goals, "policy_network": network}
+            agent = dqc(self.settings.changed(flow))
+            own = agent.part("policy")
+            told = (own.inputs, own.norm_after, own.unread)
+            if told == (field.inputs, field.norm_after, field.unread):
+                return agent
+        raise InputError(
+            f"{source} has a flow of {', '.join(field.inputs)}, which a critic of goals cannot "
+            "guide: it guides QGF's flow and DQC's"
+        )
 
     def flow(
         self,

@@ -433,6 +433,17 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
         for name in ours.params:
             pairs = zip(again.params[name].arrays(), ours.params[name].arrays(), strict=True)
             assert all(np.array_equal(a, b) for a, b in pairs), name
+    # QGF's flow of [s, g], a checkpoint of the paper's agent, under this critic
+    critics = {
+        name: case.checkpoint("float64").params[ONLINE] for name in ("critic", "target_critic")
+    }
+    flow = Checkpoint(ck.options, params={"policy": case.policy("qgf").astype(float), **critics})
+    guided = qgf_ref.load(policy=flow, critic=source).flow
+    z, traces = case.arrays("official_float32"), case.arrays("trace_float64")
+    obs = np.concatenate([z["observations"], z["goals"]], axis=1).astype(float)
+    run = f"qgf/{ONLINE}/logit/qgf/w{c['weights'][0]:g}"
+    action = qgf_ref.sample(guided, obs, weight=c["weights"][0], noise=z["noise"].astype(float))
+    assert abs(action - traces[f"{run}/action"]).max() < 1e-12
     capsys.readouterr()
     assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
                  str(tmp_path / "run")]) == 2  # fmt: skip
