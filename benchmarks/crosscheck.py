@@ -242,13 +242,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     outcomes: dict[str, list[Outcome]] = {}
     alarms: dict[str, list[Alarm]] = {}
-    networks = [] if args.only else [*golden(), *architectures()][:: 8 if args.smoke else 1]
+    networks = [] if args.only else [*golden(), *architectures()][:: 16 if args.smoke else 1]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=spawn, initializer=one_thread) as pool:
         for framework in args.framework:
             module = FRAMEWORKS[framework]
             for traced in (True, False):
-                stride = (9 if traced else 27) if args.smoke else 1
+                stride = (18 if traced else 54) if args.smoke else 1
                 names = args.only or [*module.MISTAKES, *module.HELD_OUT][::stride]
                 found = pool.map(partial(judged, framework, traced), names)
                 key = f"{framework}, {_mode(traced)}"
