@@ -52,8 +52,8 @@ _LARGEST_ITEM = 8
 _LONGEST = 200
 
 PRECISIONS = {"float16": 2.0**-13, "bfloat16": 2.0**-10}
-"""A quarter of the unit roundoff of what networks compute in, where that is less than float32: sums
-and norms stay in float32 (torch.autocast), which leaves a sixteenth of a float32 port's excess."""
+"""A quarter of the unit roundoff of what networks compute in, where that is less than float32. As
+products are summed in float32, right ports would reach 0.07 of the limit that a whole unit sets."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from agents.cfgrl import CFGRLAgent, get_config
 
+from qgf_ref.files import write_npz
+
 HERE = Path(__file__).parent
 NETWORKS = ("actor", "critic", "target_critic", "value")
 ROWS, O, A, H = 6, 5, 2, 2
@@ -46,4 +48,4 @@ for name in NETWORKS:
     state[name].pop("opt_state")
 (HERE / "params_3.pkl").write_bytes(pickle.dumps({"agent": state}))
 (HERE / "flags.json").write_text(json.dumps({"agent": dict(config)}, indent=1) + "\n")
-np.savez(HERE / "samples.npz", allow_pickle=False, **samples)
+write_npz(HERE / "samples.npz", samples)
