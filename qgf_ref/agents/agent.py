@@ -59,6 +59,7 @@ class Agent:
                  agent's, a task's domain → its own
     guided       whether it has a flow that an estimator may guide
     usual        the estimator with which it acts if nothing else is said
+    of_goals     whether it is trained on goal-conditioned data, and its observation is [s, g]
     Checkpoints carry their agent to worker processes, without its recipe: the other fields of a
     subclass must be picklable.
     """
@@ -73,6 +74,7 @@ class Agent:
     official: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     guided: ClassVar[bool] = False
     usual: ClassVar[str] = "none"
+    of_goals: ClassVar[bool] = False
 
     @property
     def stated(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from qgf_ref.losses.dqc import (
 )
 from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.ops.kernels import Kernels, reference_kernels
-from qgf_ref.ops.logits import logit_of, reduced_logit
+from qgf_ref.ops.logits import logit_of, probability, reduced_logit
 from qgf_ref.ops.structure import concat
 from qgf_ref.ops.time_embedding import Precision
 
@@ -231,6 +231,7 @@ class DQCAgent(FlowAgent):
 
     settings: DQCSettings = DQCSettings()
     critic: str = ONLINE
+    of_goals: ClassVar[bool] = True
 
     def with_settings(self, settings: DQCSettings) -> DQCAgent:
         """The agent of these settings."""
@@ -276,6 +277,11 @@ class DQCAgent(FlowAgent):
             online = flow.online_critic and ProbabilityCritic(flow.online_critic)
             flow = replace(flow, critic=ProbabilityCritic(flow.critic), online_critic=online)
         return flow
+
+    def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
+        """The probability γ^steps of reaching the goal (B,), of the critic that guides."""
+        expected = super().q(checkpoint, obs, chunks)
+        return expected if self.settings.guide_output == "probability" else probability(expected)[0]
 
 
 def dqc(settings: DQCSettings) -> DQCAgent:

@@ -22,9 +22,9 @@ from qgf_ref.user_code import import_named
 AGENTS: dict[str, Agent] = {
     agent.name: agent for agent in (IQL, ROBUST_Q, CFGRL, DISTILL, EDP, FQL, QAM, DAC, QSM)
 }
-"""Every agent that this process knows, by name."""
-_OF_FILES: dict[str, Agent] = {DQC.name: DQC}
-"""Agents that files may be of, and that no command trains or evaluates yet: theirs are goals."""
+"""Every agent that this process knows and that is trained on tasks, by name."""
+OF_GOALS: dict[str, Agent] = {DQC.name: DQC}
+"""Those that are trained on goals."""
 
 
 def register_agent(agent: Agent) -> Agent:
@@ -46,22 +46,12 @@ def agent_named(name: str) -> Agent:
             raise InputError(
                 f"{name} is a {type(agent).__name__}, not a qgf_ref.agents.agent.Agent"
             )
-        _require_commands(agent.name)
-        return register_agent(agent)
-    _require_commands(name)
+        return OF_GOALS.get(agent.name) or register_agent(agent)
+    if name in OF_GOALS:
+        return OF_GOALS[name]
     if name not in AGENTS:
-        raise unknown_name("agent", name, (*AGENTS, "package.module:AGENT"))
+        raise unknown_name("agent", name, (*AGENTS, *OF_GOALS, "package.module:AGENT"))
     return AGENTS[name]
-
-
-def _require_commands(name: str) -> None:
-    """Raise InputError for an agent that commands do not train yet."""
-    if name in _OF_FILES:
-        raise InputError(
-            f"the agent {name} reaches goals, and no command trains or evaluates on goals yet: its "
-            "checkpoints are sampled, traced, audited and converted; train it from Python "
-            "(qgf_ref/agents/README.md)"
-        )
 
 
 def agent_with(name: str, settings: Mapping[str, Any]) -> Agent:
@@ -71,7 +61,8 @@ def agent_with(name: str, settings: Mapping[str, Any]) -> Agent:
     """
     agent = agent_named(name)
     for each in settings:
-        owners = [other.name for other in AGENTS.values() if each in other.stated]
+        known = (*AGENTS.values(), *OF_GOALS.values())
+        owners = [other.name for other in known if each in other.stated]
         if each not in agent.stated and owners:
             own = listing(agent.stated) if agent.stated else "none"
             raise InputError(
@@ -85,8 +76,8 @@ def agent_of_file(name: str, source: str) -> Agent:
 
     A file names no code to import: whoever opens it says where its agent is.
     """
-    if name in _OF_FILES:
-        return _OF_FILES[name]
+    if name in OF_GOALS:
+        return OF_GOALS[name]
     if name not in AGENTS:
         raise InputError(
             f"{source} is of the agent {listing([name])}, which is not among those known here "

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,8 +118,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Play, print, write; 0."""
-    from qgf_ref.data.tasks import task
     from qgf_ref.denoising import GradientSteps
+    from qgf_ref.evaluation import goals
     from qgf_ref.evaluation.methods import parse_methods
     from qgf_ref.evaluation.protocol import evaluate
     from qgf_ref.evaluation.report import (
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         FILES,
         SUCCESS_NOTE,
         critic_table,
+        goal_table,
         send,
         success_table,
         summary,
@@ -150,7 +152,9 @@ def run(args: argparse.Namespace) -> int:
     )
     filmed, tracking = _filmed(args, settings.methods, climb), Tracking(args.track)
     checkpoints = load_checkpoints(args, "float32")
-    chosen = task(task_name(args.task, checkpoints))
+    chosen = goals.problem_of(task_name(args.task, checkpoints), checkpoints[0])
+    if isinstance(chosen, goals.Goals) and not args.weights:
+        settings = replace(settings, weights=goals.WEIGHTS)
     out = output_directory(args.out, FILES)
     if args.gif is not None:
         output_file(args.gif, args.checkpoint)
@@ -178,6 +182,8 @@ def run(args: argparse.Namespace) -> int:
         send(evaluation, out, tracking)
     print(text_table(*success_table(evaluation)))
     print(textwrap.fill(SUCCESS_NOTE, 98))
+    if isinstance(chosen, goals.Goals):
+        print(f"\nby goal, held out:\n{text_table(*goal_table(evaluation))}")
     print("\nthe critic on the chunks that were executed:")
     print(text_table(*critic_table(evaluation)))
     print(textwrap.fill(CRITIC_NOTE, 98))
@@ -232,7 +238,7 @@ def _render(
     path: Path, checkpoint: Checkpoint, evaluation: Evaluation, method: Method | None
 ) -> None:
     """Write the GIF, or say why there is none: the evaluation stands either way."""
-    from qgf_ref.data.tasks import task
+    from qgf_ref.evaluation.goals import problem_of
     from qgf_ref.evaluation.protocol import best
     from qgf_ref.evaluation.rendering import RenderingError, render
     from qgf_ref.evaluation.settings import HELD_OUT
@@ -242,8 +248,8 @@ def _render(
     seed = evaluation.settings.seeds(HELD_OUT)[0]
     try:
         film = render(
-            checkpoint, task(evaluation.task), cell.method, cell.weight, path, seed=seed,
-            sampler=evaluation.settings.backend,
+            checkpoint, problem_of(evaluation.task, checkpoint), cell.method, cell.weight, path,
+            seed=seed, sampler=evaluation.settings.backend,
         )  # fmt: skip
     except RenderingError as error:
         print(textwrap.fill(str(error), 98, break_on_hyphens=False))

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from qgf_ref.agents.registry import AGENTS, agent_named
+from qgf_ref.agents.registry import AGENTS, OF_GOALS, agent_named
 from qgf_ref.cli.arguments import next_command
 from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.cli.parser import add_track
@@ -35,6 +35,7 @@ EXAMPLE = """examples:
   qgf-ref train --agent cfgrl --base runs/cube1        (against a finished run's networks)
   qgf-ref train cube-single-play-singletask-task1-v0 --agent fql --alpha 100
   qgf-ref train cube-triple-play-singletask-task1-v0 --agent fql --preset paper
+  qgf-ref train cube-single-play-oraclerep-v0 --agent dqc --expectile 0.93   (reaching goals)
   qgf-ref train cube-single-play-singletask-task1-v0 --agent mine.agents:MINE
 """
 
@@ -50,11 +51,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train",
         help="train a flow policy and an IQL critic on an OGBench task",
         description="Behaviour cloning of a flow policy and an IQL critic, which never touch, on a "
-        "single-task OGBench problem. Ctrl-C saves; --resume continues bit for bit.",
+        "single-task OGBench problem; or another --agent. Ctrl-C saves; --resume continues bit for "
+        "bit.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", metavar="TASK", help="OGBench single-task name")
+    parser.add_argument("name", nargs="?", metavar="TASK", help="OGBench name: a task, or goals")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR")
     parser.add_argument(
         "--base", type=Path, metavar="DIR", help="of --agent: the run that it is trained against"
@@ -102,7 +104,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 def _agents_settings() -> dict[str, tuple[Any, str]]:
     """Settings of the agents' own by name: their type, and the help of each agent that has one."""
     found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
-    for agent in AGENTS.values():
+    for agent in (*AGENTS.values(), *OF_GOALS.values()):
         kinds = get_type_hints(type(agent.settings)) if agent.settings is not None else {}
         for own in fields(agent.settings) if agent.settings is not None else ():
             about = f"{own.metadata['help']} (default: {own.default})"

@@ -19,8 +19,8 @@ from typing import Any
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.checkpoint import digest as digest_of
 from qgf_ref.backends.engine import Engine, EngineLike
-from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.errors import InputError
+from qgf_ref.evaluation.goals import problem_of
 from qgf_ref.evaluation.methods import Method, parse_method
 from qgf_ref.evaluation.records import Records, Unit, code_versions, digest
 from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, TaskLike
@@ -119,9 +119,9 @@ def evaluate(
     configuration, WorkerError when a process dies, NonFiniteError as `sample`.
     """
     settings = settings or Settings()
-    task = ogbench_task(task) if isinstance(task, str) else task
     if not checkpoints:
         raise InputError("no checkpoint to evaluate")
+    task = problem_of(task, checkpoints[0]) if isinstance(task, str) else task
     digests = [digest(c) for c in checkpoints]
     if len(set(digests)) < len(digests):
         raise InputError(
@@ -192,7 +192,7 @@ def success_rate(
     Returns a Cell: `.success` is rate, low, high; `.mean_reward`; `.episodes`.
     Raises InputError as `evaluate`, and when a guided method comes without a weight.
     """
-    task = ogbench_task(task) if isinstance(task, str) else task
+    task = problem_of(task, checkpoint) if isinstance(task, str) else task
     method = parse_method(method) if isinstance(method, str) else method
     if not len(seeds):
         raise InputError("a success rate needs at least one episode: give seeds")

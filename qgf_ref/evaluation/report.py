@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.evaluation.critic_error import CriticError, chunks, critic_error, table_of_chunks
+from qgf_ref.evaluation.goals import by_goal
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.plots import (
     calibration_figure,
@@ -124,6 +125,20 @@ def success_table(evaluation: Evaluation) -> Table:
     return header, body
 
 
+def goal_table(evaluation: Evaluation) -> Table:
+    """Success on the held-out episodes goal by goal, with intervals, for the terminal."""
+    header, rows = ["goal"], dict[int, list[str]]()
+    for cell in evaluation.held_out:
+        weight = "" if cell.weight is None else f" w={cell.weight:g}"
+        header.append(f"{cell.method.label}{weight}")
+        episodes = cell.episodes
+        rates = by_goal([e.seed for e in episodes], [e.success for e in episodes])
+        for goal, rate in rates.items():
+            text = f"{rate.value:.2f} ({rate.low:.2f}–{rate.high:.2f})"
+            rows.setdefault(goal, [str(goal)]).append(text)
+    return header, list(rows.values())
+
+
 def critic_table(evaluation: Evaluation) -> Table:
     """The critic's error on the held-out episodes, for the terminal."""
     header = ["method", "w", "Q", "return", "bias", "95%", "RMSE", "rank ρ", "cut", "ended"]
@@ -135,18 +150,20 @@ def critic_table(evaluation: Evaluation) -> Table:
         if error is None:
             body.append([cell.method.label, weight, *["–"] * 8])
             continue
+        # of a critic of probabilities, whose numbers lie in [0, 1]
+        d = 1 if max(abs(error.q), abs(error.realised)) > 1 else 3
         body.append(
             [
                 cell.method.label,
                 weight,
-                f"{error.q:.1f}",
-                f"{error.realised:.1f}",
-                f"{error.bias.value:+.1f}",
-                f"{error.bias.low:+.1f} {error.bias.high:+.1f}",
-                f"{error.rmse:.1f}",
+                f"{error.q:.{d}f}",
+                f"{error.realised:.{d}f}",
+                f"{error.bias.value:+.{d}f}",
+                f"{error.bias.low:+.{d}f} {error.bias.high:+.{d}f}",
+                f"{error.rmse:.{d}f}",
                 formatted(error.rank, ".2f"),
                 f"{error.cut:.2f}",
-                formatted(ended and ended.bias.value, "+.1f"),
+                formatted(ended and ended.bias.value, f"+.{d}f"),
             ]
         )
     return header, body

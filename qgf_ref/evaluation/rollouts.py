@@ -18,6 +18,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.data.tasks import seeded_reset
 from qgf_ref.errors import InputError
+from qgf_ref.evaluation.goals import Goals
 from qgf_ref.evaluation.methods import Method
 
 
@@ -220,10 +221,12 @@ class Simulator:
 
     def require_fit(self, checkpoint: Checkpoint) -> None:
         """Raise InputError unless the checkpoint's widths are those of the task."""
-        if "goal_dim" in checkpoint.agent.stated:
+        if checkpoint.agent.of_goals != isinstance(self.task, Goals):
+            kinds = {True: "goals", False: "a single task"}
             raise InputError(
-                f"{checkpoint.source} reaches goals (agent {checkpoint.agent.name}); evaluation is "
-                f"of single tasks as yet, such as {self.task.name}, whose states hold no goal"
+                f"{checkpoint.source} (agent {checkpoint.agent.name}) was trained on "
+                f"{kinds[checkpoint.agent.of_goals]}, and {self.task.name} is of "
+                f"{kinds[not checkpoint.agent.of_goals]}"
             )
         if not self._envs:
             self._envs.append(self.task.make_env())

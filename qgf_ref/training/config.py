@@ -199,6 +199,8 @@ def preset(
         raise unknown_name("preset", name, PRESETS)
     changes, own = dict(PRESETS[name]), dict(own or {})
     official = dict(agent_named(agent).official)
+    if name == "paper" and agent_named(agent).of_goals:
+        raise InputError(f"the paper does not say how its runs of {agent} were set: no such preset")
     if name == "paper" and official:
         changes |= official.pop("")
         domain = next((d for d in official if task.startswith(f"{d}-")), None)

@@ -18,14 +18,16 @@ from qgf_ref.arrays import Array, require_finite
 from qgf_ref.backends.engine import Residence, backend_named
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Batch, Hyperparameters
 from qgf_ref.progress import progress
 from qgf_ref.threads import limited
 from qgf_ref.tracking import Tracking
 from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.goals import GoalData
 from qgf_ref.training.interruption import StopRequest
 from qgf_ref.training.state import RunState
 
+TrainingData = Transitions | GoalData
 VALIDATION_ROWS = 2048
 VALIDATION_SEED = 20_260_611
 _POSTFIX_EVERY = 50
@@ -53,13 +55,13 @@ class RunFiles(Protocol):
 class ValidationSet:
     """A fixed batch of held-out windows with fixed random numbers."""
 
-    batch: Batch
+    batch: AnyBatch
     drawn: dict[str, Array]
 
     @classmethod
     def draw(
         cls,
-        data: Transitions,
+        data: TrainingData,
         recipe: Recipe,
         hyper: Hyperparameters,
         place: Residence | None = None,
@@ -80,13 +82,16 @@ class ValidationSet:
 
 def training_batch(
     rng: np.random.Generator,
-    data: Transitions,
+    data: TrainingData,
     rows: int,
     recipe: Recipe,
     hyper: Hyperparameters,
     place: Residence | None = None,
-) -> tuple[Batch, dict[str, Array]]:
+) -> tuple[AnyBatch, dict[str, Array]]:
     """One batch of windows and the random numbers of its update, float32; in `place`, if given."""
+    if isinstance(data, GoalData):
+        with_goals = data.batch(rng, rows)
+        return with_goals, recipe.draw(rng, with_goals, hyper)
     starts = sample_starts(rng, data, rows, hyper.horizon)
     window = starts, hyper.horizon, hyper.discount
 
@@ -105,8 +110,8 @@ def run(
     config: TrainConfig,
     recipe: Recipe,
     state: RunState,
-    data_at: Callable[[int], Transitions],
-    validation: Transitions | None,
+    data_at: Callable[[int], TrainingData],
+    validation: TrainingData | None,
     files: RunFiles,
     evaluate: Callable[[RunState], dict[str, float]] | None = None,
     tracking: Tracking | None = None,
@@ -114,7 +119,7 @@ def run(
     """Update `state` up to config.updates, saving on the way. Returns the signal that ended it, if
     one did: everything is saved then too.
 
-    data_at   the transitions that serve an update (a slice, or the whole data set)
+    data_at   the data that serve an update (a slice, or the whole data set)
     evaluate  success rates of the state, every config.evaluate_every updates
     tracking  is sent every row of metrics
     Raises NonFiniteError naming update and loss when a loss is not finite; what was saved last

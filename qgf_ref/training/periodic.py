@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from qgf_ref.data.tasks import Task
+from qgf_ref.data.tasks import GoalTask, Task
+from qgf_ref.evaluation.goals import Goals
 from qgf_ref.evaluation.protocol import success_rate
 from qgf_ref.evaluation.rollouts import Simulator
 from qgf_ref.training.config import TrainConfig
@@ -16,7 +17,7 @@ ENVIRONMENTS = 8
 
 @contextmanager
 def evaluator(
-    config: TrainConfig, problem: Task
+    config: TrainConfig, problem: Task | GoalTask
 ) -> Iterator[Callable[[RunState], dict[str, float]] | None]:
     """A function from the state to success rates, or None when the configuration asks for none.
 
@@ -31,13 +32,14 @@ def evaluator(
     methods: list[tuple[str, float | None]] = [("none", None)]
     if config.trained_agent().guided:
         methods.append(("qgf", config.evaluate_weight))
-    with Simulator(problem, min(ENVIRONMENTS, len(seeds))) as simulator:
+    played = Goals(problem) if isinstance(problem, GoalTask) else problem
+    with Simulator(played, min(ENVIRONMENTS, len(seeds))) as simulator:
 
         def rates(state: RunState) -> dict[str, float]:
             checkpoint = state.checkpoint(config)
             found = {}
             for method, weight in methods:
-                cell = success_rate(checkpoint, problem, method, weight, seeds, simulator=simulator)
+                cell = success_rate(checkpoint, played, method, weight, seeds, simulator=simulator)
                 name = "success_bc" if weight is None else "success_qgf"
                 found[name] = float(cell.success.value)
             return found

@@ -20,8 +20,7 @@ from pathlib import Path
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.datasets import DatasetFiles, find_dataset, load_transitions
 from qgf_ref.data.slices import SliceStream
-from qgf_ref.data.tasks import Task, task
-from qgf_ref.data.windows import Transitions
+from qgf_ref.data.tasks import GoalTask, Task, goal_task, task
 from qgf_ref.errors import InputError
 from qgf_ref.files import csv_bytes, require_writable, sole_use, user_path, write_atomically
 from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
@@ -29,10 +28,13 @@ from qgf_ref.tracking import Start, Tracking
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.curves import loss_curves
+from qgf_ref.training.goals import GoalData, fitted, load_goal_data
+from qgf_ref.training.loop import TrainingData
 from qgf_ref.training.periodic import evaluator
 from qgf_ref.training.record import RECORD, Record, fingerprint
 from qgf_ref.training.state import RunState, initial_state, load_state, save_state
 
+Problem = Task | GoalTask
 LOCK = ".lock"
 STATE, METRICS, CURVES = "state.safetensors", "metrics.csv", "losses.png"
 FILES = (MODEL, CONFIG, STATE, METRICS, CURVES, RECORD)
@@ -86,9 +88,9 @@ class OwnRunFiles:
 
 @dataclass(frozen=True)
 class Feed:
-    """`at(update)`: the transitions that serve an update; `peak_bytes()`: memory taken so far."""
+    """`at(update)`: the data that serve an update; `peak_bytes()`: memory taken so far."""
 
-    at: Callable[[int], Transitions]
+    at: Callable[[int], TrainingData]
     peak_bytes: Callable[[], int]
 
 
@@ -103,7 +105,7 @@ def start(config: TrainConfig, directory: Path, tracking: Tracking | None = None
             f"{config.agent} is trained against a finished run of the agent {base}: say which, "
             "with --base DIR"
         )
-    problem, directory = task(config.task), user_path(directory)
+    problem, directory = _problem(config), user_path(directory)
     config = config.with_threads()
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = replace(config, data=str(user_path(config.data).resolve()))
@@ -126,8 +128,9 @@ def start(config: TrainConfig, directory: Path, tracking: Tracking | None = None
     found = find_dataset(problem.dataset, config.data)
     with _alone(directory), _transitions(found, problem, config) as feed:
         first = feed.at(1)
-        obs_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
-        state = initial_state(config, obs_dim, action_dim)
+        if isinstance(first, GoalData):
+            config = fitted(config, first)
+        state = initial_state(config, *_widths(first))
         about = {
             "dataset": _fingerprints(found),
             "transitions": len(first),
@@ -163,7 +166,7 @@ def resume(
     if data is not None:
         config = replace(config, data=str(user_path(data).resolve()))
     record.config = config
-    problem = task(config.task)
+    problem = _problem(config)
     found = find_dataset(problem.dataset, config.data)
     _require_same_data(found, record)
     with _alone(directory), _transitions(found, problem, config) as feed:
@@ -171,8 +174,7 @@ def resume(
         if (directory / STATE).exists():
             state = load_state(directory / STATE, config)
         else:  # stopped before anything was saved
-            first = feed.at(1)
-            state = initial_state(config, first.observations.shape[1], first.actions.shape[1])
+            state = initial_state(config, *_widths(feed.at(1)))
         if state.update > config.updates:
             raise InputError(
                 f"the run in {directory} has made {state.update} updates already; --updates must "
@@ -182,12 +184,12 @@ def resume(
 
 
 @contextmanager
-def open_data(config: TrainConfig, record: Record) -> Iterator[tuple[Feed, Transitions | None]]:
+def open_data(config: TrainConfig, record: Record) -> Iterator[tuple[Feed, TrainingData | None]]:
     """The training transitions of a configuration, and the validation ones if there are any.
 
     Raises InputError when the data set is not the one that the recorded run was started on.
     """
-    problem = task(config.task)
+    problem = _problem(config)
     found = find_dataset(problem.dataset, config.data)
     _require_same_data(found, record)
     validation = None
@@ -202,7 +204,7 @@ def _run(
     state: RunState,
     feed: Feed,
     found: DatasetFiles,
-    problem: Task,
+    problem: Problem,
     record: Record,
     tracking: Tracking | None,
 ) -> Finished:
@@ -241,7 +243,20 @@ def _alone(directory: Path) -> AbstractContextManager[None]:
     return sole_use(directory / LOCK, f"another process is training in {directory}")
 
 
-def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:
+def _problem(config: TrainConfig) -> Problem:
+    of_goals = config.trained_agent().of_goals
+    return goal_task(config.task) if of_goals else task(config.task)
+
+
+def _widths(data: TrainingData) -> tuple[int, int]:
+    """Of an observation, [s, g] where there are goals, and of an action."""
+    goal = data.goal_dim if isinstance(data, GoalData) else 0
+    return data.observations.shape[1] + goal, data.actions.shape[1]
+
+
+def _load(path: Path, problem: Problem, config: TrainConfig) -> TrainingData:
+    if isinstance(problem, GoalTask):
+        return load_goal_data(path, problem, config)
     return load_transitions(
         path,
         problem,
@@ -252,11 +267,14 @@ def _load(path: Path, problem: Task, config: TrainConfig) -> Transitions:
 
 
 @contextmanager
-def _transitions(found: DatasetFiles, problem: Task, config: TrainConfig) -> Iterator[Feed]:
+def _transitions(found: DatasetFiles, problem: Problem, config: TrainConfig) -> Iterator[Feed]:
     load = partial(_load, problem=problem, config=config)
     if len(found.train) == 1:
         whole = load(found.train[0])
-        total = sum(array.nbytes for array in vars(whole).values())
+        if isinstance(whole, GoalData):
+            total = whole.nbytes
+        else:
+            total = sum(array.nbytes for array in vars(whole).values())
         yield Feed(lambda update: whole, lambda: total)
     else:
         with closing(SliceStream(found.train, load, config.slice_steps)) as stream:

@@ -447,7 +447,7 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
                  str(tmp_path / "run")]) == 2  # fmt: skip
-    assert "reaches goals" in capsys.readouterr().err
+    assert "needs a goal-conditioned name" in capsys.readouterr().err
     made_up = golden_like(c["obs_dim"] + c["goal_dim"], ck.flat_action_dim)
     recipe: Any = ck.agent.require_recipe()
     batch = recipe.taking(made_up)

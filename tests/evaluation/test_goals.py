@@ -1,0 +1,90 @@
+"""Episodes that reach goals: which goal a seed plays, what is observed, success goal by goal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qgf_ref import InputError
+from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.dqc import DQCSettings, dqc
+from qgf_ref.agents.options import Options
+from qgf_ref.cli.main import main
+from qgf_ref.data.tasks import goal_task, seeded_reset, task
+from qgf_ref.evaluation.goals import Goals, by_goal, goal_of
+from qgf_ref.evaluation.protocol import success_rate
+from tests.data.synthetic import TASK, write_dataset
+from tests.training.test_goals import NAME, SMALL
+
+
+def small() -> Checkpoint:
+    """Networks of two actions of a maze, as drawn."""
+    agent = dqc(DQCSettings(goal_dim=2, backup_horizon=4, policy_chunk_size=2))
+    params = agent.initial(np.random.default_rng(0), 4, 4, (8, 8), 2)
+    options = Options("gelu", "min", 3, 2, True, discount=0.99, expectile=0.9)
+    return Checkpoint(options, params=params, agent=agent)
+
+
+def test_five_seeds_in_a_row_play_all_goals() -> None:
+    assert sorted(goal_of(seed) for seed in range(100_000, 100_005)) == [1, 2, 3, 4, 5]
+    rates = by_goal([0, 5, 1, 10], [True, False, True, True])
+    assert {goal: (r.value, r.low < r.value) for goal, r in rates.items()} == {
+        1: (2 / 3, True), 2: (1.0, True),
+    }  # fmt: skip
+
+
+def test_an_observation_is_the_state_and_the_goal_of_the_reset() -> None:
+    env = Goals(goal_task(NAME)).make_env()
+    plain = goal_task(NAME).make_env()
+    try:
+        assert env.observation_space.shape == (4,)
+        seen = []
+        for seed in range(5):
+            obs = seeded_reset(env, seed)
+            np.random.seed(seed)  # noqa: NPY002
+            plain.unwrapped.action_space.seed(seed)
+            state, info = plain.reset(seed=seed, options={"task_id": goal_of(seed)})
+            np.testing.assert_array_equal(obs[:2], state)
+            np.testing.assert_array_equal(obs[2:], np.float32(info["goal"]))
+            for _ in range(2):  # the goal stays, and steps are the environment's own
+                action = np.array([0.3, -0.2])
+                after, reward, *_ = env.step(action)
+                expected = plain.step(action)
+                np.testing.assert_array_equal(after, [*expected[0], *obs[2:]])
+                assert reward == expected[1]
+            seen.append(tuple(obs[2:].round(0)))
+        assert len(set(seen)) > 2
+    finally:
+        env.close()
+        plain.close()
+
+
+def test_each_kind_of_checkpoint_is_played_on_its_kind_of_task() -> None:
+    with pytest.raises(InputError, match=r"trained on goals, and .* is of a single task"):
+        success_rate(small(), task(TASK), "bc", seeds=range(1))
+    with pytest.raises(InputError, match="needs a goal-conditioned name"):
+        success_rate(small(), TASK, "bc", seeds=range(1))
+
+
+def test_q_is_a_probability() -> None:
+    checkpoint = small()
+    rng = np.random.default_rng(1)
+    q = checkpoint.agent.q(checkpoint, rng.standard_normal((6, 4)), rng.standard_normal((6, 4)))
+    assert q.shape == (6,) and ((q > 0) & (q < 1)).all()
+
+
+@pytest.mark.slow
+def test_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, count=5, steps=41)
+    run, out = tmp_path / "run", tmp_path / "out"
+    how = ["--evaluate-every", "2", "--evaluate-episodes", "1", "--updates", "2"]
+    assert main(["train", NAME, "--data", str(tmp_path), "--out", str(run), *SMALL, *how]) == 0
+    assert "success_qgf" in (run / "metrics.csv").read_text()
+    flags = ["--weights", "1", "--selection-episodes", "0", "--episodes", "5", "--out", str(out)]
+    assert main(["evaluate", "--checkpoint", str(run), "--methods", "bc", "qgf", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "by goal, held out:" in said and NAME in said
+    assert json.loads((out / "evaluation.json").read_text())["task"] == NAME

@@ -1,0 +1,75 @@
+"""Training on goals: DQC from the command line, killed and resumed, on a data set of mazes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qgf_ref
+from qgf_ref.cli.main import main
+from tests.data.synthetic import write_dataset
+
+NAME = "pointmaze-medium-navigate-oraclerep-v0"
+SMALL = [
+    "--agent", "dqc", "--hidden", "8", "8", "--batch", "16", "--log-every", "2",
+    "--backup-horizon", "10", "--policy-chunk-size", "2", "--horizon-length", "2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_dataset(tmp_path, count=5, steps=41)
+    return tmp_path
+
+
+def trained(data: Path, name: str, *flags: str, of: str = NAME) -> int:
+    return main(["train", of, "--data", str(data), "--out", str(data / name), *SMALL, *flags])
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_a_resumed_run_is_the_whole_one(data: Path, backend: str) -> None:
+    how = ("--backend", backend)
+    assert trained(data, "whole", "--updates", "6", *how) == 0
+    assert trained(data, "part", "--updates", "4", *how) == 0
+    assert main(["train", "--resume", str(data / "part"), "--updates", "6"]) == 0
+    for file in ("model.safetensors", "state.safetensors"):
+        assert (data / "whole" / file).read_bytes() == (data / "part" / file).read_bytes()
+    checkpoint = qgf_ref.load(data / "whole")
+    assert (checkpoint.agent.name, checkpoint.agent.stated["goal_dim"]) == ("dqc", 2)
+    assert (checkpoint.obs_dim, checkpoint.horizon) == (4, 2)
+    obs = np.random.default_rng(0).standard_normal((3, 4))
+    assert qgf_ref.sample(checkpoint.flow, obs, weight=0.1, rng=0).shape == (3, 4)
+
+
+def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:
+    assert trained(data, "run", "--updates", "2", "--no-policy-goals",
+                   of="pointmaze-medium-navigate-v0") == 0  # fmt: skip
+    assert qgf_ref.load(data / "run").agent.stated["goal_dim"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--goal-dim", "5"], "the data's goals have 2 columns"),
+        (["--horizon-length", "3"], "a policy's chunk is stated twice"),
+        (["--backup-horizon", "80"], "5 of 5 episodes have no more than 80 transitions"),
+        (["--preset", "paper"], "no such preset"),
+        (["--alpha", "3"], "alpha"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    data: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(data, "run", *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not (data / "run" / "train.json").exists()
+
+
+def test_each_kind_of_name_is_of_its_agents(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = "pointmaze-medium-navigate-singletask-task1-v0"
+    assert trained(data, "run", of=single) == 2
+    assert NAME in capsys.readouterr().err
+    assert main(["train", NAME, "--data", str(data), "--out", str(data / "run")]) == 2
+    assert "is goal-conditioned and has no rewards" in capsys.readouterr().err
