@@ -9,6 +9,12 @@ import numpy as np
 
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 DATASET = "pointmaze-medium-navigate-v0"
+GOALS = "pointmaze-medium-navigate-oraclerep-v0"
+SMALL_DQC = [
+    "--agent", "dqc", "--hidden", "8", "8", "--batch", "16", "--log-every", "2",
+    "--backup-horizon", "10", "--policy-chunk-size", "2", "--horizon-length", "2",
+]  # fmt: skip
+"""Flags of a training on such a data set that takes a second."""
 
 
 def episodes(

@@ -16,8 +16,7 @@ from qgf_ref.cli.main import main
 from qgf_ref.data.tasks import goal_task, seeded_reset, task
 from qgf_ref.evaluation.goals import Goals, by_goal, goal_of
 from qgf_ref.evaluation.protocol import success_rate
-from tests.data.synthetic import TASK, write_dataset
-from tests.training.test_goals import NAME, SMALL
+from tests.data.synthetic import GOALS, SMALL_DQC, TASK, write_dataset
 
 
 def small() -> Checkpoint:
@@ -37,8 +36,8 @@ def test_five_seeds_in_a_row_play_all_goals() -> None:
 
 
 def test_an_observation_is_the_state_and_the_goal_of_the_reset() -> None:
-    env = Goals(goal_task(NAME)).make_env()
-    plain = goal_task(NAME).make_env()
+    env = Goals(goal_task(GOALS)).make_env()
+    plain = goal_task(GOALS).make_env()
     try:
         assert env.observation_space.shape == (4,)
         seen = []
@@ -81,10 +80,10 @@ def test_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_dataset(tmp_path, count=5, steps=41)
     run, out = tmp_path / "run", tmp_path / "out"
     how = ["--evaluate-every", "2", "--evaluate-episodes", "1", "--updates", "2"]
-    assert main(["train", NAME, "--data", str(tmp_path), "--out", str(run), *SMALL, *how]) == 0
+    assert main(["train", GOALS, "--data", str(tmp_path), "--out", str(run), *SMALL_DQC, *how]) == 0
     assert "success_qgf" in (run / "metrics.csv").read_text()
     flags = ["--weights", "1", "--selection-episodes", "0", "--episodes", "5", "--out", str(out)]
     assert main(["evaluate", "--checkpoint", str(run), "--methods", "bc", "qgf", *flags]) == 0
     said = capsys.readouterr().out
-    assert "by goal, held out:" in said and NAME in said
-    assert json.loads((out / "evaluation.json").read_text())["task"] == NAME
+    assert "by goal, held out:" in said and GOALS in said
+    assert json.loads((out / "evaluation.json").read_text())["task"] == GOALS

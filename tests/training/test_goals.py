@@ -9,13 +9,7 @@ import pytest
 
 import qgf_ref
 from qgf_ref.cli.main import main
-from tests.data.synthetic import write_dataset
-
-NAME = "pointmaze-medium-navigate-oraclerep-v0"
-SMALL = [
-    "--agent", "dqc", "--hidden", "8", "8", "--batch", "16", "--log-every", "2",
-    "--backup-horizon", "10", "--policy-chunk-size", "2", "--horizon-length", "2",
-]  # fmt: skip
+from tests.data.synthetic import GOALS, SMALL_DQC, write_dataset
 
 
 @pytest.fixture
@@ -24,8 +18,8 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(data: Path, name: str, *flags: str, of: str = NAME) -> int:
-    return main(["train", of, "--data", str(data), "--out", str(data / name), *SMALL, *flags])
+def trained(data: Path, name: str, *flags: str, of: str = GOALS) -> int:
+    return main(["train", of, "--data", str(data), "--out", str(data / name), *SMALL_DQC, *flags])
 
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
@@ -70,6 +64,6 @@ def test_what_does_not_fit_is_one_sentence(
 def test_each_kind_of_name_is_of_its_agents(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single = "pointmaze-medium-navigate-singletask-task1-v0"
     assert trained(data, "run", of=single) == 2
-    assert NAME in capsys.readouterr().err
-    assert main(["train", NAME, "--data", str(data), "--out", str(data / "run")]) == 2
+    assert GOALS in capsys.readouterr().err
+    assert main(["train", GOALS, "--data", str(data), "--out", str(data / "run")]) == 2
     assert "is goal-conditioned and has no rewards" in capsys.readouterr().err
