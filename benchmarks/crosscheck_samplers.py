@@ -10,34 +10,27 @@ The right ports are given to it on ten architectures each.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.judging import run
 from benchmarks.peers.jax_actor_samplers import OWN, sampler
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import candidates
-from qgf_ref.files import write_atomically, write_json
 from qgf_ref.guidance.registry import estimator
-from qgf_ref.provenance import provenance
 from qgf_ref.tables import markdown_table
 from qgf_ref.testing import CrossCheckError, check_sampler
 from tests.helpers.agents import small_agent
 
-RESULTS = Path(__file__).resolve().parent / "results"
 AFTER = {"clip_sampler_before": False, "clip_sampler_after": True}
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "edp": ("edp", {}),
@@ -155,28 +148,12 @@ def table(broken: list[Outcome], right: list[Outcome]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run, print, and unless only a part was run write results/crosscheck_samplers.{json,md}."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a part; nothing is written")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    args = parser.parse_args(argv)
     tasks = [(n, m, False) for n in SAMPLERS for m in made(n)]
     tasks += [(n, m, True) for n in TRACED for m in made(n)]
     right = [(n, seed) for n in SAMPLERS for seed in range(ARCHITECTURES)]
-    if args.smoke:
-        tasks, right = tasks[::23], right[::13]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        said = pool.map(judged, *zip(*tasks, strict=True))
-        broken = list(tqdm(said, desc="broken", total=len(tasks), disable=None))
-        said = pool.map(alarmed, *zip(*right, strict=True))
-        fine = list(tqdm(said, desc="right", total=len(right), disable=None))
-    text = table(broken, fine)
-    print(text)
-    if not args.smoke:
-        content = {"broken": [vars(o) for o in broken], "right": [vars(o) for o in fine]}
-        write_json(RESULTS / "crosscheck_samplers.json", {**content, **provenance()})
-        write_atomically(RESULTS / "crosscheck_samplers.md", (text + "\n").encode())
-    return int(not all(o.named for o in (*broken, *fine)))
+    return run(
+        "crosscheck_samplers", __doc__, argv, (judged, tasks, 23), (alarmed, right, 13), table
+    )
 
 
 if __name__ == "__main__":

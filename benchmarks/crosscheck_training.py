@@ -9,34 +9,27 @@ Each broken port (`benchmarks/peers/jax_agent_mistakes.py`, float32) is given to
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.judging import run
 from benchmarks.peers.jax_actors import AgentUpdate
 from benchmarks.peers.jax_agent_mistakes import broken, training_step
 from benchmarks.peers.jax_agents import PEERS
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.crosscheck.update.banks import bank_of
 from qgf_ref.crosscheck.update.diagnosis import LIMIT
-from qgf_ref.files import write_atomically, write_json
-from qgf_ref.provenance import provenance
 from qgf_ref.tables import markdown_table
 from qgf_ref.testing import EXPOSING, CrossCheckError, TrainingReport, check_losses
 from tests.helpers.agents import VARIANTS, variant
 
-RESULTS = Path(__file__).resolve().parent / "results"
 HYPER = replace(EXPOSING, denoise_steps=3)
 ARCHITECTURES = 10
 
@@ -136,30 +129,11 @@ def table(broken_ports: list[Outcome], right_ports: list[Outcome]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run, print, and unless only a part was run write results/crosscheck_training.{json,md}."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a part; nothing is written")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    args = parser.parse_args(argv)
     tasks = [(n, m, updates) for n in VARIANTS for m, updates in mistakes(n).items()]
     right = [(n, seed) for n in VARIANTS for seed in range(ARCHITECTURES)]
-    if args.smoke:
-        tasks, right = tasks[::29], right[::15]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        said = pool.map(judged, *zip(*tasks, strict=True))
-        broken_ports = list(tqdm(said, desc="broken", total=len(tasks), disable=None))
-        said = pool.map(alarmed, *zip(*right, strict=True))
-        right_ports = list(tqdm(said, desc="right", total=len(right), disable=None))
-    text = table(broken_ports, right_ports)
-    print(text)
-    if not args.smoke:
-        content = {
-            "broken": [vars(o) for o in broken_ports],
-            "right": [vars(o) for o in right_ports],
-        }
-        write_json(RESULTS / "crosscheck_training.json", {**content, **provenance()})
-        write_atomically(RESULTS / "crosscheck_training.md", (text + "\n").encode())
-    return int(not all(o.named for o in (*broken_ports, *right_ports)))
+    return run(
+        "crosscheck_training", __doc__, argv, (judged, tasks, 29), (alarmed, right, 15), table
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,12 @@ def loss_curves(
         axes.plot(updates, [row[name] for row in rows], color=color, label="training")
         held_out = [row.get(f"validation_{name}", float("nan")) for row in rows]
         axes.plot(updates, held_out, color=color, linestyle="--", alpha=0.7, label="validation")
-        dress(axes, _LABELS.get(name, f"{name} loss"), "update", "mean over the batch")
+        dress(
+            axes,
+            _LABELS.get(name, f"{name.replace('_', ' ')} loss"),
+            "update",
+            "mean over the batch",
+        )
         axes.legend(fontsize=7.5, frameon=False)
     figure.suptitle(title, fontsize=10)
     write_atomically(path, png(figure))

@@ -14,6 +14,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.compare import Comparison, compare
 from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS
 from qgf_ref.interop.trace_file import recorded_trace
+from qgf_ref.sampling import trace
 from tests.crosscheck.ports import lively
 
 ROWS, WEIGHT = 24, 0.7
@@ -168,6 +169,19 @@ def test_mistakes_are_among_those_named_from_actions(option: str, name: str, rul
 
 def test_every_mistake_is_made_here() -> None:
     assert {m.name for m in OPTIONS} == {name for _, name, _ in WRONG}
+
+
+@pytest.mark.slow
+def test_another_estimator_under_the_option_is_named() -> None:
+    """The option stays where the estimator inside is another one."""
+    flow = networks().astype("float32").guided_flow(embedding="float32")
+    how: dict[str, Any] = {"estimator": f"qgf_jacobian+norm={MOST}", "weight": WEIGHT}
+    arrays = trace(flow, OBS, noise=NOISE, denoise_steps=T, **how).arrays()
+    kept = {name: arrays[name] for name in ("a", "v", "a1_hat", "g", "action")}
+    theirs = recorded_trace({"obs": OBS, "noise": NOISE, **kept})
+    option = f"qgf+norm={MOST}"
+    comparison = compare(networks(), theirs, estimator=option, weight=WEIGHT, denoise_steps=T)
+    assert ("gradient-jacobian",) in [e.names for e in comparison.diagnosis.explanations]
 
 
 @pytest.mark.slow

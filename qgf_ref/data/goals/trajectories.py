@@ -192,8 +192,8 @@ def require_long_episodes(
         raise InputError(
             f"{path}: {few} of {len(data.ends)} episodes have no more than {horizon} transitions "
             f"and would contribute no window of {horizon} (episode {shortest} has "
-            f"{data.episode_transitions[shortest]}): choose a smaller horizon, or skip them "
-            "knowingly (short episodes: skip)"
+            f"{data.episode_transitions[shortest]}): choose a smaller horizon, or leave them "
+            "out knowingly (in Python short='skip'; qgf-ref goals --short-episodes skip)"
         )
 
 

@@ -187,3 +187,13 @@ def test_what_is_not_finite_is_named_as_by_the_reference(
 def test_no_rows(gpu: ModuleType) -> None:
     flow, obs, noise = small(rows=1)
     assert sample(flow, obs[:0], weight=0.1, noise=noise[:0], backend="cupy").shape == (0, 3)
+
+
+def test_a_bound_for_each_coordinate_is_refused(gpu: ModuleType) -> None:
+    """Its kernels clip to one number; a symmetric pair is one."""
+    flow, obs, noise = small(rows=3)
+    boxed = replace(flow, action_bound=(-0.3, 0.5))
+    with pytest.raises(InputError, match="backend cupy clips actions to one number"):
+        sample(boxed, obs, weight=0.3, noise=noise, backend="cupy")
+    same = replace(flow, action_bound=(-0.4, 0.4))
+    assert sampled(same, obs, True, ["qgf"], weight=0.3, noise=noise) < FLOAT64
