@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qgf_ref
-from qgf_ref import InputError
+from qgf_ref import InputError, adapters
 from qgf_ref.crosscheck.compare import compare
 from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.ops.clip import Box, clip, clip_jvp, clip_vjp, outside
@@ -91,6 +91,21 @@ def test_the_cross_check_knows_it() -> None:
         action = qgf_ref.sample(port, obs, **given)
         trace = recorded_trace({"obs": obs, "noise": 2 * noise, "action": action})
         assert compare(flow, trace, estimator="qgf", weight=0.4).agrees == right
+
+
+def test_an_adapter_takes_one_for_every_step_alike() -> None:
+    """A numbers for a chunk (H, A): of the real dimensions alone where padding is held."""
+    low, high = [-0.1, -0.2, -0.3], [0.4, np.inf, 0.6]
+    settings: Any = {
+        "action_shape": (2, 3), "obs_dim": 1, "action_bound": (low, high), "check": False,
+    }  # fmt: skip
+    flow = adapters.functions(lambda s, x, t: x, **settings)
+    assert flow.action_bound == Box(tuple(low * 2), tuple(high * 2))
+    real = [True, False, True]
+    flow = adapters.functions(lambda s, x, t: x, **settings, real=real, held=0.0)
+    assert flow.action_bound == Box((-0.1, -0.3) * 2, (0.4, 0.6) * 2)
+    with pytest.raises(InputError, match=r"the ends of action_bound must have shape"):
+        adapters.functions(lambda s, x, t: x, **{**settings, "action_bound": ([0.0] * 4, 1.0)})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ import pytest
 
 import qgf_ref
 from qgf_ref.cli.main import main
-from tests.data.synthetic import GOALS, SMALL_DQC, write_dataset
+from qgf_ref.data.goals.sampling import POLICY_GOALS, VALUE_GOALS, GoalSampling
+from qgf_ref.data.tasks import goal_task
+from qgf_ref.training.config import TrainConfig
+from qgf_ref.training.goals import load_goal_data
+from tests.data.synthetic import DATASET, GOALS, SMALL_DQC, write_dataset
 
 
 @pytest.fixture
@@ -35,6 +39,17 @@ def test_a_resumed_run_is_the_whole_one(data: Path, backend: str) -> None:
     assert (checkpoint.obs_dim, checkpoint.horizon) == (4, 2)
     obs = np.random.default_rng(0).standard_normal((3, 4))
     assert qgf_ref.sample(checkpoint.flow, obs, weight=0.1, rng=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("goals", [True, False])
+def test_batches_are_drawn_as_the_configuration_says(data: Path, goals: bool) -> None:
+    own = {"backup_horizon": 9, "policy_chunk_size": 5, "policy_goals": goals}
+    config = TrainConfig(task=GOALS, agent="dqc", discount=0.9, agent_settings=own)
+    loaded = load_goal_data(data / f"{DATASET}.npz", goal_task(GOALS), config)
+    law = POLICY_GOALS if goals else None
+    assert loaded.sampling == GoalSampling(9, 0.9, VALUE_GOALS, law)
+    batch = loaded.batch(np.random.default_rng(0), 8)
+    assert batch.action.shape == (8, 18) and batch.policy_goal.shape == (8, 2 if goals else 0)
 
 
 def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:
