@@ -65,6 +65,19 @@ def bfloat16(x: Array) -> Array:
     return word.view(np.float32).astype(x.dtype)
 
 
+def test_a_budget_that_ends_among_the_grids_costs_nothing_that_is_known() -> None:
+    """What the port's own grid says is reported."""
+    calls = next(n for n in compared(flow()).notes if "calls of a network" in n)
+    budget = int(calls.split()[0]) + 3
+    run = trace(flow(), OBS, estimator="ood", weight=0.3, noise=NOISE).arrays()
+    parts = {n: x for n, x in run.items() if n in ("a", "v", "a1_hat", "action")}
+    theirs = recorded_trace({"obs": OBS, "noise": NOISE, **parts})
+    how: dict[str, Any] = {"estimator": "qgf", "weight": 0.3, "convention": "qgf"}
+    comparison = compare(flow(), theirs, budget=budget, **how)
+    assert not comparison.agrees and comparison.diagnosis.unknown == "a1_hat"
+    assert f"{budget} calls are spent" in comparison.diagnosis.known[0]
+
+
 def half() -> GuidedFlow:
     own = flow()
     return replace(own, field=Half(own.field), critic=Half(own.critic))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from qgf_ref.agents.dqc import DQCSettings, dqc
 from qgf_ref.agents.options import Options
 from qgf_ref.cli.main import main
 from qgf_ref.data.tasks import goal_task, seeded_reset, task
-from qgf_ref.evaluation.goals import Goals, by_goal, goal_of
+from qgf_ref.evaluation.goals import WEIGHTS, Goals, by_goal, goal_of
+from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.protocol import success_rate
+from qgf_ref.evaluation.report import goal_table
 from tests.data.synthetic import GOALS, SMALL_DQC, TASK, write_dataset
 
 
@@ -75,6 +78,14 @@ def test_q_is_a_probability() -> None:
     assert q.shape == (6,) and ((q > 0) & (q < 1)).all()
 
 
+def test_the_table_by_goal() -> None:
+    episodes = [SimpleNamespace(seed=s, success=s == 7) for s in (5, 6, 7, 12)]
+    cell = SimpleNamespace(method=parse_method("qgf"), weight=0.3, episodes=episodes)
+    header, rows = goal_table(SimpleNamespace(held_out=[cell]))  # type: ignore[arg-type]
+    assert header == ["goal", "qgf w=0.3"]
+    assert [(row[0], row[1][:4]) for row in rows] == [("1", "0.00"), ("2", "0.00"), ("3", "0.50")]
+
+
 @pytest.mark.slow
 def test_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path, count=5, steps=41)
@@ -82,8 +93,9 @@ def test_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str
     how = ["--evaluate-every", "2", "--evaluate-episodes", "1", "--updates", "2"]
     assert main(["train", GOALS, "--data", str(tmp_path), "--out", str(run), *SMALL_DQC, *how]) == 0
     assert "success_qgf" in (run / "metrics.csv").read_text()
-    flags = ["--weights", "1", "--selection-episodes", "0", "--episodes", "5", "--out", str(out)]
+    flags = ["--selection-episodes", "1", "--episodes", "2", "--out", str(out)]
     assert main(["evaluate", "--checkpoint", str(run), "--methods", "bc", "qgf", *flags]) == 0
     said = capsys.readouterr().out
     assert "by goal, held out:" in said and GOALS in said
-    assert json.loads((out / "evaluation.json").read_text())["task"] == GOALS
+    told = json.loads((out / "evaluation.json").read_text())
+    assert (told["task"], told["settings"]["weights"]) == (GOALS, list(WEIGHTS))

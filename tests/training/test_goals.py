@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref import InputError
+from qgf_ref.agents.registry import agent_with
 from qgf_ref.cli.main import main
 from qgf_ref.data.goals.sampling import POLICY_GOALS, VALUE_GOALS, GoalSampling
 from qgf_ref.data.tasks import goal_task
@@ -50,6 +52,11 @@ def test_batches_are_drawn_as_the_configuration_says(data: Path, goals: bool) ->
     assert loaded.sampling == GoalSampling(9, 0.9, VALUE_GOALS, law)
     batch = loaded.batch(np.random.default_rng(0), 8)
     assert batch.action.shape == (8, 18) and batch.policy_goal.shape == (8, 2 if goals else 0)
+
+
+def test_a_setting_of_it_given_to_another_agent_is_said_to_be_its() -> None:
+    with pytest.raises(InputError, match=r"kappa_d.*dqc"):
+        agent_with("fql", {"kappa_d": 0.5})
 
 
 def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:

@@ -253,23 +253,22 @@ def _diagnosed(
         searches.append(search)
     if setting.opaque:  # one grid is searched, whose v is right if any is: a call may take seconds
         right = [s for s in searches if "v" in observed and s.excess((), "v") <= 1]
-        choices = [(right or searches)[0].setting]
-    for choice in choices:
-        written = misrecorded(choice, cases)
-        if written:
-            return choice, Search(choice, cases), Diagnosis((), record=written)
-    premises()
-    for choice in choices:
-        search = Search(choice, cases)
-        try:
+        searches = (right or searches)[:1]
+    try:
+        for search in searches:
+            written = misrecorded(search.setting, cases)
+            if written:
+                return search.setting, search, Diagnosis((), record=written)
+        premises()
+        for search in searches:
             diagnosis = search.diagnose(progress)
-        except (BudgetSpent, KeyboardInterrupt) as end:
-            if isinstance(end, KeyboardInterrupt) and not interruptible:
-                raise
-            return choice, search, _unfinished(search, observed, end)
-        tried.append((choice, search, diagnosis))
-        if diagnosis.explanations:
-            return tried[-1]
+            tried.append((search.setting, search, diagnosis))
+            if diagnosis.explanations:
+                return tried[-1]
+    except (BudgetSpent, KeyboardInterrupt) as end:
+        if isinstance(end, KeyboardInterrupt) and not interruptible:
+            raise
+        return search.setting, search, _unfinished(search, observed, end)
     return max(tried, key=lambda t: order(t[2].unknown or "action"))
 
 
