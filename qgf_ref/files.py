@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -177,6 +178,38 @@ def lock(file: int | IO[Any], path: Path, busy: str) -> None:
             "no second process there",
             file=sys.stderr,
         )
+
+
+_MADE: ContextVar[list[Path]] = ContextVar("_MADE")
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and what is above it, if need be; see `no_empty_directories`. Raises OSError."""
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    _MADE.get([]).extend(new)
+
+
+@contextmanager
+def no_empty_directories(trace: str | None = None) -> Iterator[None]:
+    """When the body raises, what it made with `make_directory` and is empty is removed again.
+
+    trace  name of a file that counts as nothing
+    """
+    made: list[Path] = []
+    outer = _MADE.set(made)
+    try:
+        yield
+    except BaseException:
+        for path in sorted(made, key=lambda p: -len(p.parts)):
+            with suppress(OSError):
+                inside = list(path.iterdir())
+                if [p.name for p in inside] == [trace]:
+                    inside[0].unlink()
+                path.rmdir()
+        raise
+    finally:
+        _MADE.reset(outer)
 
 
 @contextmanager

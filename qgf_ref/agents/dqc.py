@@ -65,14 +65,17 @@ class DQCSettings(OwnSettings):
     guide_output: Literal["logit", "probability"] = setting("logit", "what of it is climbed")
 
     def __post_init__(self) -> None:
-        """Check the types, and 1 ≤ h_a ≤ h."""
+        """Check the types, 1 ≤ h_a ≤ h, 0 ≤ κ_d ≤ 1."""
         super().__post_init__()
-        if not 1 <= self.policy_chunk_size <= self.backup_horizon or self.goal_dim < 0:
+        if not 1 <= self.policy_chunk_size <= self.backup_horizon:
             raise InputError(
-                "a policy's chunk has from 1 to backup_horizon actions, and a goal no fewer than 0 "
-                f"columns; got policy_chunk_size {self.policy_chunk_size}, backup_horizon "
-                f"{self.backup_horizon}, goal_dim {self.goal_dim}"
+                f"a policy's chunk has from 1 to backup_horizon = {self.backup_horizon} actions, "
+                f"not policy_chunk_size = {self.policy_chunk_size}"
             )
+        if self.goal_dim < 0:
+            raise InputError(f"a goal has 0 or more columns, not goal_dim = {self.goal_dim}")
+        if not 0 <= self.kappa_d <= 1:
+            raise InputError(f"kappa_d is a level from 0 to 1, not {self.kappa_d}")
 
 
 def of_goals(batch: Any) -> GoalBatch:

@@ -15,7 +15,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.cli.checkpoint_options import add_option_arguments, given_options, path_or_name
 from qgf_ref.errors import InputError
-from qgf_ref.files import read_npz, require_writable, user_path
+from qgf_ref.files import make_directory, read_npz, require_writable, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
 from qgf_ref.interop.load import (
     EMBEDDED,
@@ -204,7 +204,7 @@ def output_directory(path: Path, files: Sequence[str]) -> Path:
     """`path`, made if need be; raises InputError at once when `files` cannot be written into it."""
     path = user_path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
     except OSError as error:
         raise InputError(f"cannot write into {path}: {error.strerror or error}") from error
     for name in files:

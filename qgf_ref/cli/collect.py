@@ -126,5 +126,6 @@ def run(args: argparse.Namespace) -> int:
     name = f"{stem}-singletask-{version}"
     print(f"Next: {next_command(args, 'train', (), name=name, data=shown)}")
     name = f"{stem}-oraclerep-{version}"
-    print(f"  or: {next_command(args, 'goals', (), name=name, data=shown)}")
+    print(f"  or: {next_command(args, 'train', (), name=name, data=shown, agent='dqc')}")
+    print(f"      {next_command(args, 'goals', (), name=name, data=shown)}  (what is in it)")
     return 0

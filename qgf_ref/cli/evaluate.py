@@ -120,14 +120,14 @@ def run(args: argparse.Namespace) -> int:
     """Play, print, write; 0."""
     from qgf_ref.denoising import GradientSteps
     from qgf_ref.evaluation import goals
+    from qgf_ref.evaluation.goal_report import goal_table
     from qgf_ref.evaluation.methods import parse_methods
     from qgf_ref.evaluation.protocol import evaluate
     from qgf_ref.evaluation.report import (
-        CRITIC_NOTE,
         FILES,
         SUCCESS_NOTE,
+        critic_note,
         critic_table,
-        goal_table,
         send,
         success_table,
         summary,
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nby goal, held out:\n{text_table(*goal_table(evaluation))}")
     print("\nthe critic on the chunks that were executed:")
     print(text_table(*critic_table(evaluation)))
-    print(textwrap.fill(CRITIC_NOTE, 98))
+    print(textwrap.fill(critic_note(evaluation), 98))
     drawn = [n for n in ("success", "weights", "calibration") if (out / f"{n}.png").exists()]
     print(f"\n{evaluation.seconds:.0f} s. {out / 'evaluation.html'}; figures: {', '.join(drawn)}")
     if args.gif is not None:
@@ -249,7 +249,7 @@ def _render(
     try:
         film = render(
             checkpoint, problem_of(evaluation.task, checkpoint), cell.method, cell.weight, path,
-            seed=seed, sampler=evaluation.settings.backend,
+            seed=seed, sampler=evaluation.settings.backend, show=True,
         )  # fmt: skip
     except RenderingError as error:
         print(textwrap.fill(str(error), 98, break_on_hyphens=False))

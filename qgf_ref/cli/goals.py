@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qgf_ref.cli.arguments import natural
+from qgf_ref.cli.arguments import natural, next_command
 from qgf_ref.files import page
 
 EXAMPLE = """example:
@@ -36,7 +36,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--horizon", type=int, default=25, metavar="H", help="steps of the backup (default 25)"
     )
-    parser.add_argument("--discount", type=float, default=0.999, help="γ (default 0.999)")
+    parser.add_argument(
+        "--discount",
+        type=float,
+        default=0.999,
+        help="γ (default 0.999, DQC's; train has 0.99)",
+    )
     parser.add_argument(
         "--probabilities",
         type=float,
@@ -111,4 +116,9 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(f"{title:15} {text}")
     print(f"what these are: {page('data')}")
+    train = next_command(
+        args, "train", ("data",), name=args.name, agent="dqc", backup_horizon=args.horizon,
+        discount=args.discount,
+    )  # fmt: skip
+    print(f"Next: {train}")
     return 0

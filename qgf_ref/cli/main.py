@@ -31,7 +31,7 @@ from qgf_ref.cli import (
 from qgf_ref.cli.output import LastingStream, as_json
 from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
-from qgf_ref.files import page
+from qgf_ref.files import no_empty_directories, page
 from qgf_ref.plotting import own_look
 from qgf_ref.threads import one_blas_thread
 
@@ -109,7 +109,7 @@ def _run(name: str, words: list[str]) -> int:
                 sys.path.insert(0, here)
         if getattr(args, "agent", None) is not None:
             agent_named(args.agent)  # known from now on: files say that they are of it
-        with one_blas_thread(later=True), own_look():
+        with one_blas_thread(later=True), own_look(), no_empty_directories():
             if not getattr(args, "json", False):
                 return int(args.run(args))
             with redirect_stdout(io.StringIO()):

@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
     own = {name: value for name, value in own.items() if value is not None} | dict(args.own)
     every = given | own
     if args.base is not None:
+        _require_base(str(given.get("agent", "iql")))
         allowed = ("agent", *CHANGEABLE)
         _refuse_other_settings(args, every, "--base takes its other settings from the run", allowed)
         name = str(given.pop("agent", "iql"))
@@ -141,6 +142,15 @@ def run(args: argparse.Namespace) -> int:
         out = args.out or Path("qgf_runs") / config.task / f"seed{config.seed}"
         finished = start(config, out, tracking)
     return _report(args, finished)
+
+
+def _require_base(name: str) -> None:
+    agent = agent_named(name)
+    if agent.base is None:
+        raise InputError(
+            f"--base is for agents that are trained against a finished run, and {agent.name} is "
+            "not: leave it out, and say of which TASK"
+        )
 
 
 def _configuration(
@@ -157,7 +167,11 @@ def _configuration(
     else:
         agent = given.get("agent", "iql")
         config = preset(args.preset or "small", agent, args.name or "", own)
-    if given.get("agent", config.agent) == config.agent:
+    agent = given.get("agent", config.agent)
+    length = given.get("horizon_length", own.get("policy_chunk_size"))
+    if agent_named(agent).of_goals and length is not None:  # it has two names
+        given, own = {"horizon_length": length, **given}, {"policy_chunk_size": length, **own}
+    if agent == config.agent:
         own = {**config.agent_settings, **own}
     given |= {"task": args.name} if args.name else {}
     config = replace(config, **given, agent_settings=own)
@@ -221,9 +235,10 @@ def _refuse_other_settings(
     if args.base is not None and args.resume is not None:
         other.append("resume")
     if other:
-        flags = [f"--{name.replace('_', '-')}" for name in allowed if name != "agent"]
+        flags = [_flag(name) for name in allowed if name != "agent"]
         may = f"{', '.join(flags[:-1])} and {flags[-1]}"
-        raise InputError(f"{why}; only {may} may change, not {', '.join(other)}")
+        not_these = ", ".join("TASK" if name == "name" else _flag(name) for name in other)
+        raise InputError(f"{why}; only {may} may change, not {not_these}")
 
 
 def _report(args: argparse.Namespace, finished: Finished) -> int:
@@ -238,7 +253,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         print(
             f"{signal_name(finished.signal)} after update {state.update} of {config.updates}; "
             f"everything is saved in {where}\n"
-            f"Next: {next_command(args, 'train', ('agent', 'track'), resume=where)}"
+            f"Next: {next_command(args, 'train', _carried(config), resume=where)}"
         )
         return 128 + finished.signal
     if state.metrics:
@@ -252,8 +267,19 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
     )
     print(f"checkpoint, {drawn} are in {where}")
-    print(f"Next: {next_command(args, 'evaluate', ('agent', 'track'), checkpoint=[where])}")
+    if "validation_policy" not in (state.metrics or [{}])[-1]:
+        print("no validation set: there is none beside the data (collect makes one)")
+    print(f"Next: {next_command(args, 'evaluate', _carried(config), checkpoint=[where])}")
     return 0
+
+
+def _carried(config: TrainConfig) -> tuple[str, ...]:
+    """Of the next command: only an agent of the user's own has to be said again."""
+    return ("track",) if config.agent in (*AGENTS, *OF_GOALS) else ("agent", "track")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
@@ -270,4 +296,4 @@ def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
         options["type"] = kind
     if not {"choices", "metavar", "action"} & set(options):
         options["metavar"] = {int: "N", float: "X"}.get(kind, "V")
-    group.add_argument(f"--{name.replace('_', '-')}", help=about, **options)
+    group.add_argument(_flag(name), help=about, **options)

@@ -108,15 +108,15 @@ def goal_task(name: str) -> GoalTask:
         near = difflib.get_close_matches(env_id or name, valid, n=4, cutoff=0.3) or valid[:4]
         raise InputError(
             f"unknown goal-conditioned data set {name!r}: expected ENV-TYPE-oraclerep-v0 or "
-            f"ENV-TYPE-v0 with TYPE among {', '.join(DATASET_TYPES)} and ENV-v0 among "
-            f"{listing(near)}"
+            f"ENV-TYPE-v0 with TYPE among {', '.join(DATASET_TYPES)} and ENV-v0 an "
+            f"environment of OGBench's, e.g. {listing(near)}"
         )
     return GoalTask(name, env_id, dataset, bool(found["oracle"]))
 
 
-def task(name: str) -> Task:
+def task(name: str, whose: str = "what is trained on rewards") -> Task:
     """The single-task problem `name`; raises InputError, with near names, when there is none, and
-    on a goal-conditioned name.
+    on a goal-conditioned name, saying of what needs a task.
     """
     found = _NAME.fullmatch(name)
     valid = registered_tasks()
@@ -124,7 +124,7 @@ def task(name: str) -> Task:
         single = f"{found['env']}-{found['type']}-singletask-task1-{found['version']}"
         if f"{found['env']}-singletask-{found['version']}" in valid:
             raise InputError(
-                f"{name} is goal-conditioned and has no rewards, and this agent needs those of one "
+                f"{name} is goal-conditioned and has no rewards, and {whose} needs those of one "
                 f"task: expected ENV-TYPE-singletask[-taskN]-v0, e.g. {single}"
             )
     if found is None or not found["single"]:
@@ -171,7 +171,8 @@ def dataset_env(name: str) -> tuple[str, str]:
         near = difflib.get_close_matches(name, valid, n=4, cutoff=0.3) or valid[:4]
         raise InputError(
             f"unknown data set {name!r}: expected ENV-TYPE-v0 with TYPE among "
-            f"{', '.join(DATASET_TYPES)} and ENV-v0 among {listing(near)}{hint}"
+            f"{', '.join(DATASET_TYPES)} and ENV-v0 an environment of OGBench's, "
+            f"e.g. {listing(near)}{hint}"
         )
     return f"{found['env']}-{found['version']}", found["type"]
 

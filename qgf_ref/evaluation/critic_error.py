@@ -51,6 +51,8 @@ class CriticError:
     q, realised       means over chunks
     bias              mean of q − realised; the interval resamples episodes, never single chunks
     rmse, rank        root mean square of q − realised; Spearman's ρ, None where undefined
+    ece               expected calibration error: mean over chunks of the distance between the means
+                      of q and of realised in the chunk's bin of `calibration`
     """
 
     episodes: int
@@ -61,6 +63,7 @@ class CriticError:
     bias: Estimate
     rmse: float
     rank: float | None
+    ece: float
 
 
 class Bin(NamedTuple):
@@ -108,6 +111,7 @@ def critic_error(
         bias=bootstrap_ratio(sums, counts, seed),
         rmse=float(np.sqrt(np.square(error).mean())),
         rank=rank_correlation(c.q, c.realised),
+        ece=float(sum(abs(error[n].sum()) for n in _bins(c, BINS)) / len(error)),
     )
 
 
@@ -116,14 +120,19 @@ def calibration(given: Chunks, bins: int = BINS, seed: int = 0) -> list[Bin]:
     c = given.where(np.isfinite(given.realised))
     if not len(c.q):
         return []
-    edges = np.unique(np.quantile(c.q, np.linspace(0, 1, bins + 1)))
-    number = np.clip(np.searchsorted(edges, c.q, side="right") - 1, 0, max(len(edges) - 2, 0))
     found = []
-    for i in np.unique(number):
-        part = c.where(number == i)
+    for chosen in _bins(c, bins):
+        part = c.where(chosen)
         sums, counts = _by_episode(part, part.realised)
         found.append(Bin(float(part.q.mean()), bootstrap_ratio(sums, counts, seed)))
     return found
+
+
+def _bins(c: Chunks, bins: int) -> list[Array]:
+    """Which chunks (N,) are in each bin of about equally many by prediction."""
+    edges = np.unique(np.quantile(c.q, np.linspace(0, 1, bins + 1)))
+    number = np.clip(np.searchsorted(edges, c.q, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return [number == i for i in np.unique(number)]
 
 
 def table_of_chunks(cells: Sequence[Cell]) -> dict[str, Array]:

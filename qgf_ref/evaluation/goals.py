@@ -76,7 +76,9 @@ class WithGoal:
 
 def problem_of(name: str, checkpoint: Checkpoint) -> Task | Goals:
     """What a checkpoint is played in, by name. Raises InputError on a name of the other kind."""
-    return Goals(goal_task(name)) if checkpoint.agent.of_goals else task(name)
+    if checkpoint.agent.of_goals:
+        return Goals(goal_task(name))
+    return task(name, f"{checkpoint.source}, of the agent {checkpoint.agent.name},")
 
 
 def by_goal(seeds: Sequence[int], success: Sequence[bool]) -> dict[int, Estimate]:

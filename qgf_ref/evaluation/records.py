@@ -139,7 +139,7 @@ class Records:
             found = {**_ASSUMED, **found}
         if found != header:
             raise RecordsError(
-                f"{path.parent} holds an evaluation with another {_differing(found, header)}",
+                f"{path.parent} holds an evaluation with {_differing(found, header)}",
                 "give another --out, or --overwrite to drop it",
             )
         try:
@@ -198,8 +198,9 @@ def _played(plain: dict[str, Any]) -> Played:
 
 def _differing(found: Any, header: dict[str, Any]) -> str:
     if not isinstance(found, dict):
-        return "format"
+        return "another format"
     names = [k for k in header if found.get(k) != header[k]] or sorted(set(found) - set(header))
     shown = names[0]
     values = f" ({found.get(shown)} there, {header.get(shown)} here)"
-    return shown.replace("_", " ") + (values if len(values) < 90 else "")
+    other = "other" if shown.endswith("s") else "another"
+    return f"{other} {shown.replace('_', ' ')}" + (values if len(values) < 90 else "")

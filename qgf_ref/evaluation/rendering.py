@@ -27,12 +27,16 @@ from qgf_ref.errors import QGFError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Policy, TaskLike, play
 from qgf_ref.files import require_writable, user_path, write_atomically
+from qgf_ref.progress import Progress, progress
 
 BACKENDS = ("egl", "osmesa")
 FRAMES_PER_SECOND = 20
 _DEVICES = ("MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES", "__EGL_VENDOR_LIBRARY_FILENAMES")
 """Variables that choose what egl draws on."""
+MOST_IMAGES = 200
+"""Of a long episode fewer steps are drawn: without a GPU an image takes about half a second."""
 _TIMEOUT = 300.0
+"""Seconds without an image."""
 _INSTALL = (
     "install one, e.g. on Debian or Ubuntu `apt-get install libegl1 libgl1-mesa-dri` (egl) or "
     "`apt-get install libosmesa6` (osmesa), or set MUJOCO_GL=glfw where there is a display"
@@ -56,11 +60,12 @@ class Film:
 
 @dataclass
 class _Filmed:
-    """An environment that keeps every `stride`-th image of itself."""
+    """An environment that keeps every `stride`-th image of itself, and says so."""
 
     env: Any
     stride: int
     frames: list[Array]
+    told: Connection
     count: int = 0
 
     @property
@@ -69,15 +74,19 @@ class _Filmed:
 
     def reset(self, *, seed: int) -> Any:
         answer = self.env.reset(seed=seed)
-        self.frames.append(self.env.render())
+        self._draw()
         return answer
 
     def step(self, action: Array) -> Any:
         answer = self.env.step(action)
         self.count += 1
         if self.count % self.stride == 0 or answer[2] or answer[3]:
-            self.frames.append(self.env.render())
+            self._draw()
         return answer
+
+    def _draw(self) -> None:
+        self.frames.append(self.env.render())
+        self.told.send(None)
 
 
 def render(
@@ -90,11 +99,13 @@ def render(
     seed: int = 100_000,
     sampler: EngineLike = "numpy",
     backends: Sequence[str] | None = None,
+    show: bool = False,
 ) -> Film:
-    """Write one episode as a GIF to `path`.
+    """Write one episode as a GIF to `path`: every second step, of long episodes fewer.
 
     sampler   the sampler's backend
     backends  OpenGL's, tried in this order: default MUJOCO_GL if it is set, then egl, then osmesa
+    show      progress
     Raises InputError when `path` cannot be written, RenderingError when no backend works.
     """
     require_writable(path)
@@ -102,7 +113,9 @@ def render(
     tried: list[str] = []
     for backend in dict.fromkeys(backends or ((own, *BACKENDS) if own else BACKENDS)):
         for variables in _variables(backend):
-            answer = _in_a_process(variables, checkpoint, task, method, weight, seed, sampler)
+            with progress(None, "image", title=f"rendering, {backend}", show=show) as images:
+                work = checkpoint, task, method, weight, seed, sampler
+                answer = _in_a_process(variables, images, *work)
             if isinstance(answer, tuple):
                 data, success, length = answer
                 write_atomically(path, data)
@@ -141,7 +154,9 @@ def _variables(backend: str) -> list[dict[str, str | None]]:
     return [variables, {**variables, **dict.fromkeys(_DEVICES)}]
 
 
-def _in_a_process(variables: dict[str, str | None], *work: Any) -> tuple[bytes, bool, int] | str:
+def _in_a_process(
+    variables: dict[str, str | None], images: Progress, *work: Any
+) -> tuple[bytes, bool, int] | str:
     """The GIF and how the episode went, or on one line why there is none."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -151,9 +166,11 @@ def _in_a_process(variables: dict[str, str | None], *work: Any) -> tuple[bytes, 
     theirs.close()
     try:
         ours.send(work)  # not as an argument of the process: see qgf_ref.processes
-        if not ours.poll(_TIMEOUT):
-            return f"no answer in {_TIMEOUT:.0f} s"
-        return ours.recv()
+        while ours.poll(_TIMEOUT):
+            if (answer := ours.recv()) is not None:
+                return answer
+            images.advance()
+        return f"no answer in {_TIMEOUT:.0f} s"
     except (EOFError, OSError):
         process.join()
         code = process.exitcode or 0
@@ -174,7 +191,9 @@ def _film(connection: Connection) -> None:
     answer: tuple[bytes, bool, int] | str
     try:
         checkpoint, task, method, weight, seed, sampler = connection.recv()
-        env = _Filmed(task.make_env(render_mode="rgb_array"), 2, frames)
+        made = task.make_env(render_mode="rgb_array")
+        limit = getattr(getattr(made, "spec", None), "max_episode_steps", None) or 0
+        env = _Filmed(made, max(2, -(-limit // MOST_IMAGES)), frames, connection)
         policy = Policy.of(checkpoint, method, weight, sampler)
         episode = play([env], policy, [seed]).episodes[0]
         answer = (gif(frames), episode.success, episode.length)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qgf_ref.evaluation.critic_error import CriticError, chunks, critic_error, table_of_chunks
-from qgf_ref.evaluation.goals import by_goal
+from qgf_ref.evaluation.goal_report import GOALS_CRITIC_NOTE, goal_rows, goal_table, of_goals
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.plots import (
     calibration_figure,
@@ -53,6 +53,11 @@ CRITIC_NOTE = (
     "IQL critic values a chunk by what good actions after it would earn, so a method that goes on "
     "badly (BC) has a bias even under an exact critic."
 )
+
+
+def critic_note(evaluation: Evaluation) -> str:
+    """What the columns of `critic_table` are."""
+    return GOALS_CRITIC_NOTE if of_goals(evaluation) else CRITIC_NOTE
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -125,30 +130,17 @@ def success_table(evaluation: Evaluation) -> Table:
     return header, body
 
 
-def goal_table(evaluation: Evaluation) -> Table:
-    """Success on the held-out episodes goal by goal, with intervals, for the terminal."""
-    header, rows = ["goal"], dict[int, list[str]]()
-    for cell in evaluation.held_out:
-        weight = "" if cell.weight is None else f" w={cell.weight:g}"
-        header.append(f"{cell.method.label}{weight}")
-        episodes = cell.episodes
-        rates = by_goal([e.seed for e in episodes], [e.success for e in episodes])
-        for goal, rate in rates.items():
-            text = f"{rate.value:.2f} ({rate.low:.2f}–{rate.high:.2f})"
-            rows.setdefault(goal, [str(goal)]).append(text)
-    return header, list(rows.values())
-
-
 def critic_table(evaluation: Evaluation) -> Table:
     """The critic's error on the held-out episodes, for the terminal."""
     header = ["method", "w", "Q", "return", "bias", "95%", "RMSE", "rank ρ", "cut", "ended"]
+    header += ["ECE"] * of_goals(evaluation)
     body = []
     for cell in evaluation.held_out:
         of_cell = chunks(cell)
         error, ended = critic_error(of_cell), critic_error(of_cell, terminated_only=True)
         weight = formatted(cell.weight, "g", "")
         if error is None:
-            body.append([cell.method.label, weight, *["–"] * 8])
+            body.append([cell.method.label, weight, *["–"] * (len(header) - 2)])
             continue
         # of a critic of probabilities, whose numbers lie in [0, 1]
         d = 1 if max(abs(error.q), abs(error.realised)) > 1 else 3
@@ -164,6 +156,7 @@ def critic_table(evaluation: Evaluation) -> Table:
                 formatted(error.rank, ".2f"),
                 f"{error.cut:.2f}",
                 formatted(ended and ended.bias.value, f"+.{d}f"),
+                *[f"{error.ece:.3f}"] * of_goals(evaluation),
             ]
         )
     return header, body
@@ -220,7 +213,7 @@ def _html(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> bytes:
         "calibration": "Above the dotted line the critic promised less than followed, below more.",
     }
     drawn = {name: figure(png, captions[name]) for name, png in pictures.items()}
-    critic = html_table(*critic_table(evaluation)) + note(CRITIC_NOTE)
+    critic = html_table(*critic_table(evaluation)) + note(critic_note(evaluation))
     about, simulator = dict(evaluation.provenance), evaluation.provenance.get("simulator")
     if simulator:
         about |= {f"simulator {name}": value for name, value in about.pop("simulator").items()}
@@ -235,6 +228,7 @@ def _html(evaluation: Evaluation, pictures: Mapping[str, bytes]) -> bytes:
     sections = {
         "Success": html_table(*success_table(evaluation)) + note(SUCCESS_NOTE)
         + drawn.get("success", "") + drawn.get("weights", ""),
+        **({"By goal": html_table(*goal_table(evaluation))} if of_goals(evaluation) else {}),
         "The critic on the chunks that were executed": critic + drawn.get("calibration", ""),
         "How this was made": facts(
             {"checkpoints": [c["source"] for c in evaluation.checkpoints],
@@ -254,7 +248,8 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "rows": rows(evaluation),
         "selection": selection_rows(evaluation),
         "critic_error": critic_rows(evaluation),
-        "notes": [SUCCESS_NOTE, CRITIC_NOTE],
+        **({"by_goal": goal_rows(evaluation)} if of_goals(evaluation) else {}),
+        "notes": [SUCCESS_NOTE, critic_note(evaluation)],
         "seconds": round(evaluation.seconds, 1),
         "provenance": evaluation.provenance,
     }

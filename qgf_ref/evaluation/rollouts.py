@@ -128,7 +128,7 @@ class _Running:
                 return
         self.obs = np.asarray(obs)
 
-    def episode(self, discount: float) -> Episode:
+    def episode(self, discount: float, late: float) -> Episode:
         observed = discounted_returns(self.rewards, discount)
         if self.terminated:
             realised: Sequence[float | None] = observed
@@ -145,8 +145,8 @@ class _Running:
             terminated=self.terminated,
             steps=tuple(self.steps),
             q=tuple(self.q),
-            realised=tuple(realised[t] for t in self.steps),
-            observed=tuple(observed[t] for t in self.steps),
+            realised=tuple(None if (g := realised[t]) is None else late * g for t in self.steps),
+            observed=tuple(late * observed[t] for t in self.steps),
         )
 
 
@@ -193,7 +193,9 @@ def play(envs: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> Played:
             e.execute(actions.reshape(-1, action_dim), float(value))
         running = [e for e in running if not e.done]
         chunk += 1
-    played = tuple(e.episode(policy.discount) for e in episodes)
+    # of a goal, the reward is of the state that a step arrives at, and Q of the one that it leaves
+    late = policy.discount if policy.checkpoint.agent.of_goals else 1.0
+    played = tuple(e.episode(policy.discount, late) for e in episodes)
     return Played(played, sampling, perf_counter() - start - sampling)
 
 

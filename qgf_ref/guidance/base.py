@@ -176,7 +176,8 @@ class Estimator(ABC):
         if found is None:
             raise InputError(
                 f"{self.label} needs the auxiliary network {self.auxiliary}, which this checkpoint "
-                f"does not have: train it with qgf-ref train-extra {self.auxiliary} --run DIR"
+                f"does not have: train it with qgf-ref train-extra {self.auxiliary} --run DIR, a "
+                "finished run of the agent iql"
             )
         return found
 

@@ -52,9 +52,15 @@ def load_goal_data(path: Path, problem: GoalTask, config: TrainConfig) -> GoalDa
 def fitted(config: TrainConfig, data: GoalData) -> TrainConfig:
     """The configuration with the width of the data's goals.
 
-    Raises InputError where it states another one, or chunks of two lengths.
+    Raises InputError where it states another one, chunks of two lengths, or other masks than those
+    of goals, which are relabelled.
     """
     own = goal_settings(config)
+    if config.masks != "relabelled":
+        raise InputError(
+            f"--masks {config.masks} is of one task's rewards: goals have none, and their masks "
+            "are always relabelled"
+        )
     if own.goal_dim not in (0, data.goal_dim):
         raise InputError(
             f"--goal-dim {own.goal_dim}: the data's goals have {data.goal_dim} columns"

@@ -22,7 +22,15 @@ from qgf_ref.data.datasets import DatasetFiles, find_dataset, load_transitions
 from qgf_ref.data.slices import SliceStream
 from qgf_ref.data.tasks import GoalTask, Task, goal_task, task
 from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, require_writable, sole_use, user_path, write_atomically
+from qgf_ref.files import (
+    csv_bytes,
+    make_directory,
+    no_empty_directories,
+    require_writable,
+    sole_use,
+    user_path,
+    write_atomically,
+)
 from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
 from qgf_ref.tracking import Start, Tracking
 from qgf_ref.training import loop
@@ -94,6 +102,7 @@ class Feed:
     peak_bytes: Callable[[], int]
 
 
+@no_empty_directories(LOCK)
 def start(config: TrainConfig, directory: Path, tracking: Tracking | None = None) -> Finished:
     """Train from the first update; `tracking` is sent the metrics.
 
@@ -110,7 +119,7 @@ def start(config: TrainConfig, directory: Path, tracking: Tracking | None = None
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = replace(config, data=str(user_path(config.data).resolve()))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     except OSError as error:
         raise InputError(f"cannot make {directory}: {error.strerror or error}") from error
     if (directory / RECORD).exists():
@@ -244,8 +253,9 @@ def _alone(directory: Path) -> AbstractContextManager[None]:
 
 
 def _problem(config: TrainConfig) -> Problem:
-    of_goals = config.trained_agent().of_goals
-    return goal_task(config.task) if of_goals else task(config.task)
+    if config.trained_agent().of_goals:
+        return goal_task(config.task)
+    return task(config.task, f"the agent {config.agent} (others reach goals: --agent dqc)")
 
 
 def _widths(data: TrainingData) -> tuple[int, int]:

@@ -19,7 +19,9 @@ def test_from_collection_to_goals(tmp_path: Path, capsys: pytest.CaptureFixture[
     numbers = ("--episodes", "4", "--episode-steps", "30", "--workers", "1", "--slices", "2")
     assert main(["collect", ORACLE, *numbers, "--out", str(tmp_path)]) == 0
     place = tmp_path / DATASET
-    assert f"or: qgf-ref goals {ORACLE} --data {place}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"or: qgf-ref train {ORACLE} --data {place} --agent dqc\n" in said
+    assert f"qgf-ref goals {ORACLE} --data {place}" in said
     assert main(["goals", ORACLE, "--data", str(place), "--horizon", "5"]) == 0
     out = capsys.readouterr().out
     for said in (
@@ -46,7 +48,7 @@ def test_each_fault_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     without = {name: array for name, array in whole.items() if name != "qpos"}
     faults = (
         (whole, (ORACLE, "--probabilities", "0.5", "0.5", "0.5"), "must lie in [0, 1] and sum"),
-        (whole, (ORACLE, "--horizon", "20"), "4 of 4 episodes have no more than 20 transitions"),
+        (whole, (ORACLE, "--horizon", "20"), "no episode has more than 20 transitions"),
         (short, (ORACLE, "--horizon", "5"), "2 of 6 episodes have no more than 5 transitions"),
         (without, (ORACLE,), "lacks qpos, of which the oracle representation of pointmaze"),
         ({**whole, "qpos": whole["qpos"][:, :1]}, (ORACLE,), "2 columns for goals of width 2"),

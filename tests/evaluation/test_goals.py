@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from qgf_ref.agents.dqc import DQCSettings, dqc
 from qgf_ref.agents.options import Options
 from qgf_ref.cli.main import main
 from qgf_ref.data.tasks import goal_task, seeded_reset, task
+from qgf_ref.evaluation.goal_report import goal_table
 from qgf_ref.evaluation.goals import WEIGHTS, Goals, by_goal, goal_of
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.protocol import success_rate
-from qgf_ref.evaluation.report import goal_table
+from qgf_ref.evaluation.rollouts import Policy, play
 from tests.data.synthetic import GOALS, SMALL_DQC, TASK, write_dataset
 
 
@@ -82,8 +84,36 @@ def test_the_table_by_goal() -> None:
     episodes = [SimpleNamespace(seed=s, success=s == 7) for s in (5, 6, 7, 12)]
     cell = SimpleNamespace(method=parse_method("qgf"), weight=0.3, episodes=episodes)
     header, rows = goal_table(SimpleNamespace(held_out=[cell]))  # type: ignore[arg-type]
-    assert header == ["goal", "qgf w=0.3"]
-    assert [(row[0], row[1][:4]) for row in rows] == [("1", "0.00"), ("2", "0.00"), ("3", "0.50")]
+    assert header == ["method", "goal 1", "goal 2", "goal 3"]
+    assert rows == [["qgf  w=0.3", "0% (0–79)", "0% (0–79)", "50% (9–91)"]]
+
+
+def test_the_return_of_a_goal_is_gamma_to_the_steps_until_it() -> None:
+    """As Q has it: γᵏ with k steps to the goal; the environment's reward comes a step early."""
+    checkpoint = small()
+
+    class Arrives:
+        observation_space = SimpleNamespace(shape=(4,))
+        action_space = SimpleNamespace(seed=lambda seed: None)
+        steps = 0
+
+        @property
+        def unwrapped(self) -> Any:
+            return self
+
+        def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, bool]]:
+            return np.zeros(4), {}
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, bool]]:
+            self.steps += 1
+            there = self.steps == 3
+            return np.zeros(4), float(there), there, False, {"success": there}
+
+    policy = Policy.of(checkpoint, parse_method("bc"), None)
+    episode = play([Arrives()], policy, [0]).episodes[0]
+    assert episode.success and episode.steps == (0, 2)
+    np.testing.assert_allclose(np.array(episode.observed), (0.99**3, 0.99), rtol=1e-12)
+    assert episode.observed == episode.realised and episode.total_reward == 1
 
 
 @pytest.mark.slow
@@ -96,6 +126,6 @@ def test_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str
     flags = ["--selection-episodes", "1", "--episodes", "2", "--out", str(out)]
     assert main(["evaluate", "--checkpoint", str(run), "--methods", "bc", "qgf", *flags]) == 0
     said = capsys.readouterr().out
-    assert "by goal, held out:" in said and GOALS in said
+    assert "by goal, held out:" in said and GOALS in said and "ECE" in said and "IQL" not in said
     told = json.loads((out / "evaluation.json").read_text())
     assert (told["task"], told["settings"]["weights"]) == (GOALS, list(WEIGHTS))

@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_other_checkpoints_are_not_mixed_in(tmp_path: Path) -> None:
     wanted = settings(methods=(Method(),), episodes=2)
     evaluate([line_checkpoint(0)], LineTask(), wanted, directory=tmp_path)
-    with pytest.raises(InputError, match=r"another checkpoints.*--overwrite"):
+    with pytest.raises(InputError, match=r"other checkpoints.*--overwrite"):
         evaluate([line_checkpoint(1)], LineTask(), wanted, directory=tmp_path)
     evaluate([line_checkpoint(1)], LineTask(), wanted, directory=tmp_path, overwrite=True)
 

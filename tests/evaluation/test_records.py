@@ -60,7 +60,7 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_unless_overwritten(tmp_path: Path) -> None:
     write(tmp_path, UNIT)
     other = {**CONFIGURATION, "environments": 8}
-    with pytest.raises(InputError, match=r"another environments \(4 there, 8 here\).*--overwrite"):
+    with pytest.raises(InputError, match=r"other environments \(4 there, 8 here\).*--overwrite"):
         Records(tmp_path, other)
     with Records(tmp_path, other, overwrite=True) as records:
         assert records.get(UNIT) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,17 @@ def test_a_setting_of_it_given_to_another_agent_is_said_to_be_its() -> None:
         agent_with("fql", {"kappa_d": 0.5})
 
 
+def test_one_name_of_a_chunks_length_is_enough(data: Path) -> None:
+    both = [*SMALL_DQC]
+    for name in ("--horizon-length", "--policy-chunk-size"):
+        out = data / name
+        i = both.index(name)
+        own = ["--data", str(data), "--out", str(out), *both[:i], *both[i + 2 :]]
+        assert main(["train", GOALS, "--updates", "1", *own]) == 0
+        config = json.loads((out / "train.json").read_text())["config"]
+        assert (config["horizon_length"], config["agent_settings"]["policy_chunk_size"]) == (2, 2)
+
+
 def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:
     assert trained(data, "run", "--updates", "2", "--no-policy-goals",
                    of="pointmaze-medium-navigate-v0") == 0  # fmt: skip
@@ -70,7 +82,9 @@ def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:
     [
         (["--goal-dim", "5"], "the data's goals have 2 columns"),
         (["--horizon-length", "3"], "a policy's chunk is stated twice"),
-        (["--backup-horizon", "80"], "5 of 5 episodes have no more than 80 transitions"),
+        (["--backup-horizon", "80"], "no episode has more than 80 transitions"),
+        (["--kappa-d", "1.5"], "kappa_d is a level from 0 to 1, not 1.5"),
+        (["--masks", "official-100m"], "--masks official-100m is of one task's rewards"),
         (["--preset", "paper"], "no such preset"),
         (["--alpha", "3"], "alpha"),
     ],
@@ -78,8 +92,9 @@ def test_whole_observations_are_goals_of_the_plain_name(data: Path) -> None:
 def test_what_does_not_fit_is_one_sentence(
     data: Path, flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(data, "run", *flags) == 2
+    assert trained(data, "new/run", *flags) == 2
     assert says in capsys.readouterr().err
+    assert not (data / "new").exists()
     assert not (data / "run" / "train.json").exists()
 
 

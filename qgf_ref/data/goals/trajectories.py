@@ -187,13 +187,19 @@ def require_long_episodes(
     if short not in SHORT_EPISODES:
         raise InputError(f"short must be one of {', '.join(SHORT_EPISODES)}; got {short!r}")
     few = data.too_short(horizon)
+    smaller = "choose a smaller horizon (qgf-ref train --backup-horizon, qgf-ref goals --horizon)"
+    if few == len(data.ends):
+        raise InputError(
+            f"{path}: no episode has more than {horizon} transitions, so there is no window of "
+            f"{horizon} (the longest has {data.episode_transitions.max()}): {smaller}"
+        )
     if few and short == "refuse":
         shortest = int(data.episode_transitions.argmin())
         raise InputError(
             f"{path}: {few} of {len(data.ends)} episodes have no more than {horizon} transitions "
             f"and would contribute no window of {horizon} (episode {shortest} has "
-            f"{data.episode_transitions[shortest]}): choose a smaller horizon, or leave them "
-            "out knowingly (in Python short='skip'; qgf-ref goals --short-episodes skip)"
+            f"{data.episode_transitions[shortest]}): {smaller}, or leave them out knowingly (in "
+            "Python short='skip'; qgf-ref goals --short-episodes skip)"
         )
 
 
