@@ -148,11 +148,23 @@ def agent_banks() -> str:
     agents: dict[tuple[str, ...], dict[str, None]] = {}
     for name in VARIANTS:
         for m in bank_of(variant(name).agent).mistakes:
-            if m.says not in shared:
+            if m.says not in shared and not name.startswith("dqc"):
                 key = f"`{m.name}`", f"`{m.first}`", m.says
                 agents.setdefault(key, {})[name.split()[0]] = None
     rows = [[name, ", ".join(of), first, says] for (name, first, says), of in agents.items()]
     return sentences.page_table(["mistake", "agents", "first seen in", "what is wrong"], rows)
+
+
+def dqc_bank() -> str:
+    """The mistakes that DQC's update has beside the paper's agent's, whatever its settings."""
+    shared = {m.says for m in MISTAKES}
+    first: dict[tuple[str, str], dict[str, None]] = {}
+    for name in VARIANTS:
+        for m in bank_of(variant(name).agent).mistakes if name.startswith("dqc") else ():
+            if m.says not in shared or m.first in variant(name).params:
+                first.setdefault((f"`{m.name}`", m.says), {})[f"`{m.first}`"] = None
+    rows = [[name, " or ".join(where), says] for (name, says), where in first.items()]
+    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
 def sampler_banks() -> str:
@@ -243,6 +255,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "other_bank": other_bank,
     "training_bank": training_bank,
     "agent_banks": agent_banks,
+    "dqc_bank": dqc_bank,
     "sampler_banks": sampler_banks,
     "size": lambda: (
         textwrap.fill(

@@ -106,6 +106,7 @@ def backup_logit(inputs: StageInputs) -> Array:
 class DQCRecipe(Recipe):
     """Four losses, three without a chunk critic; each sees the networks from before the update.
 
+    reached     y (B,) of what the value says of s_{i+k}
     teacher     logits of what the action critic learns, (E, B) or (B,)
     backup      logit of what the value learns, (B,)
     valid       (B,), of the action critic's, the value's and the unconditional policy's rows
@@ -113,6 +114,7 @@ class DQCRecipe(Recipe):
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
     settings: DQCSettings = DQCSettings()
+    reached: Callable[..., Array] = reach_target
     teacher: Callable[[DQCRecipe, StageInputs], Array] = lambda recipe, inputs: recipe.taught(
         inputs
     )
@@ -171,7 +173,7 @@ class DQCRecipe(Recipe):
         # k is an integer array: γᵏ is float64 in NumPy whatever the batch's dtype (trap T19)
         discounts = (inputs.hyper.discount**batch.steps).astype(batch.rewards.dtype)
         next_obs = value.kernels(concat, batch.next_obs, batch.goal)[0]
-        return reach_target(value, next_obs, batch.rewards, batch.masks, discounts)
+        return self.reached(value, next_obs, batch.rewards, batch.masks, discounts)
 
     def taught(self, inputs: StageInputs) -> Array:
         """The chunk critic's logits (E, B); those of y (B,), which may be ∞, without one."""

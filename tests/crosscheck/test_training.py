@@ -216,6 +216,7 @@ def test_a_policy_that_respects_valid_is_not_the_official_one() -> None:
     critic and the value learn nothing, and the policy learns all the same.
     """
     batch = default_batch(SMALL)
+    assert isinstance(batch, Batch)
     invalid = replace(batch, valid=np.zeros_like(batch.valid))
     fn = port(SMALL, hyper=EXPOSING)
     valid, none = (quantities_of(fn, b) for b in (batch, invalid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import Options
 from qgf_ref.agents.registry import agent_with
 from qgf_ref.arrays import Array
+from qgf_ref.nets.mlp import MLPParams
 
 SPREAD = 0.2
 """By how much parameters are away from their initial values."""
@@ -23,15 +25,52 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dac ddpg": {"alpha": 3.0, "rho": 0.5},
     "qsm": {"inv_temp": 0.3},
     "qsm ddpg": {"inv_temp": 0.3, "alpha": 2.0, "clip_sampler_before": False},
-}
+    "dqc": {"goal_dim": 2, "backup_horizon": 5, "policy_chunk_size": 2, "kappa_d": 0.7},
+    "dqc distilling quantiles": {
+        "goal_dim": 2, "backup_horizon": 5, "policy_chunk_size": 2, "kappa_d": 0.7,
+        "distill_method": "quantile", "implicit_backup_type": "expectile",
+        "policy_goals": False, "policy_network": "dqc",
+    },
+    "dqc n-step": {
+        "goal_dim": 2, "backup_horizon": 5, "policy_chunk_size": 2, "kappa_d": 0.7,
+        "use_chunk_critic": False, "distill_method": "quantile", "policy_network": "dqc",
+    },
+}  # fmt: skip
 """Settings of which every mistake of the agents' banks can be made with one or another."""
 
 
 def variant(name: str, **shape: Any) -> Checkpoint:
     """A small checkpoint of one of the `VARIANTS`."""
     agent, _, critic = name.partition(" ")
-    kind = {"critic_loss_type": critic} if critic else {}
+    kind = {"critic_loss_type": critic} if critic == "ddpg" else {}
     return small_agent(agent, {**VARIANTS[name], **kind}, **shape)
+
+
+def showing(name: str, mistake: str) -> Checkpoint:
+    """A variant's checkpoint that shows this mistake: most do; T10, T11 and T14 need one of theirs.
+
+    Where a target is met exactly, one member of each critic and the value say 0.1; where a bound
+    binds, one of the chunk critic says 12.
+    """
+    if mistake == "backup-of-one-member-over-batch":
+        return variant(name, members=1)
+    if mistake.endswith("-strict"):
+        ck = variant(name, aggregation="min")
+        critics = [part for part in ck.params if ck.agent.part(part).outputs == "scalar"]
+        return ck.with_params(**{part: _saying(0.1, ck.params[part]) for part in critics})
+    ck = variant(name)
+    if mistake == "distillation-bound-float32" and "chunk_critic" in ck.params:
+        return ck.with_params(chunk_critic=_saying(12, ck.params["chunk_critic"]))
+    return ck
+
+
+def _saying(number: float, params: MLPParams) -> MLPParams:
+    """The same, whose first member says this number everywhere."""
+    *layers, last = params.layers
+    kernel, bias = last.kernel.copy(), last.bias.copy()
+    first = 0 if params.ensemble else slice(None)
+    kernel[first], bias[first] = 0, number
+    return MLPParams((*layers, replace(last, kernel=kernel, bias=bias)))
 
 
 def small_agent(
@@ -54,7 +93,10 @@ def small_agent(
     def moved(a: Array) -> Array:
         return a + SPREAD * rng.standard_normal(a.shape)
 
-    params = agent.initial(rng, obs_dim, action_dim, hidden, members)
+    own: Any = agent.settings
+    chunk = own.policy_chunk_size if agent.of_goals else 1
+    obs_dim += own.goal_dim if agent.of_goals else 0
+    params = agent.initial(rng, obs_dim, action_dim * chunk, hidden, members)
     wide = {part: values.astype("float64").map(moved) for part, values in params.items()}
-    options = Options(activation, aggregation, steps, 1, True, 0.9, 0.8)
+    options = Options(activation, aggregation, steps, chunk, True, 0.9, 0.8)
     return Checkpoint(options, params=wide, agent=agent, source=f"a small {name}").astype(dtype)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import pytest
 
 from qgf_ref.crosscheck.sampler.mistakes.bank import candidates
-from tests.helpers.agents import VARIANTS
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]
 pytest.importorskip("jax")
 
 from benchmarks import crosscheck_samplers as samplers  # noqa: E402
-from benchmarks.crosscheck_training import alarmed, judged, mistakes  # noqa: E402
+from benchmarks.crosscheck_training import NAMES, alarmed, judged, mistakes  # noqa: E402
 from benchmarks.peers.jax_agent_mistakes import broken  # noqa: E402
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_mistake_of_the_bank_is_planted(name: str) -> None:
     for mistake in mistakes(name):
         assert broken(name.split()[0], mistake).__name__ == "Wrong"

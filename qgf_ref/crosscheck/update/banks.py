@@ -7,6 +7,7 @@ from typing import Any
 
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.diffusion import DiffusionRecipe
+from qgf_ref.agents.dqc import DQCRecipe
 from qgf_ref.agents.edp import EDPRecipe
 from qgf_ref.agents.fql import FQLRecipe
 from qgf_ref.agents.iql import RECIPE
@@ -22,6 +23,7 @@ from qgf_ref.crosscheck.update.mistakes_actor import (
 from qgf_ref.crosscheck.update.mistakes_adjoint import qam_mistakes
 from qgf_ref.crosscheck.update.mistakes_critic import critic_mistakes, next_mistakes
 from qgf_ref.crosscheck.update.mistakes_diffusion import diffusion_mistakes
+from qgf_ref.crosscheck.update.mistakes_dqc import dqc_mistakes
 from qgf_ref.crosscheck.update.stage_changes import UNCLIPPED, net, running
 
 
@@ -58,8 +60,10 @@ def bank_of(agent: Agent) -> TrainingBank:
     recipe = agent.require_recipe()
     if recipe is RECIPE:
         return IQL_BANK
-    own = ACTORS.get(type(recipe))
-    if own is None:
-        return TrainingBank(recipe, ())
-    made = (*own(recipe), *critic_mistakes(recipe))  # type: ignore[arg-type]
+    if isinstance(recipe, DQCRecipe):
+        made = dqc_mistakes(recipe)
+    elif (own := ACTORS.get(type(recipe))) is not None:
+        made = (*own(recipe), *critic_mistakes(recipe))  # type: ignore[arg-type]
+    else:
+        made = ()
     return TrainingBank(recipe, tuple(replace(m, reference=recipe) for m in made))

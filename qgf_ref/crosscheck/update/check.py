@@ -27,7 +27,7 @@ from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, GoalBatch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.threads import one_blas_thread
 
@@ -56,14 +56,15 @@ class QuantityComparison:
         """Whether rounding explains the error."""
         return self.ratio <= LIMIT
 
-    def __str__(self) -> str:
+    def line(self, width: int) -> str:
+        """Its line of the report, the name in `width` columns."""
         if self.passed:
             verdict = "ok"
         elif self.factor is not None:
             verdict = f"WRONG, {self.factor:.6g} times the reference"
         else:
             verdict = f"WRONG{f', most in {self.worst}' if self.worst else ''}"
-        return f"  {self.quantity:<21}{self.error:>15.1e}{self.ratio:>16.3g}   {verdict}"
+        return f"  {self.quantity:<{width}}{self.error:>15.1e}{self.ratio:>16.3g}   {verdict}"
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,17 @@ class TrainingReport:
     def __str__(self) -> str:
         state = "agrees to rounding" if self.passed else f"WRONG, first in {self.first}"
         named = self.diagnosis and " or ".join(fit.name for fit in self.diagnosis.fits)
+        width = max(21, *(len(c.quantity) for c in self.comparisons))
         lines = [] if self.passed else [named or f"unknown at {self.first}"]
         lines += [
             f"training step: {state}",
             f"  {self.settings}",
             f"  judged as {self.precision}; time embedding {self.embedding}",
             "",
-            f"  {'quantity':<21}{'relative error':>15}{'times rounding':>16}   (limit {LIMIT:g})",
+            f"  {'quantity':<{width}}{'relative error':>15}{'times rounding':>16}"
+            f"   (limit {LIMIT:g})",
         ]
-        lines += map(str, self.comparisons)
+        lines += [c.line(width) for c in self.comparisons]
         if self.note:
             lines += ["", *wrapped(self.note)]
         if self.diagnosis:
@@ -132,7 +135,7 @@ def check_losses(
     fn: TrainingStep,
     checkpoint: CheckpointLike,
     *,
-    batch: Batch | None = None,
+    batch: AnyBatch | None = None,
     x0: Array | None = None,
     t: Array | None = None,
     hyper: Hyperparameters | None = None,
@@ -154,7 +157,8 @@ def check_losses(
              update of the same batch from fresh optimisers; losses and gradients are then those of
              the first update, as it computes them.
     checkpoint  the networks before the step, or the path of their file
-    batch    default `default_batch`: rows of every kind of valid, mask and advantage
+    batch    default `default_batch`: rows of every kind of valid, mask and advantage; a GoalBatch
+             for an agent that reaches goals
     x0, t    noise and times as fn takes them; drawn if absent, t with 0 and 1 but without 0.5
     hyper    what fn computes with, default `checkpoint.hyperparameters()`; EXPOSING shows every
              mistake of the bank
@@ -267,9 +271,13 @@ def _comparison(reference: Truth, quantity: str, theirs: Any) -> QuantityCompari
 def _settings(case: TrainingCase) -> str:
     ck, hyper = case.checkpoint, case.hyper
     members = next((p.ensemble for p in ck.params.values() if p.ensemble), 1)
+    own: Any = ck.agent.settings
+    horizon = str(hyper.horizon)
+    if isinstance(case.batch, GoalBatch):
+        horizon = f"{own.backup_horizon} and {own.policy_chunk_size}, kappa_d {own.kappa_d:g}"
     return (
         f"{len(case.batch.obs)} rows, O = {ck.obs_dim}, D = {ck.flat_action_dim}, "
         f"E = {members}; {case.updates} updates\n"
-        f"  discount {hyper.discount:g}, horizon {hyper.horizon}, expectile {hyper.expectile:g}, "
+        f"  discount {hyper.discount:g}, horizon {horizon}, expectile {hyper.expectile:g}, "
         f"tau {hyper.tau:g}, learning rate {hyper.learning_rate:g}"
     )

@@ -14,7 +14,7 @@ from qgf_ref.arrays import Array, matrix, require_finite
 from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.errors import InputError, listing, unknown_name
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Batch, GoalBatch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.ensemble import ensemble_reduce
 
@@ -26,20 +26,21 @@ is the hardest to see; a report that passes names what it could not see.)"""
 ROWS = 24
 
 
-def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> Batch:
-    """A batch on which mistakes show, float32.
+def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> AnyBatch:
+    """A batch on which mistakes show, float32; a GoalBatch for an agent that reaches goals.
 
     A quarter of the rows is invalid, a third is masked, some are both; as far as the networks
     allow, the target critic is above the value in half of the rows and below in the others.
     """
-    rng = np.random.default_rng(seed)
-    many = 16 * rows
+    rng, goals = np.random.default_rng(seed), checkpoint.agent.of_goals
+    many, D = 16 * rows, checkpoint.flat_action_dim
     obs = rng.standard_normal((many, checkpoint.obs_dim))
-    action = rng.uniform(-1, 1, (many, checkpoint.flat_action_dim))
+    action = rng.uniform(-1, 1, (many, _action_width(checkpoint)))
     above: Array = np.arange(many) % 2 == 0
-    if {"target_critic", "value"} <= checkpoint.params.keys():
+    target = "target_action_critic" if goals else "target_critic"
+    if {target, "value"} <= checkpoint.params.keys():
         wide = checkpoint.astype("float64")
-        q = wide.network("target_critic").forward(obs, action)[0]
+        q = wide.network(target).forward(obs, action[:, :D])[0]
         q, _ = ensemble_reduce(q, checkpoint.options.q_aggregation)
         above = q > wide.network("value").forward(obs)[0]
     half = rows // 2
@@ -47,6 +48,9 @@ def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> Ba
     order = np.concatenate([np.flatnonzero(above)[:half], np.flatnonzero(~above)])
     order = np.concatenate([order[:rows], np.flatnonzero(above)[half:]])[:rows]
     chosen = rng.permutation(order)
+    if goals:
+        own: Any = checkpoint.agent.settings
+        return _reaching(own, obs[chosen], action[chosen], rng).astype("float32")
     index = np.arange(rows)
     return Batch(
         obs[chosen],
@@ -56,6 +60,39 @@ def default_batch(checkpoint: Checkpoint, seed: int = 0, rows: int = ROWS) -> Ba
         (index % 3 != 2).astype(float),
         (index % 4 != 3).astype(float),
     ).astype("float32")
+
+
+def _action_width(checkpoint: Checkpoint) -> int:
+    """Columns of a batch's action: D, or h·A where the policy's are h_a·A."""
+    own: Any = checkpoint.agent.settings
+    D = checkpoint.flat_action_dim
+    return D * own.backup_horizon // own.policy_chunk_size if checkpoint.agent.of_goals else D
+
+
+def _reaching(own: Any, obs: Array, action: Array, rng: np.random.Generator) -> GoalBatch:
+    """A goal-conditioned batch of obs (B, O + G) and action (B, h·A).
+
+    It has what no data have and what a formula may get wrong: bootstraps from k < h steps, with
+    rewards that take the target above 1, and policies' goals of their own. Windows end in the
+    policy's chunk and behind it; the first success is at k = 0.
+    """
+    index, h, h_a = np.arange(len(obs)), own.backup_horizon, own.policy_chunk_size
+    O, masks = obs.shape[1] - own.goal_dim, index % 3 != 2
+    length = np.where(index % 4 == 3, h_a - 1, np.where(index % 4 == 1, h_a, h))
+    rewards = rng.uniform(size=len(obs)) * (index % 3 != 0)
+    steps = rng.integers(0, h + masks)
+    return GoalBatch(
+        obs=obs[:, :O],
+        action=action,
+        goal=obs[:, O:],
+        policy_goal=rng.standard_normal((len(obs), own.goal_dim if own.policy_goals else 0)),
+        next_obs=rng.standard_normal((len(obs), O)),
+        rewards=np.where(index == 2, 1, rewards),
+        masks=masks.astype(float),
+        steps=np.where(index == 2, 0, steps),
+        valid=np.arange(h) < length[:, None],
+        **{f"{of}row": index for of in ("", "goal_", "policy_goal_")},
+    )
 
 
 def default_times(rng: np.random.Generator, updates: int, rows: int, denoise_steps: int) -> Array:
@@ -72,7 +109,7 @@ def default_times(rng: np.random.Generator, updates: int, rows: int, denoise_ste
 def case_of(
     bank: TrainingBank,
     checkpoint: Checkpoint,
-    batch: Batch | None,
+    batch: AnyBatch | None,
     drawn: Mapping[str, Array | None],
     hyper: Hyperparameters | None,
     updates: int,
@@ -108,7 +145,7 @@ def case_of(
 
 def result_of(fn: Callable[..., Any], case: TrainingCase) -> dict[str, Any]:
     """What `fn` returns for the case, in the order of the bank's quantities, or InputError."""
-    batch = Batch(**{name: array.copy() for name, array in vars(case.batch).items()})
+    batch = type(case.batch)(**{name: a.copy() for name, a in vars(case.batch).items()})
     quantities = case.bank.quantities
     result = fn(batch, *((a if case.updates else a[0]).copy() for a in case.drawn.values()))
     if not isinstance(result, Mapping) or not result:
@@ -147,24 +184,35 @@ def precision_of(given: Mapping[str, Any]) -> str:
     return "float64" if single == {False} else "float32"
 
 
-def _batch(batch: Batch, checkpoint: Checkpoint) -> Batch:
-    widths = {
-        "obs": checkpoint.obs_dim,
-        "action": checkpoint.flat_action_dim,
-        "next_obs": checkpoint.obs_dim,
-    }
+def _batch(batch: AnyBatch, checkpoint: Checkpoint) -> AnyBatch:
+    agent: Any = checkpoint.agent
+    kind, own = (GoalBatch if agent.of_goals else Batch), agent.settings
+    lacks = [part.name for part in fields(kind) if not hasattr(batch, part.name)]
+    if lacks or (isinstance(batch, GoalBatch) and kind is Batch):
+        raise InputError(
+            f"batch must be a {kind.__name__} (qgf_ref.losses.batch) for the agent {agent.name}, "
+            f"got {type(batch).__name__}{f', which lacks {listing(lacks)}' if lacks else ''}"
+        )
+    O = checkpoint.obs_dim - (own.goal_dim if agent.of_goals else 0)
+    widths = {"obs": O, "action": _action_width(checkpoint), "next_obs": O}
+    if agent.of_goals:
+        widths |= {"goal": own.goal_dim, "policy_goal": own.goal_dim if own.policy_goals else 0}
+        widths["valid"] = own.backup_horizon
     arrays = {}
-    for part in fields(Batch):
-        array = getattr(batch, part.name)
+    for part in fields(kind):
+        array, name = getattr(batch, part.name), f"batch.{part.name}"
         if part.name in widths:
-            arrays[part.name] = matrix(array, f"batch.{part.name}", columns=widths[part.name])
+            arrays[part.name] = matrix(array, name, columns=widths[part.name])
         else:
-            arrays[part.name] = _numbers(array, f"batch.{part.name}")
+            arrays[part.name] = _numbers(array, name, whole=part.name.endswith(("steps", "row")))
     rows = len(arrays["obs"])
     for name, array in arrays.items():
         if len(array) != rows or not rows or (name not in widths and array.ndim != 1):
             raise InputError(f"batch.{name} has shape {array.shape}; batch.obs has {rows} rows")
-    return Batch(**arrays)
+    least, most = (f(arrays.get("steps", np.zeros(1))) for f in (np.min, np.max))
+    if least < 0 or most > (h := widths.get("valid", 0)):
+        raise InputError(f"batch.steps must lie in 0 … backup_horizon {h}, got {least} … {most}")
+    return kind(**arrays)
 
 
 def _shaped(array: Any, name: str, shape: tuple[int, ...], several: bool) -> Array:
@@ -175,8 +223,12 @@ def _shaped(array: Any, name: str, shape: tuple[int, ...], several: bool) -> Arr
     return values.reshape(shape)
 
 
-def _numbers(array: Any, name: str, finite: bool = True) -> Array:
+def _numbers(array: Any, name: str, finite: bool = True, whole: bool = False) -> Array:
     values = np.asarray(array)
+    if whole and values.dtype.kind not in "iu":
+        raise InputError(f"{name} must be an array of integers, got dtype {values.dtype}")
+    if whole:
+        return values.astype(np.int64)
     if values.dtype.kind not in "fiub":
         raise InputError(f"{name} must be an array of real numbers, got dtype {values.dtype}")
     if finite:

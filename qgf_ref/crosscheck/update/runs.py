@@ -11,7 +11,7 @@ from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.step import Losses, TrainState, losses, update
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.update.mistake import TrainingBank
-from qgf_ref.losses.batch import Batch, Hyperparameters
+from qgf_ref.losses.batch import AnyBatch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.ops.time_embedding import Precision
@@ -41,7 +41,7 @@ class TrainingOutcome:
 def run(
     recipe: Recipe,
     nets: Networks,
-    batch: Batch,
+    batch: AnyBatch,
     drawn: Mapping[str, Array],
     hyper: Hyperparameters,
     updates: int,
@@ -69,7 +69,7 @@ class TrainingCase:
 
     bank: TrainingBank
     checkpoint: Checkpoint
-    batch: Batch
+    batch: AnyBatch
     drawn: Mapping[str, Array]
     hyper: Hyperparameters
     updates: int

@@ -55,13 +55,26 @@ def seeing(*changes: InputsChange) -> StageChange:
 
 
 def adding(part: str, gradient: Callable[[StageInputs], Any]) -> StageChange:
-    """The stage, with another loss's gradient in the parameters of `part` added to its own."""
+    """The stage that trains `part`, with another loss's gradient in its parameters added."""
 
     def changed(stage: Stage) -> Stage:
         def loss(inputs: StageInputs) -> Loss:
             value, bars = stage.loss(inputs)
             bar = bars[part].map(lambda a, b: a + b, gradient(inputs))
             return value, {**bars, part: bar}
+
+        return replace(stage, loss=loss)
+
+    return changed
+
+
+def scaling(factor: Callable[[StageInputs], float]) -> StageChange:
+    """The stage, its loss times a factor."""
+
+    def changed(stage: Stage) -> Stage:
+        def loss(inputs: StageInputs) -> Loss:
+            (value, bars), scale = stage.loss(inputs), factor(inputs)
+            return value * scale, {part: bar.map(lambda a: a * scale) for part, bar in bars.items()}
 
         return replace(stage, loss=loss)
 
@@ -99,6 +112,24 @@ def running(
 def kind(part: str, subclass: type[Any]) -> InputsChange:
     """The inputs with `part` of another class, of the same fields."""
     return net(part, lambda network, inputs: subclass(**vars(network)))
+
+
+def fed(part: str, change: Callable[..., tuple[Any, ...]]) -> InputsChange:
+    """The inputs with `part` evaluated elsewhere: at change(inputs, *arguments)."""
+
+    def changed(network: Any, inputs: StageInputs) -> Any:
+        def forward(self: Any, *arguments: Any) -> Any:
+            return type(network).forward(self, *change(inputs, *arguments))
+
+        elsewhere: Any = type("Elsewhere", (type(network),), {"forward": forward})
+        return elsewhere(**vars(network))
+
+    return net(part, changed)
+
+
+def on_batch(change: Callable[[StageInputs], Mapping[str, Array]]) -> InputsChange:
+    """The inputs with other arrays of the batch."""
+    return lambda inputs: replace(inputs, batch=replace(inputs.batch, **change(inputs)))
 
 
 def every_row_valid(inputs: StageInputs) -> StageInputs:
