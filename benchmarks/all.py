@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.suites import SUITES  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -178,7 +179,7 @@ def minutes(entry: Result) -> str:
     if "tasks" in content:
         seconds = sum(task["seconds"] for task in content["tasks"])
         more = "+" if seconds < 60 else ""  # episodes taken from the records of an earlier session
-        if entry.name not in ("success_corrections", "success_methods"):
+        if SUITES[content["suite"]].runs_of is None:
             sessions = (s for run in content["training"] for s in run["sessions"])
             seconds += sum(session["seconds"] for session in sessions)
     return f"{max(1, round(seconds / 60))}{more}" if seconds else "?"

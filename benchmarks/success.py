@@ -9,6 +9,8 @@
                                                         corrected estimators beside qgf)
     python benchmarks/success.py methods --data data      (on its first task's: all test-
                                                         time methods, their networks trained first)
+    python benchmarks/success.py goals --data data        (all five goals, DQC's critic; then
+                                                        goals-probability, goals-target)
     python benchmarks/success.py cube-single --redraw figures   (seconds: success and weights from
                                                         success_cube-single.json, into figures/)
 
@@ -29,21 +31,28 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from qgf_ref import load
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.data.datasets import find_dataset
-from qgf_ref.data.tasks import task
-from qgf_ref.evaluation.methods import DEFAULT_METHODS, parse_methods
+from qgf_ref.data.tasks import goal_task, task
+from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
 from qgf_ref.evaluation.protocol import evaluate
 from qgf_ref.evaluation.report import summary, write_report
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.suite import pooled, suite_markdown, suite_rows, suite_summary
+from qgf_ref.evaluation.suite import (
+    pooled,
+    suite_markdown,
+    suite_rows,
+    suite_summary,
+    weights_by_goal,
+)
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
@@ -51,91 +60,13 @@ from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.suites import SUITES, Suite  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 EXTRA_UPDATES = 10_000
 COMMAND = (sys.executable, "-m", "qgf_ref")
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Tasks that share a data set, the length of their runs, weights to choose from (their range
-    depends on the scale of the rewards), training seeds, further settings; episodes for each run:
-    to choose a weight on, and held out; methods; the suite whose runs it takes, if not its own;
-    networks for `qgf-ref train-extra`; backend of the sampler.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    updates: int
-    weights: tuple[float, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    settings: dict[str, Any] = field(default_factory=dict)
-    selection_episodes: int = 10
-    episodes: int = 25
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    runs_of: str | None = None
-    extra: tuple[str, ...] = ()
-    backend: str = "numpy"
-
-
-_SUITES = (
-    Suite(
-        "cube-single",
-        tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)),
-        10_000,
-        (0.01, 0.03, 0.1, 0.3, 1.0),
-    ),
-    # its episodes are long: 750 steps where nothing succeeds
-    Suite(
-        "scene",
-        ("scene-play-singletask-task1-v0",),
-        10_000,
-        (0.003, 0.01, 0.03, 0.1, 0.3),
-        selection_episodes=6,
-        episodes=20,
-    ),
-    Suite(
-        "pointmaze",
-        ("pointmaze-medium-navigate-singletask-task1-v0",),
-        10_000,
-        (0.1, 0.3, 1.0, 3.0, 10.0),
-    ),
-    # three layers of 192, so that it stays under 3 MB
-    Suite(
-        "embedded",
-        ("cube-single-play-singletask-task1-v0",),
-        30_000,
-        (0.01, 0.03, 0.1, 0.3, 1.0),
-        (0,),
-        {"hidden": (192, 192, 192)},
-        selection_episodes=20,
-        episodes=50,
-    ),
-    Suite(
-        "corrections",
-        tuple(f"cube-single-play-singletask-task{n}-v0" for n in range(1, 6)),
-        10_000,
-        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-        methods=("qgf", "qgf_covariance", "qgf_shifted", "qgf_shifted_taylor"),
-        runs_of="cube-single",
-        backend="numba",
-    ),
-    Suite(
-        "methods",
-        ("cube-single-play-singletask-task1-v0",),
-        10_000,
-        (0.01, 0.03, 0.1, 0.3, 1.0),
-        episodes=40,
-        methods=(
-            *("bc", "bfn-16", "gradstep", "ood", "robust_q", "cfgrl", "bptt", "qgf_chain"),
-            *("qgf_distill", "qgf_jacobian_distill", "qgf", "qgf_jacobian", "qgf_shifted"),
-        ),
-        runs_of="cube-single",
-        extra=("robust_q", "cfgrl", "distill"),
-        backend="numba",
-    ),
-)
-SUITES = {suite.name: suite for suite in _SUITES}
 
 
 def configurations(suite: Suite, args: argparse.Namespace) -> list[TrainConfig]:
@@ -224,6 +155,11 @@ def train_extra(suite: Suite, runs: Sequence[Path], data: Path | None) -> None:
                 raise SystemExit(f"{name} of {run} failed ({code}): see {run.with_suffix('.log')}")
 
 
+def acting(checkpoint: Checkpoint, suite: Suite) -> Checkpoint:
+    """The checkpoint as the suite lets it act."""
+    return replace(checkpoint, agent=checkpoint.agent.having(suite.acting))
+
+
 def markdown(suite: Suite, settings: Settings, seeds: int, table: Sequence[dict[str, Any]]) -> str:
     """The table for the README; suites on another's runs are compared with qgf."""
     made = f"{suite.updates:,} updates", f"`python benchmarks/success.py {suite.name}`"
@@ -263,8 +199,10 @@ def main() -> None:
         draw(json.loads((args.results / f"success_{suite.name}.json").read_text()), args.redraw)
         return
     origin = provenance()
-    find_dataset(task(suite.tasks[0]).dataset, args.data)  # fails now rather than in every run
     configs, place = configurations(suite, args), args.runs / (suite.runs_of or suite.name)
+    goals = configs[0].trained_agent().of_goals
+    problem = goal_task(suite.tasks[0]) if goals else task(suite.tasks[0])
+    find_dataset(problem.dataset, args.data)  # fails now rather than in every run
     train(configs, place, args.workers)
     train_extra(suite, [directory(place, c) for c in configs], args.data)
     settings = Settings(
@@ -281,7 +219,7 @@ def main() -> None:
         out = place / name / ("evaluation" if suite.runs_of is None else suite.name)
         out.mkdir(exist_ok=True)
         runs = [directory(place, c) for c in configs if c.task == name]
-        checkpoints = [load(run, dtype="float32") for run in runs]
+        checkpoints = [acting(load(run, dtype="float32"), suite) for run in runs]
         evaluations.append(evaluate(checkpoints, name, settings, directory=out))
         write_report(evaluations[-1], out)
     whole = pooled(evaluations, title(suite.name, suite.tasks))
@@ -299,6 +237,8 @@ def main() -> None:
     if figure is not None:
         write_atomically(args.results / f"calibration_{suite.name}.png", png(figure))
     text = markdown(suite, settings, len({c.seed for c in configs}), table)
+    if goals:
+        text += f"\n`qgf` on the selection episodes:\n\n{weights_by_goal(whole, 'qgf')}\n"
     write_atomically(args.results / f"success_{suite.name}.md", text.encode())
     print(text)
 

@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import success
+from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.protocol import Evaluation, evaluate
 from qgf_ref.evaluation.report import selection_rows, summary
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.evaluation.suite import difference_text, minus_qgf, pooled, suite_rows, suite_summary
+from qgf_ref.evaluation.suite import (
+    difference_text,
+    minus_qgf,
+    pooled,
+    suite_rows,
+    suite_summary,
+    weights_by_goal,
+)
 from qgf_ref.files import write_json
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import Record
@@ -55,6 +63,24 @@ def test_figures_are_drawn_from_what_is_written(tmp_path: Path) -> None:
     committed = success.RESULTS / "success_cube-single.json"
     success.draw(json.loads(committed.read_text()), tmp_path)
     assert {p.stem for p in tmp_path.iterdir()} == {"success_cube-single", "weights_cube-single"}
+
+
+def test_goals_have_columns_of_their_own() -> None:
+    whole = evaluations()[0]
+    described = ({**whole.checkpoints[0], "goal_dim": 1},)
+    whole = replace(whole, checkpoints=described)
+    rows = suite_rows([whole], whole)
+    text = success.markdown(success.SUITES["scene"], SETTINGS, 2, rows).splitlines()
+    assert "| goal 3 | goal 4 | w |" in text[0] and text[0].endswith("| Q − return | ECE |")
+    assert "task" not in text[0] and len(text[0].split("|")) == len(text[2].split("|"))
+    for cell, row in zip(whole.held_out, rows, strict=True):
+        own = [e.success for e in cell.episodes if 1 + e.seed % 5 == 1]
+        assert row["by_goal"][0] == sum(own) / len(own)
+        error = critic_error(chunks(cell))
+        assert error is not None and row["critic_ece"] == error.ece
+    header, _, *lines = weights_by_goal(whole, "qgf").splitlines()
+    assert header.startswith("| w | goal 1 |") and header.endswith("| goal 4 | all (95%) |")
+    assert [line.split(" | ")[0] for line in lines] == ["| 0.003", "| 1"]
 
 
 def test_table_and_markdown() -> None:
@@ -128,7 +154,7 @@ def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
     assert difference_text({"minus_qgf": None}) == ""
 
 
-@pytest.mark.parametrize("name", ["corrections", "methods"])
+@pytest.mark.parametrize("name", [n for n, suite in success.SUITES.items() if suite.runs_of])
 def test_suites_on_others_runs_name_methods_and_runs_that_exist(name: str) -> None:
     suite = success.SUITES[name]
     parse_methods(suite.methods)
@@ -136,6 +162,9 @@ def test_suites_on_others_runs_name_methods_and_runs_that_exist(name: str) -> No
     base = success.SUITES[suite.runs_of or ""]
     assert set(suite.tasks) <= set(base.tasks)
     assert (suite.updates, suite.seeds, suite.settings) == (base.updates, base.seeds, base.settings)
+    settings = {**suite.settings, "agent_settings": suite.settings.get("agent_settings", {})}
+    agent = TrainConfig(task=suite.tasks[0], **settings).trained_agent()
+    assert agent.having(suite.acting).stated == {**agent.stated, **suite.acting}
 
 
 def test_a_run_of_another_backend_is_the_same_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from qgf_ref.evaluation.goals import by_goal
 from qgf_ref.evaluation.plots import title
 from qgf_ref.evaluation.protocol import Evaluation
+from qgf_ref.evaluation.settings import HELD_OUT
 from qgf_ref.evaluation.statistics import prefixed
 from qgf_ref.tables import Table
 
@@ -27,11 +28,11 @@ def of_goals(evaluation: Evaluation) -> bool:
 
 
 def goal_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Success on the held-out episodes of each method and goal, with Wilson's intervals."""
+    """Success of each method and goal at each weight, with Wilson's intervals, held out first."""
     return [
-        {"method": cell.method.label, "weight": cell.weight, "goal": goal,
+        {"method": cell.method.label, "weight": cell.weight, "split": cell.split, "goal": goal,
          **prefixed("success", rate)}
-        for cell in evaluation.held_out
+        for cell in (*evaluation.held_out, *evaluation.selection)
         for goal, rate in by_goal(
             [e.seed for e in cell.episodes], [e.success for e in cell.episodes]
         ).items()
@@ -39,9 +40,9 @@ def goal_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def goal_table(evaluation: Evaluation) -> Table:
-    """`goal_rows`, a row a method and a column a goal, for the terminal."""
+    """Held out, a row a method and a column a goal, for the terminal."""
     body: dict[str, list[str]] = {}
-    every = goal_rows(evaluation)
+    every = [row for row in goal_rows(evaluation) if row["split"] == HELD_OUT]
     for row in every:
         line = body.setdefault(title(row["method"], row["weight"]), [])
         low, high = row["success_low"], row["success_high"]

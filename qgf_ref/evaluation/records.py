@@ -155,7 +155,8 @@ def digest(checkpoint: Checkpoint) -> str:
 
     Auxiliary networks are not part of it: units name theirs.
     """
-    options = json.dumps(checkpoint.options.stated(), sort_keys=True)
+    stated = checkpoint.options.stated() | checkpoint.agent.stated
+    options = json.dumps(stated, sort_keys=True)
     acting = [part.name for part in checkpoint.agent.parts if part.acting]
     return digest_of((checkpoint.part(name) for name in acting), options)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qgf_ref.evaluation.critic_error import chunks, critic_error
+from qgf_ref.evaluation.goal_report import goal_rows, of_goals
 from qgf_ref.evaluation.protocol import Cell, Evaluation
 from qgf_ref.evaluation.report import rows
 from qgf_ref.evaluation.settings import Settings
@@ -79,9 +80,17 @@ def suite_rows(evaluations: Sequence[Evaluation], whole: Evaluation) -> list[dic
                 "critic_bias": None if error is None else error.bias.value,
                 "critic_rank": None if error is None else error.rank,
                 **minus_qgf(whole, cell),
+                **(_of_goals(whole, cell) if of_goals(whole) else {}),
             }
         )
     return table
+
+
+def _of_goals(whole: Evaluation, cell: Cell) -> dict[str, Any]:
+    """Success goal by goal, and the critic's expected calibration error."""
+    by_goal = [row["success"] for row in goal_rows(replace(whole, held_out=(cell,), selection=()))]
+    error = critic_error(chunks(cell))
+    return {"by_goal": by_goal, "critic_ece": None if error is None else error.ece}
 
 
 def suite_summary(
@@ -117,7 +126,12 @@ def suite_markdown(
     """
     tasks = len(table[0]["by_task"])
     named = [f"task {n}" for n in range(1, tasks + 1)] if tasks > 1 else []
+    goals = "by_goal" in table[0]
+    columns = "by_goal" if goals else "by_task"
+    if goals:
+        named = [f"goal {n}" for n in range(1, len(table[0]["by_goal"]) + 1)]
     header = ["method", "success", "95%", "seeds", *named, "w", "optimistic", "Q − return"]
+    header += ["ECE"] * goals
     if paired:
         header.insert(3, "− qgf (95%)")
     lines = []
@@ -127,22 +141,37 @@ def suite_markdown(
             f"**{row['success']:.2f}**",
             f"{row['success_low']:.2f}–{row['success_high']:.2f}",
             f"{row['seeds_low']:.2f}–{row['seeds_high']:.2f}",
-            *([f"{success:.2f}" for success in row["by_task"]] if named else []),
+            *([f"{success:.2f}" for success in row[columns]] if named else []),
             " ".join(f"{w:g}" for w in sorted({w for w in row["weights"] if w is not None})),
             formatted(row["optimistic"], ".2f", ""),
-            formatted(row["critic_bias"], "+.1f", ""),
+            formatted(row["critic_bias"], "+.2f" if goals else "+.1f", ""),
+            *([formatted(row["critic_ece"], ".2f", "")] if goals else []),
         ]
         if paired:
             cells.insert(3, difference_text(row))
         lines.append(cells)
     updates, command = made
-    each = "each task and method" if named else "each method"
+    each = "each task and method" if tasks > 1 else "each method"
     return (
         markdown_table(header, lines, rule="|---")
         + f"\n\n{updates}, {seeds} training seed{'s' * (seeds > 1)}; "
         f"{seeds * settings.episodes} held-out episodes for {each}, its weight w chosen on "
         f"{seeds * settings.selection_episodes} others. Made by {command}.\n"
     )
+
+
+def weights_by_goal(whole: Evaluation, method: str) -> str:
+    """Success of a method on the selection episodes, a row a weight and a column a goal."""
+    body: dict[float, list[str]] = {}
+    every = [row for row in goal_rows(replace(whole, held_out=())) if row["method"] == method]
+    for row in every:
+        body.setdefault(row["weight"], [f"{row['weight']:g}"]).append(f"{row['success']:.2f}")
+    for cell in whole.selection:
+        if cell.method.label == method and cell.weight is not None:
+            rate = cell.success
+            body[cell.weight].append(f"{rate.value:.2f} ({rate.low:.2f}–{rate.high:.2f})")
+    header = ["w", *dict.fromkeys(f"goal {row['goal']}" for row in every), "all (95%)"]
+    return markdown_table(header, [body[w] for w in sorted(body)], rule="|---")
 
 
 def difference_text(row: dict[str, Any]) -> str:

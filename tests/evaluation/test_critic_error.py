@@ -65,6 +65,15 @@ def test_calibration_of_an_unbiased_critic_is_the_diagonal() -> None:
         assert b.realised.low < b.realised.value < b.realised.high
 
 
+def test_the_expected_calibration_error_is_the_bins_mean_distance() -> None:
+    """Errors cancel within a bin and not between bins; bins count by their chunks."""
+    q = np.repeat([0.1, 0.9], [3, 5])
+    realised = np.array([0.4, 0.0, 0.2, 0.6, 0.8, 0.5, 0.9, 0.7])
+    error = critic_error(chunks(cell(episode(list(q), list(realised)))))
+    assert error is not None
+    assert error.ece == pytest.approx((3 * abs(0.1 - 0.2) + 5 * abs(0.9 - 0.7)) / 8)
+
+
 def test_equal_predictions_make_one_bin() -> None:
     (only,) = calibration(chunks(cell(episode([-7.0] * 5, [-1.0, -2.0, -3.0, -4.0, -5.0]))))
     assert (only.predicted, only.realised.value) == (-7.0, -3.0)

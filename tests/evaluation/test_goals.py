@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from qgf_ref.evaluation.goal_report import goal_table
 from qgf_ref.evaluation.goals import WEIGHTS, Goals, by_goal, goal_of
 from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.protocol import success_rate
+from qgf_ref.evaluation.records import digest
 from qgf_ref.evaluation.rollouts import Policy, play
 from tests.data.synthetic import GOALS, SMALL_DQC, TASK, write_dataset
 
@@ -82,8 +84,11 @@ def test_q_is_a_probability() -> None:
 
 def test_the_table_by_goal() -> None:
     episodes = [SimpleNamespace(seed=s, success=s == 7) for s in (5, 6, 7, 12)]
-    cell = SimpleNamespace(method=parse_method("qgf"), weight=0.3, episodes=episodes)
-    header, rows = goal_table(SimpleNamespace(held_out=[cell]))  # type: ignore[arg-type]
+    cell = SimpleNamespace(
+        method=parse_method("qgf"), weight=0.3, episodes=episodes, split="held-out"
+    )
+    played = SimpleNamespace(held_out=[cell], selection=[])
+    header, rows = goal_table(played)  # type: ignore[arg-type]
     assert header == ["method", "goal 1", "goal 2", "goal 3"]
     assert rows == [["qgf  w=0.3", "0% (0–79)", "0% (0–79)", "50% (9–91)"]]
 
@@ -114,6 +119,13 @@ def test_the_return_of_a_goal_is_gamma_to_the_steps_until_it() -> None:
     assert episode.success and episode.steps == (0, 2)
     np.testing.assert_allclose(np.array(episode.observed), (0.99**3, 0.99), rtol=1e-12)
     assert episode.observed == episode.realised and episode.total_reward == 1
+
+
+def test_what_guides_is_part_of_what_is_evaluated() -> None:
+    """Interrupted with one and continued with another, an evaluation would be of neither."""
+    checkpoint, changes = small(), ({"guide_output": "probability"}, {"guide_critic": "target"})
+    others = [replace(checkpoint, agent=checkpoint.agent.having(each)) for each in changes]
+    assert len({digest(each) for each in (checkpoint, *others)}) == 3
 
 
 @pytest.mark.slow
