@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,9 +96,16 @@ class Setting:
         """Whether the networks are somebody's, not a checkpoint's."""
         return isinstance(self.checkpoint, FlowNetworks)
 
+    @cached_property
+    def _references(self) -> dict[str, Port]:
+        """The ports without a mistake, by dtype: every simulation begins with one."""
+        return {}
+
     def port(self, made: Mistakes = (), dtype: str = "float64", seed: int | None = None) -> Port:
         """The port with these mistakes, in this precision, summing in the order of this seed."""
-        port = with_mistakes(_reference(self, dtype), made)
+        if dtype not in self._references:
+            self._references[dtype] = _reference(self, dtype)
+        port = with_mistakes(self._references[dtype], made)
         if seed is None:
             return port
         if not port.opaque and self.time_precision == "exact" and dtype == "float32":
@@ -155,6 +162,12 @@ class Judgement(NamedTuple):
         return bool((self.excess <= 1).all())
 
 
+Given = Mapping[str, Array] | None
+"""Their quantities, in the place of a simulation's own."""
+Runs = tuple[Scatter, list[Predicted]]
+"""Several float32 runs, and their scatter about the float64 run."""
+
+
 class RecordedCase:
     """One recorded run of a port.
 
@@ -187,6 +200,7 @@ class RecordedCase:
         self.theirs["action"] = trace.action.astype(np.float64)
         self.states = self.theirs.get("a")
         self.theirs = {name: x for name, x in self.theirs.items() if name in compared}
+        self._references: dict[tuple[int, bool, bool], tuple[Setting, Runs]] = {}
 
     @property
     def forced(self) -> bool:
@@ -208,7 +222,7 @@ class RecordedCase:
         port: Port,
         rows: Array | None = None,
         upto: str = "action",
-        given: Mapping[str, Array] | None = None,
+        given: Given = None,
     ) -> Predicted:
         """What `port` does on this case (on some observations of it), as it was recorded."""
         inputs, states, dtype = self.inputs, self.states, port.flow.field.dtype
@@ -225,26 +239,27 @@ class RecordedCase:
         return free_running(port, self.inputs.astype(port.flow.field.dtype))
 
     def scatter(
-        self,
-        setting: Setting,
-        made: Mistakes = (),
-        given: Mapping[str, Array] | None = None,
-        free: bool = False,
+        self, setting: Setting, made: Mistakes = (), given: Given = None, free: bool = False
     ) -> Scatter:
         """The truth under these mistakes and how far our own runs are from it."""
         return self._runs(setting, made, given, free)[0]
 
-    def free_runs(self, setting: Setting) -> tuple[Scatter, list[Predicted]]:
+    def free_runs(self, setting: Setting) -> Runs:
         """The scatter of runs from the noise alone, and those runs."""
         return self._runs(setting, free=True)
 
     def _runs(
-        self,
-        setting: Setting,
-        made: Mistakes = (),
-        given: Mapping[str, Array] | None = None,
-        free: bool = False,
-    ) -> tuple[Scatter, list[Predicted]]:
+        self, setting: Setting, made: Mistakes = (), given: Given = None, free: bool = False
+    ) -> Runs:
+        """`_simulated`; the reference's once for a setting: search, place and record ask for it."""
+        if made or not (given is None or given is self.theirs):
+            return self._simulated(setting, made, given, free)
+        key = id(setting), free or not self.forced, given is not None
+        if key not in self._references:
+            self._references[key] = setting, self._simulated(setting, made, given, free)
+        return self._references[key][1]
+
+    def _simulated(self, setting: Setting, made: Mistakes, given: Given, free: bool) -> Runs:
         def run(port: Port) -> Predicted:
             return self.free(port) if free else self.simulate(port, given=given)
 
@@ -259,9 +274,7 @@ class RecordedCase:
         unit = max(self.unit, coarsest)
         return scatter(lambda change: run(change(exact)), ours, unit, self.best_of), ours
 
-    def _at_once(
-        self, port: Port, given: Mapping[str, Array] | None, free: bool
-    ) -> list[Predicted]:
+    def _at_once(self, port: Port, given: Given, free: bool) -> list[Predicted]:
         """Several runs of a port whose rows are each off by themselves, as rows of one: a call of
         somebody's network may take seconds.
         """

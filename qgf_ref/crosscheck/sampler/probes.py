@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -215,23 +216,33 @@ def hidden(setting: Setting, cases: Sequence[RecordedCase]) -> tuple[str, ...]:
     """Mistakes of the bank that would not show in any of these cases."""
     unseen: dict[str, None] = {}
     port = setting.port()
+    tests = [_visibility(setting, case) for case in cases]
     most = max(case.best_of for case in cases)
     last = max(order(case.observed[-1]) for case in cases)
     for made in _first_variants(candidates(port, most)):
         if first_quantity(made) > last:
             continue
-        if made.mistake.variants and not any(_visible(setting, case, made) for case in cases):
+        if made.mistake.variants and not any(visible(made) for visible in tests):
             unseen[made.name] = None
     return tuple(unseen)
 
 
-def _visible(setting: Setting, case: RecordedCase, made: Made) -> bool:
-    if made.mistake.selects and case.best_of == 1:
-        return False
-    total = len(case.inputs.obs)
-    rows = None if made.mistake.coupled or total <= COVERAGE_ROWS else np.arange(COVERAGE_ROWS)
-    right = case.simulate(setting.port(), rows)
-    return _differs(right, case.simulate(setting.port((made,)), rows), case.observed, case.unit)
+def _visibility(setting: Setting, case: RecordedCase) -> Callable[[Made], bool]:
+    """Whether a mistake shows in this case, where the right port runs once for all of them."""
+    small = len(case.inputs.obs) <= COVERAGE_ROWS
+
+    def simulated(made: Mistakes, whole: bool) -> Predicted:
+        return case.simulate(setting.port(made), None if whole else np.arange(COVERAGE_ROWS))
+
+    right = cache(partial(simulated, ()))
+
+    def visible(made: Made) -> bool:
+        if made.mistake.selects and case.best_of == 1:
+            return False
+        whole = made.mistake.coupled or small
+        return _differs(right(whole), simulated((made,), whole), case.observed, case.unit)
+
+    return visible
 
 
 def _differs(one: Predicted, two: Predicted, names: Sequence[str], unit: float) -> bool:

@@ -31,7 +31,6 @@ class Simulations:
     def __init__(self, setting: Setting, cases: list[RecordedCase]) -> None:
         self.setting, self.cases = setting, cases
         self._scatters: dict[tuple[int, Mistakes], Scatter] = {}
-        self._forced: dict[int, Scatter] = {}
 
     def scatter(self, index: int, made: Mistakes) -> Scatter:
         """`RecordedCase.scatter`, computed once."""
@@ -45,11 +44,9 @@ class Simulations:
         return self._scatters[key]
 
     def forced(self, index: int) -> Scatter:
-        """The reference with every quantity from *their* inputs of it, computed once."""
-        if index not in self._forced:
-            case = self.cases[index]
-            self._forced[index] = case.scatter(self.setting, given=case.theirs)
-        return self._forced[index]
+        """The reference with every quantity from *their* inputs of it."""
+        case = self.cases[index]
+        return case.scatter(self.setting, given=case.theirs)
 
     def judgements(self, made: Mistakes, quantity: str) -> Iterator[tuple[int, Judgement]]:
         """The quantity of every case that has it, against these mistakes."""
