@@ -224,6 +224,11 @@ class FlowAgent(Agent):
 
         Raises InputError when the checkpoint lacks one of the two networks.
         """
+        if self.critic not in self.part_names:
+            raise InputError(
+                f"{checkpoint.source}: the agent {self.name} is a flow, which has no critic to "
+                "guide it: name one, with --critic P or load(policy=…, critic=…)"
+            )
         settings = checkpoint.network_settings(embedding, kernels)
         averaged, online = self.part(self.critic).target_of, None
         if averaged is not None and averaged in checkpoint.params:

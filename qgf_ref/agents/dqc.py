@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from qgf_ref.agents.agent import FlowAgent
+from qgf_ref.agents.dqc_settings import DEFAULTS, DQCSettings
 from qgf_ref.agents.part import Part
 from qgf_ref.agents.recipe import Recipe
-from qgf_ref.agents.settings import OwnSettings, setting
 from qgf_ref.agents.stage import FLOW_TIMES, UNIFORM_TIMES, Draw, Loss, Stage, StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
@@ -24,7 +24,6 @@ from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.actor import weighted_flow_matching
 from qgf_ref.losses.batch import Batch, GoalBatch
 from qgf_ref.losses.dqc import (
-    Statistic,
     backup_loss,
     chunk_critic_loss,
     distillation_loss,
@@ -40,42 +39,6 @@ if TYPE_CHECKING:
     from qgf_ref.agents.checkpoint import Checkpoint
 
 ONLINE, TARGET = "action_critic", "target_action_critic"
-
-
-@dataclass(frozen=True)
-class DQCSettings(OwnSettings):
-    """The official code's options, under their names, and what it does not have.
-
-    κ_b, the level of the value's statistic, is the option `expectile`; h_a is `horizon_length`,
-    too. The critic guides online and by logits unless it is told otherwise: so DQC ranks, and a
-    logit's gradient does not fade where a goal is near certain or hopeless. No source says what the
-    paper's goal-conditioned runs did.
-    """
-
-    goal_dim: int = setting(0, "columns of a goal, the last ones of an observation [s, g]")
-    backup_horizon: int = setting(25, "actions of the chunk critic's chunk, h")
-    policy_chunk_size: int = setting(5, "actions of the policy's chunk, h_a")
-    use_chunk_critic: bool = setting(True, "false: no chunk critic, n-step returns")
-    kappa_d: float = setting(0.8, "level of what the action critic learns of the chunk critic")
-    distill_method: Statistic = setting("expectile", "of the chunk critic's values")
-    implicit_backup_type: Statistic = setting("quantile", "of the action critic's values")
-    policy_goals: bool = setting(True, "false: the flow clones without goals, as DQC's own")
-    policy_network: Literal["qgf", "dqc"] = setting("qgf", "whose layers the flow has")
-    guide_critic: Literal["online", "target"] = setting("online", "which copy guides and ranks")
-    guide_output: Literal["logit", "probability"] = setting("logit", "what of it is climbed")
-
-    def __post_init__(self) -> None:
-        """Check the types, 1 ≤ h_a ≤ h, 0 ≤ κ_d ≤ 1."""
-        super().__post_init__()
-        if not 1 <= self.policy_chunk_size <= self.backup_horizon:
-            raise InputError(
-                f"a policy's chunk has from 1 to backup_horizon = {self.backup_horizon} actions, "
-                f"not policy_chunk_size = {self.policy_chunk_size}"
-            )
-        if self.goal_dim < 0:
-            raise InputError(f"a goal has 0 or more columns, not goal_dim = {self.goal_dim}")
-        if not 0 <= self.kappa_d <= 1:
-            raise InputError(f"kappa_d is a level from 0 to 1, not {self.kappa_d}")
 
 
 def of_goals(batch: Any) -> GoalBatch:
@@ -113,7 +76,7 @@ class DQCRecipe(Recipe):
     """
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
-    settings: DQCSettings = DQCSettings()
+    settings: DQCSettings = DEFAULTS
     reached: Callable[..., Array] = reach_target
     teacher: Callable[[DQCRecipe, StageInputs], Array] = lambda recipe, inputs: recipe.taught(
         inputs
@@ -234,7 +197,7 @@ class DQCAgent(FlowAgent):
     probabilities in the value's loss (trap T8).
     """
 
-    settings: DQCSettings = DQCSettings()
+    settings: DQCSettings = DEFAULTS
     critic: str = ONLINE
     of_goals: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ from qgf_ref.agents.distill import DISTILL
 from qgf_ref.agents.dqc import DQC
 from qgf_ref.agents.edp import EDP
 from qgf_ref.agents.fql import FQL
+from qgf_ref.agents.gcfbc import GCFBC
 from qgf_ref.agents.iql import IQL
 from qgf_ref.agents.qam import QAM
 from qgf_ref.agents.qsm import QSM
@@ -25,6 +26,8 @@ AGENTS: dict[str, Agent] = {
 """Every agent that this process knows and that is trained on tasks, by name."""
 OF_GOALS: dict[str, Agent] = {DQC.name: DQC}
 """Those that are trained on goals."""
+UNTRAINED: dict[str, Agent] = {GCFBC.name: GCFBC}
+"""Those whose files are read, of networks that nothing here trains."""
 
 
 def register_agent(agent: Agent) -> Agent:
@@ -76,8 +79,8 @@ def agent_of_file(name: str, source: str) -> Agent:
 
     A file names no code to import: whoever opens it says where its agent is.
     """
-    if name in OF_GOALS:
-        return OF_GOALS[name]
+    if name in OF_GOALS | UNTRAINED:
+        return (OF_GOALS | UNTRAINED)[name]
     if name not in AGENTS:
         raise InputError(
             f"{source} is of the agent {listing([name])}, which is not among those known here "

@@ -63,6 +63,13 @@ OFFICIAL = {
         {"activation": "gelu", "action_chunking": True},
         parts={"policy": "actor_bc"},
     ),
+    "gcfbc": OfficialAgent(
+        "gcfbc",
+        "actor_flow",
+        {"flow_steps": "denoise_steps"},
+        {"activation": "gelu", "action_chunking": True, "q_aggregation": "min"},
+        parts={"policy": "actor_flow"},
+    ),
     "qam": OfficialAgent(
         "qam",
         "actor_fast",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qgf_ref.agents.dqc import DQCSettings
+from qgf_ref.agents.dqc_settings import DQCSettings
 from qgf_ref.data.goals.batches import sample_goal_batch
-from qgf_ref.data.goals.sampling import POLICY_GOALS, GoalSampling
+from qgf_ref.data.goals.sampling import GoalLaw, GoalSampling
 from qgf_ref.data.goals.trajectories import Trajectories, load_trajectories
 from qgf_ref.data.tasks import GoalTask
 from qgf_ref.errors import InputError
@@ -35,17 +35,28 @@ def goal_settings(config: TrainConfig) -> DQCSettings:
     return own
 
 
+def _law(own: DQCSettings, whose: str) -> GoalLaw:
+    kinds = "p_curgoal", "p_trajgoal", "p_randomgoal", "geom_sample"
+    try:
+        return GoalLaw(*(getattr(own, f"{whose}_{kind}") for kind in kinds))
+    except InputError as error:
+        flags = ", ".join(f"--{whose}-{kind.replace('_', '-')}" for kind in kinds[:3])
+        raise InputError(f"{flags}: {error}") from error
+
+
 def load_goal_data(path: Path, problem: GoalTask, config: TrainConfig) -> GoalData:
     """One file of a goal-conditioned data set. Raises InputError as `load_trajectories`."""
     own = goal_settings(config)
     sampling = GoalSampling(
         horizon=own.backup_horizon,
         discount=config.discount,
-        policy_goals=POLICY_GOALS if own.policy_goals else None,
+        value_goals=_law(own, "value"),
+        policy_goals=_law(own, "actor") if own.policy_goals else None,
     )
     loaded = load_trajectories(
-        path, problem, horizon=own.backup_horizon, action_clip_eps=config.action_clip_eps
-    )
+        path, problem, horizon=own.backup_horizon, short=own.short_episodes,
+        action_clip_eps=config.action_clip_eps,
+    )  # fmt: skip
     return GoalData(**vars(loaded), sampling=sampling)
 
 

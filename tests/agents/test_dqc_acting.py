@@ -118,7 +118,23 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
     run = f"qgf/{ONLINE}/logit/qgf/w{c['weights'][0]:g}"
     action = qgf_ref.sample(guided, obs, weight=c["weights"][0], noise=z["noise"].astype(float))
     assert abs(action - traces[f"{run}/action"]).max() < 1e-12
+    # horizon-reduction's own flow of [s, g], which has no critic
+    cloned = tmp_path / "cloned" / "params_1.pkl"
+    cloned.parent.mkdir()
+    cloned.write_bytes((case.path / "policy_gcfbc.pkl").read_bytes())
+    flags = {"agent": {"agent_name": "gcfbc", "flow_steps": ck.options.denoise_steps,
+                       "horizon_length": ck.horizon}}  # fmt: skip
+    cloned.with_name("flags.json").write_text(json.dumps(flags))
+    alone = tmp_path / "cloned.safetensors"
+    assert main(["convert", str(cloned), str(alone)]) == 0
+    run = f"gcfbc/{ONLINE}/logit/qgf/w{c['weights'][0]:g}"
+    for file in (cloned, alone):
+        guided = qgf_ref.load(policy=file, critic=source).flow
+        action = qgf_ref.sample(guided, obs, weight=c["weights"][0], noise=z["noise"].astype(float))
+        assert abs(action - traces[f"{run}/action"]).max() < 1e-12
     capsys.readouterr()
+    assert main(["audit", "--checkpoint", str(cloned), "--out", str(tmp_path / "audit")]) == 2
+    assert "which has no critic" in capsys.readouterr().err
     assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
                  str(tmp_path / "run")]) == 2  # fmt: skip
     assert "needs a goal-conditioned name" in capsys.readouterr().err

@@ -199,7 +199,7 @@ def require_long_episodes(
             f"{path}: {few} of {len(data.ends)} episodes have no more than {horizon} transitions "
             f"and would contribute no window of {horizon} (episode {shortest} has "
             f"{data.episode_transitions[shortest]}): {smaller}, or leave them out knowingly (in "
-            "Python short='skip'; qgf-ref goals --short-episodes skip)"
+            "Python short='skip'; --short-episodes skip)"
         )
 
 
