@@ -38,7 +38,6 @@ from typing import Any
 from tqdm import tqdm
 
 from qgf_ref import load
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.data.tasks import goal_task, task
 from qgf_ref.evaluation.methods import parse_methods
@@ -155,11 +154,6 @@ def train_extra(suite: Suite, runs: Sequence[Path], data: Path | None) -> None:
                 raise SystemExit(f"{name} of {run} failed ({code}): see {run.with_suffix('.log')}")
 
 
-def acting(checkpoint: Checkpoint, suite: Suite) -> Checkpoint:
-    """The checkpoint as the suite lets it act."""
-    return replace(checkpoint, agent=checkpoint.agent.having(suite.acting))
-
-
 def markdown(suite: Suite, settings: Settings, seeds: int, table: Sequence[dict[str, Any]]) -> str:
     """The table for the README; suites on another's runs are compared with qgf."""
     made = f"{suite.updates:,} updates", f"`python benchmarks/success.py {suite.name}`"
@@ -219,7 +213,7 @@ def main() -> None:
         out = place / name / ("evaluation" if suite.runs_of is None else suite.name)
         out.mkdir(exist_ok=True)
         runs = [directory(place, c) for c in configs if c.task == name]
-        checkpoints = [acting(load(run, dtype="float32"), suite) for run in runs]
+        checkpoints = [load(run, dtype="float32", settings=suite.acting) for run in runs]
         evaluations.append(evaluate(checkpoints, name, settings, directory=out))
         write_report(evaluations[-1], out)
     whole = pooled(evaluations, title(suite.name, suite.tasks))

@@ -133,6 +133,7 @@ class BenchSettings:
         if self.checkpoint is None:
             return []
         options = dict(self.options)
+        options.pop("settings", None)
         chosen = [options.pop(name, None) for name in ("rules", "target_critic_from")]
         _, mapping = load_as_stored(self.checkpoint, options, *chosen)
         return mapping.notes if mapping else []

@@ -65,12 +65,13 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
 def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpoint:
     """The checkpoint that the arguments name; what was assumed of its names goes to stderr."""
     options = given_options(args)
+    settings = options.pop("settings", None)
     chosen = [options.pop(name, None) for name in ("rules", "target_critic_from")]
     checkpoint = _told(*load_as_stored(args.checkpoint, options, *chosen))
     critic: Checkpoint | None = None
     if getattr(args, "critic", None) is not None:
         critic = _told(*load_as_stored(args.critic, {}))
-    return load(policy=checkpoint, dtype=dtype, critic=critic)
+    return load(policy=checkpoint, dtype=dtype, critic=critic, settings=settings)
 
 
 def _told(checkpoint: Checkpoint, mapping: NameMapping | None) -> Checkpoint:

@@ -14,7 +14,12 @@ from qgf_ref.cli.arguments import (
     next_command,
     results_directory,
 )
-from qgf_ref.cli.checkpoint_options import add_option_arguments, given_options, path_or_name
+from qgf_ref.cli.checkpoint_options import (
+    add_option_arguments,
+    flag_of,
+    given_options,
+    path_or_name,
+)
 from qgf_ref.errors import InputError
 
 FLOW_BATCHES = (1, 8)
@@ -153,7 +158,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.checkpoint is not None and args.network is not None:
         raise InputError("give --network or --checkpoint, not both")
     if args.checkpoint is None and options:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        flags = ", ".join(map(flag_of, options))
         raise InputError(f"{flags} describes a checkpoint: give --checkpoint P with it")
     of_flow = {} if args.flow is None else _flow_settings(args)
     names = [spec.rpartition(":")[2] for spec in args.peer]

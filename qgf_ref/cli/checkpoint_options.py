@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from qgf_ref.agents.options import option_names
@@ -10,6 +11,24 @@ from qgf_ref.files import user_path
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 from qgf_ref.ops.activations import ACTIVATIONS
 from qgf_ref.ops.ensemble import WRITTEN
+
+
+class Assignment(str):
+    """NAME=VALUE, for argparse; `pair` has a number, true, false, a list as in JSON, or a word."""
+
+    pair: tuple[str, Any]
+
+    def __new__(cls, text: str) -> Assignment:
+        """Raises ArgumentTypeError on another form."""
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+        made = super().__new__(cls, text)
+        try:
+            made.pair = name, json.loads(value)
+        except ValueError:
+            made.pair = name, value
+        return made
 
 
 def path_or_name(text: str) -> str:
@@ -64,6 +83,14 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent", metavar="A", help="package.module:AGENT, if it is of an agent of your own"
     )
     group.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        type=Assignment,
+        metavar="NAME=VALUE",
+        help="other settings of its agent than its own, e.g. guide_output=probability (dqc)",
+    )
+    group.add_argument(
         "--rules",
         type=path_or_name,
         metavar="R.json",
@@ -79,4 +106,15 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_option_arguments` adds and was typed, as arguments of `load`."""
     names = (*option_names(), "rules", "target_critic_from")
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return options if args.settings is None else {**options, "settings": settings_of(args)}
+
+
+def flag_of(name: str) -> str:
+    """The flag of an argument of `load` or of a setting."""
+    return "--set" if name == "settings" else f"--{name.replace('_', '-')}"
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """{name: value} of --set."""
+    return dict(each.pair for each in args.settings or ())

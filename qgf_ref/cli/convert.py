@@ -9,12 +9,12 @@ from pathlib import Path
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import SOME_NETWORKS, Options, option_names
 from qgf_ref.cli.arguments import output_file
-from qgf_ref.cli.checkpoint_options import add_option_arguments, path_or_name
+from qgf_ref.cli.checkpoint_options import add_option_arguments, path_or_name, settings_of
 from qgf_ref.errors import InputError
 from qgf_ref.interop.export import export, tensors_in
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.formats import recognised, suffixes, to_write, written_formats
-from qgf_ref.interop.load import load_as_stored
+from qgf_ref.interop.load import load_as_stored, with_settings
 from qgf_ref.interop.mapping.mapping import NameMapping
 
 _NAME = 36
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     form = to_write(args.destination, args.to)
     options = {name: getattr(args, name) for name in option_names()}
     checkpoint, mapping = load_as_stored(args.source, options, args.rules, args.target_critic_from)
+    checkpoint = with_settings(checkpoint, settings_of(args))
     if args.destination.suffix or form.name != "qgf":
         inputs = [args.source, checkpoint.source, *([args.rules] if args.rules else [])]
         output_file(args.destination, inputs)

@@ -12,7 +12,7 @@ from qgf_ref.adapters.named import flow_named
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.arrays import Array
 from qgf_ref.cli.arguments import EMBEDDED, NORMAL_ROWS, natural
-from qgf_ref.cli.checkpoint_options import given_options
+from qgf_ref.cli.checkpoint_options import flag_of, given_options
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz
 from qgf_ref.guidance.base import GuidedFlow
@@ -52,7 +52,7 @@ def _built(args: argparse.Namespace) -> tuple[GuidedFlow, Any]:
     ]
     typed += given_options(args)
     if typed:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        flags = ", ".join(map(flag_of, typed))
         raise InputError(f"--flow brings its own networks and options: leave out {flags}")
     return flow_named(args.flow)
 

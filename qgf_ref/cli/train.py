@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from qgf_ref.agents.registry import AGENTS, OF_GOALS, agent_named
 from qgf_ref.cli.arguments import next_command
-from qgf_ref.cli.checkpoint_options import path_or_name
+from qgf_ref.cli.checkpoint_options import Assignment, flag_of, path_or_name
 from qgf_ref.cli.parser import add_track
 from qgf_ref.errors import InputError, reason
 from qgf_ref.files import user_path
@@ -82,23 +81,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--set",
         dest="own",
         nargs="+",
-        type=_assignment,
+        type=Assignment,
         default=[],
         metavar="NAME=VALUE",
         help="settings of an agent of your own, --agent package.module:AGENT",
     )
     parser.set_defaults(run=run)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, for argparse: a number, true, false, a list as in JSON, else a word."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _agents_settings() -> dict[str, tuple[Any, str]]:
@@ -125,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     # an agent that --agent has just made known has settings, too, and no flags: --set
     own = {name: getattr(args, name, None) for name in _agents_settings()}
-    own = {name: value for name, value in own.items() if value is not None} | dict(args.own)
+    own = {name: value for name, value in own.items() if value is not None}
+    own |= dict(each.pair for each in args.own)
     every = given | own
     if args.base is not None:
         _require_base(str(given.get("agent", "iql")))
@@ -235,9 +224,9 @@ def _refuse_other_settings(
     if args.base is not None and args.resume is not None:
         other.append("resume")
     if other:
-        flags = [_flag(name) for name in allowed if name != "agent"]
+        flags = [flag_of(name) for name in allowed if name != "agent"]
         may = f"{', '.join(flags[:-1])} and {flags[-1]}"
-        not_these = ", ".join("TASK" if name == "name" else _flag(name) for name in other)
+        not_these = ", ".join("TASK" if name == "name" else flag_of(name) for name in other)
         raise InputError(f"{why}; only {may} may change, not {not_these}")
 
 
@@ -278,10 +267,6 @@ def _carried(config: TrainConfig) -> tuple[str, ...]:
     return ("track",) if config.agent in (*AGENTS, *OF_GOALS) else ("agent", "track")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
     options: dict[str, Any] = {"dest": name, "default": None}
     if get_origin(kind) is types.UnionType:
@@ -296,4 +281,4 @@ def _add_flag(group: Any, name: str, kind: Any, about: str) -> None:
         options["type"] = kind
     if not {"choices", "metavar", "action"} & set(options):
         options["metavar"] = {int: "N", float: "X"}.get(kind, "V")
-    group.add_argument(_flag(name), help=about, **options)
+    group.add_argument(flag_of(name), help=about, **options)

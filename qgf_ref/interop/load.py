@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.combination import combined
 from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, listing
 from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.files import read_npz, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
@@ -38,6 +39,7 @@ def load(
     target_critic_from: str | None = None,
     policy: CheckpointLike | None = None,
     critic: CheckpointLike | None = None,
+    settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Checkpoint:
     """The checkpoint at `path`, in `dtype` (float64 by default: the reference's precision).
@@ -53,6 +55,8 @@ def load(
     policy   instead of `path`: networks, or the path of their file
     critic   networks, or the path of their file, whose critic guides and ranks instead
              (`qgf_ref.agents.combination`)
+    settings  of its agent (of the critic's, if that is DQC), by name, other than stored:
+             {"guide_output": "probability"}
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
              expectile, layer_norm_eps (official: 1e-6), policy_inputs, norm_after_activation,
              residual (`qgf_ref.agents.options`): they override what is stored
@@ -69,7 +73,22 @@ def load(
     else:
         stored, _ = load_as_stored(path, options, rules, target_critic_from)
         checkpoint = with_auxiliary(stored).astype(dtype)
-    return checkpoint if critic is None else combined(checkpoint, checkpoint_of(critic, dtype))
+    if critic is not None:
+        checkpoint = combined(checkpoint, checkpoint_of(critic, dtype))
+    return checkpoint if not settings else with_settings(checkpoint, settings)
+
+
+def with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint as its agent with these settings has it. Raises InputError as `Agent.having`,
+    and on settings for which it lacks a network.
+    """
+    agent = checkpoint.agent.having(settings)
+    lacking = [name for name in agent.part_names if name not in checkpoint.params]
+    if lacking and set(agent.part_names) != set(checkpoint.agent.part_names):
+        raise InputError(
+            f"{checkpoint.source} has no {listing(lacking)}, which {', '.join(settings)} asks for"
+        )
+    return replace(checkpoint, agent=agent)
 
 
 def checkpoint_of(given: CheckpointLike, dtype: DTypeLike | None = None) -> Checkpoint:

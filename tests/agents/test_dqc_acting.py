@@ -118,6 +118,20 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
     run = f"qgf/{ONLINE}/logit/qgf/w{c['weights'][0]:g}"
     action = qgf_ref.sample(guided, obs, weight=c["weights"][0], noise=z["noise"].astype(float))
     assert abs(action - traces[f"{run}/action"]).max() < 1e-12
+    # what guides, chosen where it is used
+    chosen = {"guide_critic": "target", "guide_output": "probability"}
+    other = case.checkpoint(**chosen)
+    assert qgf_ref.load(source, settings=chosen).agent.stated == other.agent.stated
+    z_in, z_out = tmp_path / "in.npz", tmp_path / "out.npz"
+    np.savez(z_in, obs=obs, noise=z["noise"].astype(float))
+    typed = [f"{name}={value}" for name, value in chosen.items()]
+    words = ["--input", str(z_in), "--out", str(z_out), "--weight", "1", "--set", *typed]
+    assert main(["trace", "--checkpoint", str(source), *words]) == 0
+    expected = qgf_ref.sample(other.flow, obs, weight=1.0, noise=z["noise"].astype(float))
+    np.testing.assert_array_equal(np.load(z_out)["action"], expected)
+    moved = tmp_path / "moved.npz"
+    assert main(["convert", str(source), str(moved), "--set", *typed]) == 0
+    assert qgf_ref.load(moved).agent.stated == other.agent.stated
     # horizon-reduction's own flow of [s, g], which has no critic
     cloned = tmp_path / "cloned" / "params_1.pkl"
     cloned.parent.mkdir()
@@ -135,6 +149,13 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["audit", "--checkpoint", str(cloned), "--out", str(tmp_path / "audit")]) == 2
     assert "which has no critic" in capsys.readouterr().err
+    for path, flag, says in (
+        (source, "guide=1", "unknown setting 'guide'"),
+        (source, "guide_output=odds", "the valid ones are: logit, probability"),
+        (case.path.parents[1] / "chunked", "guide_output=logit", "the agent iql has no settings"),
+    ):
+        assert main(["explain", "--checkpoint", str(path), "--set", flag]) == 2
+        assert says in capsys.readouterr().err
     assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
                  str(tmp_path / "run")]) == 2  # fmt: skip
     assert "needs a goal-conditioned name" in capsys.readouterr().err
