@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref import plotting
 from qgf_ref.agents.checkpoint import Checkpoint, Options
 from qgf_ref.arrays import Array
 from qgf_ref.data import tasks
@@ -49,22 +50,30 @@ class Golden:
             return dict(file)
 
 
+SAVED = plotting._saved
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _no_loss_curves() -> Iterator[None]:
-    """Drawing them at every save takes most of the time of so short a run; see `draws`."""
+def _no_pictures() -> Iterator[None]:
+    """Rendering takes most of the time of many a small run, and few tests look at it: figures are
+    made, and their files say which kind they would be. Loss curves, drawn at every save, are not
+    even made. See `draws`.
+    """
     from qgf_ref.training import run
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "loss_curves", lambda *arguments: None)
+        patched.setattr(plotting, "_saved", lambda figure, **options: options["format"].encode())
         yield
 
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named by a test that needs the loss curves."""
+    """Named by a test that needs pictures."""
     from qgf_ref.training import curves, run
 
     monkeypatch.setattr(run, "loss_curves", curves.loss_curves)
+    monkeypatch.setattr(plotting, "_saved", SAVED)
 
 
 def golden_case(name: str) -> Golden:

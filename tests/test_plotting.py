@@ -11,6 +11,7 @@ import pytest
 from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, own_look, pdf, png
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("draws")
 
 
 def drawn(title: str) -> Figure:

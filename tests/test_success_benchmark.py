@@ -54,7 +54,7 @@ def test_pooling_is_over_all_episodes() -> None:
         assert len(cell.episodes) == 16
 
 
-def test_figures_are_drawn_from_what_is_written(tmp_path: Path) -> None:
+def test_figures_are_drawn_from_what_is_written(tmp_path: Path, draws: None) -> None:
     whole = pooled(evaluations(), "two tasks")
     tasks = json.loads(json.dumps([summary(e) for e in evaluations()]))
     about = suite_summary(whole.task, suite_rows(evaluations(), whole), tasks)

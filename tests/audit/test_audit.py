@@ -75,7 +75,7 @@ def test_all_estimators_pass_on_every_kind_of_network() -> None:
 
 
 def test_the_report_is_written_and_self_contained(
-    passed: reports.AuditReport, tmp_path: Path
+    passed: reports.AuditReport, tmp_path: Path, draws: None
 ) -> None:
     page = write_report(passed, tmp_path)
     html = page.read_text()

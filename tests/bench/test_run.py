@@ -61,7 +61,7 @@ def test_peak_memory(content: dict[str, Any]) -> None:
         assert all(0 <= peak < 1e9 for peak in found)
 
 
-def test_report(content: dict[str, Any], tmp_path: Path) -> None:
+def test_report(content: dict[str, Any], tmp_path: Path, draws: None) -> None:
     write_report(content, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES)
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == content["rows"]

@@ -145,7 +145,9 @@ def test_the_final_actions_are_enough(
     assert code == 1 and "1. gradient-clip-masked" in out
 
 
-def test_the_files_that_are_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_that_are_written(
+    place: Path, capsys: pytest.CaptureFixture[str], draws: None
+) -> None:
     planted(place, "ensemble-mean")
     code, out, _ = run(f"{COMPARE} --out result", capsys)
     assert code == 1

@@ -51,7 +51,7 @@ def test_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # again: from the records alone, the same bytes
     assert command(*words) == 0
     assert (place / "out" / "episodes.csv").read_bytes() == first
-    with pytest.raises(InputError, match=r"another environments \(2 there, 1 here\).*--overwrite"):
+    with pytest.raises(InputError, match=r"other environments \(2 there, 1 here\).*--overwrite"):
         command(*words, "--envs", "1")
 
 

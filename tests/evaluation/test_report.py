@@ -33,7 +33,7 @@ def evaluation(weights: tuple[float, ...] = (0.003, 1.0), checkpoints: int = 2) 
     return evaluate([line_checkpoint(i) for i in range(checkpoints)], LineTask(), settings)
 
 
-def test_files(tmp_path: Path) -> None:
+def test_files(tmp_path: Path, draws: None) -> None:
     write_report(evaluation(), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == set(FILES) - {"records.jsonl"}
     content = json.loads((tmp_path / "evaluation.json").read_text())

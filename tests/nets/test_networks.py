@@ -12,7 +12,7 @@ import pytest
 from qgf_ref.arrays import Array
 from qgf_ref.checks import check_adjoint, check_jvp, check_vjp
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.initialisers import init_value, init_velocity
+from qgf_ref.nets.initialisers import init_value, init_velocity, lecun_normal
 from qgf_ref.nets.mlp import MLPOptions
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.activations import ACTIVATIONS
@@ -160,6 +160,16 @@ def test_initial_values() -> None:
     assert abs(_kurtosis(output) - 2.35) < 0.15
     assert abs(critic.layers[0].kernel[0] - critic.layers[0].kernel[1]).max() > 0.1
     assert abs(critic.layers[-1].kernel).max() > 0.15, "the critic's output is fan_avg uniform too"
+
+
+def test_lecun_normal_has_the_bits_of_scipys_cut_normal() -> None:
+    from scipy.stats import truncnorm
+
+    cut = truncnorm(-2, 2)
+    for seed, shape in enumerate([(7, 3), (2, 30, 5), (200, 300)]):
+        draws = cut.ppf(np.random.default_rng(seed).uniform(size=shape))
+        expected = draws * (np.sqrt(1 / shape[-2]) / cut.std())
+        assert (lecun_normal(np.random.default_rng(seed), shape) == expected).all()
 
 
 def test_layer_norm_is_optional() -> None:

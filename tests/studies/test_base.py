@@ -45,7 +45,7 @@ def line(tables: Mapping[str, Rows], about: Mapping[str, Any]) -> dict[str, Figu
 STUB = Study(measured, line)
 
 
-def test_a_study_writes_its_numbers_figures_and_provenance(tmp_path: Path) -> None:
+def test_a_study_writes_its_numbers_figures_and_provenance(tmp_path: Path, draws: None) -> None:
     files = run_study("bias-variance", STUB, StudySettings(seed=3), tmp_path)
     names = sorted(f.name for f in files)
     assert names == sorted(p.name for p in tmp_path.iterdir())
@@ -65,7 +65,9 @@ def test_a_study_writes_its_numbers_figures_and_provenance(tmp_path: Path) -> No
     assert text == "estimator,x,w1\nqgf,0,3.0\nqgf,1,3.5\n"
 
 
-def test_the_same_study_gives_the_same_bytes_and_so_does_drawing_again(tmp_path: Path) -> None:
+def test_the_same_study_gives_the_same_bytes_and_so_does_drawing_again(
+    tmp_path: Path, draws: None
+) -> None:
     files = run_study("noise", STUB, StudySettings(), tmp_path)
     before = {f.name: f.read_bytes() for f in files if f.suffix != ".json"}
     run_study("noise", STUB, StudySettings(), tmp_path)

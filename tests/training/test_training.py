@@ -209,7 +209,7 @@ def test_bad_data_loses_nothing(config: TrainConfig, tmp_path: Path) -> None:
         start(replace(config, data=str(tmp_path / "none.npz")), tmp_path / "run")
     with pytest.raises(InputError, match="cube-single-play-v0"):
         start(replace(config, task="cube-single-play-singletask-task1-v0"), tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 def test_periodic_evaluation_leaves_the_run_as_it_is(data: Path, tmp_path: Path) -> None:
