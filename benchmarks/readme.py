@@ -37,7 +37,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.networks import ORDER  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.network_options import NETWORK_OPTIONS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS  # noqa: E402
 from qgf_ref.crosscheck.update.banks import bank_of  # noqa: E402
 from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
@@ -128,7 +128,12 @@ def bank() -> str:
 
 def other_bank() -> str:
     """Those of the other methods and conventions, which are none of the bank."""
-    return _table_of((*METHODS, *CONVENTION, *CLAMPS, *OPTIONS, *ORDER))
+    return _table_of((*METHODS, *CONVENTION, *CLAMPS, *OPTIONS))
+
+
+def network_options() -> str:
+    """Those of networks that are otherwise than the options say."""
+    return _table_of(NETWORK_OPTIONS)
 
 
 def _table_of(mistakes: Sequence[Mistake]) -> str:
@@ -253,6 +258,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     ),
     "bank": bank,
     "other_bank": other_bank,
+    "network_options": network_options,
     "training_bank": training_bank,
     "agent_banks": agent_banks,
     "dqc_bank": dqc_bank,

@@ -14,7 +14,8 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION, OF_FLOWS
 from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS
-from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS, ORDER
+from qgf_ref.crosscheck.sampler.mistakes.network_options import NETWORK_OPTIONS
+from qgf_ref.crosscheck.sampler.mistakes.networks import NETWORKS
 from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS
 from qgf_ref.crosscheck.sampler.mistakes.parameters import PARAMETERS
 from qgf_ref.crosscheck.sampler.mistakes.query import QUERY
@@ -39,10 +40,8 @@ NO_OFFSET = offset_variant((0,) * (DIM // 2))
 INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
 """Mistakes outside the area "network" that need a look inside the networks, as do those of the time
 embedding."""
-_BY_NAME = {
-    m.name: m
-    for m in (*BANK, *CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS, *OPTIONS, *ORDER)
-}
+_OTHERS = (*CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS, *OPTIONS, *NETWORK_OPTIONS)
+_BY_NAME = {m.name: m for m in (*BANK, *_OTHERS)}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
 
@@ -106,7 +105,7 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
     """
     if port.chain is not None:
         return _of_chain(port)
-    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS, *OPTIONS, *ORDER)
+    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS, *OPTIONS, *NETWORK_OPTIONS)
     bank = [m for m in known if not (looks_inside(m) if port.opaque else m.name in OF_FLOWS)]
     if not port.opaque and not port.embeds_time:
         bank = [m for m in bank if not _of_embedding(m)]

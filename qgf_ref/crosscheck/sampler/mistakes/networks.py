@@ -10,6 +10,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.base import (
+    Applies,
     Mistake,
     changing_options,
     one,
@@ -23,8 +24,14 @@ from qgf_ref.ops.layer_norm import layer_norm
 from qgf_ref.ops.linear import LinearCache, linear, linear_jvp, linear_vjp
 
 
-def _activation_is(name: str) -> Callable[[Port], bool]:
-    return lambda port: port.field.options.activation == name
+def any_network(test: Callable[[Any], bool]) -> Applies:
+    """Whether the test holds of one of the networks in which a port's actions may be wrong."""
+    return lambda port: any(test(net) for net in port.networks)
+
+
+def has_norm(net: Any) -> bool:
+    """Whether a network has a LayerNorm."""
+    return any(layer.scale is not None for layer in net.params.layers)
 
 
 def _unbiased(x: Array, scale: Array, offset: Array, eps: float, variance: Any) -> Any:
@@ -76,7 +83,9 @@ def _normed_with_another_eps(eps: float) -> Callable[[Port], bool]:
     return lambda port: has_norms(port) and port.field.options.layer_norm_eps != eps
 
 
-GELU = _activation_is("gelu")
+GELU = any_network(lambda net: net.options.activation == "gelu")
+RIVALS = ("gelu_erf", "gelu_quick", "relu", "silu")
+"""Activations that the bank tries in the place of gelu."""
 FLAX_EPS = "the official code's flax LayerNorm has 1e-6 inside the square root"
 
 NETWORKS: tuple[Mistake, ...] = (
@@ -111,7 +120,8 @@ NETWORKS: tuple[Mistake, ...] = (
         "activation-gelu", "network", "v",
         "GELU where the checkpoint's options say another activation: the official get_activation "
         "silently takes gelu for a name that it does not know (official.md, D16)",
-        changing_options(activation="gelu"), lambda port: not GELU(port),
+        changing_options(activation="gelu"),
+        any_network(lambda net: net.options.activation != "gelu"),
     ),
     Mistake(
         "layer-norm-eps-1e-5", "network", "v",
@@ -132,7 +142,7 @@ NETWORKS: tuple[Mistake, ...] = (
         "activation-before-norm", "network", "v",
         "activation before LayerNorm: the official order is Dense, LayerNorm, activation",
         changing_options(norm_after_activation=True),
-        lambda port: has_norms(port) and not port.field.options.norm_after_activation,
+        any_network(lambda net: has_norm(net) and not net.options.norm_after_activation),
     ),
     Mistake(
         "policy-output-tanh", "network", "v",
@@ -151,14 +161,3 @@ NETWORKS: tuple[Mistake, ...] = (
         substituting_everywhere(_matmul_with(7)), coarse=True,
     ),
 )  # fmt: skip
-
-ORDER = (
-    Mistake(
-        "norm-before-activation", "network", "v",
-        "LayerNorm before the activation, as in the official QGF code: the options say after "
-        "(norm_after_activation), as in DQC's",
-        changing_options(norm_after_activation=False),
-        lambda port: has_norms(port) and port.field.options.norm_after_activation,
-    ),
-)  # fmt: skip
-"""Of networks in the other order; beside the bank, which is of the official one."""

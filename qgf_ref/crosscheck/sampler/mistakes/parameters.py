@@ -130,6 +130,11 @@ def _action_first(O: int, D: int, width: int) -> list[int]:
     return [*range(D, D + O), *range(D), *range(O + D, width)]
 
 
+def reads_officially(port: Port) -> bool:
+    """Whether the policy's columns are [obs, action, time], the time embedded."""
+    return tuple(port.field.inputs[:3]) == ("obs", "action", "time")
+
+
 def _critic_action_first(O: int, D: int, width: int) -> list[int]:
     return [*range(D, D + O), *range(D)]
 
@@ -206,12 +211,12 @@ PARAMETERS: tuple[Mistake, ...] = (
     Mistake(
         "policy-input-action-first", "network", "v",
         "the policy's input is [action, obs, time]: the official order is [obs, action, time]",
-        one(_inputs_reordered(_action_first)),
+        one(_inputs_reordered(_action_first)), reads_officially,
     ),
     Mistake(
         "policy-input-time-first", "network", "v",
         "the policy's input is [time, obs, action]: the official order is [obs, action, time]",
-        one(_inputs_reordered(_time_first)),
+        one(_inputs_reordered(_time_first)), reads_officially,
     ),
     Mistake(
         "ensemble-axis-reshaped", "network", "q",
