@@ -1,4 +1,4 @@
-"""Wrong training steps of EDP, FQL, QAM, DAC and QSM, planted in their JAX peers.
+"""Wrong training steps of EDP, FQL, QAM, DAC, QSM and DQC, planted in their JAX peers.
 
 As in `jax_training_mistakes`, whose mistakes in critic, value and optimiser are planted here, too:
 methods are replaced, gradients are JAX's, nothing is shared with the bank but the names.
@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.peers.jax_actors import AgentUpdate
 from benchmarks.peers.jax_agents import PEERS, mish
+from benchmarks.peers.jax_dqc_mistakes import PLANTED as DQC
 from benchmarks.peers.jax_training_mistakes import PLANTED, tree
 from benchmarks.peers.jax_update import initial_state, inputs, mlp, time_embedding
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -68,13 +69,12 @@ def _in_sequence(*order: str) -> Methods:
         bars: dict[str, Any] = {}
         params, losses = dict(state["params"]), dict(bars)
         moments = {kind: dict(state[kind]) for kind in ("mean", "square")}
-        for name in order:
+        for name in (name for name in order if name in self.learned):
             bar, values = self.gradients(params, batch)
             moved = self.apply({**state, "params": params}, bar)
             params[name] = moved["params"][name]
-            if name == "critic":
-                target, critic = params["target_critic"], params["critic"]
-                params["target_critic"] = tree(self.average, target, critic, critic)
+            for target in (t for t, of in self.averages.items() if of == name):
+                params[target] = tree(self.average, params[target], params[name], params[name])
             bars[name], losses[name] = bar[name], values[name]
             for kind in moments:
                 moments[kind][name] = moved[kind][name]
@@ -336,6 +336,7 @@ DIFFUSION: dict[str, Methods] = {
 }
 OWN: dict[str, dict[str, Methods]] = {
     "edp": EDP, "fql": {**NEXT, **FQL}, "qam": QAM, "dac": DIFFUSION, "qsm": DIFFUSION,
+    "dqc": {**DQC, **CLONING},
 }  # fmt: skip
 
 
@@ -364,8 +365,10 @@ def broken(agent: str, name: str) -> type[AgentUpdate]:
         "critic-after-value-step": (*actors, "value", "critic"),
         "value-after-target-update": (*actors, "critic", "value"),
         "actor-after-critic-step": ("critic", *actors),
+        "losses-in-turn": ("policy", "chunk_critic", "action_critic", "value"),
+        "critics-after-value-step": ("policy", "value", "chunk_critic", "action_critic"),
     }
-    own = {**OWN[agent], **({} if agent == "edp" else VALUE)}
+    own = {**OWN[agent], **({} if agent in ("edp", "dqc") else VALUE)}
     if name in own:
         methods = own[name]
     elif name in orders:

@@ -1,4 +1,4 @@
-"""The training updates of QAM, DAC and QSM in plain JAX, and all five by name: see `jax_actors`."""
+"""The training updates of QAM, DAC and QSM in plain JAX, and all by name: see `jax_actors`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.jax_actors import EDP, FQL, AgentUpdate
+from benchmarks.peers.jax_dqc import DQC
 from benchmarks.peers.jax_update import mlp
 
 
@@ -274,5 +275,6 @@ def mish(x: Any) -> Any:
 
 PEERS: dict[str, type[AgentUpdate]] = {
     "edp": EDP, "fql": FQL, "qam": QAM, "dac": Diffusion, "qsm": Diffusion,
+    "dqc": DQC,
 }  # fmt: skip
 """By the agent's name."""

@@ -39,25 +39,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Settings of which every mistake of the agents' banks can be made with one or another."""
 
 
-def variant(name: str, **shape: Any) -> Checkpoint:
-    """A small checkpoint of one of the `VARIANTS`."""
+def variant(name: str, own: dict[str, Any] | None = None, **shape: Any) -> Checkpoint:
+    """A small checkpoint of one of the `VARIANTS`; own: other settings than its own."""
     agent, _, critic = name.partition(" ")
     kind = {"critic_loss_type": critic} if critic == "ddpg" else {}
-    return small_agent(agent, {**VARIANTS[name], **kind}, **shape)
+    return small_agent(agent, {**VARIANTS[name], **kind, **(own or {})}, **shape)
 
 
 def showing(name: str, mistake: str) -> Checkpoint:
     """A variant's checkpoint that shows this mistake: most do; T10, T11 and T14 need one of theirs.
 
-    Where a target is met exactly, one member of each critic and the value say 0.1; where a bound
-    binds, one of the chunk critic says 12.
+    Where a target is met exactly, it and what learns it say 0.1, of ensembles one member; where a
+    bound binds, one of the chunk critic says 12.
     """
     if mistake == "backup-of-one-member-over-batch":
         return variant(name, members=1)
     if mistake.endswith("-strict"):
-        ck = variant(name, aggregation="min")
-        critics = [part for part in ck.params if ck.agent.part(part).outputs == "scalar"]
-        return ck.with_params(**{part: _saying(0.1, ck.params[part]) for part in critics})
+        ck, distilled = variant(name, aggregation="min"), mistake.startswith("distillation")
+        tied = ("chunk_critic", "action_critic") if distilled else ("target_action_critic", "value")
+        return ck.with_params(**{part: _saying(0.1, ck.params[part]) for part in tied})
     ck = variant(name)
     if mistake == "distillation-bound-float32" and "chunk_critic" in ck.params:
         return ck.with_params(chunk_critic=_saying(12, ck.params["chunk_critic"]))

@@ -9,16 +9,19 @@ from __future__ import annotations
 import pytest
 
 from qgf_ref.crosscheck.sampler.mistakes.bank import candidates
+from tests.helpers.agents import VARIANTS, variant
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("quick_compilation")]
 pytest.importorskip("jax")
 
 from benchmarks import crosscheck_samplers as samplers  # noqa: E402
-from benchmarks.crosscheck_training import NAMES, alarmed, judged, mistakes  # noqa: E402
+from benchmarks.crosscheck_training import alarmed, checked, judged, mistakes  # noqa: E402
 from benchmarks.peers.jax_agent_mistakes import broken  # noqa: E402
+from benchmarks.peers.jax_agents import PEERS  # noqa: E402
+from benchmarks.peers.jax_dqc_mistakes import HELD_OUT  # noqa: E402
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_mistake_of_the_bank_is_planted(name: str) -> None:
     for mistake in mistakes(name):
         assert broken(name.split()[0], mistake).__name__ == "Wrong"
@@ -26,7 +29,7 @@ def test_every_mistake_of_the_bank_is_planted(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["fql ddpg", pytest.param("dac", marks=pytest.mark.slow)],
+    ["fql ddpg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dac", "dqc"))],
 )
 def test_the_right_peer_passes(name: str) -> None:
     """Measured over ten architectures of each: see the table of the page."""
@@ -38,12 +41,26 @@ def test_the_right_peer_passes(name: str) -> None:
     ("name", "mistake"),
     [
         ("fql ddpg", "endpoint-differentiated"),
+        ("dqc", "teacher-differentiated"),
+        pytest.param("dqc distilling quantiles", "backup-strict", marks=pytest.mark.slow),
+        pytest.param("dqc n-step", "distillation-bound-float32", marks=pytest.mark.slow),
         pytest.param("edp", "actor-clip-mask-dropped", marks=pytest.mark.slow),
         pytest.param("qam", "last-step-by-fast-flow", marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_mistake_is_named_and_nothing_else(name: str, mistake: str) -> None:
     assert judged(name, mistake, mistakes(name)[mistake]).named
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if i < 1 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(HELD_OUT)],
+)
+def test_a_mistake_of_no_bank_is_unknown_where_it_is(name: str) -> None:
+    methods, first = HELD_OUT[name]
+    peer = type("Wrong", (PEERS["dqc"],), methods)
+    outcome = checked("dqc", name, variant("dqc"), 0, peer)
+    assert (outcome.said, outcome.first) == (("unknown",), first)
 
 
 def test_every_mistake_of_the_diffusion_is_planted() -> None:

@@ -252,9 +252,14 @@ def _chunks(recipe: DQCRecipe) -> Made:
         own_columns = np.arange(action.shape[1]) < action.shape[1] * h_a // h
         return obs, np.where(own_columns, action, 0).astype(action.dtype)
 
-    def last(inputs: StageInputs) -> dict[str, Array]:
-        action = inputs.batch.action
-        return {"action": np.roll(action, action.shape[1] * h_a // h, axis=1)}
+    def rolled(action: Array, way: int = 1) -> Array:
+        return np.roll(action, way * action.shape[1] * h_a // h, axis=1)
+
+    def last(inputs: StageInputs) -> StageInputs:
+        # the whole window is as it was
+        back = fed(CHUNK, lambda inputs, obs, action: (obs, rolled(action, -1)))
+        turned = on_batch(lambda inputs: {"action": rolled(inputs.batch.action)})(inputs)
+        return back(turned) if own.use_chunk_critic else turned
 
     says = "The chunk critic sees h_a actions (zeros for the others); official: all h."
     left_out = own.policy_network == "dqc" and not own.policy_goals
@@ -268,7 +273,7 @@ def _chunks(recipe: DQCRecipe) -> Made:
         of_stages(
             "chunk-from-the-end",
             "The policy's chunk is the last h_a actions of the window; official: the first.",
-            **dict.fromkeys(("policy", ONLINE, "value"), on_batch(last)),
+            **dict.fromkeys(("policy", ONLINE, "value"), last),
         ),
         *([
             of_stages("chunk-critic-short", says,
