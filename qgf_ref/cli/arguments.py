@@ -125,7 +125,8 @@ def observations(spec: str | None, checkpoint: Checkpoint, seed: int) -> Array:
     if is_embedded(checkpoint):
         return embedded_observations()
     raise InputError(
-        f"give --obs F.npz with an array 'obs' of shape (N, {checkpoint.obs_dim}), or --obs normal "
+        f"give --obs F.npz with an array 'obs' of shape (N, {checkpoint.obs_dim})"
+        f"{', [s, g] each,' if checkpoint.agent.of_goals else ''} or --obs normal "
         "for standard normal observations (fine for derivatives, not representative for profiles)"
     )
 

@@ -44,9 +44,8 @@ class DatasetFiles:
 def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
     """The files of the data set `name`.
 
-    path  an .npz file; a directory that holds NAME.npz, or else only slices (`*.npz`); None for
-          OGBench's cache directory (NAME.npz there, or slices in NAME), into which what is missing
-          is downloaded
+    path  an .npz file; a directory that holds NAME.npz, or slices in NAME, or else only slices
+          (`*.npz`); None for OGBench's cache directory, into which what is missing is downloaded
 
     Validation is the file beside it whose name ends in -val.npz; of slices, the first of them.
     Raises InputError saying what was looked for and how to make the data set, on files whose names
@@ -55,6 +54,8 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
     if path is None:
         path = _cached(name)
     path = user_path(path)
+    if path.is_dir() and (path / name).is_dir() and not (path / f"{name}.npz").exists():
+        path = path / name
     if path.is_dir():
         if (path / f"{name}.npz").exists():
             path = path / f"{name}.npz"

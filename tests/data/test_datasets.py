@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,11 @@ def test_finding_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = find_dataset(DATASET, slices)
     assert [p.name for p in found.train] == ["walks-000.npz", "walks-001.npz"]
     assert found.validation == slices / "walks-000-val.npz"
+    above = tmp_path / "above"  # as `collect --slices` leaves them
+    shutil.copytree(slices, above / DATASET)
+    assert find_dataset(DATASET, above).train == tuple(
+        above / DATASET / name for name in ("walks-000.npz", "walks-001.npz")
+    )
     with pytest.raises(InputError, match=r"called pointmaze-medium.*data set is pointmaze-large"):
         find_dataset("pointmaze-large-navigate-v0", path)
     with pytest.raises(InputError, match=r"not the slices of one data set pointmaze-large"):
