@@ -17,12 +17,14 @@ from qgf_ref.crosscheck.update import check as training
 from qgf_ref.crosscheck.update.banks import bank_of
 from qgf_ref.crosscheck.update.check import TrainingStep
 from qgf_ref.crosscheck.update.inputs import case_of
+from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.errors import InputError
 from qgf_ref.interop.official import params_from_flax
 from qgf_ref.losses.batch import GoalBatch
+from qgf_ref.ops.logits import logit_of, probability
 from qgf_ref.testing import EXPOSING, CrossCheckError, TrainingReport, check_losses, default_batch
 from tests.conftest import small_checkpoint
-from tests.helpers.agents import VARIANTS, small_agent, variant
+from tests.helpers.agents import VARIANTS, saying, small_agent, variant
 from tests.helpers.dqc_golden import PARTS, Case, official_losses
 
 HYPER = replace(EXPOSING, denoise_steps=3)
@@ -106,6 +108,23 @@ def test_the_official_bound_is_named() -> None:
         lambda *given: losses, ck, batch=batch, hyper=case.hyper(), updates=1, drawn=drawn
     )
     assert named == ["distillation-bound-float32"]
+
+
+def test_the_logit_of_a_rounded_probability_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DQC's code takes it: at 9 it is 3e-4 off in float32; this was "unknown at value"."""
+    monkeypatch.setattr(training, "unseen", lambda *arguments: ())
+    ck = variant("dqc", members=1)
+    ck = ck.with_params(target_action_critic=saying(9, ck.params["target_action_critic"]))
+    bank = bank_of(ck.agent)
+    recipe: Any = bank.reference
+    rounded = replace(recipe, backup=lambda i: logit_of(probability(recipe.backup(i))[0]))
+
+    def step(batch: Any, x0: Array, t: Array) -> Mapping[str, Any]:
+        case = TrainingCase(bank, ck, batch, {"x0": x0[None], "t": t[None]}, HYPER, 0)
+        return case.run(rounded, "float32").quantities()
+
+    errors = {c.quantity: c.error for c in check_losses(step, ck, hyper=HYPER).comparisons}
+    assert errors["value"] > 1e-6
 
 
 def test_a_batch_shows_what_data_do_not() -> None:

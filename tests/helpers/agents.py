@@ -57,14 +57,14 @@ def showing(name: str, mistake: str) -> Checkpoint:
     if mistake.endswith("-strict"):
         ck, distilled = variant(name, aggregation="min"), mistake.startswith("distillation")
         tied = ("chunk_critic", "action_critic") if distilled else ("target_action_critic", "value")
-        return ck.with_params(**{part: _saying(0.1, ck.params[part]) for part in tied})
+        return ck.with_params(**{part: saying(0.1, ck.params[part]) for part in tied})
     ck = variant(name)
     if mistake == "distillation-bound-float32" and "chunk_critic" in ck.params:
-        return ck.with_params(chunk_critic=_saying(12, ck.params["chunk_critic"]))
+        return ck.with_params(chunk_critic=saying(12, ck.params["chunk_critic"]))
     return ck
 
 
-def _saying(number: float, params: MLPParams) -> MLPParams:
+def saying(number: float, params: MLPParams) -> MLPParams:
     """The same, whose first member says this number everywhere."""
     *layers, last = params.layers
     kernel, bias = last.kernel.copy(), last.bias.copy()

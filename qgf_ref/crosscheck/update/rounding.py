@@ -3,8 +3,9 @@
 The truth is the recipe in float64. Float rounding is measured by running the same recipe in the
 implementation's own precision several times, each in another order of summation (hidden units and
 batch rows permuted: the same functions), with times an ulp away (angles of 10⁴ rad in the time
-embedding amplify theirs, and every library rounds them differently), and with Adam's bias
-corrections rounded to float32, as optax computes them (1 − 0.999 loses five digits).
+embedding amplify theirs, and every library rounds them differently), with Adam's bias corrections
+rounded to float32, as optax computes them (1 − 0.999 loses five digits), and with logits of
+rounded probabilities, as DQC's code has them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from qgf_ref.crosscheck.sampler.rounding import permuted
 from qgf_ref.crosscheck.update.runs import TrainingCase, TrainingOutcome
 from qgf_ref.losses.optimiser import BETA1, BETA2, AdamState
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.ops.kernels import reference_kernels
+from qgf_ref.ops.logits import logit_of, logit_pinball, probability, reduced_logit
 from qgf_ref.ops.time_embedding import Precision
 
 RUNS = 5
@@ -156,7 +159,7 @@ def _reordered_run(
     )
     if case.batch.action.dtype == np.float32:
         recipe = replace(recipe, adam=_single_corrections(recipe))
-    outcome = other.run(recipe, embedding)
+    outcome = other.run(recipe, embedding, _of_probabilities)
 
     def restore(reordered: dict[str, MLPParams]) -> dict[str, MLPParams]:
         places = {
@@ -168,6 +171,20 @@ def _reordered_run(
     first = Losses(outcome.first.values, restore(outcome.first.gradients))
     received = restore(outcome.received)
     return TrainingOutcome(first, restore(outcome.params), received).quantities()
+
+
+def _of_probabilities(primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs it; logits that are targets are those of their probabilities, where these tell them."""
+    if primitive is logit_pinball:
+        z, logit, *rest = args
+        args = (z, _rounded_logit(logit), *rest)
+    result = reference_kernels(primitive, *args, **kwargs)
+    return _rounded_logit(result) if primitive is reduced_logit else result
+
+
+def _rounded_logit(logit: Array) -> Array:
+    again = logit_of(probability(logit)[0])
+    return np.where(np.isfinite(again), again, logit)
 
 
 def _single_corrections(recipe: Recipe) -> Callable[..., tuple[MLPParams, AdamState]]:

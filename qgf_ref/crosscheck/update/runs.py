@@ -14,6 +14,7 @@ from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.losses.batch import AnyBatch, Hyperparameters
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
+from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 
 
@@ -84,9 +85,11 @@ class TrainingCase:
             drawn={**self.drawn, **floats},
         )
 
-    def run(self, recipe: Recipe, embedding: Precision) -> TrainingOutcome:
+    def run(
+        self, recipe: Recipe, embedding: Precision, kernels: Kernels = reference_kernels
+    ) -> TrainingOutcome:
         """The recipe on this case, in its dtype."""
-        nets = self.checkpoint.networks(embedding=embedding)
+        nets = self.checkpoint.networks(embedding=embedding, kernels=kernels)
         outcome = run(recipe, nets, self.batch, self.drawn, self.hyper, self.updates)
         if self.bank.reference.jointly is None:
             return outcome
