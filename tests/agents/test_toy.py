@@ -88,6 +88,7 @@ def test_its_own_networks_gradient(run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_other_commands_take_it_too(run: Path, tmp_path: Path) -> None:
     """In processes that do not know it: converted, evaluated by two workers, audited."""
     evaluate = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from qgf_ref.audit.run import audit
 from qgf_ref.guidance.registry import learned_estimator_names
 from qgf_ref.tables import text_table
 from tests.conftest import small_checkpoint, states
+from tests.helpers.some import some
 
 ESTIMATORS = [estimator(name) for name in ("none", "ood", "qgf", "qgf_jacobian", "bptt")]
 
@@ -62,16 +64,23 @@ def test_a_right_checkpoint_passes(passed: reports.AuditReport) -> None:
         assert max(rows["a, exact embedding"]) < 1e-4
 
 
-def test_all_estimators_pass_on_every_kind_of_network() -> None:
+@pytest.mark.parametrize(
+    "options",
+    some(
+        [
+            {"aggregation": "mean", "activation": "relu", "members": 4},
+            {"members": 1, "activation": "mish", "hidden": (7,)},
+            {"action_dim": 1, "obs_dim": 2, "steps": 1},
+        ],
+        1,
+    ),
+    ids=str,
+)
+def test_all_estimators_pass_on_every_kind_of_network(options: dict[str, Any]) -> None:
     estimators = [estimator(name) for name in learned_estimator_names()]
-    for options in (
-        {"aggregation": "mean", "activation": "relu", "members": 4},
-        {"members": 1, "activation": "mish", "hidden": (7,)},
-        {"action_dim": 1, "obs_dim": 2, "steps": 1},
-    ):
-        ck = small_checkpoint(**options)
-        report = audit(ck, states(ck, 4)[0], estimators, show_progress=False)
-        assert report.passed, [str(c) for c in report.failed]
+    ck = small_checkpoint(**options)
+    report = audit(ck, states(ck, 4)[0], estimators, show_progress=False)
+    assert report.passed, [str(c) for c in report.failed]
 
 
 def test_the_report_is_written_and_self_contained(

@@ -83,6 +83,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_a_wrong_peer_costs_the_others_nothing() -> None:
     """Wrong at its first call, or at a later one on other inputs: what is timed is validated."""
     peers = tuple(Peer(name, PLACE + name) for name in ("right", *WRONG))

@@ -28,6 +28,7 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str
     return code, out, err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_a_peer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my_port.py").write_text(PORT.format(body=RIGHT))
     code, out, _ = run(f"{QUICK} --peer my_port:sampler", capsys)

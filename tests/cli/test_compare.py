@@ -192,6 +192,7 @@ def test_an_input_that_separates_what_is_ambiguous(
         assert {n for n in ("weight-integer", "guidance-missing") if n in out} == {name}
 
 
+@pytest.mark.slow
 def test_no_line_is_wider_than_100_columns(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

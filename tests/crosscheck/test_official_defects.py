@@ -269,6 +269,7 @@ def tf32(x: Array) -> Array:
     return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(x.dtype)
 
 
+@pytest.mark.slow
 def test_d17_matrix_products_in_tf32() -> None:
     by: dict[Any, Any] = {
         linear: lambda x, kernel, bias: linear(tf32(x), tf32(kernel), bias),

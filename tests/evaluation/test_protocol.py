@@ -136,6 +136,7 @@ def test_both_backends_give_the_same_evaluation() -> None:
     assert [d["threads"] for d in described] == [None, thread_count()]
 
 
+@pytest.mark.slow
 def test_workers_with_the_compiled_sampler() -> None:
     wanted = {"methods": (Method("qgf"),), "weights": (0.1,), "backend": "numba"}
     one = evaluate([line_checkpoint()], LineTask(), settings(**wanted, threads=2))

@@ -64,7 +64,7 @@ def test_it_learns(run: Path, name: str) -> None:
     assert "versions" in about["provenance"]
 
 
-@pytest.mark.parametrize("name", some(AUXILIARY, 2))
+@pytest.mark.parametrize("name", some(AUXILIARY, 1))
 def test_reproducible_and_resumed_bit_for_bit(
     run: Path, trained: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

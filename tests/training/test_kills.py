@@ -57,4 +57,4 @@ def test_killed_twice_at_random_moments(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times_at_random_moments(data: Path, tmp_path: Path) -> None:
-    killed_at_random_moments(data, tmp_path, kills=10, updates=2000)
+    killed_at_random_moments(data, tmp_path, kills=10, updates=1000)

@@ -206,6 +206,7 @@ def test_elsewhere_and_alone(
     same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
 def test_slices_and_evaluation_resume_too(data: Path, tmp_path: Path) -> None:
     place = tmp_path / "slices"
     place.mkdir()
