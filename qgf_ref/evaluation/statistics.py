@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its statistics, of slow import, are loaded where they are first used
 
 from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
@@ -33,7 +33,7 @@ def wilson(successes: int, trials: int) -> Estimate:
     """A proportion with Wilson's score interval. Raises InputError without trials."""
     if trials < 1:
         raise InputError("a success rate needs at least one episode")
-    low, high = stats.binomtest(int(successes), int(trials)).proportion_ci(
+    low, high = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(
         CONFIDENCE, method="wilson"
     )
     return Estimate(successes / trials, float(low), float(high))
@@ -82,7 +82,7 @@ def student_mean(values: Sequence[float] | Array) -> Estimate:
     value = float(x.mean())
     if len(x) == 1:
         return Estimate(value, value, value)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    reach = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return Estimate(value, value - float(reach), value + float(reach))
 
 
@@ -110,7 +110,7 @@ def bootstrap_ratio(sums: Array, counts: Array, seed: int = 0) -> Estimate:
     def ratio(a: Array, b: Array, axis: int = -1) -> Array:
         return a.sum(axis=axis) / b.sum(axis=axis)
 
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (sums, counts),
         ratio,
         paired=True,
@@ -128,4 +128,4 @@ def rank_correlation(x: Array, y: Array) -> float | None:
     """Spearman's ρ; None where it is undefined: fewer than two values, or all of them equal."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(stats.spearmanr(x, y).statistic)
+    return float(scipy.stats.spearmanr(x, y).statistic)
