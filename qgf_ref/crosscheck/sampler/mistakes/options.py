@@ -15,6 +15,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.mistakes.base import Change, Mistake, one
+from qgf_ref.crosscheck.sampler.mistakes.option_order import ORDER
 from qgf_ref.crosscheck.sampler.port import Altered, Port
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.options.base import Wrapped, with_gradient
@@ -119,6 +120,7 @@ NORM: tuple[Mistake, ...] = (
             _gradient(NormClipped, lambda o, flow, s, a: a.gradient * (
                 o.max_norm / (_length(a.gradient) + EPSILON)).astype(a.gradient.dtype)),
             _has(NormClipped)),
+    *ORDER,
 )  # fmt: skip
 
 
