@@ -10,6 +10,7 @@ import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
+from qgf_ref.cli import main as cli
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.sampler.requirements import prepared
 from qgf_ref.errors import InputError
@@ -132,6 +134,12 @@ def test_three_thousand_mutations(tmp_path: Path) -> None:
     assert outcomes["prepared"] > 200 and outcomes["refused"] > 1500
 
 
+@pytest.fixture
+def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once, not for every mutation."""
+    monkeypatch.setattr(cli, "parser", cache(cli.parser))
+
+
 def compared(count: int, seed: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> set[int]:
     """Exit codes of `qgf-ref compare` on so many mutations."""
     save_checkpoint(CHECKPOINT, folder / "m.safetensors")
@@ -154,7 +162,7 @@ def compared(count: int, seed: int, folder: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_command_line_answers_every_mutation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_parser: None
 ) -> None:
     assert compared(30, 1, tmp_path, capsys) == {0, 1, 2}
 
@@ -162,7 +170,7 @@ def test_the_command_line_answers_every_mutation(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 4, 5])
 def test_the_command_line_answers_five_hundred_mutations(
-    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_parser: None
 ) -> None:
     assert compared(500, seed, tmp_path, capsys) == {0, 1, 2}
 

@@ -184,6 +184,7 @@ TINY = replace(
 )
 
 
+@pytest.mark.slow
 def test_the_study_in_miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias_variance, "QUICK", TINY)
     monkeypatch.setattr(sweeps, "PLANES", PLANES[-1:])

@@ -180,6 +180,7 @@ def test_claims_are_computed_from_the_distances() -> None:
     assert all(r["verdict"] == "confirmed" for r in verdicts if r["claim"].endswith("bptt"))
 
 
+@pytest.mark.slow
 def test_the_whole_study() -> None:
     outcome = study_on(TINY, StudySettings())
     assert max(map(len, outcome.text.splitlines())) <= 100
