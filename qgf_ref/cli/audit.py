@@ -16,7 +16,11 @@ from qgf_ref.cli.arguments import (
     results_directory,
 )
 from qgf_ref.cli.checkpoint_options import path_or_name
-from qgf_ref.cli.flow_arguments import add_flow_arguments, built_flow
+from qgf_ref.cli.flow_arguments import (
+    add_flow_arguments,
+    built_flow,
+    require_flow_for_budget,
+)
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import Estimator
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
@@ -24,6 +28,8 @@ from qgf_ref.guidance.registry import estimator, learned_estimator_names
 if TYPE_CHECKING:
     from qgf_ref.audit.report import AuditReport
 
+ROWS = 64
+"""Observations of a checkpoint that are used unless --rows says otherwise."""
 EXAMPLE = """example:
   qgf-ref audit                                     the checkpoint inside the package
   qgf-ref audit --checkpoint exp/params_500000.pkl --obs obs.npz --out audit_500000
@@ -57,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="names, or your.module:function (default: all that this checkpoint has networks for)",
     )
     add_out(parser, "qgf_audit", "report.html, report.json and figures")
-    parser.add_argument("--rows", type=int, default=64, help="observations used (default 64)")
+    parser.add_argument("--rows", type=int, help=f"observations used (default {ROWS})")
     parser.add_argument("--weight", type=float, default=0.1, help="guidance weight (default 0.1)")
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument(
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = [estimator(name) for name in args.estimators or ()]
     if args.flow is not None:
         return _run_flow(args, chosen)
+    require_flow_for_budget(args)
     checkpoint = load_checkpoint(args)
     absent: list[Estimator] = []
     if not args.estimators and flow_of(checkpoint) is not None:
@@ -95,8 +102,9 @@ def run(args: argparse.Namespace) -> int:
         for e in map(estimator, learned_estimator_names()):
             (chosen if e.auxiliary is None or e.auxiliary in present else absent).append(e)
     obs = observations(args.obs, checkpoint, args.seed)
-    if args.rows < 2:
-        raise InputError(f"--rows must be at least 2, got {args.rows}")
+    rows = ROWS if args.rows is None else args.rows
+    if rows < 2:
+        raise InputError(f"--rows must be at least 2, got {rows}")
     if chosen:
         checkpoint.flow.times  # noqa: B018  (an agent without a flow is told first)
     out = results_directory(args, "qgf_audit", ("report.html", "report.json"))
@@ -108,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint,
         obs,
         chosen,
-        rows=args.rows,
+        rows=rows,
         weight=args.weight,
         seed=args.seed,
         backend=args.backend,
@@ -144,6 +152,12 @@ def _run_flow(args: argparse.Namespace, chosen: list[Estimator]) -> int:
     from qgf_ref.provenance import provenance
     from qgf_ref.tables import text_table
 
+    typed = [f"--{name}" for name in ("rows", "backend") if getattr(args, name) is not None]
+    if typed:
+        raise InputError(
+            "a --flow is audited on its first rows, by its own functions: leave out "
+            f"{', '.join(typed)}"
+        )
     flow, obs = built_flow(args)
     out = None if args.out is None else results_directory(args, "", ("report.html", "report.json"))
     print(f"flow {args.flow}: {flow!r}")

@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, results_directory
-from qgf_ref.cli.flow_arguments import add_flow_arguments, flow_of, settings_of
+from qgf_ref.cli.flow_arguments import (
+    add_flow_arguments,
+    flow_of,
+    require_flow_for_budget,
+    settings_of,
+)
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_atomically, write_json, write_npz
@@ -87,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.crosscheck.compare import as_dict, compare
     from qgf_ref.crosscheck.sampler.report import heat_map, html, text
 
+    require_flow_for_budget(args)
     theirs = read_trace(args.trace)
     flow = None if args.flow is None else flow_of(args)
     checkpoint = load_checkpoint(args) if flow is None else flow

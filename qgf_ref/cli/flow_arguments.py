@@ -41,6 +41,15 @@ def settings_of(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
+def require_flow_for_budget(args: argparse.Namespace) -> None:
+    """Raise InputError where --budget is given without --flow: nothing would count."""
+    if args.budget is not None and args.flow is None:
+        raise InputError(
+            "--budget bounds the calls of a --flow's networks; a checkpoint's are not counted: "
+            "leave it out, and end a long diagnosis with Ctrl-C"
+        )
+
+
 def flow_of(args: argparse.Namespace) -> GuidedFlow:
     """The flow of --flow, whatever its observations. Raises InputError as `built_flow` does."""
     return _built(args)[0]

@@ -172,5 +172,11 @@ def test_the_command(
         said = capsys.readouterr().err
         assert says in said and said.count("\n") == 1
     assert main([*run, "my_faulty_flow:build", "--budget", "0"]) == 2
+    for command in (["audit"], ["compare", "--trace", "absent.npz"]):
+        capsys.readouterr()
+        assert main([*command, "--budget", "20"]) == 2
+        assert "--budget bounds the calls of a --flow's networks" in capsys.readouterr().err
+    assert main([*run, "my_faulty_flow:build", "--rows", "4", "--backend", "numba"]) == 2
+    assert "leave out --rows, --backend" in capsys.readouterr().err
     assert main([*run, "my_faulty_flow:stops"]) == 130
     assert "known by then" in capsys.readouterr().out
