@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from qgf_ref.errors import InputError
+from qgf_ref.evaluation import rendering
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rendering import RenderingError, gif, render
 from tests.evaluation.fakes import LineTask, line_checkpoint
@@ -35,12 +38,28 @@ def test_gif(tmp_path: Path) -> None:
         assert (image.n_frames, image.size) == (5, (8, 6))
 
 
-def test_render(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Long(LineTask):
+    """With a limit of 1,000 steps, of which it makes a few."""
+
+    def make_env(self, **options: Any) -> Any:
+        env = super().make_env(**options)
+        env.spec = SimpleNamespace(max_episode_steps=1000)
+        return env
+
+
+def test_render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long episodes are thinned, and every image is told."""
+    told = []
+    bar = SimpleNamespace(advance=lambda: told.append(1))
+    monkeypatch.setattr(rendering, "progress", lambda *a, **how: nullcontext(bar))
     film = render(
-        line_checkpoint(), LineTask(), Method(), None, tmp_path / "a.gif", seed=2, backends=("egl",)
+        line_checkpoint(), Long(), Method(), None, tmp_path / "a.gif", seed=2, backends=("egl",)
     )
     assert (film.backend, film.seed) == ("egl", 2)
     assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF89a")
+    # the first, every fifth, the last
+    assert len(told) == 1 + film.length // 5 + (film.length % 5 > 0)
 
 
 def test_no_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
