@@ -116,9 +116,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(f"{title:15} {text}")
     print(f"what these are: {page('data')}")
-    train = next_command(
-        args, "train", ("data",), name=args.name, agent="dqc", backup_horizon=args.horizon,
-        discount=args.discount,
-    )  # fmt: skip
+    how = {"name": args.name, "agent": "dqc", "backup_horizon": args.horizon}
+    train = next_command(args, "train", ("data", "discount"), **how)
     print(f"Next: {train}")
     return 0
