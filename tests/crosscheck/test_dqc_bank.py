@@ -181,3 +181,20 @@ def test_equal_horizons_have_no_mistakes_of_chunks() -> None:
         assert not names & {"valid-of-flat-chunk", "chunk-from-the-end", "chunk-critic-short"}
         case = case_of(bank_of(ck.agent), ck, None, {}, HYPER, 0, 0)
         assert np.isfinite(list(case.run(case.bank.reference, "exact").first.values.values())).all()
+
+
+@pytest.mark.parametrize("chunk", [True, False])
+@pytest.mark.parametrize("policy", [(True, "dqc"), (False, "qgf")])
+def test_every_mistake_is_simulated_whatever_the_policy(
+    policy: tuple[bool, str], chunk: bool
+) -> None:
+    """time-unscaled failed on QGF's flow without goals."""
+    own = {"policy_goals": policy[0], "policy_network": policy[1], "use_chunk_critic": chunk}
+    ck = variant("dqc", own)
+    case = case_of(bank_of(ck.agent), ck, None, {}, HYPER, 0, 0)
+    right = case.run(case.bank.reference, "exact").first.values
+    hidden = ("backup-of-one-member-over-batch", "distillation-strict")
+    for mistake in case.bank.mistakes:
+        values = case.run(mistake.recipe, "exact").first.values
+        if mistake.first in right and not mistake.changes.keys() & {"in_turn"}:
+            assert (values[mistake.first] != right[mistake.first]) == (mistake.name not in hidden)

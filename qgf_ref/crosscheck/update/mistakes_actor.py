@@ -92,11 +92,10 @@ def other_aggregation(network: Any, inputs: StageInputs) -> Any:
     return replace(network, aggregation="mean" if network.aggregation == "min" else "min")
 
 
-class UnscaledTime(MLPVelocity):
+class _UnscaledTime(MLPVelocity):
     """Embeds t where 10⁴·t is meant."""
 
     def forward(self, obs: Array, action: Array, time: float | Array) -> tuple[Array, Any]:
-        """Velocity (B, D)."""
         return super().forward(obs, action, np.asarray(time) / 10000)
 
 
@@ -165,7 +164,7 @@ def edp_mistakes(recipe: EDPRecipe) -> Made:
         of_stage(
             "policy", "time-unscaled",
             "t itself is embedded; official: the sines and cosines are those of 10⁴·t.",
-            kind("policy", UnscaledTime),
+            kind("policy", _UnscaledTime),
         ),
         *cloning_mistakes("policy", valid=False),
     )  # fmt: skip

@@ -15,14 +15,13 @@ from qgf_ref.agents.dqc import ONLINE, TARGET, DQCRecipe, with_goal
 from qgf_ref.agents.stage import StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.update.mistake import TrainingMistake
-from qgf_ref.crosscheck.update.mistakes_actor import Made, UnscaledTime, cloning_mistakes, of_stage
+from qgf_ref.crosscheck.update.mistakes_actor import Made, cloning_mistakes, of_stage
 from qgf_ref.crosscheck.update.mistakes_dqc_critics import CHUNK, critics_mistakes
 from qgf_ref.crosscheck.update.mistakes_update import UPDATE_MISTAKES
 from qgf_ref.crosscheck.update.stage_changes import (
     InputsChange,
     adding,
     fed,
-    kind,
     net,
     on_batch,
     running,
@@ -95,7 +94,8 @@ def _policy(recipe: DQCRecipe) -> Made:
         made.append(of_stage("policy", "valid-in-policy-loss", says, running("policy", with_valid)))
     if own.policy_network == "qgf":
         says = "t itself is embedded; official: the sines and cosines are those of 10⁴·t."
-        made.append(of_stage("policy", "time-unscaled", says, kind("policy", UnscaledTime)))
+        unscaled = fed("policy", lambda inputs, obs, action, t: (obs, action, t / 10000))
+        made.append(of_stage("policy", "time-unscaled", says, unscaled))
     return tuple(made)
 
 
