@@ -58,7 +58,7 @@ def mapped(
     require_said_residual(entries, options.get("residual"), source)
     if not said.gaps_as_ours and not ours:
         last = network_names(options.get("norm_after_activation"), "norm_after_activation")
-        require_no_gaps(mapping.entries, source, last)
+        require_no_gaps(mapping.entries, source, last, tuple(names))
     return mapping.renamed(names)
 
 

@@ -154,3 +154,28 @@ def test_a_lost_number_in_an_official_pickle(tmp_path: Path) -> None:
         qgf_ref.load(tmp_path / "params_1.pkl", **OPTIONS)
     with pytest.raises(InputError, match="Dense_1 is followed by no LayerNorm"):
         qgf_ref.load(tmp_path / "params_1.pkl", rules={}, **OPTIONS)
+
+
+def in_blocks(network: str, layer: int, part: str, e: int | None) -> str:
+    member = "" if e is None else f".{e}"
+    return (
+        f"{network}{member}.blocks.{layer}.{'norm' if is_norm(part) else 'fc'}.{torch_leaf(part)}"
+    )
+
+
+@pytest.mark.parametrize("first", ["norm", "fc"])
+def test_a_norm_that_is_declared_before_its_layer_is_asked_about(
+    first: str, tmp_path: Path
+) -> None:
+    """x + W f(LayerNorm(x)) has the names of x + f(LayerNorm(W x)): their order alone differs."""
+    written = list(tensors_of(OURS, in_blocks, transposed=True, apart=True).items())
+    blocks = {name: name.split(".fc.")[0].split(".norm.")[0] for name, _ in written}
+    places = {block: i for i, block in enumerate(dict.fromkeys(blocks.values()))}
+    written.sort(key=lambda x: (places[blocks[x[0]]], f".{first}." not in x[0]))
+    path = put(tmp_path / "a.npz", dict(written))
+    if first == "fc":
+        same(qgf_ref.load(path, **OPTIONS), OURS)
+        return
+    with pytest.raises(InputError, match=r"norm\.weight is declared before .*fc\.weight.*pre-norm"):
+        qgf_ref.load(path, **OPTIONS)
+    same(qgf_ref.load(path, rules={"gaps": "as ours"}, **OPTIONS), OURS)

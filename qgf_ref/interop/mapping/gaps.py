@@ -26,11 +26,26 @@ _AS_OURS = (
 )
 
 
-def require_no_gaps(entries: Sequence[Entry], source: str, norm_last: Collection[str] = ()) -> None:
+def require_no_gaps(
+    entries: Sequence[Entry],
+    source: str,
+    norm_last: Collection[str] = (),
+    names: Sequence[str] = (),
+) -> None:
     """Raise InputError where the numbering of the names leaves room for another network.
 
     norm_last  the networks in which LayerNorm is said to follow the activation; or "all"
+    names      all names in the file's order: that of declaration, unless it is the alphabet's
     """
+    first = None if list(names) == sorted(names) else _norms_declared_first(entries, names)
+    if first is not None:
+        kernel, scale = first
+        raise mapping_error(
+            f"{source}: {scale} is declared before {kernel}, behind which LayerNorm acts here. If "
+            f"it acts before it (pre-norm, W f(LayerNorm(x))), {ADAPTER}; if behind it, say so by "
+            'a rule file (--rules R.json) with {"gaps": "as ours"}',
+            [e for e in entries if e.source in first],
+        )
     layers: dict[tuple[str, int | None], dict[int, dict[str, Path]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -51,6 +66,35 @@ def require_no_gaps(entries: Sequence[Entry], source: str, norm_last: Collection
                     f"--norm-after-activation {own} (in Python norm_after_activation='{own}')"
                 )
             raise mapping_error(f"{source}: the {network}: {problem}; {_AS_OURS}; {ADAPTER}", mine)
+
+
+def _norms_declared_first(entries: Sequence[Entry], names: Sequence[str]) -> tuple[str, str] | None:
+    """A network's first (kernel, scale) if each of its LayerNorms stands right before its kernel.
+
+    Names alone put them together, and the file's order is that of declaration: every layer's
+    tensors follow each other, which they do in no other order by chance.
+    """
+    position = {name: i for i, name in enumerate(names)}
+    layers: dict[tuple[str, int | None], dict[int, dict[str, str]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for entry in entries:
+        layers[entry.network, entry.member][entry.layer][entry.part] = entry.source
+    for by_layer in layers.values():
+        normed = [by_layer[i] for i in sorted(by_layer) if {"kernel", "scale"} <= set(by_layer[i])]
+        if normed and all(_norm_stands_first(layer, position) for layer in normed):
+            return normed[0]["kernel"], normed[0]["scale"]
+    return None
+
+
+def _norm_stands_first(layer: Mapping[str, str], position: Mapping[str, int]) -> bool:
+    kernel, norm = (module_of(parts_of(layer[part]))[0] for part in ("kernel", "scale"))
+    places = sorted((position.get(name, -1), part) for part, name in layer.items())
+    together = places[-1][0] - places[0][0] == len(places) - 1
+    parts = [part for _, part in places]
+    last_of_norm = max(parts.index(part) for part in ("scale", "offset") if part in layer)
+    apart = stem(kernel) != stem(norm) and kernel != norm
+    return apart and together and last_of_norm < parts.index("kernel")
 
 
 def _problems(places: Sequence[Mapping[str, Path]], norm_last: bool) -> Iterator[str]:

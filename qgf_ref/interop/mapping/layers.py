@@ -9,6 +9,7 @@ from itertools import pairwise, permutations
 
 from qgf_ref.errors import InputError, listing
 from qgf_ref.interop.mapping.modules import Module, Path, numbers, stem
+from qgf_ref.interop.mapping.unmapped import ADAPTER
 from qgf_ref.nets.joint import COLUMNS
 
 _MOST_SEQUENCES = 5
@@ -218,7 +219,8 @@ def _norms(
         owner = path if module.kernel else _owner(path, order)
         if owner is None or owner in found:
             raise InputError(
-                f"{where}: the names do not tell which layer {listing([names['scale']])} follows"
+                f"{where}: the names do not tell which layer {listing([names['scale']])} follows "
+                f"(if it comes before one, pre-norm, {ADAPTER})"
             )
         found[owner] = names, (module.shapes[role] or (0,))[-1]
     return found
