@@ -91,6 +91,7 @@ RESULTS_IN_ORDER = (
     _suite("embedded", data=DATA),
     _suite("corrections", data=DATA),
     _suite("methods", data=DATA),
+    *(_suite(name, data=DATA) for name in ("goals", "goals-probability", "goals-target")),
     _study("didactic"),
     _study("bias-variance"),
     _study("correction"),

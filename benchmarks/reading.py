@@ -47,6 +47,16 @@ def mean_curves(name: str, results: Path = RESULTS) -> dict[str, dict[float, flo
     return {m: {w: sum(x) / len(x) for w, x in sorted(c.items())} for m, c in found.items()}
 
 
+def goal_curve(name: str, method: str, results: Path = RESULTS) -> dict[float, list[float]]:
+    """Of a suite on goals: success on the selection episodes by weight, goal by goal."""
+    (task,) = json.loads((results / f"success_{name}.json").read_text())["tasks"]
+    found: dict[float, list[float]] = {}
+    for row in task["by_goal"]:
+        if (row["method"], row["split"]) == (method, "selection"):
+            found.setdefault(row["weight"], []).append(row["success"])
+    return found
+
+
 def verdict(holds: int, of: int) -> str:
     """Everywhere, nowhere, or in between."""
     return "holds" if holds == of else "contradicted" if holds == 0 else "mixed"

@@ -229,6 +229,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "explain": partial(output, "explain"),
     "success": lambda: sentences.success_table() + origin(f"success_{sentences.HEADLINE}"),
     "success_sentences": sentences.success_sentences,
+    "goals_sentences": sentences.goals_sentences,
+    "guides_sentences": sentences.guides_sentences,
+    "goals_critic_sentences": sentences.goals_critic_sentences,
     "success_sentences_short": partial(sentences.success_sentences, first=2),
     **{
         entry.name: partial(written, entry.name)

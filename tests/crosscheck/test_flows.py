@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_a_mistake_is_named_alone_from_a_trace(made: Made) -> None:
     found = result(recorded(made))
     assert [e.names for e in found.diagnosis.explanations] == [(made.name,)]
     assert calls(found) <= DIAGNOSIS_CALLS
+
+
+def test_the_report_on_the_page_is_printed_still() -> None:
+    """Digits of rounding are this machine's; how often networks are called is not."""
+    page = (Path(adapters.__file__).parent / "README.md").read_text()
+    block = page.partition("--estimator qgf --weight 1.5\n")[2].partition("```")[0]
+    said = text(result(recorded(Made("guidance-sign", ""))))
+
+    def words(report: str) -> list[list[str]]:
+        lines = report.replace("DISAGREES: memory", "DISAGREES: theirs.npz").strip().splitlines()
+        return [re.sub(r"[-\d.e+!]+", " ", line).split() for line in lines]
+
+    assert words(block) == words(said)
+    assert re.findall(r"\d+ calls", block) == re.findall(r"\d+ calls", said)
 
 
 @pytest.mark.parametrize("name", ["query-other-end", *slowly("velocity-sign", "guidance-sign")])
