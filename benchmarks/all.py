@@ -120,7 +120,7 @@ RESULTS_IN_ORDER = (
         "crosscheck_training",
         ("python benchmarks/crosscheck_training.py",),
         ("ops", "nets", "losses", "agents", "crosscheck"),
-        25,
+        40,
     ),
     Result(
         "crosscheck_samplers",
