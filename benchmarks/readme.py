@@ -32,6 +32,7 @@ from benchmarks import all as every  # noqa: E402
 from benchmarks import sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
+from qgf_ref.crosscheck.batches.literal import MISTAKES as BATCHES  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.actors import ACTORS, FLOWS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
@@ -172,6 +173,13 @@ def dqc_bank() -> str:
     return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
 
 
+def batch_bank() -> str:
+    """The mistakes in drawing batches with goals."""
+    return sentences.page_table(
+        ["mistake", "what is wrong"], [[f"`{name}`", says] for name, says in BATCHES.items()]
+    )
+
+
 def sampler_banks() -> str:
     """The mistakes of the other agents' samplers."""
     return _table_of((*ACTORS, *FLOWS))
@@ -266,6 +274,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "agent_banks": agent_banks,
     "dqc_bank": dqc_bank,
     "sampler_banks": sampler_banks,
+    "batch_bank": batch_bank,
     "size": lambda: (
         textwrap.fill(
             f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "

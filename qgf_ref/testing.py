@@ -25,6 +25,7 @@ from qgf_ref.audit.agent_contract import agent_checks, check_agent
 from qgf_ref.audit.definitions import OracleStep, defines
 from qgf_ref.audit.flow_contract import check_flow
 from qgf_ref.contracts import ContractError, ContractReport
+from qgf_ref.crosscheck.batches.check import BatchReport, check_batches
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.estimator import (
     check_estimator,
@@ -57,6 +58,7 @@ from qgf_ref.threads import one_blas_thread
 
 __all__ = [
     "EXPOSING",
+    "BatchReport",
     "ContractError",
     "ContractReport",
     "CrossCheckError",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainingReport",
     "agent_checks",
     "check_agent",
+    "check_batches",
     "check_critic",
     "check_estimator",
     "check_flow",

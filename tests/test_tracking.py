@@ -24,6 +24,7 @@ def test_names_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         Tracking(["wandb"])
 
 
+@pytest.mark.usefixtures("draws")
 def test_what_tensorboard_reads(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event

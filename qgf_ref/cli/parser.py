@@ -41,7 +41,8 @@ class CommandParser(argparse.ArgumentParser):
         flags = [f for f in self._option_string_actions if f.startswith("--")]
         for argument in unknown:
             flag = argument.partition("=")[0]
-            near = [_MEANT.get(flag, ""), *difflib.get_close_matches(flag, flags, 1)]
+            exchanged = [f for f in flags if sorted(f) == sorted(flag)]
+            near = [_MEANT.get(flag, ""), *exchanged, *difflib.get_close_matches(flag, flags, 1)]
             if argument.startswith("--") and (fitting := [n for n in near if n in flags]):
                 return f"; did you mean {fitting[0]}?"
         return ""

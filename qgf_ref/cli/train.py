@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     own |= dict(each.pair for each in args.own)
     every = given | own
     if args.base is not None:
-        _require_base(str(given.get("agent", "iql")))
+        if "agent" in given:
+            _require_base(str(given["agent"]))
         allowed = ("agent", *CHANGEABLE)
         _refuse_other_settings(args, every, "--base takes its other settings from the run", allowed)
         name = str(given.pop("agent", "iql"))

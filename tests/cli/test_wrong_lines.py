@@ -72,6 +72,7 @@ SAID: list[tuple[str, str]] = [
     ("train --resume nowhere", "holds no training run"),
     ("train --resume nowhere --seed 1", "--resume takes its settings from the run"),
     ("train --base nowhere", "holds no training run"),
+    ("train --agent fql --base nowhere", "--base is for agents that are trained against"),
     ("train --base nowhere --resume nowhere", "--base takes its other settings"),
     ("train --config nowhere.json", "cannot read nowhere.json"),
     ("train --config in.npz", "in.npz"),

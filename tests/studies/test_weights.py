@@ -108,7 +108,7 @@ def test_records_of_other_checkpoints_say_what_to_do(tmp_path: Path) -> None:
     settings = line_settings("qgf", records=tmp_path / "records")
     play(settings, (Method(),), EpisodePlan(1, 1, ()))
     other = replace(settings, checkpoints=(line_checkpoint(5),))
-    with pytest.raises(InputError, match=r"another checkpoints.*--out, or delete .*records") as e:
+    with pytest.raises(InputError, match=r"other checkpoints.*--out, or delete .*records") as e:
         play(other, (Method(),), EpisodePlan(1, 1, ()))
     assert "--overwrite" not in str(e.value)
     (tmp_path / "records" / "episodes" / FILE).write_text("no JSON\n")
