@@ -37,6 +37,7 @@ from qgf_ref.crosscheck.sampler.mistakes.actors import ACTORS, FLOWS  # noqa: E4
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
+from qgf_ref.crosscheck.sampler.mistakes.goals import GOALS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.network_options import NETWORK_OPTIONS  # noqa: E402
 from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS  # noqa: E402
@@ -275,6 +276,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "dqc_bank": dqc_bank,
     "sampler_banks": sampler_banks,
     "batch_bank": batch_bank,
+    "goal_sampler_bank": lambda: _table_of(GOALS),
     "size": lambda: (
         textwrap.fill(
             f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "

@@ -18,6 +18,7 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.guidance.registry import estimator
+from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.joint import Input
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops.kernels import Kernels, reference_kernels
@@ -232,16 +233,20 @@ class FlowAgent(Agent):
         settings = checkpoint.network_settings(embedding, kernels)
         averaged, online = self.part(self.critic).target_of, None
         if averaged is not None and averaged in checkpoint.params:
-            online = checkpoint.network(averaged, settings)
+            online = self.climbed(checkpoint.network(averaged, settings))
         return GuidedFlow(
             checkpoint.network(self.field, settings),
-            checkpoint.network(self.critic, settings),
+            self.climbed(checkpoint.network(self.critic, settings)),
             checkpoint.options.denoise_steps,
             time_precision=embedding,
             kernels=kernels,
             auxiliary=checkpoint.auxiliary.networks(checkpoint.options.mlp, embedding, kernels),
             online_critic=online,
         )
+
+    def climbed(self, critic: Critic) -> Critic:
+        """What guides and ranks, of a network of the critic: itself."""
+        return critic
 
     def ranking(self, checkpoint: Checkpoint, settings: NetworkSettings) -> Any:
         """The critic that ranks the candidates of an unguided best of N: the one that guides."""

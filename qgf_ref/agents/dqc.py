@@ -29,6 +29,7 @@ from qgf_ref.losses.dqc import (
     distillation_loss,
     reach_target,
 )
+from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.logits import logit_of, probability, reduced_logit
@@ -240,16 +241,21 @@ class DQCAgent(FlowAgent):
                 f"{checkpoint.source} has chunks of {checkpoint.horizon} actions, but "
                 f"policy_chunk_size {own.policy_chunk_size}"
             )
-        flow = super().flow(checkpoint, embedding=embedding, kernels=kernels)
-        if own.guide_output == "probability":
-            online = flow.online_critic and ProbabilityCritic(flow.online_critic)
-            flow = replace(flow, critic=ProbabilityCritic(flow.critic), online_critic=online)
-        return flow
+        return super().flow(checkpoint, embedding=embedding, kernels=kernels)
+
+    def climbed(self, critic: Critic) -> Critic:
+        """The critic of logits, or of probabilities round it."""
+        return climbing(critic, self.settings.guide_output)
 
     def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
         """The probability γ^steps of reaching the goal (B,), of the critic that guides."""
         expected = super().q(checkpoint, obs, chunks)
         return expected if self.settings.guide_output == "probability" else probability(expected)[0]
+
+
+def climbing(critic: Critic, output: str) -> Critic:
+    """A critic of logits as what is climbed of it: "logit" or "probability"."""
+    return critic if output == "logit" else ProbabilityCritic(critic)
 
 
 def dqc(settings: DQCSettings) -> DQCAgent:

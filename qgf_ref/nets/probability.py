@@ -44,6 +44,11 @@ class ProbabilityCritic:
         _, slope, inner = cache
         return self.logits.vjp(q_bar * slope, inner)
 
+    def vjp_inputs(self, q_bar: Array, cache: Any) -> Any:
+        """That of the logits, of q_bar (E, B) times their slope: of observations and actions."""
+        _, slope, inner = cache
+        return optional(self.logits, "vjp_inputs")(q_bar * slope, inner)
+
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
         """(Σ q_bar ∂²q/∂a²) action_dot, (B, D): the logits' own, and σ″ = σ′(1 − 2q) times ∂z∂z."""
         q, slope, inner = cache

@@ -28,6 +28,7 @@ from qgf_ref.data.goals.sampling import (
 )
 from qgf_ref.data.goals.trajectories import Trajectories
 from qgf_ref.errors import InputError, unknown_name
+from qgf_ref.threads import one_blas_thread
 
 QUANTITIES = (
     "row", "obs", "goal_row", "goal", "policy_goal_row", "policy_goal", "action", "steps",
@@ -91,6 +92,7 @@ class BatchReport:
         return "\n".join(lines)
 
 
+@one_blas_thread()
 def check_batches(
     fn: BatchFunction,
     data: Mapping[str, Array] | None = None,

@@ -25,6 +25,7 @@ from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme, target_value
 from qgf_ref.nets.critic import Critic, MLPCritic
 from qgf_ref.nets.joint import JointMLP
+from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.nets.velocity import FieldAround, VelocityField
 from qgf_ref.ops.kernels import Kernels
 from qgf_ref.ops.time_embedding import Precision
@@ -118,6 +119,7 @@ class Port:
     beside    the agent's other actors, by part
     chain     of an agent without a flow, how it acts by the network in the flow's place; steps, how
               many steps that takes
+    agent     the checkpoint's, if it is one's
     """
 
     flow: GuidedFlow
@@ -136,6 +138,7 @@ class Port:
     beside: Mapping[str, Any] = field(default_factory=dict)
     chain: Chain | None = None
     steps: int = 0
+    agent: Any = None
 
     @property
     def field(self) -> Any:
@@ -158,9 +161,12 @@ class Port:
 
     @property
     def critic(self) -> MLPCritic:
-        """The network of the critic that guides and ranks."""
-        assert isinstance(self.flow.critic, MLPCritic)
-        return self.flow.critic
+        """The network of the critic that guides and ranks, also inside of a wrapper."""
+        critic = self.flow.critic
+        if isinstance(critic, ProbabilityCritic):
+            critic = critic.logits
+        assert isinstance(critic, MLPCritic)
+        return critic
 
     @property
     def played(self) -> Scheme:
@@ -185,9 +191,14 @@ class Port:
 
     def with_critics(self, change: Callable[[MLPCritic], MLPCritic]) -> Port:
         """The same port with all its critics changed."""
-        flow = replace(self.flow, critic=change(self.critic))
-        assert isinstance(self.online, MLPCritic) and isinstance(self.target, MLPCritic)
-        return replace(self, flow=flow, online=change(self.online), target=change(self.target))
+
+        def inside(critic: Any) -> Any:
+            if isinstance(critic, ProbabilityCritic):
+                return replace(critic, logits=inside(critic.logits))
+            return change(critic)
+
+        flow = replace(self.flow, critic=inside(self.flow.critic))
+        return replace(self, flow=flow, online=inside(self.online), target=inside(self.target))
 
     def with_field(self, change: Callable[[VelocityField], VelocityField]) -> Port:
         """The same port with its field wrapped, whatever it is; of CFGRL's with both of its."""
@@ -260,9 +271,11 @@ def reference_port(
         )  # fmt: skip
     flow = estimator.on(checkpoint.guided_flow(embedding=embedding))
     flow = replace(flow, denoise_steps=denoise_steps)
+    if isinstance(agent, FlowAgent):
+        online, target = agent.climbed(online), agent.climbed(target)
     return Port(
         flow, estimator, name, online, target, horizon, checkpoint.action_dim, members,
-        beside=beside,
+        beside=beside, agent=agent,
     )  # fmt: skip
 
 

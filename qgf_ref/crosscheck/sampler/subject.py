@@ -18,6 +18,7 @@ import numpy as np
 from qgf_ref.adapters.jitter import UNKNOWN, TypicalSize, jittered_flow
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.goal_guided import under_usual_names
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.audit.flow_audit import Meter
 from qgf_ref.errors import InputError
@@ -161,7 +162,7 @@ def compared_with(
     """The networks of a checkpoint, its file, or a flow; obs, budget: see `FlowNetworks.of`."""
     if isinstance(reference, GuidedFlow):
         return FlowNetworks.of(reference, obs, budget)
-    return checkpoint_of(reference)
+    return under_usual_names(checkpoint_of(reference))
 
 
 def row_numbers(networks: Compared) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import (
     offsets_of,
 )
 from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION, OF_FLOWS
+from qgf_ref.crosscheck.sampler.mistakes.goals import GOALS, guides_online
 from qgf_ref.crosscheck.sampler.mistakes.gradient import AGGREGATION, FACTORS, GRADIENT
 from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS
 from qgf_ref.crosscheck.sampler.mistakes.network_options import NETWORK_OPTIONS
@@ -40,7 +41,9 @@ NO_OFFSET = offset_variant((0,) * (DIM // 2))
 INSIDE = ("critic-online", "best-of-online", "gradient-of-observation")
 """Mistakes outside the area "network" that need a look inside the networks, as do those of the time
 embedding."""
-_OTHERS = (*CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS, *OPTIONS, *NETWORK_OPTIONS)
+_OTHERS = (
+    *CONVENTION, *CLAMPS, *METHODS, *FACTORS, *FLOWS, *ACTORS, *OPTIONS, *NETWORK_OPTIONS, *GOALS
+)  # fmt: skip
 _BY_NAME = {m.name: m for m in (*BANK, *_OTHERS)}
 _POSITION = {name: i for i, name in enumerate(_BY_NAME)}
 
@@ -105,8 +108,10 @@ def candidates(port: Port, best_of: int = 1) -> tuple[Made, ...]:
     """
     if port.chain is not None:
         return _of_chain(port)
-    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS, *OPTIONS, *NETWORK_OPTIONS)
+    known = (*BANK, *METHODS, *CONVENTION, *CLAMPS, *FLOWS, *OPTIONS, *NETWORK_OPTIONS, *GOALS)
     bank = [m for m in known if not (looks_inside(m) if port.opaque else m.name in OF_FLOWS)]
+    if guides_online(port):  # its own say so
+        bank = [m for m in bank if m.name not in ("critic-online", "best-of-online")]
     if not port.opaque and not port.embeds_time:
         bank = [m for m in bank if not _of_embedding(m)]
     return tuple(

@@ -12,6 +12,7 @@ from qgf_ref.crosscheck.sampler.mistakes.base import Mistake, changing_parameter
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.nets.probability import ProbabilityCritic
 
 LayerChange = Callable[[LayerParams, int, int], LayerParams]
 """layer, its index, index of the output layer → layer"""
@@ -144,8 +145,10 @@ def _time_first(O: int, D: int, width: int) -> list[int]:
     return [*range(dim, width), *range(dim)]
 
 
-def with_member_0(critic: Any) -> MLPCritic:
+def with_member_0(critic: Any) -> Any:
     """The critic whose members all have member 0's LayerNorm."""
+    if isinstance(critic, ProbabilityCritic):
+        return replace(critic, logits=with_member_0(critic.logits))
     while not isinstance(critic, MLPCritic):  # another mistake may have wrapped it
         critic = critic.critic
     return replace(critic, params=_layers(_member_0)(critic.params))

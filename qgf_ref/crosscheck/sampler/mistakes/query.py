@@ -73,9 +73,11 @@ def _guided_velocity(base: Estimator, flow: GuidedFlow, step: DenoisingStep) -> 
     return base(flow, replace(step, velocity=guided))
 
 
-def _online(port: Port) -> Port:
+def guided_by_the_other(port: Port) -> Port:
+    """The port guided by the other copy of the critic, and ranked as it is."""
+
     def rank(flow: GuidedFlow, obs: Array, unclipped: Array, action: Array) -> Array:
-        return target_value(replace(flow, critic=port.critic), obs, unclipped, action)
+        return target_value(replace(flow, critic=port.flow.critic), obs, unclipped, action)
 
     guided = replace(port, flow=replace(port.flow, critic=port.online))
     return guided.with_scheme(rank=rank)
@@ -140,5 +142,5 @@ QUERY: tuple[Mistake, ...] = (
             {"t + 1/T": _later(_one_step_later), "(k+1)/T": _later(_next_on_grid)}, asks_one_step),
     Mistake("critic-online", "query", "q",
             "guidance uses the online critic: the official sampler uses the target critic",
-            one(_online), is_guided),
+            one(guided_by_the_other), is_guided),
 )  # fmt: skip
