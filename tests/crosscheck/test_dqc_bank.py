@@ -127,6 +127,26 @@ def test_the_logit_of_a_rounded_probability_is_no_mistake(monkeypatch: pytest.Mo
     assert errors["value"] > 1e-6
 
 
+def test_the_logit_of_a_saturated_probability_is_told() -> None:
+    """T9: infinite, or nan where valid is 0; a finite loss of the same networks is right."""
+    ck = variant("dqc", members=1)
+    ck = ck.with_params(target_action_critic=saying(20, ck.params["target_action_critic"]))
+    bank = bank_of(ck.agent)
+    recipe: Any = bank.reference
+
+    def saturated(inputs: Any) -> Array:
+        q = probability(recipe.backup(inputs))[0].astype(np.float32)
+        return logit_of(q)
+
+    def step(batch: Any, x0: Array, t: Array) -> Mapping[str, Any]:
+        case = TrainingCase(bank, ck, batch, {"x0": x0[None], "t": t[None]}, HYPER, 0)
+        with np.errstate(invalid="ignore"):
+            return case.run(replace(recipe, backup=saturated), "float32").quantities()
+
+    with pytest.raises(CrossCheckError, match=r"infinite, and 0·∞.*\(T9\)|z = 16\.64"):
+        check_losses(step, ck, hyper=HYPER)
+
+
 def test_a_batch_shows_what_data_do_not() -> None:
     ck = variant("dqc")
     batch = default_batch(ck)

@@ -34,6 +34,12 @@ from qgf_ref.threads import one_blas_thread
 COARSE = 0.01
 """Relative errors that bfloat16 explains: its rounding is 0.004."""
 
+SATURATED = (
+    "The value's loss is not finite: float32 rounds σ(z) to 1 from z = 16.64 on, whose logit is "
+    "infinite, and 0·∞ in a row that does not count is nan (T9). The official code does so, too; "
+    "take the logit of the reduced members from z itself (qgf_ref.ops.logits.reduced_logit)."
+)
+
 TrainingStep = Callable[..., Mapping[str, Any]]
 """(batch, x0, t), or whatever the agent's recipe draws, → losses, gradients, parameters."""
 
@@ -190,6 +196,8 @@ def check_losses(
             broken = _broken_premise(fn, case, theirs)
             note = f"Called again, {broken}; or it goes on from its updated parameters."
             report = replace(report, note=note if broken else report.note)
+        if isinstance(case.batch, GoalBatch) and not np.isfinite(float(theirs.get("value", 0.0))):
+            report = replace(report, note=SATURATED)
         raise CrossCheckError(report)
     return report
 
