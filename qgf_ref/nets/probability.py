@@ -44,10 +44,27 @@ class ProbabilityCritic:
         _, slope, inner = cache
         return self.logits.vjp(q_bar * slope, inner)
 
-    def vjp_inputs(self, q_bar: Array, cache: Any) -> Any:
-        """That of the logits, of q_bar (E, B) times their slope: of observations and actions."""
+    def jvp_inputs(self, obs_dot: Array, action_dot: Array, cache: Any) -> Array:
+        """q_dot (E, B) along a direction in (s, a)."""
         _, slope, inner = cache
-        return optional(self.logits, "vjp_inputs")(q_bar * slope, inner)
+        q_dot: Array = slope * optional(self.logits, "jvp_inputs")(obs_dot, action_dot, inner)
+        return q_dot
+
+    def vjp_inputs(self, q_bar: Array, cache: Any) -> tuple[Array, ...]:
+        """(s_bar, a_bar). q_bar (E, B)."""
+        _, slope, inner = cache
+        bars: tuple[Array, ...] = optional(self.logits, "vjp_inputs")(q_bar * slope, inner)
+        return bars
+
+    def hvp_inputs(
+        self, obs_dot: Array, action_dot: Array, q_bar: Array, cache: Any
+    ) -> tuple[Array, ...]:
+        """(s_bar_dot, a_bar_dot): the jvp of `vjp_inputs` along a direction in (s, a)."""
+        q, slope, inner = cache
+        z_dot = optional(self.logits, "jvp_inputs")(obs_dot, action_dot, inner)
+        own = optional(self.logits, "hvp_inputs")(obs_dot, action_dot, q_bar * slope, inner)
+        bent = optional(self.logits, "vjp_inputs")(q_bar * slope * (1 - 2 * q) * z_dot, inner)
+        return tuple(a + b for a, b in zip(own, bent, strict=True))
 
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
         """(Σ q_bar ∂²q/∂a²) action_dot, (B, D): the logits' own, and σ″ = σ′(1 − 2q) times ∂z∂z."""

@@ -81,6 +81,25 @@ def test_probabilities(case: Case) -> None:
         lambda a: critic.vjp(q_bar, critic.forward(obs, a)[1]),
         lambda a, a_dot: critic.hvp(a_dot, q_bar, critic.forward(obs, a)[1]), x, tolerance=1e-12,
     )  # fmt: skip
+    still = np.zeros_like(x)  # the same products along observations
+    check_jvp(
+        lambda s: critic.forward(s, x)[0],
+        lambda s, s_dot: critic.jvp_inputs(s_dot, still, critic.forward(s, x)[1]), obs,
+        tolerance=1e-12,
+    )  # fmt: skip
+    check_adjoint(
+        lambda s: critic.forward(s, x)[0],
+        lambda s, s_dot: critic.jvp_inputs(s_dot, still, critic.forward(s, x)[1]),
+        lambda s, bar: critic.vjp_inputs(bar, critic.forward(s, x)[1])[0], obs,
+    )  # fmt: skip
+    for i in (0, 1):
+        check_jvp(
+            lambda s, i=i: critic.vjp_inputs(q_bar, critic.forward(s, x)[1])[i],
+            lambda s, s_dot, i=i: critic.hvp_inputs(
+                s_dot, still, q_bar, critic.forward(s, x)[1]
+            )[i],
+            obs, tolerance=1e-12,
+        )  # fmt: skip
     lowest, cache = logits.forward(obs, x)
     first = (lowest == lowest.min(axis=0)).astype(float)
     slope = probability(lowest.min(axis=0))[1]

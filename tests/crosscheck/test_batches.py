@@ -65,6 +65,15 @@ def test_two_mistakes_and_one_without_a_name() -> None:
     assert "theirs" in str(caught.value) and "None of the mistakes" in str(caught.value)
 
 
+def test_what_is_no_number_is_wrong() -> None:
+    def undefined(*given: Any) -> dict[str, Any]:
+        batch = port_batch(*given)
+        return {**batch, "rewards": np.full_like(batch["rewards"], np.nan)}
+
+    with pytest.raises(CrossCheckError, match="WRONG, first in rewards, 128 of 128 rows"):
+        check_batches(undefined)
+
+
 def test_what_was_not_returned_is_not_vouched_for() -> None:
     def few(*given: Any) -> dict[str, Any]:
         return {name: port_batch(*given)[name] for name in ("obs", "masks")}

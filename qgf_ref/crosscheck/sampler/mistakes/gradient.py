@@ -81,7 +81,7 @@ class _Observing:
 
     def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:
         q, cache = self.critic.forward(obs, action)
-        return q, (cache, action.shape[1])
+        return q, (cache, action.shape[1], obs.shape[1])
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
         return self.critic.jvp(action_dot, cache[0])
@@ -91,7 +91,7 @@ class _Observing:
         return np.concatenate([s_bar, a_bar], axis=1)[:, : cache[1]]
 
     def hvp(self, action_dot: Array, q_bar: Array, cache: Any) -> Array:
-        obs_dot = np.zeros((len(action_dot), cache[0].widths[0]), action_dot.dtype)
+        obs_dot = np.zeros((len(action_dot), cache[2]), action_dot.dtype)
         bars_dot = self.critic.hvp_inputs(obs_dot, action_dot, q_bar, cache[0])
         return np.concatenate(bars_dot, axis=1)[:, : cache[1]]
 
