@@ -241,6 +241,11 @@ class DQCAgent(FlowAgent):
                 f"{checkpoint.source} has chunks of {checkpoint.horizon} actions, but "
                 f"policy_chunk_size {own.policy_chunk_size}"
             )
+        if own.goal_dim >= checkpoint.obs_dim:
+            raise InputError(
+                f"{checkpoint.source} has observations [s, g] of {checkpoint.obs_dim} columns, so "
+                f"that goals cannot have goal_dim = {own.goal_dim} of them"
+            )
         return super().flow(checkpoint, embedding=embedding, kernels=kernels)
 
     def climbed(self, critic: Critic) -> Critic:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from qgf_ref.agents.options import option_names
+from qgf_ref.errors import InputError
 from qgf_ref.files import user_path
 from qgf_ref.interop.mapping.mapping import TARGET_CRITIC_SOURCES
 from qgf_ref.ops.activations import ACTIVATIONS
@@ -86,6 +87,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         dest="settings",
         nargs="+",
+        action="extend",
         type=Assignment,
         metavar="NAME=VALUE",
         help="other settings of its agent than its own, e.g. guide_output=probability (dqc)",
@@ -117,4 +119,8 @@ def flag_of(name: str) -> str:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """{name: value} of --set."""
-    return dict(each.pair for each in args.settings or ())
+    pairs = [each.pair for each in args.settings or ()]
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"--set gives {', '.join(twice)} twice")
+    return dict(pairs)

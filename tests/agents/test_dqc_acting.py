@@ -170,10 +170,11 @@ def test_official_checkpoints(case: Case, tmp_path: Path, capsys: Any) -> None:
     assert "which has no critic" in capsys.readouterr().err
     for path, flag, says in (
         (source, "guide=1", "unknown setting 'guide'"),
+        (source, "guide_output=logit --set guide_output=logit", "gives guide_output twice"),
         (source, "guide_output=odds", "the valid ones are: logit, probability"),
         (case.path.parents[1] / "chunked", "guide_output=logit", "the agent iql has no settings"),
     ):
-        assert main(["explain", "--checkpoint", str(path), "--set", flag]) == 2
+        assert main(["explain", "--checkpoint", str(path), "--set", *flag.split()]) == 2
         assert says in capsys.readouterr().err
     assert main(["train", "cube-single-play-singletask-task1-v0", "--agent", "dqc", "--out",
                  str(tmp_path / "run")]) == 2  # fmt: skip

@@ -65,6 +65,15 @@ def test_two_mistakes_and_one_without_a_name() -> None:
     assert "theirs" in str(caught.value) and "None of the mistakes" in str(caught.value)
 
 
+def test_what_a_port_writes_into_its_draws_is_its_own_mistake() -> None:
+    def altering(data: Any, draws: Any, sampling: Any) -> dict[str, Any]:
+        draws.value.along[:] = 0
+        return port_batch(data, draws, sampling)
+
+    with pytest.raises(CrossCheckError, match="WRONG, first in goal"):
+        check_batches(altering)
+
+
 def test_what_is_no_number_is_wrong() -> None:
     def undefined(*given: Any) -> dict[str, Any]:
         batch = port_batch(*given)
@@ -113,6 +122,9 @@ def _to_the_final(data: dict[str, Any]) -> Any:
             r"masks must be of shape \(128,\), got \(3,\)",
         ),
         (lambda *given: {"masks": np.random.rand(128)}, None, "differs between two calls"),  # noqa: NPY002
+        (lambda *given: {"masks": 1j * np.ones(128)}, None, "masks must hold real numbers"),
+        (lambda *given: {"action": [[1], [1, 2]]}, None, "action is no array"),
+        (port_batch, {**exposing_data(), "goals": np.full((78, 2), np.nan)}, "must be finite"),
         (port_batch, {"observations": np.ones((4, 2))}, "the data lack actions, terminals"),
         (port_batch, {**exposing_data(), "goals": np.ones((3, 1))}, "of one length"),
         (port_batch, {**exposing_data(), "terminals": np.zeros(78)}, "must be terminal"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qgf_ref
+from qgf_ref import InputError
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.dqc import DQCSettings, dqc
 from qgf_ref.agents.options import Options
@@ -109,6 +110,11 @@ def port(ck: Checkpoint) -> Any:
     return sampler
 
 
+def test_goals_are_fewer_than_an_observations_columns() -> None:
+    with pytest.raises(InputError, match="7 columns, so that goals cannot have goal_dim = 9"):
+        _ = qgf_ref.load(policy=checkpoint(), settings={"goal_dim": 9}).flow
+
+
 def test_checks_take_it() -> None:
     ck = checkpoint()
     check_sampler(port(ck), ck)
@@ -116,6 +122,11 @@ def test_checks_take_it() -> None:
         check_sampler(port(checkpoint(guide_critic="target")), ck)
     critic = ck.flow.critic
     check_critic(lambda obs, action: critic.forward(obs, action)[0], ck)
+    with pytest.raises(CrossCheckError, match="goal-first"):
+        check_critic(lambda obs, a: critic.forward(np.roll(obs, G, axis=1), a)[0], ck)
+    other = checkpoint(guide_critic="target").flow.critic
+    with pytest.raises(CrossCheckError, match="critic-target"):
+        check_critic(lambda obs, action: other.forward(obs, action)[0], ck)
     wrong = checkpoint(guide_output="probability").flow
 
     def gradient(obs: Array, action: Array) -> Array:

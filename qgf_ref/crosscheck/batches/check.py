@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -115,8 +116,9 @@ def check_batches(
     goal_conditioned.md, section 1. Raises CrossCheckError, naming the mistakes that give what was
     returned; InputError when `fn` returns something else, or not the same twice.
     """
-    given = exposing_data() if data is None else dict(data)
-    given.setdefault("goals", given["observations"].astype(np.float32))
+    if rows < 1:
+        raise InputError(f"rows must be at least 1, got {rows}")
+    given = exposing_data() if data is None else {n: _array(n, a) for n, a in data.items()}
     draws = draw(np.random.RandomState(seed), _trajectories(given), rows, sampling)
     theirs = _returned(fn, given, draws, sampling)
     literal = Literal(given).batch(draws, sampling)
@@ -168,6 +170,9 @@ def _trajectories(data: Mapping[str, Array]) -> Trajectories:
     lacking = [n for n in ("observations", "actions", "terminals") if n not in data]
     if lacking:
         raise InputError(f"the data lack {', '.join(lacking)}: give arrays as in OGBench's files")
+    odd = [n for n, a in data.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
+    if odd:
+        raise InputError(f"{', '.join(odd)} of the data must be finite: nothing equals nan")
     lengths = {name: len(array) for name, array in data.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"arrays of the data must be of one length, got {lengths}")
@@ -179,7 +184,7 @@ def _trajectories(data: Mapping[str, Array]) -> Trajectories:
         observations=observations,
         actions=np.asarray(data["actions"], np.float32),
         ends=ends,
-        goal_source=np.asarray(data["goals"], np.float32),
+        goal_source=np.asarray(data.get("goals", observations), np.float32),
     )
 
 
@@ -189,7 +194,7 @@ def _returned(
     """What `fn` returns, as arrays. Raises InputError."""
     both = []
     for _ in range(2):
-        answer = fn({n: np.array(a) for n, a in data.items()}, draws, sampling)
+        answer = fn({n: np.array(a) for n, a in data.items()}, deepcopy(draws), sampling)
         if not isinstance(answer, Mapping):
             raise InputError(
                 f"expected a mapping of arrays by name, got {type(answer).__name__}: return any of "
@@ -198,7 +203,7 @@ def _returned(
         for name in answer:
             if name not in QUANTITIES:
                 raise unknown_name("array of a batch", str(name), QUANTITIES)
-        both.append({name: np.asarray(answer[name]) for name in answer})
+        both.append({name: _array(name, answer[name]) for name in answer})
     if not both[0]:
         raise InputError(f"nothing was returned: give any of {', '.join(QUANTITIES)}")
     for name, array in both[0].items():
@@ -208,6 +213,16 @@ def _returned(
                 "or seed your own at the beginning"
             )
     return both[0]
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} is no array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must hold real numbers, got {array.dtype}")
+    return array
 
 
 def _require_shapes(

@@ -124,7 +124,10 @@ class Literal:
         h, gamma, f = sampling.horizon, sampling.discount, self.final(i)
         if sampling.relabelling == "one-step":
             k, success = 1, i == goal
-            following = min(i + 1, len(self.observations) - 1)
+            if "success-by-equality" in self.mistakes:
+                success = bool((self.goals[i] == self.goals[goal]).all())
+            ahead = h if "next-state-at-horizon" in self.mistakes else 1
+            following = min(i + ahead, len(self.observations) - 1)
             reward = (0.0 if success else -1.0) if sampling.negative else float(success)
         else:
             k, ahead = min(h, f - i), goal - i

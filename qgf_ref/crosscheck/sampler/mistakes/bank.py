@@ -148,7 +148,7 @@ def _concerns(mistake: Mistake, variant: str, only: str) -> bool:
         return True
     other = _OTHER[only]
     elsewhere = variant in ("in policy and critic", f"in the {other} only")
-    known = mistake.area in _AREAS_OF[only] or mistake.name == f"{only}-online"
+    known = mistake.area in _AREAS_OF[only] or mistake.name in (f"{only}-online", f"{only}-target")
     return known and not elsewhere and not mistake.name.startswith(f"{other}-")
 
 

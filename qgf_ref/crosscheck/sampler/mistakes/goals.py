@@ -92,7 +92,7 @@ def _goal_columns(change: Callable[[Any, int, int], Any]) -> Callable[[Any], Cal
 
 def _exchanged(kernel: Any, O: int, G: int) -> Any:
     rows = [*range(G, O), *range(G), *range(O, kernel.shape[-2])]
-    return kernel[..., [rows.index(i) for i in range(kernel.shape[-2])], :]
+    return kernel[..., rows, :]
 
 
 def _left_out(kernel: Any, O: int, G: int) -> Any:
@@ -132,7 +132,8 @@ GOALS: tuple[Mistake, ...] = (
             "(guide_critic)",
             one(guided_by_the_other), lambda port: is_guided(port) and guides_online(port)),
     Mistake("best-of-target-copy", "selection", "action",
-            "candidates are ranked by the target critic: DQC ranks by the online one",
+            "candidates are ranked by the target critic: the checkpoint says the online one, which "
+            "guides and ranks (guide_critic)",
             one(lambda port: ranked_by(port, port.online)), guides_online, selects=True),
     Mistake("best-of-mean-of-probabilities", "selection", "action",
             "candidates are ranked by the mean of the members' probabilities: DQC ranks by that of "
