@@ -56,6 +56,22 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
     return cast
 
 
+def integer(value: Any) -> int | None:
+    """`value` as an int if it is an integer of Python or NumPy, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return None
+    return int(value)
+
+
+def whole_number(value: Any, name: str, least: int = 0, most: int | None = None) -> int:
+    """`value` as an int. Raises InputError unless it is an integer within these limits."""
+    number = integer(value)
+    if number is None or number < least or (most is not None and number > most):
+        limit = f"≥ {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} must be a whole number {limit}, got {value!r}")
+    return number
+
+
 def follows_numpy(x: Any) -> bool:
     """Whether x is an array on a GPU that NumPy's functions work on, such as CuPy's."""
     return hasattr(x, "__cuda_array_interface__") and hasattr(x, "__array_function__")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
 
-from qgf_ref.errors import QGFError, unknown_name
+from qgf_ref.errors import InputError, QGFError, unknown_name
 
 KnownFailures = Mapping[str, str]
 """Name of a clause → why it is known to fail."""
@@ -141,6 +141,10 @@ def parametrized(
 
 
 def _require_names(clauses: Sequence[Clause], known_failures: KnownFailures) -> None:
+    if not isinstance(known_failures, Mapping):
+        raise InputError(
+            f"known_failures must map checks to reasons, got {type(known_failures).__name__}"
+        )
     names = {c.name for c in clauses} | {str(c) for c in clauses}
     for name in known_failures:
         if name not in names:

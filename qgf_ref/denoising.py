@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array, require_finite
+from qgf_ref.arrays import Array, integer, require_finite
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.flow.euler import integrate
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
@@ -165,10 +164,3 @@ def _climb(
 def finite(x: Array, step: int, quantity: str) -> None:
     """Raise NonFiniteError, naming step and quantity, if x holds NaN or infinity."""
     require_finite(x, f"{quantity} at denoising step {step}", NonFiniteError)
-
-
-def integer(value: Any) -> int | None:
-    """`value` as an int if it is an integer of Python or NumPy, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        return None
-    return int(value)

@@ -101,6 +101,13 @@ def progress(
         yield _Lines(total, unit, title, first)
 
 
+def wanted(show: bool | None) -> bool:
+    """Whether a job of the library that may take minutes shows itself: as asked; not asked, where
+    somebody watches it, on a terminal.
+    """
+    return sys.stderr.isatty() if show is None else show
+
+
 def tracked(
     items: Iterable[T],
     total: int | None = None,

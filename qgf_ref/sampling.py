@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array, follows_numpy, matrix
+from qgf_ref.arrays import Array, follows_numpy, integer, matrix
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.denoising import (
     GradientSteps,
@@ -16,10 +16,9 @@ from qgf_ref.denoising import (
     conclude,
     denoise,
     finite,
-    integer,
 )
 from qgf_ref.errors import InputError
-from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
+from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow, require_flow
 from qgf_ref.guidance.queries import members_at, one_step_estimate
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
@@ -171,11 +170,7 @@ def trace(
 
 
 def _with_steps(flow: GuidedFlow, denoise_steps: int | None) -> GuidedFlow:
-    if not isinstance(flow, GuidedFlow):
-        raise InputError(
-            f"the first argument must be a GuidedFlow, got {type(flow).__name__}; "
-            "of a checkpoint, pass checkpoint.flow"
-        )
+    require_flow(flow)
     if denoise_steps is None:
         return flow
     again = getattr(flow.field, "for_steps", None)

@@ -20,13 +20,19 @@ from collections.abc import Callable
 from functools import partial
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.audit.agent_contract import agent_checks, check_agent
 from qgf_ref.audit.definitions import OracleStep, defines
 from qgf_ref.audit.flow_contract import check_flow
 from qgf_ref.contracts import ContractError, ContractReport
+from qgf_ref.crosscheck.arguments import (
+    USUAL_WEIGHT,
+    guidance_weight,
+    known_precision,
+    require_plain,
+)
 from qgf_ref.crosscheck.batches.check import BatchReport, check_batches
-from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.errors import CrossCheckError, answer_of
 from qgf_ref.crosscheck.estimator import (
     check_estimator,
     estimator_checks,
@@ -53,8 +59,9 @@ from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike
-from qgf_ref.progress import tracked
+from qgf_ref.progress import tracked, wanted
 from qgf_ref.threads import one_blas_thread
+from qgf_ref.user_code import require_function
 
 __all__ = [
     "EXPOSING",
@@ -99,6 +106,7 @@ def check_sampler(
     convention: ConventionLike | None = None,
     budget: int = FLOW_BUDGET,
     gradient_steps: GradientSteps | None = None,
+    precision: str | None = None,
 ) -> SamplerReport:
     """Check a sampler against the reference on inputs that expose every mistake of the bank.
 
@@ -110,21 +118,24 @@ def check_sampler(
                port that cannot be given z returns its own in the mapping. v is then what the
                network says, a1_hat the clean estimate
     checkpoint the networks, or the path of their file
-    estimator  of an agent whose flow was trained with the critic (EDP, QAM) give "none"; of one
-               that acts without a flow it is left aside
+    estimator  of an agent whose flow was trained with the critic (EDP, QAM) give "none"; one that
+               acts without a flow has neither estimator nor weight
     weight     of most calls; 0 and 1.5 are tried as well
     best_of    n > 1: also call it with B·n rows of noise, of which it must choose
     gradient_steps  of GradStep, which follow the flow (with the estimator none, as published)
     build      checkpoint → sampler: then also check networks made so that quiet mistakes show
                (LayerNorm statistics near epsilon, moved parameters, tied members)
     coverage   list the mistakes that none of the calls would have shown
+    observations  obs (N, O) to call the port with, in turn, float32 (default: normal ones)
+    convention    of what the port returns (default: the core's)
+    precision     in which the port's networks compute, if that is less than float32: "bfloat16" or
+                  "float16", whose rounding explains the more
+    show_progress  on stderr (default: on a terminal)
     A GuidedFlow in the place of the checkpoint is of anybody's networks: at most 8 rows, no mistake
     inside of networks is tried, and neither `build` nor `coverage` applies. Then
-    observations  obs (N, O) to call the port with (default: all that the adapter was given, whose
-                  row numbers (B, 1) the port gets; else normal ones)
-    convention    of what the port returns (default: that of the flow's adapter)
+    observations  default: all that the adapter was given, whose row numbers (B, 1) the port gets
+    convention    default: that of the flow's adapter
     budget        calls of a network; a diagnosis that does not come to its end says so
-    show_progress  on stderr, network by network: by default with `build`, which takes a while
 
     (B, H, A) for (B, D) is taken as well. A sampler that disagrees is called again first: nothing
     is explained of one whose answers its inputs do not decide, or that is right and misrecorded.
@@ -132,10 +143,15 @@ def check_sampler(
     returns the report; raises CrossCheckError with it when rounding does not explain a difference,
     when the port raises, or returns what is no action. Raises InputError on malformed arguments.
     """
+    _require_functions(fn, build)
+    weight, best_of = guidance_weight(weight), whole_number(best_of, "best_of", 1)
+    seed, precision = whole_number(seed, "seed"), known_precision(precision)
+    if gradient_steps is not None and not isinstance(gradient_steps, GradientSteps):
+        raise InputError(f"gradient_steps must be a GradientSteps, got {gradient_steps!r}")
     if isinstance(checkpoint, GuidedFlow):
         if build is not None:
             raise InputError("build makes samplers of checkpoints: a flow's networks are its own")
-        fn, coverage = returning_core(fn, checkpoint, convention), False
+        coverage = False
     networks = compared_with(checkpoint, observations, budget)
     actor = actor_of(networks)
     guide = estimator_by_name(estimator if actor is None else "none")
@@ -144,6 +160,11 @@ def check_sampler(
             f"{networks.source}: the agent {actor.name} draws one action for each observation and "
             "leaves it: neither best_of nor gradient_steps applies"
         )
+    if actor is not None:
+        guided = weight not in (0.0, USUAL_WEIGHT)
+        named = estimator not in ("none", "qgf")
+        require_plain(actor, networks.source, estimator=named, weight=guided,
+                      convention=convention is not None)  # fmt: skip
     tried_on: dict[str, Compared] = {networks.source: networks}
     if build is not None:
         assert isinstance(networks, Checkpoint)
@@ -152,27 +173,39 @@ def check_sampler(
     unseen: set[str] | None = None
     calls: tuple[str, ...] = ()
     notes: dict[str, None] = {}
-    show = build is not None if show_progress is None else show_progress
+    show = wanted(show_progress)
     for on, nets in tracked(
-        tried_on.items(), len(tried_on), "network", title="check_sampler", show=show
+        tried_on.items(), len(tried_on), "network", title="check_sampler", leave=False, show=show
     ):
-        other = build is not None and nets is not networks and isinstance(nets, Checkpoint)
-        port = build(nets) if build is not None and other else fn  # type: ignore[arg-type]
+        port = fn
+        if build is not None and isinstance(nets, Checkpoint) and nets is not networks:
+            port = answer_of(partial(build, nets), f"on {on}, your build", "instead of a sampler")
+            require_function(port, "what build returns", "(obs, noise, weight) → action")
+        if actor is None:
+            port = returning_core(port, checkpoint, convention)
         T = nets.options.denoise_steps
         setting = Setting(nets.astype("float64"), guide, T, climb=gradient_steps)
-        tried = probes(nets, rows=rows, weight=weight, best_of=best_of, seed=seed)
+        tried = probes(
+            nets, rows=rows, weight=weight, best_of=best_of, seed=seed, observations=observations
+        )
         calls = tuple(probe.name for probe in tried)
-        cases = [called(port, nets, probe, on) for probe in tried]
+        cases = [called(port, nets, probe, on, precision) for probe in tried]
         notes |= {note: None for case in cases for note in case.notes}
         premises = partial(require_premises, port, nets, setting, tried, cases, on)
-        chosen, _, diagnosis = diagnose(setting, cases, premises=premises)
+        chosen, _, diagnosis = diagnose(setting, cases, show, premises)
         if diagnosis.unknown is not None:
             require_drawn(port, nets, tried[0], cases[0], on)
         if not diagnosis.agrees:
             raise CrossCheckError(disagreement(chosen, diagnosis, on, calls, nets, cases))
         if coverage:
-            missed = set(hidden(chosen, cases))
+            missed = set(hidden(chosen, cases, show))
             unseen = missed if unseen is None else unseen & missed
     return SamplerReport(
         diagnosis, " and ".join(tried_on), calls, tuple(sorted(unseen or ())), notes=tuple(notes)
     )
+
+
+def _require_functions(fn: object, build: object) -> None:
+    require_function(fn, "fn", "(obs, noise, weight) → action")
+    if build is not None:
+        require_function(build, "build", "checkpoint → sampler")

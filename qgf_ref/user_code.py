@@ -33,8 +33,19 @@ def import_named(spec: str, what: str) -> Any:
     return getattr(module, attribute)
 
 
+def require_function(value: Any, name: str, takes: str) -> None:
+    """Raise InputError unless `value` can be called; `takes`: with what, and what it returns."""
+    if not callable(value):
+        raise InputError(f"{name} must be a function {takes}, got {type(value).__name__}")
+
+
 def error_summary(error: BaseException) -> str:
-    """Kind, message, and where in the user's file, on one line.
+    """Kind, message, and where in the user's file, on one line."""
+    return f"{type(error).__name__}: {error_said(error)}"
+
+
+def error_said(error: BaseException) -> str:
+    """Message, and where in the user's file, on one line.
 
     The innermost frame outside of installed packages, if there is one, and never our own.
     """
@@ -45,4 +56,4 @@ def error_summary(error: BaseException) -> str:
     theirs = [f for f in frames if "-packages" not in f.filename] or frames
     where = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
     said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said if len(said) <= MOST else said[: MOST - 1] + '…'}{where}"
+    return f"{said if len(said) <= MOST else said[: MOST - 1] + '…'}{where}"

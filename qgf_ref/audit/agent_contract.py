@@ -16,7 +16,7 @@ from qgf_ref.agents.agent import Acting, Agent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.options import Options
 from qgf_ref.agents.part import Part
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.contracts import (
     NO_FAILURES,
     Broken,
@@ -84,7 +84,11 @@ def check_agent(
 
 def agent_checks(agent: Agent, *, seed: int = 0) -> list[tuple[str, Clause]]:
     """The checks of `check_agent` by name, each a function without arguments, for pytest."""
-    trial = AgentTrial(agent, seed)
+    if not isinstance(agent, Agent):
+        raise InputError(
+            f"the first argument must be a qgf_ref.agents.agent.Agent, got {type(agent).__name__}"
+        )
+    trial = AgentTrial(agent, whole_number(seed, "seed"))
     return [(n, Clause(agent.name, n, partial(check, trial))) for n, check in CHECKS.items()]
 
 

@@ -15,7 +15,7 @@ from unittest import SkipTest
 
 import numpy as np
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.audit.by_oracle import standing_still, typical_curl
 from qgf_ref.audit.flow_contract import (
     CHECKS,
@@ -31,7 +31,7 @@ from qgf_ref.audit.flow_report import EstimatorProfile, FlowReport
 from qgf_ref.audit.profile import ChainGradients, cosine
 from qgf_ref.audit.strength import RandomDirection, ratios
 from qgf_ref.contracts import Broken, ContractError, Unchecked
-from qgf_ref.denoising import denoising_step, integer
+from qgf_ref.denoising import denoising_step
 from qgf_ref.errors import BudgetSpent, InputError, QGFError
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.counting import ProductCounter, counted
@@ -104,8 +104,7 @@ def audit_flow(
         raise InputError(f"each estimator can be audited once; got {', '.join(labels)}")
     if not (isinstance(weight, int | float | np.number) and 0 <= weight < np.inf):
         raise InputError(f"weight must be a number ≥ 0, got {weight!r}")
-    if (integer(budget) or 0) < 1:
-        raise InputError(f"budget must be a whole number of calls ≥ 1, got {budget!r}")
+    whole_number(budget, "budget", 1)
     guided = [e for e in chosen if e.name != "none"]
     report = FlowReport(repr(flow), {"rows": len(obs), "weight": weight, "budget": budget})
     watched = counted(flow, meter)[0]

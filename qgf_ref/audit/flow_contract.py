@@ -11,7 +11,7 @@ import numpy as np
 
 from qgf_ref.adapters.examination import REPEATS, relative_distance
 from qgf_ref.adapters.networks import NoCritic
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.audit.flow_direction import Direction, flow_direction
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.contracts import (
@@ -24,7 +24,7 @@ from qgf_ref.contracts import (
     fulfil,
 )
 from qgf_ref.errors import InputError, QGFError
-from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.guidance.base import GuidedFlow, require_flow
 from qgf_ref.nets.products import MissingProduct
 from qgf_ref.oracles import Oracle
 from qgf_ref.threads import one_blas_thread
@@ -113,6 +113,7 @@ def check_flow(
     returns what was checked and, with reasons, what was not (a product that is missing, or taken by
     differences). Raises ContractError, an AssertionError, at the first clause that is broken.
     """
+    whole_number(seed, "seed")
     trial = FlowTrial.of(flow, require_rows(flow, obs), seed=seed)
     return fulfil(flow_clauses(trial), known_failures)
 
@@ -289,6 +290,7 @@ def _require(holds: bool, message: str) -> None:
 
 def require_rows(flow: GuidedFlow, obs: Any) -> Array:
     """obs as an array (B, O) with B ≥ 2. Raises InputError on another."""
+    require_flow(flow)
     array = np.asarray(obs)
     wide = flow.field.obs_dim
     if array.ndim != 2 or len(array) < 2 or (wide is not None and array.shape[1] != wide):

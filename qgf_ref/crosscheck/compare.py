@@ -9,13 +9,14 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.arguments import known_precision, require_plain
 from qgf_ref.crosscheck.located import Element, located
 from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
-from qgf_ref.crosscheck.sampler.probes import Probe, hidden, probes, separating
+from qgf_ref.crosscheck.sampler.probes import Probe, actor_of, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.requirements import prepared
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
@@ -25,12 +26,11 @@ from qgf_ref.crosscheck.sampler.subject import (
     in_core,
 )
 from qgf_ref.denoising import GradientSteps
-from qgf_ref.errors import unknown_name
 from qgf_ref.flow.convention import ConventionLike
 from qgf_ref.flow.normalisation import Normalisation
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import EstimatorLike
-from qgf_ref.interop.trace_file import PRECISIONS, RecordedTrace
+from qgf_ref.interop.trace_file import RecordedTrace
 from qgf_ref.threads import one_blas_thread
 
 
@@ -102,15 +102,19 @@ def compare(
     budget             calls of a network; a diagnosis that does not come to its end says so
     Mistakes inside of networks are not simulated then, and rounding is that of jittered networks.
     """
-    if precision is not None:
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
+    if known_precision(precision) is not None:
         theirs = replace(theirs, metadata={**theirs.metadata, "precision": precision})
     told = convention_of(checkpoint, convention, theirs.metadata.get("convention"))
     theirs = in_core(theirs, told, units)
     networks = compared_with(checkpoint, theirs.obs, budget)
-    setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
     climb = theirs.gradient_steps if gradient_steps is None else gradient_steps
+    actor = actor_of(networks)
+    if actor is not None and estimator in (None, "none"):  # another is refused by its name
+        require_plain(
+            actor, networks.source, weight=bool(weight), gradient_steps=climb is not None,
+            convention=convention is not None,
+        )  # fmt: skip
+    setting, case = prepared(networks, theirs, estimator, weight, denoise_steps)
     setting = replace(setting, climb=climb)
     chosen, search, diagnosis = diagnose(setting, [case], progress, interruptible=True)
     diagnosis = described(chosen, diagnosis, [case])

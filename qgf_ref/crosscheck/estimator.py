@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.audit.contract import ROW_TOLERANCE, Trial, estimator_clauses
 from qgf_ref.audit.definitions import has_definition
 from qgf_ref.contracts import (
@@ -22,6 +22,7 @@ from qgf_ref.contracts import (
     nothing_to_check,
     parametrized,
 )
+from qgf_ref.crosscheck.arguments import guidance_weight
 from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.pointwise import agreement, setting_of, stepwise_case
 from qgf_ref.errors import InputError
@@ -122,25 +123,31 @@ class _Settings(NamedTuple):
 
 
 def _clauses(subject: EstimatorLike | ForeignFunction, how: _Settings) -> list[Clause]:
-    if how.rows < 2:
-        raise InputError(f"rows must be ≥ 2, so that there is a batch, got {how.rows}")
+    whole_number(how.rows, "rows", 2)  # so that there is a batch
+    whole_number(how.seed, "seed")
+    how = how._replace(weight=guidance_weight(how.weight))
+    if how.tolerance is not None and not (
+        isinstance(how.tolerance, int | float | np.number) and how.tolerance >= 0
+    ):
+        raise InputError(f"tolerance must be a number ≥ 0, got {how.tolerance!r}")
     foreign = _foreign(subject, how.like)
     if foreign is None:
-        estimator, tolerance = estimator_by_name(cast(EstimatorLike, subject)), ROW_TOLERANCE
+        estimator, usual = estimator_by_name(cast(EstimatorLike, subject)), ROW_TOLERANCE
     else:
-        estimator, tolerance = _adapted(foreign), FLOAT32_TOLERANCE
+        estimator, usual = _adapted(foreign), FLOAT32_TOLERANCE
+    tolerance = usual if how.tolerance is None else how.tolerance
     networks, single = None, None
     if isinstance(how.checkpoint, GuidedFlow):
         flow = how.checkpoint
     else:
-        networks = checkpoint_of(how.checkpoint or EMBEDDED)
+        networks = checkpoint_of(EMBEDDED if how.checkpoint is None else how.checkpoint)
         flow = networks.astype("float64").flow
         single = None if foreign is not None else networks.astype("float32").flow
     obs, action = _states(flow, how.rows, how.seed)
     trial = Trial(
         estimator, estimator.on(flow), obs, action, how.weight,
         None if single is None else estimator.on(single),
-        how.tolerance or tolerance, {} if foreign is None else PORT_HAS_NONE,
+        tolerance, {} if foreign is None else PORT_HAS_NONE,
     )  # fmt: skip
     return [*estimator_clauses(trial), *_likeness(trial, networks, how)]
 

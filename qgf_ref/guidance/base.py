@@ -195,3 +195,12 @@ class Estimator(ABC):
     def potential(self, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
         """The scalar Φ(a_t) (B,) with G = ∇Φ, or None when G is not a gradient field."""
         return None
+
+
+def require_flow(flow: Any) -> None:
+    """Raise InputError unless `flow` is a GuidedFlow."""
+    if not isinstance(flow, GuidedFlow):
+        raise InputError(
+            f"the first argument must be a GuidedFlow, got {type(flow).__name__}; "
+            "of a checkpoint, pass checkpoint.flow"
+        )

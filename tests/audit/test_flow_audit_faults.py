@@ -57,7 +57,7 @@ def test_estimators_by_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        *(({"budget": b}, "budget must be a whole number of calls ≥ 1") for b in (0, -3, 2.5, "9")),
+        *(({"budget": b}, "budget must be a whole number ≥ 1") for b in (0, -3, 2.5, "9")),
         *(({"weight": w}, "weight must be a number ≥ 0") for w in ("1", np.nan, None)),
         ({"estimators": ["qqf"]}, "unknown estimator 'qqf'"),
     ],

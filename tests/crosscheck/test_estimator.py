@@ -270,7 +270,7 @@ def test_known_failures() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(InputError, match="rows must be ≥ 2"):
+    with pytest.raises(InputError, match="rows must be a whole number ≥ 2"):
         check_estimator("qgf", CK, rows=1)
     with pytest.raises(InputError, match="unknown estimator"):
         check_estimator("qfg", CK)

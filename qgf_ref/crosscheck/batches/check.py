@@ -13,14 +13,15 @@ import textwrap
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import Array
+from qgf_ref.arrays import Array, whole_number
 from qgf_ref.crosscheck.batches.literal import MISTAKES, Literal
-from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.errors import CrossCheckError, answer_of
 from qgf_ref.data.goals.sampling import (
     BatchDraws,
     GoalLaw,
@@ -30,6 +31,7 @@ from qgf_ref.data.goals.sampling import (
 from qgf_ref.data.goals.trajectories import Trajectories
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.threads import one_blas_thread
+from qgf_ref.user_code import require_function
 
 QUANTITIES = (
     "row", "obs", "goal_row", "goal", "policy_goal_row", "policy_goal", "action", "steps",
@@ -114,10 +116,20 @@ def check_batches(
     sampling  horizon, discount, laws of goals
     The definition is `qgf_ref.crosscheck.batches.literal`, in plain Python; source:
     goal_conditioned.md, section 1. Raises CrossCheckError, naming the mistakes that give what was
-    returned; InputError when `fn` returns something else, or not the same twice.
+    returned, or where `fn` raises; InputError when it returns something else, or not the same
+    twice.
     """
-    if rows < 1:
-        raise InputError(f"rows must be at least 1, got {rows}")
+    require_function(fn, "fn", "(data, draws, sampling) → arrays by name")
+    rows, seed = whole_number(rows, "rows", 1), whole_number(seed, "seed", 0, 2**32 - 1)
+    if not isinstance(sampling, GoalSampling):
+        raise InputError(
+            "sampling must be a GoalSampling (qgf_ref.data.goals.sampling), got "
+            f"{type(sampling).__name__}"
+        )
+    if data is not None and not isinstance(data, Mapping):
+        raise InputError(
+            f"data must map observations, actions, terminals to arrays, got {type(data).__name__}"
+        )
     given = exposing_data() if data is None else {n: _array(n, a) for n, a in data.items()}
     draws = draw(np.random.RandomState(seed), _trajectories(given), rows, sampling)
     theirs = _returned(fn, given, draws, sampling)
@@ -194,7 +206,8 @@ def _returned(
     """What `fn` returns, as arrays. Raises InputError."""
     both = []
     for _ in range(2):
-        answer = fn({n: np.array(a) for n, a in data.items()}, deepcopy(draws), sampling)
+        own = {n: np.array(a) for n, a in data.items()}, deepcopy(draws), sampling
+        answer = answer_of(partial(fn, *own), "your function", f"on {len(draws.start)} rows")
         if not isinstance(answer, Mapping):
             raise InputError(
                 f"expected a mapping of arrays by name, got {type(answer).__name__}: return any of "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.errors import CrossCheckError
+from qgf_ref.crosscheck.errors import CrossCheckError, answer_of
 from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.probes import Probe, actor_of
@@ -39,12 +39,7 @@ def array_of(
     ensemble. Raises CrossCheckError when it raises, or returns something else. what: the call, for
     the message; name: the quantity.
     """
-    try:
-        answer = call()
-    except Exception as error:
-        raise CrossCheckError(
-            f"your function raised {type(error).__name__} on {what}: {error}"
-        ) from error
+    answer = answer_of(call, "your function", f"on {what}")
     if name == "q" and shape[0] == 1 and np.shape(answer) == shape[1:]:
         answer = np.reshape(answer, shape)
     return _numbers(answer if name == "q" else flattened(answer, networks), shape, what)
@@ -68,17 +63,17 @@ def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     return array
 
 
-def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCase:
-    """The run of `fn` on a probe, recorded. Raises CrossCheckError when it is none."""
+def called(
+    fn: Sampler, networks: Compared, probe: Probe, on: str, precision: str | None = None
+) -> RecordedCase:
+    """The run of `fn` on a probe, recorded; precision: of its networks, if less than float32.
+
+    Raises CrossCheckError when it is none.
+    """
     rows, D = len(probe.obs), networks.flat_action_dim
     guided = "" if probe.chained else f", weight {probe.weight:g}"
     what = f"{probe.why} ({rows} observations{guided})"
-    try:
-        answer = fn(*probe.arguments)
-    except Exception as error:
-        raise CrossCheckError(
-            f"on {on}, your sampler raised {type(error).__name__} with {what}: {error}"
-        ) from error
+    answer = answer_of(partial(fn, *probe.arguments), f"on {on}, your sampler", f"with {what}")
     parts = dict(answer) if isinstance(answer, Mapping) else {"action": answer}
     if "action" not in parts:
         raise CrossCheckError(
@@ -98,7 +93,9 @@ def called(fn: Sampler, networks: Compared, probe: Probe, on: str) -> RecordedCa
     z = parts.get("z", probe.z)
     try:
         trace = recorded_trace(
-            {**given, "obs": probe.obs, "noise": probe.noise, "z": z}, source=what
+            {**given, "obs": probe.obs, "noise": probe.noise, "z": z},
+            {} if precision is None else {"precision": precision},
+            source=what,
         )
         if actor is None:
             require_members(trace, networks)

@@ -10,6 +10,13 @@ from functools import partial
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.arguments import (
+    USUAL_WEIGHT,
+    AskedAt,
+    asked_at,
+    guidance_weight,
+    require_core,
+)
 from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
 from qgf_ref.crosscheck.sampler.calls import array_of
@@ -19,7 +26,6 @@ from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.probes import actor_of, hidden
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
-    FLOW_ROWS,
     Compared,
     FlowNetworks,
     compared_with,
@@ -33,7 +39,9 @@ from qgf_ref.guidance.registry import EstimatorLike
 from qgf_ref.guidance.registry import estimator as estimator_by_name
 from qgf_ref.interop.load import CheckpointLike
 from qgf_ref.interop.trace_file import recorded_trace
+from qgf_ref.progress import wanted
 from qgf_ref.threads import one_blas_thread
+from qgf_ref.user_code import require_function
 
 
 @one_blas_thread()
@@ -46,16 +54,19 @@ def check_velocity(
     observations: Array | None = None,
     convention: ConventionLike | None = None,
     budget: int = FLOW_BUDGET,
+    precision: str | None = None,
 ) -> SamplerReport:
     """Check a velocity field. fn: (obs (B, O), action (B, D), t (B,)), float32 → v (B, D).
 
-    Called at all T times of the sampler. A flow in the place of the checkpoint, and observations,
-    convention (then t is what the port's network is told, and u = ±v returned) and budget, as in
-    `check_sampler`, which also says what is returned and raised.
+    Called at all T times of the sampler. observations, precision, and a flow in the place of the
+    checkpoint with its convention (then t is what the port's network is told, and u = ±v returned)
+    and budget, as in `check_sampler`, which also says what is returned and raised.
     """
+    require_function(fn, "fn", "(obs, action, t) → v")
     networks = _with_flow(checkpoint, observations, budget)
     told = _told(checkpoint, convention)
-    return _at_times(fn, networks, "none", "v", rows, seed, "velocity field", told=told)
+    asked = asked_at(networks, rows, seed, observations, precision)
+    return _at_times(fn, networks, "none", "v", asked, "velocity field", told=told)
 
 
 @one_blas_thread()
@@ -67,14 +78,17 @@ def check_critic(
     seed: int = 0,
     observations: Array | None = None,
     budget: int = FLOW_BUDGET,
+    precision: str | None = None,
 ) -> SamplerReport:
     """Check the target critic. fn: (obs (B, O), action (B, D)), float32 → q (E, B).
 
-    A flow in the place of the checkpoint, observations and budget as in `check_sampler`, which also
-    says what is returned and raised.
+    observations, precision, and a flow in the place of the checkpoint with its budget, as in
+    `check_sampler`, which also says what is returned and raised.
     """
+    require_function(fn, "fn", "(obs, action) → q")
     networks = _with_flow(checkpoint, observations, budget)
-    return _at_states(fn, networks, "q", rows, seed, "critic")
+    asked = asked_at(networks, rows, seed, observations, precision)
+    return _at_states(fn, networks, "q", asked, "critic")
 
 
 @one_blas_thread()
@@ -89,6 +103,7 @@ def check_gradient(
     observations: Array | None = None,
     convention: ConventionLike | None = None,
     budget: int = FLOW_BUDGET,
+    precision: str | None = None,
 ) -> SamplerReport:
     """Check ∇Q of the aggregated target critic, or the G of an estimator, that other code computes.
 
@@ -96,21 +111,28 @@ def check_gradient(
                (B,)) → G (B, D), called at all T times. A function that must have a fourth argument
                gets the weight
     estimator  which G it should be, e.g. "qgf_jacobian"; None: ∇Q alone
-    weight     for estimators that depend on it
+    weight     for estimators that depend on it; ∇Q alone does not
 
     Each row's gradient is its own (that of the sum over the batch). A difference is diagnosed with
-    the bank's mistakes of query and gradient. A flow in the place of the checkpoint, observations,
-    convention (then t is what the port's network is told) and budget as in `check_sampler`, which
-    also says what is returned and raised.
+    the bank's mistakes of query and gradient. observations, precision, and a flow in the place of
+    the checkpoint with its convention (then t is what the port's network is told) and budget, as in
+    `check_sampler`, which also says what is returned and raised.
     """
-    networks = _with_flow(checkpoint, observations, budget)
+    require_function(fn, "fn", "(obs, action) → ∇Q, or (obs, a_t, t) → G")
+    weight, networks = guidance_weight(weight), _with_flow(checkpoint, observations, budget)
+    asked = asked_at(networks, rows, seed, observations, precision)
     if estimator is None:
-        return _at_states(fn, networks, "g", rows, seed, "critic gradient")
+        if weight != USUAL_WEIGHT or convention is not None:
+            raise InputError(
+                "∇Q depends on no weight and no convention of the time: leave them out, or name "
+                "the estimator whose G it should be"
+            )
+        return _at_states(fn, networks, "g", asked, "critic gradient")
     guide = estimator_by_name(estimator)
     if _takes(fn, 4) and not _takes(fn, 3):
         fn = partial(_weighted, fn, weight)
     told = _told(checkpoint, convention)
-    return _at_times(fn, networks, guide, "g", rows, seed, f"G of {guide.label}", weight, told)
+    return _at_times(fn, networks, guide, "g", asked, f"G of {guide.label}", weight, told)
 
 
 def _with_flow(
@@ -129,7 +151,14 @@ def _with_flow(
 def _told(
     checkpoint: CheckpointLike | GuidedFlow, convention: ConventionLike | None
 ) -> Convention | None:
-    return convention_of(checkpoint, convention) if isinstance(checkpoint, GuidedFlow) else None
+    if isinstance(checkpoint, GuidedFlow):
+        return convention_of(checkpoint, convention)
+    require_core(
+        convention,
+        "a checkpoint's policy is asked at t = k/T and answers dx/dt: take t and the sign as "
+        "yours are inside of fn, or give the flow of an adapter (qgf_ref.adapters)",
+    )
+    return None
 
 
 def _weighted(fn: Callable[..., Array], weight: float, *inputs: Array) -> Array:
@@ -150,8 +179,7 @@ def _at_times(
     networks: Compared,
     estimator: EstimatorLike,
     name: str,
-    rows: int,
-    seed: int,
+    asked: AskedAt,
     title: str,
     weight: float = 0.0,
     told: Convention | None = None,
@@ -162,7 +190,7 @@ def _at_times(
     """
     setting = setting_of(networks, estimator, networks.options.denoise_steps)
     setting = replace(setting, only="policy" if name == "v" else "")
-    obs, actions = _states(networks, rows, seed)
+    obs, actions = asked.obs, asked.actions
     times = np.array(setting.port(dtype="float32").flow.times, np.float32)
     if told is not None:
         times = np.asarray(told.asked(np.array(told.times(len(times)))), np.float32)
@@ -180,7 +208,7 @@ def _at_times(
         others["time"] = np.full(len(obs), times[-1])
     states = np.broadcast_to(actions, (T, *actions.shape))
     recorded = {"a": states, name: np.stack(answers)}
-    case = stepwise_case(obs, actions, recorded, (name,), weight)
+    case = stepwise_case(obs, actions, recorded, (name,), weight, asked.precision)
     premises = partial(
         require, f"your {title}", partial(call, k=0), inputs, {name: answers[0]}, others,
         _depends(setting, inputs, others, name),
@@ -192,11 +220,10 @@ def _at_states(
     fn: Callable[[Array, Array], Array],
     networks: Compared,
     name: str,
-    rows: int,
-    seed: int,
+    asked: AskedAt,
     title: str,
 ) -> SamplerReport:
-    obs, actions = _states(networks, rows, seed)
+    obs, actions = asked.obs, asked.actions
     inputs = {"observations": obs, "actions": actions}
     shape = actions.shape
     if name == "q":
@@ -207,7 +234,8 @@ def _at_states(
         return {name: array_of(ask, shape, f"{len(obs)} rows", networks, name)}
 
     answer = call(inputs)
-    case = stepwise_case(obs, actions, {"a": actions[None], name: answer[name][None]}, (name,))
+    recorded = {"a": actions[None], name: answer[name][None]}
+    case = stepwise_case(obs, actions, recorded, (name,), precision=asked.precision)
     setting = replace(setting_of(networks, "ood", 1), only="critic")
     others = another(inputs, row_numbers(networks))
     depends = _depends(setting, inputs, others, name)
@@ -239,31 +267,18 @@ def setting_of(networks: Compared, estimator: EstimatorLike, T: int) -> Setting:
     return Setting(networks.astype("float64"), estimator_by_name(estimator), T)
 
 
-def _states(networks: Compared, rows: int, seed: int) -> tuple[Array, Array]:
-    """Observations and actions to ask at: fewer rows of a flow, whose calls may take seconds."""
-    if rows < 1:
-        raise InputError(f"rows must be ≥ 1, got {rows}")
-    rng = np.random.default_rng(seed)
-    if isinstance(networks, FlowNetworks):
-        rows = min(rows, FLOW_ROWS)
-        obs = networks.obs[np.arange(rows) % len(networks.obs)].astype(np.float32)
-    else:
-        obs = rng.standard_normal((rows, networks.obs_dim)).astype(np.float32)
-    return obs, rng.standard_normal((rows, networks.flat_action_dim)).astype(np.float32)
-
-
 def stepwise_case(
     obs: Array,
     noise: Array,
     stepwise: dict[str, Array],
     compared: Sequence[str],
     weight: float = 0.0,
+    precision: str | None = None,
 ) -> RecordedCase:
     """A port's answers at given states, as a recorded run in which only they count."""
     arrays = {"obs": obs, "noise": noise, "action": np.zeros_like(noise), **stepwise}
-    return RecordedCase(
-        recorded_trace(arrays), weight, f"{len(obs)} rows", compared=tuple(compared)
-    )
+    trace = recorded_trace(arrays, {} if precision is None else {"precision": precision})
+    return RecordedCase(trace, weight, f"{len(obs)} rows", compared=tuple(compared))
 
 
 def agreement(
@@ -274,7 +289,7 @@ def agreement(
     premises: Callable[[], None] = lambda: None,
 ) -> SamplerReport:
     """The report of a port that agrees; raises CrossCheckError with it of one that does not."""
-    chosen, _, diagnosis = diagnose(setting, [case], premises=premises)
+    chosen, _, diagnosis = diagnose(setting, [case], wanted(None), premises)
     calls = (f"{len(case.inputs.obs)} rows",)
     if not diagnosis.agrees:
         raise CrossCheckError(

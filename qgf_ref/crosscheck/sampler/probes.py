@@ -13,6 +13,7 @@ from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.arguments import asked_observations
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import (
     Made,
@@ -23,9 +24,10 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
 )
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
-from qgf_ref.crosscheck.sampler.subject import FLOW_ROWS, Compared, FlowNetworks
+from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.nets.mlp import LayerParams, MLPParams
+from qgf_ref.progress import tracked
 
 COVERAGE_ROWS = 16
 VISIBLE = 20.0
@@ -66,10 +68,18 @@ class Probe:
 
 
 def probes(
-    checkpoint: Compared, *, rows: int = 32, weight: float = 0.3, best_of: int = 4, seed: int = 0
+    checkpoint: Compared,
+    *,
+    rows: int = 32,
+    weight: float = 0.3,
+    best_of: int = 4,
+    seed: int = 0,
+    observations: Array | None = None,
 ) -> tuple[Probe, ...]:
     """The calls of `check_sampler`: B = 1 and B > 1, inside and outside the clip, w = 0 and w > 1,
     ties, small inputs, several candidates.
+
+    observations: those of the calls, in turn (default: a flow's own, of a checkpoint normal ones)
     """
     rng = np.random.default_rng(seed)
     O, D = checkpoint.obs_dim, checkpoint.flat_action_dim
@@ -77,13 +87,10 @@ def probes(
     def normal(count: int, width: int, scale: float = 1.0) -> Array:
         return (scale * rng.standard_normal((count, width))).astype(np.float32)
 
-    if isinstance(checkpoint, FlowNetworks):
-        rows = min(rows, FLOW_ROWS)
-        mixed = checkpoint.obs[np.arange(rows) % len(checkpoint.obs)].astype(np.float32)
-        corners = mixed
-    else:
-        mixed = normal(rows, O)
-        corners = np.zeros_like(mixed)
+    given = asked_observations(checkpoint, observations, rows)
+    mixed = normal(rows, O) if given is None else given
+    corners = np.zeros_like(mixed) if given is None else given
+    rows = len(mixed)
     if (actor := actor_of(checkpoint)) is not None:
         return _chain_probes(actor, checkpoint.options.denoise_steps, mixed, D, normal)
     # one shape for most calls, because frameworks compile for each
@@ -212,14 +219,18 @@ def _tied(checkpoint: Checkpoint) -> MLPParams:
     return MLPParams((*tied.layers[:-1], replace(last, kernel=slope * last.kernel)))
 
 
-def hidden(setting: Setting, cases: Sequence[RecordedCase]) -> tuple[str, ...]:
+def hidden(
+    setting: Setting, cases: Sequence[RecordedCase], show_progress: bool = False
+) -> tuple[str, ...]:
     """Mistakes of the bank that would not show in any of these cases."""
     unseen: dict[str, None] = {}
     port = setting.port()
     tests = [_visibility(setting, case) for case in cases]
     most = max(case.best_of for case in cases)
     last = max(order(case.observed[-1]) for case in cases)
-    for made in _first_variants(candidates(port, most)):
+    every = _first_variants(candidates(port, most))
+    title = "what would not show"
+    for made in tracked(every, len(every), title=title, leave=False, show=show_progress):
         if first_quantity(made) > last:
             continue
         if made.mistake.variants and not any(visible(made) for visible in tests):

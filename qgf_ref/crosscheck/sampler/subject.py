@@ -19,7 +19,7 @@ from qgf_ref.adapters.jitter import UNKNOWN, TypicalSize, jittered_flow
 from qgf_ref.adapters.observations import known_observations
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.goal_guided import under_usual_names
-from qgf_ref.arrays import Array, matrix
+from qgf_ref.arrays import Array, matrix, whole_number
 from qgf_ref.audit.flow_audit import Meter
 from qgf_ref.errors import InputError
 from qgf_ref.flow.convention import (
@@ -70,6 +70,8 @@ class FlowNetworks:
         wide = flow.field.obs_dim
         columns = np.shape(known)[-1] if wide is None else wide
         rows = matrix(known, "obs", columns=columns, dtype=flow.field.dtype)
+        if not len(rows):
+            raise InputError("obs must have at least one row, got none")
         meter = Meter(budget)
         watched = counted(flow, meter)[0]
         field, critic = Answering(watched.field), Answering(watched.critic)
@@ -159,7 +161,17 @@ Compared = Checkpoint | FlowNetworks
 def compared_with(
     reference: CheckpointLike | GuidedFlow, obs: Array | None, budget: int
 ) -> Compared:
-    """The networks of a checkpoint, its file, or a flow; obs, budget: see `FlowNetworks.of`."""
+    """The networks of a checkpoint, its file, or a flow; obs, budget: see `FlowNetworks.of`.
+
+    Raises InputError on a budget of no calls, and on one for a checkpoint, whose calls nothing
+    counts.
+    """
+    whole_number(budget, "budget", 1)
+    if budget != FLOW_BUDGET and not isinstance(reference, GuidedFlow):
+        raise InputError(
+            "budget bounds the calls of a flow's networks; a checkpoint's are not counted: leave "
+            "it out"
+        )
     if isinstance(reference, GuidedFlow):
         return FlowNetworks.of(reference, obs, budget)
     return under_usual_names(checkpoint_of(reference))
@@ -248,10 +260,10 @@ def convention_of(
 
 
 def returning_core(
-    fn: Callable[..., Any], flow: GuidedFlow, convention: ConventionLike | None
+    fn: Callable[..., Any], reference: Any, convention: ConventionLike | None
 ) -> Callable[..., Any]:
-    """A port whose mapping is in a convention (None: that of the flow's adapter), as the core's."""
-    told = convention_of(flow, convention)
+    """A port whose mapping is in a convention (None: that of a flow's adapter), as the core's."""
+    told = convention_of(reference, convention)
 
     def sampler(obs: Array, noise: Array, weight: float) -> Any:
         answer = fn(obs, noise, weight)

@@ -26,10 +26,13 @@ from qgf_ref.crosscheck.update.inputs import case_of, precision_of, result_of
 from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
 from qgf_ref.crosscheck.update.runs import TrainingCase
+from qgf_ref.errors import InputError
+from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.batch import AnyBatch, GoalBatch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
 from qgf_ref.threads import one_blas_thread
+from qgf_ref.user_code import require_function
 
 COARSE = 0.01
 """Relative errors that bfloat16 explains: its rounding is 0.004."""
@@ -175,12 +178,20 @@ def check_losses(
 
     What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
     A float64 implementation is held to float64's rounding, and its time embedding may be exact.
-    Raises CrossCheckError, whose message is the report, if a quantity disagrees, and InputError on
-    arguments and results that cannot be compared. A step that disagrees is called again first:
-    nothing is explained of one whose answers its inputs do not decide.
+    Raises CrossCheckError, whose message is the report, if a quantity disagrees, or where fn
+    raises, and InputError on arguments and results that cannot be compared. A step that disagrees
+    is called again first: nothing is explained of one whose answers its inputs do not decide.
     """
-    given = {"x0": x0, "t": t, **(drawn or {})}
+    require_function(fn, "fn", "(batch, x0, t) → losses, gradients, parameters by name")
+    given = _drawn(x0, t, drawn)
+    if isinstance(checkpoint, GuidedFlow):
+        raise InputError(
+            "an update is of a checkpoint's parameters, and a GuidedFlow has none: give the "
+            "checkpoint, or the path of its file"
+        )
     networks = checkpoint_of(checkpoint)
+    if bank is not None and not isinstance(bank, TrainingBank):
+        raise InputError(f"bank must be a TrainingBank, got {type(bank).__name__}")
     bank = bank_of(networks.agent) if bank is None else bank
     case = case_of(bank, networks, batch, given, hyper, updates, seed)
     theirs = result_of(fn, case)
@@ -200,6 +211,19 @@ def check_losses(
             report = replace(report, note=SATURATED)
         raise CrossCheckError(report)
     return report
+
+
+def _drawn(
+    x0: Array | None, t: Array | None, drawn: Mapping[str, Array] | None
+) -> dict[str, Array | None]:
+    """All draws that were given. Raises InputError where one is given twice."""
+    if drawn is not None and not isinstance(drawn, Mapping):
+        raise InputError(f"drawn must map names to arrays, got {type(drawn).__name__}")
+    given: dict[str, Array | None] = {"x0": x0, "t": t}
+    for name in drawn or {}:
+        if given.get(name) is not None:
+            raise InputError(f"{name} is given twice: as {name}=… and in drawn={{…}}")
+    return {**given, **(drawn or {})}
 
 
 def _broken_premise(fn: TrainingStep, case: TrainingCase, theirs: Mapping[str, Any]) -> str | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.stage import FLOW_TIMES
-from qgf_ref.arrays import Array, matrix, require_finite
+from qgf_ref.arrays import Array, matrix, require_finite, whole_number
+from qgf_ref.crosscheck.errors import answer_of
 from qgf_ref.crosscheck.update.mistake import TrainingBank
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.errors import InputError, listing, unknown_name
@@ -116,15 +118,18 @@ def case_of(
     seed: int,
 ) -> TrainingCase:
     """The arguments of `check_losses` with their defaults, or InputError."""
-    if isinstance(updates, bool) or not isinstance(updates, int | np.integer) or updates < 0:
-        raise InputError(f"updates must be an integer ≥ 0, got {updates!r}")
+    updates, seed = whole_number(updates, "updates"), whole_number(seed, "seed")
+    if hyper is not None and not isinstance(hyper, Hyperparameters):
+        raise InputError(
+            f"hyper must be Hyperparameters (qgf_ref.losses.batch), got {type(hyper).__name__}"
+        )
     batch = default_batch(checkpoint, seed) if batch is None else _batch(batch, checkpoint)
     hyper = checkpoint.hyperparameters() if hyper is None else hyper
     names = {draw.name for draw in bank.reference.draws}
     for name, array in drawn.items():
         if array is not None and name not in names:
             raise unknown_name("draw", name, names)
-    rng, n = np.random.default_rng([seed, 1]), max(int(updates), 1)
+    rng, n = np.random.default_rng([seed, 1]), max(updates, 1)
     arrays: dict[str, Array] = {}
     for draw in bank.reference.draws:
         if draw is FLOW_TIMES:
@@ -140,14 +145,19 @@ def case_of(
         if draw.name == FLOW_TIMES.name and (array.min() < 0 or array.max() > 1):
             raise InputError(f"t must lie in [0, 1], got {array.min():g} … {array.max():g}")
         arrays[draw.name] = array
-    return TrainingCase(bank, checkpoint, batch, arrays, hyper, int(updates))
+    return TrainingCase(bank, checkpoint, batch, arrays, hyper, updates)
 
 
 def result_of(fn: Callable[..., Any], case: TrainingCase) -> dict[str, Any]:
-    """What `fn` returns for the case, in the order of the bank's quantities, or InputError."""
+    """What `fn` returns for the case, in the order of the bank's quantities.
+
+    Raises CrossCheckError where it raises, InputError where it returns something else.
+    """
     batch = type(case.batch)(**{name: a.copy() for name, a in vars(case.batch).items()})
     quantities = case.bank.quantities
-    result = fn(batch, *((a if case.updates else a[0]).copy() for a in case.drawn.values()))
+    drawn = [(a if case.updates else a[0]).copy() for a in case.drawn.values()]
+    when = f"on a batch of {len(batch.obs)} rows"
+    result = answer_of(partial(fn, batch, *drawn), "your training step", when)
     if not isinstance(result, Mapping) or not result:
         raise InputError(
             f"the training step must return a mapping with any of {', '.join(quantities)}; "
