@@ -51,7 +51,7 @@ def recorded(made: Made, ck: Checkpoint, best_of: int = 1) -> Any:
     """What a port with a mistake writes down: its trace; of a choice, its actions."""
     drawn = np.random.default_rng(5).standard_normal((ROWS * best_of, 4))
     noise = NOISE if best_of == 1 else drawn
-    port = reference_port(compared_with(ck, None, 0), qgf_ref.estimator("qgf"), "exact", 3)
+    port = reference_port(compared_with(ck), qgf_ref.estimator("qgf"), "exact", 3)
     run = free_running(with_mistakes(port, (made,)), Inputs(OBS, noise, WEIGHT, best_of))
     return recorded_trace({**run, "obs": OBS, "noise": noise})
 

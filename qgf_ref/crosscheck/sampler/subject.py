@@ -159,7 +159,7 @@ Compared = Checkpoint | FlowNetworks
 
 
 def compared_with(
-    reference: CheckpointLike | GuidedFlow, obs: Array | None, budget: int
+    reference: CheckpointLike | GuidedFlow, obs: Array | None = None, budget: int = FLOW_BUDGET
 ) -> Compared:
     """The networks of a checkpoint, its file, or a flow; obs, budget: see `FlowNetworks.of`.
 
