@@ -99,6 +99,15 @@ ACTIVATION = Sublayer(
 )
 
 
+ORDERS = NO_NORM, NORM_FIRST, NORM_AFTER = range(3)
+"""What fused blocks are told: no LayerNorm; f(LayerNorm(z)); LayerNorm(f(z)), which has both."""
+
+
+def order_of(normed: bool, active: bool, after: bool) -> int:
+    """Of `ORDERS`: of a block with a LayerNorm, an activation, and whether LayerNorm is last."""
+    return (NORM_AFTER if active and after else NORM_FIRST) if normed else NO_NORM
+
+
 def sublayers(parts: DenseParts, rule: DenseRule) -> tuple[Sublayer, ...]:
     """The block as data: its parts in the order of the forward, the linear one first."""
     there = {NORM: parts.normed, ACTIVATION: rule.activation is not None}

@@ -17,8 +17,8 @@ from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.backends.cupy.device import Device, Matrices, device
 from qgf_ref.backends.cupy.primitives import SUBSTITUTES, adam_steps, moving_averages
 from qgf_ref.backends.cupy.structs import BLOCK, SEED, arguments, struct
-from qgf_ref.errors import InputError
-from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule
+from qgf_ref.ops.activations import ACTIVATIONS
+from qgf_ref.ops.dense import Composed, DenseCache, DenseParts, DenseRule, order_of
 from qgf_ref.ops.kernels import reference_kernels
 
 _NO_SEED = struct(SEED, numbers=0, head=0)
@@ -71,19 +71,13 @@ class DeviceKernels:
             return moving_averages(self.device, pairs, tau)
 
     def dense(self, x: Array, parts: DenseParts, rule: DenseRule) -> tuple[Array, Any]:
-        """y = f(LayerNorm(x W + b)), and what the products need."""
+        """y = f(LayerNorm(x W + b)), in the rule's order, and what the products need."""
         arrays = [array for array in (x, *parts) if array is not None]
         if {array.dtype.name for array in arrays} - {arrays[0].dtype.name} or (
             x.dtype.name not in REAL_DTYPES or not x.size or x.ndim > parts.kernel.ndim
         ):
             return self.composed.dense(x, parts, rule)
         host = isinstance(x, np.ndarray)
-        if rule.norm_after_activation and parts.normed:
-            if not host:
-                raise InputError(
-                    "backend cupy has no LayerNorm after the activation: use numpy or numba"
-                )
-            return self.composed.dense(x, parts, rule)
         with self.device.working():
             held: Any = [None if a is None else self._resident(a) for a in parts]
             parts = DenseParts(*held)
@@ -93,8 +87,8 @@ class DeviceKernels:
             stats = self.device.empty((members, rows, 2), z.dtype)
             cache = BlockCache(x, parts, rule, z, stats, host)
             y = self.device.empty(z.shape, z.dtype)
-            args = _pointers(z, y, stats), 0, 0, 1, 0, 0, 0, 0, 0
-            self._rows("block_forward", cache, (*args[0], *args[1:]))
+            args = (*_pointers(z, y, stats), 0, 0, 1, 0, 0, 0, 0, 0, 0)
+            self._rows("block_forward", cache, args)
             return self._out(y, host), cache
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
@@ -108,8 +102,8 @@ class DeviceKernels:
         with self.device.working():
             z_dot = self._times(self._given(x_dot), cache.parts.kernel)
             y_dot = self.device.empty(z_dot.shape, z_dot.dtype)
-            pointers = _pointers(cache.z, cache.stats, z_dot, y_dot)
-            self._rows("block_tangent", cache, (0, 0, *pointers))
+            pointers = _pointers(cache.z, cache.stats, z_dot)
+            self._rows("block_tangent", cache, (0, 0, *pointers, 0, y_dot.data.ptr))
             return self._out(y_dot, cache.host), z_dot
 
     def dense_vjp(self, y_bar: Array, cache: Any) -> Array:
@@ -157,7 +151,7 @@ class DeviceKernels:
             bars = [self._given(y_bar), self._given(y_bar_dot)]
             z_bars = [self.device.empty(cache.z.shape, cache.z.dtype) for _ in bars]
             pointers = _pointers(cache.z, cache.stats, tangents)
-            args = (0, 0, *pointers, _NO_SEED, *_pointers(*bars, *z_bars))
+            args = (0, 0, *pointers, _NO_SEED, *_pointers(*bars, *z_bars), 0)
             self._rows("block_bent", cache, args)
             x_bar = self._out(self._back(z_bars[0], cache), cache.host) if input_bar else None
             return x_bar, self._out(self._back(z_bars[1], cache), cache.host)
@@ -165,7 +159,7 @@ class DeviceKernels:
     def _before(self, y_bar: Any, cache: BlockCache) -> Any:
         """The cotangent of z."""
         z_bar = self.device.empty(cache.z.shape, cache.z.dtype)
-        args = (0, 0, *_pointers(cache.z, cache.stats), _NO_SEED, *_pointers(y_bar, z_bar))
+        args = (0, 0, *_pointers(cache.z, cache.stats), _NO_SEED, *_pointers(y_bar, z_bar), 0)
         self._rows("block_back", cache, args)
         return z_bar
 
@@ -207,12 +201,15 @@ class DeviceKernels:
 
     def _block(self, cache: BlockCache) -> Any:
         members, rows, columns = _sizes(cache)
-        _, bias, scale, offset = cache.parts
+        (_, bias, scale, offset), rule = cache.parts, cache.rule
+        active = rule.activation is not None
         return struct(
             BLOCK, rows=rows, capacity=rows, columns=columns, stride=columns,
-            parameter_stride=columns, members=members, norm=scale is not None,
-            fast=cache.rule.variance == "fast", active=cache.rule.activation is not None,
-            eps=cache.rule.layer_norm_eps, bias=bias.data.ptr,
+            parameter_stride=columns, members=members,
+            norm=order_of(cache.parts.normed, active, rule.norm_after_activation),
+            fast=rule.variance == "fast",
+            activation=ACTIVATIONS.index(rule.activation) if rule.activation else -1,
+            eps=rule.layer_norm_eps, bias=bias.data.ptr,
             scale=0 if scale is None else scale.data.ptr,
             offset=0 if offset is None else offset.data.ptr,
         )  # fmt: skip

@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 
-LAYER = "IN", "OUT", "KERNEL", "TRANSPOSE", "BIAS", "SCALE", "OFFSET", "NORM", "PRE", "TIMED"
+LAYER = (
+    "IN", "OUT", "KERNEL", "TRANSPOSE", "BIAS", "SCALE", "OFFSET", "NORM", "PRE", "TIMED",
+    "RESIDUAL",
+)  # fmt: skip
 """Columns of the layer table; offsets are in numbers from the beginning of the weights.
 
 IN, OUT            widths (IN of a first layer: D)
 KERNEL, TRANSPOSE  the matrix, rows of IN, and its transpose, rows of OUT; rows are padded
-NORM               1 if LayerNorm follows
+NORM               of `qgf_ref.ops.dense.ORDERS`
 PRE                first layers: column of this layer in the observations' share
 TIMED              first layers: the rows of the kernel for the embedded time; −1 without
+RESIDUAL           1 if the layer's input is added to its output
 """
-NETWORK = "FIRST_LAYER", "DEPTH", "MEMBERS", "FAST", "SCALAR"
+NETWORK = "FIRST_LAYER", "DEPTH", "MEMBERS", "FAST", "SCALAR", "ACTIVATION"
 """Columns of the network table: first row in the layer table (member e's layer l is e·DEPTH + l
-rows further), layers, members, 1 if the variance is the fast one, 1 if the output is one number."""
+rows further), layers, members, 1 if the variance is the fast one, 1 if the output is one number,
+the activation's number in `qgf_ref.ops.activations.ACTIVATIONS`."""
 LINE = 256
 """Bytes on whose multiples arrays begin."""
 
@@ -35,7 +40,9 @@ def padded(columns: int, dtype: np.dtype[Any]) -> int:
 
 @dataclass(frozen=True)
 class Net:
-    """A network of a program. widths: of its hidden layers; eps of its LayerNorm."""
+    """A network of a program. widths: of its hidden layers; eps of its LayerNorm; activation: its
+    number.
+    """
 
     number: int
     members: int
@@ -43,6 +50,7 @@ class Net:
     outputs: int
     scalar: bool
     fast: bool
+    activation: int
     eps: float
     rows: tuple[tuple[int, ...], ...]
     """Of the layer table: member 0's layers."""

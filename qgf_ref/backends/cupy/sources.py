@@ -12,10 +12,13 @@ from qgf_ref.backends.cupy.layout import LAYER, NETWORK
 from qgf_ref.backends.program.program import LAST_CHECKED, NOISE, WEIGHT, Kind, Op
 from qgf_ref.backends.program.registers import COLUMNS, NAMES
 from qgf_ref.ops.activations import ACTIVATIONS, GELU_CUBIC, QUICK_GELU, SQRT_2_OVER_PI
+from qgf_ref.ops.dense import NO_NORM, NORM_AFTER, NORM_FIRST
 
 FOLDER = Path(__file__).parent / "source"
 FILES = ("common", "layers", "rows", "columns", "product", "learning", "glue", "persistent")
 """In the order in which they are compiled, all as one."""
+SEVERAL = "several"
+"""Stands for an activation where networks have more than one: kernels are told which."""
 REALS = {"float32": "float", "float64": "double"}
 OPTIONS = ("--std=c++17", "--fmad=true")
 """Of the compiler NVRTC, without the architecture."""
@@ -31,6 +34,9 @@ def constants() -> str:
         "LAST_CHECKED": LAST_CHECKED,
         "VALUE_NOISE": NOISE,
         "VALUE_WEIGHT": WEIGHT,
+        "NO_NORM": NO_NORM,
+        "NORM_FIRST": NORM_FIRST,
+        "NORM_AFTER": NORM_AFTER,
         **{f"LAYER_{name}": n for n, name in enumerate(LAYER)},
         "LAYER_COLUMNS": len(LAYER),
         **{f"NET_{name}": n for n, name in enumerate(NETWORK)},
@@ -44,9 +50,11 @@ def constants() -> str:
 
 @cache
 def source(dtype: str, activation: str, files: tuple[str, ...] = FILES) -> str:
-    """The kernels as one text, for "float32" or "float64" and a hidden layer's activation."""
+    """The kernels as one text, for "float32" or "float64" and hidden layers' activation, or
+    `SEVERAL`.
+    """
     real = REALS[real_dtype(np.dtype(dtype)).name]
-    code = ACTIVATIONS.index(activation)
+    code = -1 if activation == SEVERAL else ACTIVATIONS.index(activation)
     texts = [f"#define REAL {real}\n#define ACTIVATION {code}\n", constants()]
     texts += [(FOLDER / f"{name}.cu").read_text(encoding="utf-8") for name in files]
     return "\n".join(texts)

@@ -20,7 +20,7 @@ def _struct(**fields: str) -> np.dtype[Any]:
 
 
 BLOCK = _struct(
-    indices="rows capacity columns stride parameter_stride members norm fast active",
+    indices="rows capacity columns stride parameter_stride members norm fast activation",
     doubles="eps",
     pointers="bias scale offset",
 )

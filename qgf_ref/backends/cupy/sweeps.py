@@ -11,6 +11,7 @@ from qgf_ref.backends.cupy.tables import Tables
 from qgf_ref.backends.cupy.workspace import Workspace
 from qgf_ref.backends.program.program import Op
 from qgf_ref.backends.program.registers import IN_0, IN_1, IN_2, OUT_0, OUT_1, TIME
+from qgf_ref.ops.dense import NO_NORM
 from qgf_ref.ops.time_embedding import DIM, TIME_SCALE
 
 TILE_THREADS, TILE_DEPTH = 256, 8
@@ -75,7 +76,7 @@ class Sweeps(Workspace):
         return struct(
             BLOCK, rows=self.rows, capacity=self.rows, columns=net.widths[l], stride=stride,
             parameter_stride=stride, members=net.members, norm=layer["NORM"], fast=net.fast,
-            active=1, eps=net.eps, **at,
+            activation=net.activation, eps=net.eps, **at,
         )  # fmt: skip
 
     def _hidden(self, at: int, columns: int) -> Matrices:
@@ -102,11 +103,12 @@ class Sweeps(Workspace):
                 timed = self._time(net, code, to)
             end = net.scalar and l == len(net.widths) - 1
             keep = saved is not None and l == 0
+            carry = source.at if net.layer(l)["RESIDUAL"] else 0
             args = (
                 self._block(net, l), z, 0 if end else y, saved[1][l] if saved else 0,
                 shared, weights.pre_columns, self.draws, timed, int(keep),
-                weights.at(head["KERNEL"]) if end else 0, weights.at(head["BIAS"]) if end else 0,
-                out if end else 0,
+                carry, weights.at(head["KERNEL"]) if end else 0,
+                weights.at(head["BIAS"]) if end else 0, out if end else 0,
             )  # fmt: skip
             self.device.rows(self.key, "block_forward", net.members * rows, arguments(args))
             source, inner = self._hidden(y, width), width
@@ -114,10 +116,10 @@ class Sweeps(Workspace):
             self._last(net, source, out)
             bias = struct(
                 BLOCK, rows=rows, capacity=rows, columns=net.outputs, stride=net.outputs,
-                parameter_stride=self._stride(net.outputs), members=1, norm=0, fast=0, active=0,
-                eps=0.0, bias=weights.at(head["BIAS"]), scale=0, offset=0,
+                parameter_stride=self._stride(net.outputs), members=1, norm=NO_NORM, fast=0,
+                activation=-1, eps=0.0, bias=weights.at(head["BIAS"]), scale=0, offset=0,
             )  # fmt: skip
-            args = (bias, out, out, 0, 0, 0, 1, 0, 0, 0, 0, 0)
+            args = (bias, out, out, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
             self.device.rows(self.key, "block_forward", rows, arguments(args))
 
     def _last(self, net: Net, source: Matrices, out: int) -> None:
@@ -160,10 +162,12 @@ class Sweeps(Workspace):
         )
         return counts, chosen, position
 
-    def _back(self, net: Net, l: int, source: int, to: int, counts: int) -> None:
-        """source (members, rows, widths[l]) times the layer's transpose, padded rows again."""
-        layer = net.layer(l)
-        self._packed(net, layer["OUT"], layer["IN"], source, to, counts, self._matrix(net, l, True))
+    def _back(self, net: Net, l: int, source: int, to: int, counts: int, add: bool = False) -> None:
+        """source (members, rows, widths[l]) times the layer's transpose, padded rows again; add: to
+        what is there.
+        """
+        layer, right = net.layer(l), self._matrix(net, l, True)
+        self._packed(net, layer["OUT"], layer["IN"], source, to, counts, right, add)
 
     def _ahead(self, net: Net, l: int, source: int, to: int, counts: int) -> None:
         """source (members, rows, IN), padded rows, times the layer's matrix."""
@@ -171,18 +175,20 @@ class Sweeps(Workspace):
         self._packed(net, layer["IN"], layer["OUT"], source, to, counts, self._matrix(net, l))
 
     def _packed(
-        self, net: Net, inner: int, columns: int, source: int, to: int, counts: int, right: Matrices
-    ) -> None:
+        self, net: Net, inner: int, columns: int, source: int, to: int, counts: int,
+        right: Matrices, add: bool = False,
+    ) -> None:  # fmt: skip
         """A product of the members' rows that take part; counts 0: of all, by cuBLAS."""
         left, out, rows = self._hidden(source, inner), self._hidden(to, columns), self.rows
         if not counts:
-            self._product((rows, columns, inner), left, right, out, members=net.members)
+            sizes = rows, columns, inner
+            self._product(sizes, left, right, out, members=net.members, add=add)
             return
         at = right.plain if right.transposed else right.at
         tile = 32 * 16 // self.itemsize
         grid = -(-columns // tile), -(-rows // tile), net.members
         strides = left.stride, self._stride(columns), out.stride
-        args = source, at, to, counts, rows, rows, inner, columns, *strides
+        args = source, at, to, counts, rows, rows, inner, columns, *strides, int(add)
         room = 4 * TILE_DEPTH * (tile + 16 // self.itemsize) * self.itemsize
         self.device.launch(self.key, "packed_product", grid, TILE_THREADS, arguments(args), room)
 
@@ -208,10 +214,16 @@ class Sweeps(Workspace):
             matrix, to = self._matrix(net, l, transposed=True), self._hidden(here, net.widths[-1])
             self._product((self.rows, net.widths[-1], D), Matrices(bar, D), matrix, to)
         for l in reversed(range(len(net.widths))):
-            args = self._block(net, l), counts, chosen, z[l], stats[l], seed, here, here
+            # a residual block's cotangent stays where it is, or is put there; the product is added
+            residual, seeded = net.layer(l)["RESIDUAL"], seed is not NO_SEED
+            into, carried = (there, here if seeded else 0) if residual else (here, 0)
+            args = self._block(net, l), counts, chosen, z[l], stats[l], seed, here, into, carried
             self.device.rows(self.key, "block_back", net.members * self.rows, arguments(args))
-            self._back(net, l, here, there, counts)
-            here, there = there, here
+            if residual:
+                self._back(net, l, there, here, counts, add=True)
+            else:
+                self._back(net, l, here, there, counts)
+                here, there = there, here
             seed = NO_SEED
         self._sum(net, here, position, out)
 
@@ -223,7 +235,8 @@ class Sweeps(Workspace):
             at = self.at(self.spare[l % 2])
             to = self._hidden(at, width)
             self._product((self.rows, width, inner), source, self._matrix(net, l), to)
-            args = self._block(net, l), 0, 0, z[l], stats[l], at, at
+            carry = source.at if net.layer(l)["RESIDUAL"] else 0
+            args = self._block(net, l), 0, 0, z[l], stats[l], at, carry, at
             self.device.rows(self.key, "block_tangent", self.rows, arguments(args))
             source, inner = to, width
         self._last(net, source, out)
@@ -241,18 +254,27 @@ class Sweeps(Workspace):
             tangents.append(top)
             self._ahead(net, l, source, top, counts)
             if l < len(net.widths) - 1:
-                args = self._block(net, l), counts, chosen, z[l], stats[l], top, there
+                carry = source if net.layer(l)["RESIDUAL"] else 0
+                args = self._block(net, l), counts, chosen, z[l], stats[l], top, carry, there
                 self.device.rows(self.key, "block_tangent", E * rows, arguments(args))
             source, there, here = there, here, there
             top += E * rows * self._stride(width) * self.itemsize
         seed, none = self._seed(net, bar), NO_SEED
         for l in reversed(range(len(net.widths))):
-            last = l == len(net.widths) - 1
+            last, residual = l == len(net.widths) - 1, net.layer(l)["RESIDUAL"]
+            # as in `_vjp`
+            to, dot_to = (there, dot_there) if residual else (here, dot_here)
             bent = (
                 self._block(net, l), counts, chosen, z[l], stats[l], tangents[l],
-                seed if last else none, here, 0 if last else dot_here, here if l else 0, dot_here,
+                seed if last else none, here, 0 if last else dot_here, to if l else 0, dot_to,
+                here if residual and last else 0,
             )  # fmt: skip
             self.device.rows(self.key, "block_bent", E * rows, arguments(bent))
+            if residual:
+                self._back(net, l, there, here, counts, add=True)
+                # the seed's derivative is 0
+                self._back(net, l, dot_there, dot_here, counts, add=not last)
+                continue
             if l:
                 self._back(net, l, here, there, counts)
             self._back(net, l, dot_here, dot_there, counts)

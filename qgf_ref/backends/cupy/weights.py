@@ -14,10 +14,12 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.cupy.device import Device, device
-from qgf_ref.backends.cupy.layout import LAYER, Net, Space, padded
+from qgf_ref.backends.cupy.layout import LAYER, NETWORK, Net, Space, padded
+from qgf_ref.backends.cupy.sources import SEVERAL
 from qgf_ref.backends.program.networks import input_columns, require_plain
 from qgf_ref.backends.program.program import CRITIC, FIELD
-from qgf_ref.backends.program.record import NotRecordable
+from qgf_ref.ops.activations import ACTIVATIONS
+from qgf_ref.ops.dense import order_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DeviceWeights:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which kernels: dtype and activation."""
+        """Which kernels: dtype and activation, or `SEVERAL`."""
         return self.dtype.name, self.activation
 
     @property
@@ -69,35 +71,33 @@ def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
     O, D, dtype = field.obs_dim, field.action_dim, field.dtype
     for number in used:
         require_plain(networks[number], O, D, dtype)
-        if "raw_time" in networks[number].inputs:
-            raise NotRecordable("a time that is not embedded")
-        options = networks[number].options
-        if options.norm_after_activation or options.residual:
-            raise NotRecordable("LayerNorm after the activation, or residual blocks")
     activations = {networks[number].options.activation for number in used}
-    if len(activations) > 1:
-        raise NotRecordable("networks of several activations")
+    activation = activations.pop() if len(activations) == 1 else SEVERAL
     builder = _Builder(dtype)
     rows: list[list[int]] = []
-    table = np.zeros((len(networks), 5), np.int64)
+    table = np.zeros((len(networks), len(NETWORK)), np.int64)
     eps = np.array([network.options.layer_norm_eps for network in networks])
     nets: dict[int, Net] = {}
     for number in sorted(used):
         network = networks[number]
-        members, depth = network.params.ensemble or 1, len(network.params.layers)
-        columns = input_columns(network, O, D)
-        fast = network.options.variance == "fast"
-        table[number] = len(rows), depth, members, fast, network.scalar
-        layers = [
-            builder.layer(layer, columns if l == 0 else None, network.scalar and l == depth - 1)
-            for l, layer in enumerate(network.params.layers)
-        ]
+        params, options = network.params, network.options
+        members, depth = params.ensemble or 1, len(params.layers)
+        columns, fast = input_columns(network, O, D), options.variance == "fast"
+        code = ACTIVATIONS.index(options.activation)
+        table[number] = len(rows), depth, members, fast, network.scalar, code
+        layers = []
+        for l, layer in enumerate(params.layers):
+            hidden = l < depth - 1
+            norm = order_of(layer.scale is not None, hidden, options.norm_after_activation)
+            shape = {"NORM": norm, "RESIDUAL": options.adds_input(params, l)}
+            first = columns if l == 0 else None
+            layers.append(builder.layer(layer, first, network.scalar and not hidden, shape))
         rows += [
             [int(value) for value in layers[l][e]] for e in range(members) for l in range(depth)
         ]
         nets[number] = Net(
-            number, members, tuple(int(x.kernel.shape[-1]) for x in network.params.layers[:-1]),
-            network.params.out_features, bool(network.scalar), fast, float(eps[number]),
+            number, members, tuple(int(x.kernel.shape[-1]) for x in params.layers[:-1]),
+            params.out_features, bool(network.scalar), fast, code, float(eps[number]),
             tuple(tuple(rows[table[number, 0] + l]) for l in range(depth)),
         )  # fmt: skip
     observed = np.concatenate(builder.observed, axis=1)
@@ -106,7 +106,7 @@ def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
     with here.working():
         flat = here.array(builder.flat())
     return DeviceWeights(
-        here, flat, dtype, activations.pop(), nets, np.array(rows, np.int64), table, eps,
+        here, flat, dtype, activation, nets, np.array(rows, np.int64), table, eps,
         pre_kernel, pre_transpose, observed.shape[1], O, D,
     )  # fmt: skip
 
@@ -130,9 +130,11 @@ class _Builder:
         more = padded(array.shape[-1], self.dtype) - array.shape[-1]
         return self.add(np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)]))
 
-    def layer(self, layer: Any, columns: dict[str, slice] | None, scalar: bool) -> Array:
+    def layer(
+        self, layer: Any, columns: dict[str, slice] | None, scalar: bool, shape: dict[str, Any]
+    ) -> Array:
         """The layer table's rows of all members. columns: of a first layer, by input; scalar: the
-        one output is a dot product with a row.
+        one output is a dot product with a row; shape: further columns of the table, by name.
         """
         kernel, bias = layer.kernel, layer.bias
         if kernel.ndim == 2:
@@ -160,7 +162,7 @@ class _Builder:
             values["KERNEL"] = self.rows(kernel) + stride * inner * np.arange(members)
         for name, array in (("BIAS", bias), ("SCALE", scale), ("OFFSET", offset)):
             values[name] = self.rows(array) + stride * np.arange(members)
-        for name, value in (("IN", inner), ("OUT", out), ("NORM", layer.scale is not None)):
+        for name, value in {"IN": inner, "OUT": out, **shape}.items():
             values[name] = np.full(members, int(value))
         return np.stack([values[name] for name in LAYER], axis=1)
 

@@ -18,7 +18,7 @@ import numpy as np
 from qgf_ref.backends.numba.barrier import wait_for_all
 from qgf_ref.backends.numba.kernels.cache import inner, spliced
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
-from qgf_ref.backends.numba.kernels.layers import NORM_AFTER, layer_row, layer_row_back
+from qgf_ref.backends.numba.kernels.layers import layer_row, layer_row_back
 from qgf_ref.backends.numba.kernels.simd import like, panel_width, view
 from qgf_ref.backends.numba.layout import (
     CARRIED,
@@ -55,6 +55,7 @@ from qgf_ref.backends.numba.weights import (
     TIMED,
     TRANSPOSE,
 )
+from qgf_ref.ops.dense import NORM_AFTER
 from qgf_ref.ops.time_embedding import TIME_SCALE
 
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qgf_ref.backends.numba.kernels.cache import inner
-from qgf_ref.backends.numba.kernels.layers import (
-    NORM_AFTER,
-    layer_row_bent,
-    layer_row_tangent,
-)
+from qgf_ref.backends.numba.kernels.layers import layer_row_bent, layer_row_tangent
 from qgf_ref.backends.numba.kernels.simd import view
 from qgf_ref.backends.numba.layout import ROWS, SCRATCH, TANGENTS, WIDE, X, Z
 from qgf_ref.backends.numba.sweeps import (
@@ -36,6 +32,7 @@ from qgf_ref.backends.numba.weights import (
     SCALE,
     TRANSPOSE,
 )
+from qgf_ref.ops.dense import NORM_AFTER
 
 
 @inner

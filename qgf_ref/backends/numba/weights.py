@@ -16,13 +16,13 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels.gemm import packed
-from qgf_ref.backends.numba.kernels.layers import NORM_AFTER, order_of
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.backends.numba.kernels.simd import VECTOR_BYTES, panel_width
 from qgf_ref.backends.numba.layout import Sizes
 from qgf_ref.backends.program.networks import input_columns, require_plain
 from qgf_ref.backends.program.program import FIELD
 from qgf_ref.nets.mlp import LayerParams
+from qgf_ref.ops.dense import NORM_AFTER, order_of
 
 LAYER_COLUMNS = 12
 (
@@ -31,7 +31,7 @@ LAYER_COLUMNS = 12
 """Columns of the layer table; offsets are in elements of the flat array.
 
 IN, OUT  widths (IN of a first layer: D)      KERNEL, TRANSPOSE  of the products with W and Wᵀ
-BIAS     of a first layer: within its PRE     NORM               of `kernels.layers.ORDERS`
+BIAS     of a first layer: within its PRE     NORM               of `ops.dense.ORDERS`
 PRE      first layers: column of this layer in the observations' share
 TIMED    first layers: the rows of the kernel for the embedded time, not packed; −1 without
 RESIDUAL 1 if the layer's input is added to its output

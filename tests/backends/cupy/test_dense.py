@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import numpy as np
 import pytest
 
-from qgf_ref.backends.cupy.kernels import device_kernels
-from qgf_ref.errors import InputError
 from qgf_ref.ops.activations import ACTIVATIONS
-from qgf_ref.ops.dense import DenseParts, DenseRule
+from qgf_ref.ops.dense import DenseRule
 from tests.helpers.gpu import stand_in
 from tests.helpers.gpu.checks import BLOCKS, dense_block
 from tests.helpers.gpu.on_cpu import ORDERS
@@ -19,23 +16,15 @@ ERROR = 2e-13
 """Measured 4.5e-14, of LayerNorm's Hessian product with one row of one column."""
 
 
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("norm", ["first", "after", "none"])
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_and_its_products(gpu: ModuleType, block: tuple[object, ...], norm: bool) -> None:
+def test_a_block_and_its_products(gpu: ModuleType, block: tuple[object, ...], norm: str) -> None:
     members, own, *sizes = block
     for activation in ("gelu", None):
         for variance in ("fast", "two_pass"):
-            rule = DenseRule(activation, 1e-3, variance)
-            error = dense_block(members, own, tuple(sizes), rule, norm)  # type: ignore[arg-type]
+            rule = DenseRule(activation, 1e-3, variance, norm == "after")
+            error = dense_block(members, own, tuple(sizes), rule, norm != "none")  # type: ignore[arg-type]
             assert error < ERROR
-
-
-def test_layer_norm_after_the_activation_is_the_references(gpu: ModuleType) -> None:
-    rule = DenseRule("gelu", norm_after_activation=True)
-    assert dense_block((2,), False, (4, 3, 5), rule, True) == 0
-    x = gpu.asarray(np.ones((3, 3)))
-    with pytest.raises(InputError, match="use numpy or numba"):
-        device_kernels().dense(x, DenseParts(x, x[0], x[0], x[0]), rule)
 
 
 def test_float32(gpu: ModuleType) -> None:
@@ -48,8 +37,9 @@ def test_float32(gpu: ModuleType) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(gpu: ModuleType, activation: str) -> None:
-    for norm in (True, False):
-        assert dense_block((2,), False, (9, 5, 6), DenseRule(activation), norm) < ERROR
+    for norm, after in ((True, False), (True, True), (False, False)):
+        rule = DenseRule(activation, norm_after_activation=after)
+        assert dense_block((2,), False, (9, 5, 6), rule, norm) < ERROR
 
 
 def test_the_order_of_threads_changes_no_bit(gpu: ModuleType) -> None:

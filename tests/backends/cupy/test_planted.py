@@ -15,7 +15,7 @@ from tests.helpers.gpu.checks import BLOCKS, FLOAT64, dense_block, sampled, smal
 from tests.helpers.gpu.on_cpu import ORDERS, KernelError
 from tests.helpers.gpu.planted import PLANTED, planted
 
-QUICK = "a mask without the last lane", "a row too few"
+QUICK = "a mask without the last lane", "a row too few", "a product that replaces"
 """The others take the C++ compiler too long."""
 
 
@@ -38,13 +38,26 @@ def worst(persistent: bool) -> float:
                 how: dict[str, Any] = {"weight": 0.5, "noise": noise, "denoise_steps": 2}
                 names = ("qgf", "bptt", "qgf_covariance")[: 3 if rows == 2 else 1]
                 found = max(found, sampled(flow, obs, True, names, **how))
+            found = max(found, residual(True, 2))
             continue
         for members, own, *sizes in BLOCKS:
             rule = DenseRule("gelu", 1e-3)
             found = max(found, dense_block(members, own, tuple(sizes), rule, True) / 10)  # type: ignore[arg-type]
         flow, obs, noise = small(rows=130)
         how = {"weight": 0.5, "noise": noise, "denoise_steps": 1}
-        found = max(found, sampled(flow, obs, False, **how))
+        found = max(found, sampled(flow, obs, False, **how), residual(False, 9))
+    return found
+
+
+def residual(few: bool, rows: int) -> float:
+    """The same of residual blocks, the last hidden one among them, LayerNorm first and last."""
+    found = 0.0
+    for after in (False, True):
+        options = {"residual": True, "norm_after_activation": after}
+        flow, obs, noise = small(rows=rows, hidden=(9, 9), options=options)
+        how: dict[str, Any] = {"weight": 0.3, "noise": noise, "denoise_steps": 2}
+        names = "qgf", "qgf_covariance"
+        found = max(found, sampled(flow, obs, few, names, **how))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
@@ -27,9 +28,28 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "wide": {"hidden": (70, 33), "obs_dim": 1, "action_dim": 40, "rows": 2},
     "one action": {"action_dim": 1, "obs_dim": 1, "rows": 1},
     "one hidden layer": {"hidden": (5,), "steps": 1},
-    "no layer norm": {"norm": False},
-    "two-pass variance": {"variance": "two_pass"},
+    "no layer norm": {"bare": "all"},
+    "two-pass variance": {"options": {"variance": "two_pass"}},
+    "the time itself": {"inputs": ("raw_time", "action", "obs")},
 }
+SQUARE: dict[str, Any] = {"hidden": (9, 9, 9, 6, 6)}
+"""Two residual blocks, a hidden layer that is none, and one whose output is the head's."""
+ORDERED: dict[str, dict[str, Any]] = {
+    "norm after": {"options": {"norm_after_activation": True}},
+    "residual": {**SQUARE, "options": {"residual": True}},
+    "both": {
+        **SQUARE, "bare": (1, 4), "activation": "tanh", "members": 3,
+        "options": {"residual": True, "norm_after_activation": True, "variance": "two_pass"},
+    },
+    "wide": {
+        "hidden": (40, 40), "options": {"residual": True, "norm_after_activation": True},
+    },
+    "each its own": {
+        **SQUARE, "activation": "mish", "field": {"residual": True},
+        "critic": {"activation": "silu", "norm_after_activation": True},
+    },
+}  # fmt: skip
+"""LayerNorm after the activation, residual blocks, an activation for each network."""
 
 
 @WAYS
@@ -46,6 +66,27 @@ def test_every_kind_of_network(gpu: ModuleType, case: str, few: bool) -> None:
     flow, obs, noise = small(3, **NETWORKS[case])
     names = "qgf", "bptt", "qgf_covariance", "qgf_jacobian"
     assert sampled(flow, obs, few, names, weight=0.1, noise=noise) < FLOAT64
+
+
+@WAYS
+@pytest.mark.parametrize("case", ORDERED)
+def test_the_order_of_a_block(gpu: ModuleType, case: str, few: bool) -> None:
+    """In one program, all products: jvp (shifted), vjp, and the critic's Hessian (covariance)."""
+    flow, obs, noise = small(3, **ORDERED[case])
+    names = "qgf", "bptt", "qgf_covariance", "qgf_shifted"
+    assert sampled(flow, obs, few, names, weight=0.1, noise=noise) < FLOAT64
+
+
+@WAYS
+def test_no_order_is_taken_for_another(gpu: ModuleType, few: bool) -> None:
+    """Of the same parameters, in turn: nothing remembered of one order is used for another."""
+    found = []
+    for options in ({}, {"residual": True}, {"norm_after_activation": True}):
+        flow, obs, noise = small(3, **SQUARE, options=options)
+        assert sampled(flow, obs, few, weight=0.3, noise=noise) < FLOAT64
+        found.append(sample(flow, obs, weight=0.3, noise=noise, backend="cupy"))
+    for one, other in combinations(found, 2):
+        assert abs(one - other).max() > 1e-2
 
 
 @WAYS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qgf_ref.backends.cupy.sources import FILES, FOLDER, OPTIONS, source
+from qgf_ref.backends.cupy.sources import FILES, FOLDER, OPTIONS, SEVERAL, source
 from qgf_ref.ops.activations import ACTIVATIONS
 from tests.helpers.some import some
 
@@ -75,8 +75,9 @@ def test_kernels_compile_without_spills(dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("architecture", ["compute_80", "sm_90", "sm_100"])
-def test_all_kernels_compile_without_spills(dtype: str, architecture: str) -> None:
-    text = source(dtype, "gelu")
+@pytest.mark.parametrize("activation", ["gelu", SEVERAL])
+def test_all_kernels_compile_without_spills(dtype: str, architecture: str, activation: str) -> None:
+    text = source(dtype, activation)
     log = compiled(text, architecture)
     if architecture.startswith("sm"):
         require_tight(log, set(re.findall(KERNEL, text)))

@@ -68,14 +68,16 @@ def sampled(
 ) -> float:
     """The largest error of actions on the way for few rows, or for many.
 
-    Infinite where they are not finite, and the reference would have to say why.
+    Infinite where they are not finite, and the reference would have to say why. Each estimator must
+    run as a program: layer by layer, anything would be right.
     """
     before, call = DeviceSampler.few_rows, DeviceSampler.__call__
     device_sampler.samplers.clear()
-    worst = 0.0
+    worst, calls = 0.0, 0
 
     def watched(self: DeviceSampler, *args: Any) -> Any:
-        nonlocal worst
+        nonlocal worst, calls
+        calls += 1
         results = call(self, *args)
         worst = np.inf if results is None else worst
         return results
@@ -83,11 +85,12 @@ def sampled(
     setattr(DeviceSampler, "few_rows", few)  # noqa: B010  mypy: the class's, for a while
     setattr(DeviceSampler, "__call__", watched)  # noqa: B010
     try:
-        for name in estimators:
+        for asked, name in enumerate(estimators, 1):
             how["estimator"] = name
             expected, got = (
                 sample(flow, obs, backend=backend, **how) for backend in ("numpy", "cupy")
             )
+            assert calls == asked, f"{name} has no program"
             assert expected.dtype == got.dtype and expected.shape == got.shape
             worst = max(worst, float(np.abs(expected - got).max(initial=0)))
     finally:
@@ -98,16 +101,31 @@ def sampled(
 
 
 def small(seed: int = 1, rows: int = 5, **settings: Any) -> tuple[GuidedFlow, Array, Array]:
-    """A small agent's flow, observations and noise; norm=False, variance as of its networks."""
-    norm, variance = settings.pop("norm", True), settings.pop("variance", "fast")
+    """A small agent's flow, observations and noise.
+
+    bare     hidden layers of both networks without LayerNorm, by number; "all"
+    options  of both networks, and `field`, `critic` of each alone: `qgf_ref.nets.mlp.MLPOptions`
+    inputs   of the field; with raw_time, the rows of the embedded time but one are left out
+    """
+    inputs = settings.pop("inputs", None)
+    bare, options = settings.pop("bare", ()), settings.pop("options", {})
+    own = {name: settings.pop(name, {}) for name in ("field", "critic")}
     checkpoint: Checkpoint = small_checkpoint(seed, **settings)
     flow: Any = checkpoint.flow
-    options = replace(flow.field.options, variance=variance)
-    nets = {"field": flow.field, "critic": flow.critic}
-    for name, net in nets.items():
-        params = net.params
-        if not norm:
-            plain = (replace(layer, scale=None, offset=None) for layer in params.layers)
-            params = replace(params, layers=tuple(plain))
-        nets[name] = replace(net, params=params, options=options)
+    nets = {}
+    for name, more in own.items():
+        net = getattr(flow, name)
+        layers = [
+            replace(layer, scale=None, offset=None) if bare == "all" or l in bare else layer
+            for l, layer in enumerate(net.params.layers)
+        ]
+        params = replace(net.params, layers=tuple(layers))
+        changed = replace(net.options, **{**options, **more})
+        nets[name] = replace(net, params=params, options=changed)
+        if name == "field" and inputs is not None:
+            widths = {"obs": flow.field.obs_dim, "action": flow.field.action_dim, "raw_time": 1}
+            rows = sum(widths[each] for each in inputs)
+            first = replace(params.layers[0], kernel=params.layers[0].kernel[:rows])
+            params = replace(params, layers=(first, *params.layers[1:]))
+            nets[name] = replace(nets[name], params=params, inputs=inputs)
     return (replace(flow, **nets), *states(checkpoint, rows))

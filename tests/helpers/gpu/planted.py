@@ -27,7 +27,8 @@ PLANTED: dict[str, tuple[str, str, str]] = {
         "rows", "p.at = p.member * b.capacity + p.row;",
         "p.at = p.member * b.capacity + p.row + 1;"),
     "the forward's row for the packed one": (
-        "rows", "x_bar + p.packed * b.stride, WarpTeam", "x_bar + p.at * b.stride, WarpTeam"),
+        "rows", "at = p.packed * b.stride;\n  const Real* from",
+        "at = p.at * b.stride;\n  const Real* from"),
     "a column too many": ("product", "k < inner; k += DEPTH", "k < inner - DEPTH; k += DEPTH"),
     "no barrier before the columns' sum": (
         "columns", "sums[2 * plane + own] = offset_sum;\n  __syncthreads();",
@@ -35,6 +36,24 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "a padding that counts": (
         "common", "p.v[i] = j + i < columns ? p.v[i] : Real(0);\n  } else",
         "p.v[i] += 0;\n  } else"),
+    "LayerNorm of what the activation was given": (
+        "layers", "if (layer.norm == NORM_AFTER) {", "if (false) {"),
+    "the activation's slope on the wrong side": (
+        "layers", "p.before.v[i] = last ? f.slope : Real(1);", "p.before.v[i] = Real(1);"),
+    "no bend before LayerNorm": (
+        "layers", "if (last) c.v[i] += p.bend.v[i] * d.v[i] * w;", ""),
+    "another row's sum": (
+        "rows", "carry ? carry + p.at * b.stride : nullptr,", "carry ? carry + p.row : nullptr,"),
+    "a product that replaces": (
+        "product", "p.v[q] += before.v[q];", "p.v[q] += Real(0) * before.v[q];"),
+    "a seed that is not carried": (
+        "layers", "    if (carried) store(carried, j, layer.columns, layer.aligned, b);\n", ""),
+    "no cotangent past a residual block": (
+        "persistent", "if (p.carried) total += p.carried[at];", ""),
+    "a seed's numbers in the derivatives, too": (
+        "persistent", "  if (i >= m.counts[e]) return 0;", "  i %= m.counts[e];"),
+    "the tangent is not carried": (
+        "persistent", "team), z, carry, hidden, team);", "team), z, nullptr, hidden, team);"),
 }  # fmt: skip
 
 

@@ -283,7 +283,8 @@ def _gemm(kind: Any) -> Callable[..., None]:
             right = columns(B, *((n, k) if tb else (k, n)), ldb, sb, count)
             left, right = (np.swapaxes(x, 1, 2) if t else x for x, t in ((left, ta), (right, tb)))
             out = columns(C, m, n, ldc, sc, count)
-            product = a * (left @ right)
+            with np.errstate(all="ignore"):  # cuBLAS says nothing of NaN
+                product = a * (left @ right)
             out[...] = product + b * out if b else product
 
         _do(work)

@@ -21,8 +21,11 @@ extern "C" __global__ void block_columns(Block b, const Real* z, const Real* sta
       bias_sum += x_bar[i];
       if (b.norm) {
         const Moments m = kept(stats, at);
-        const Real x_hat = (z[i] + bias - m.mean) * m.rstd;
-        const Real h_bar = y_bar[i] * curve(layer.active, x_hat * scale + offset).slope;
+        const bool last = layer.norm == NORM_AFTER;
+        const Real x = z[i] + bias;
+        const Real x_hat = ((last ? curve(layer.activation, x).value : x) - m.mean) * m.rstd;
+        const Real slope = curve(layer.activation, x_hat * scale + offset).slope;
+        const Real h_bar = last ? y_bar[i] : y_bar[i] * slope;
         scale_sum += h_bar * x_hat;
         offset_sum += h_bar;
       }

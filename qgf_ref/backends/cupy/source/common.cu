@@ -1,4 +1,5 @@
-// Before every other source. REAL is float or double, ACTIVATION what follows a hidden layer.
+// Before every other source. REAL is float or double, ACTIVATION what is between a hidden layer's
+// products, −1 where networks have several.
 #ifndef SPINNING  // the processor that stands in for a GPU in tests has definitions of its own
 extern __shared__ __align__(16) unsigned char shared_memory[];
 #define SPINNING

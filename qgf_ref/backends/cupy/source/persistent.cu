@@ -99,9 +99,9 @@ __device__ inline Layer layer_of(const Call& c, const Net& net, int e, int l) {
   Layer layer;
   layer.columns = int(row[LAYER_OUT]);
   layer.aligned = true;
-  layer.norm = row[LAYER_NORM] != 0;
+  layer.norm = int(row[LAYER_NORM]);
   layer.fast = net.about[NET_FAST] != 0;
-  layer.active = true;
+  layer.activation = int(net.about[NET_ACTIVATION]);
   layer.eps = Real(c.eps[net.number]);
   layer.bias = c.flat + row[LAYER_BIAS];
   layer.scale = c.flat + row[LAYER_SCALE];
@@ -127,6 +127,9 @@ struct Product {
   int times;            // rows of each member: times·counts[e]
   bool first;           // of a forward: observations' and time's share are added
   Index time, time_at;  // a constant's number, or where in own the rows' times are, or −1
+  // what a residual block carries past the product, added to it: an array like out, or if that is
+  // null, of the chosen rows their numbers (members, rows) times the member's last layer; or null
+  const Real *carried, *carried_numbers;
 };
 
 // What observations and time add to column j of row r in the first layer.
@@ -141,10 +144,18 @@ __device__ inline Real share(const Machine& m, const Index* row, const Product& 
   return sum;
 }
 
+// The cotangent of a network of numbers' last hidden value: of a member's row i that takes part, column
+// j. Rows beyond carry derivatives, and of those it is 0.
+__device__ inline Real seeded(const Machine& m, const Net& net, const Product& p, int e, int i, int j) {
+  if (i >= m.counts[e]) return 0;
+  const Real* head = m.c.flat + net.layer(e, net.depth - 1)[LAYER_KERNEL];
+  return p.carried_numbers[e * m.c.rows + m.chosen[e * m.c.rows + i]] * head[j];
+}
+
 // Rows first … of one column: the warp's lanes share the sum. w: a row of the transposed matrix.
 template <bool aligned>
-__device__ inline void dots(const Machine& m, const Product& p, const Index* row, const Real* w,
-                            int e, int j, int first, int count, int lane) {
+__device__ inline void dots(const Machine& m, const Net& net, const Product& p, const Index* row,
+                            const Real* w, int e, int j, int first, int count, int lane) {
   Real sums[ROWS_TOGETHER];
 #pragma unroll
   for (int i = 0; i < ROWS_TOGETHER; ++i) sums[i] = 0;
@@ -168,7 +179,10 @@ __device__ inline void dots(const Machine& m, const Product& p, const Index* row
     if (lane > 0) continue;
     if (p.add_bias) total += m.c.flat[row[LAYER_BIAS] + j];
     if (p.first) total += share(m, row, p, first + i, j);
-    p.out[e * p.out_member + (first + i) * p.out_row + j] = total;
+    const Index at = e * p.out_member + (first + i) * p.out_row + j;
+    if (p.carried) total += p.carried[at];
+    if (p.carried_numbers) total += seeded(m, net, p, e, first + i, j);
+    p.out[at] = total;
   }
 }
 
@@ -180,7 +194,7 @@ __device__ inline void multiply(const Machine& m, const Net& net, int l, const P
     const Index* row = net.layer(e, l);
     const Real* w = m.c.flat + row[p.weights] + j * padded(p.inner);
     for (int r = 0; r < rows; r += ROWS_TOGETHER)
-      dots<true>(m, p, row, w, e, j, r, min(rows - r, ROWS_TOGETHER), lane);
+      dots<true>(m, net, p, row, w, e, j, r, min(rows - r, ROWS_TOGETHER), lane);
   }
 }
 
@@ -198,6 +212,7 @@ __device__ inline Product product(const Machine& m, const Net& net, int l, bool 
   p.times = 1;
   p.first = false;
   p.time = p.time_at = -1;
+  p.carried = p.carried_numbers = nullptr;
   p.out = z_place(m);
   p.out_row = padded(p.columns);
   p.out_member = m.c.high * m.c.rows * p.out_row;
@@ -325,17 +340,19 @@ __device__ inline void ahead(Machine& m, const Index* code) {
     each_row(m, net.members, [&](const Team& team, int e, int i) {
       const Layer layer = layer_of(c, net, e, l);
       Real* z = p.out + e * p.out_member + i * p.out_row;
+      Real* hidden = hidden_row(m, e, i);
+      const Real* carry = net.layer(e, l)[LAYER_RESIDUAL] ? hidden : nullptr;
       if (forward) {
         const Index* head = last + e * net.depth * LAYER_COLUMNS;
         const Real dot =
-            row_forward(layer, z, moments(layer, z, team), end ? nullptr : hidden_row(m, e, i),
+            row_forward(layer, z, moments(layer, z, team), carry, end ? nullptr : hidden,
                         end ? c.flat + head[LAYER_KERNEL] : nullptr, team);
         if (!end) return;
         const Real total = team.sum(dot);
         if (team.lane == 0) out[e * c.rows + i] = total + c.flat[head[LAYER_BIAS]];
       } else {
         const Real* before = saved_row(m, saved, layer, e, i);
-        row_tangent(layer, before, moments(layer, before, team), z, hidden_row(m, e, i), team);
+        row_tangent(layer, before, moments(layer, before, team), z, carry, hidden, team);
       }
     });
   }
@@ -366,13 +383,19 @@ __device__ inline void back(Machine& m, const Index* code) {
       if (bent)
         row_bent(layer, z, moments_, tangents + (e * c.rows + i) * stride, before, factor,
                  source ? before + n * stride : nullptr, l > 0 ? hidden_row(m, e, i) : nullptr,
-                 hidden_row(m, e, l > 0 ? int(n) + i : i), team);
+                 hidden_row(m, e, l > 0 ? int(n) + i : i), nullptr, team);
       else
-        row_back(layer, z, moments_, before, factor, hidden_row(m, e, i), team);
+        row_back(layer, z, moments_, before, factor, hidden_row(m, e, i), nullptr, team);
     });
     Product p = product(m, net, l, true);
     if (l == 0) p = to_edge(m, p);
     else if (bent) p.times = 2;
+    // of a residual block the cotangent itself goes on beside the product: it lies where the product
+    // before wrote it, in rows as wide, and stays there until the next meeting but one
+    if (net.layer(0, l)[LAYER_RESIDUAL]) {
+      p.carried = source;
+      if (!source) p.carried_numbers = bar;
+    }
     multiply(m, net, l, p);
     meet(m);
     source = p.out;
@@ -391,14 +414,15 @@ __device__ inline void observe(Machine& m) {
   p.inner = int(c.obs_dim);
   p.add_bias = 0;
   p.first = false;
+  p.carried = p.carried_numbers = nullptr;
   p.out = c.scratch + c.pre;
   p.out_row = c.pre_columns;
   p.out_member = 0;
   const int rows = int((c.rows + c.draws - 1) / c.draws);
   for (int j = (blockIdx.x * blockDim.x + threadIdx.x) / WARP; j < c.pre_columns; j += warps)
     for (int r = 0; r < rows; r += ROWS_TOGETHER)
-      dots<false>(m, p, nullptr, c.flat + c.pre_kernel + j * padded(c.obs_dim), 0, j, r,
-           min(rows - r, ROWS_TOGETHER), lane);
+      dots<false>(m, Net{}, p, nullptr, c.flat + c.pre_kernel + j * padded(c.obs_dim), 0, j, r,
+                  min(rows - r, ROWS_TOGETHER), lane);
   meet(m);
 }
 

@@ -11,11 +11,11 @@ constexpr int TILE_ROW = TILE + PACK;  // of shared memory: with a bank's shift 
 constexpr int TILE_THREADS = 256;      // = TILE·DEPTH/PACK: each loads one pack of each factor
 
 // A (members, capacity, stride), C (members, capacity, out_stride), W (members, inner, columns_stride),
-// strides multiples of PACK.
+// strides multiples of PACK. add: C += A·W.
 extern "C" __global__ void __launch_bounds__(TILE_THREADS)
     packed_product(const Real* A, const Real* W, Real* C, const int* counts, Index rows,
                    Index capacity, Index inner, Index columns, Index stride, Index columns_stride,
-                   Index out_stride) {
+                   Index out_stride, Index add) {
   Real* tiles = reinterpret_cast<Real*>(shared_memory);  // (2 stages, 2 factors, DEPTH, TILE_ROW)
   const int e = blockIdx.z;
   const Index count = counts ? Index(counts[e]) : rows;
@@ -83,7 +83,13 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS)
       Pack p;
 #pragma unroll
       for (int q = 0; q < PACK; ++q) p.v[q] = sums[i][half * PACK + q];
-      if (j < columns) store(out, int(j), int(columns), true, p);
+      if (j >= columns) continue;
+      if (add) {
+        const Pack before = load(out, int(j), int(columns), true);
+#pragma unroll
+        for (int q = 0; q < PACK; ++q) p.v[q] += before.v[q];
+      }
+      store(out, int(j), int(columns), true, p);
     }
   }
 }

@@ -6,7 +6,7 @@
 
 struct Block {
   Index rows, capacity, columns, stride, parameter_stride, members;
-  Index norm, fast, active;
+  Index norm, fast, activation;
   double eps;
   const Real *bias, *scale, *offset;
 };
@@ -16,9 +16,9 @@ __device__ inline Layer layer_of(const Block& b, int e) {
   Layer layer;
   layer.columns = int(b.columns);
   layer.aligned = b.stride % PACK == 0 && b.parameter_stride % PACK == 0;
-  layer.norm = b.norm != 0;
+  layer.norm = int(b.norm);
   layer.fast = b.fast != 0;
-  layer.active = b.active != 0;
+  layer.activation = int(b.activation);
   layer.eps = Real(b.eps);
   const Index at = e * b.parameter_stride;
   layer.bias = b.bias ? b.bias + at : nullptr;
@@ -51,12 +51,13 @@ __device__ inline Place place(const Block& b, const int* counts, const int* chos
 
 // z → y. What observations and the time add to z comes first: shared (rows/draws, shared_stride),
 // the member's columns from e·parameter_stride on; timed (members, parameter_stride). keep: the sum
-// replaces z, for products. stats (members, capacity, 2): mean and rstd, or null. y may be null. With
-// head: out (members, rows) = ⟨y, head⟩ + head_bias (members, PACK), what a network of numbers gives.
+// replaces z, for products. stats (members, capacity, 2): mean and rstd, or null. carry: a residual
+// block's input, like y and maybe y itself, or null. y may be null. With head: out (members, rows) =
+// ⟨y, head⟩ + head_bias (members, PACK), what a network of numbers gives.
 extern "C" __global__ void block_forward(Block b, Real* z, Real* y, Real* stats, const Real* shared,
                                          Index shared_stride, Index draws, const Real* timed,
-                                         Index keep, const Real* head, const Real* head_bias,
-                                         Real* out) {
+                                         Index keep, const Real* carry, const Real* head,
+                                         const Real* head_bias, Real* out) {
   const Place p = place(b, nullptr, nullptr);
   if (!p.there) return;
   const WarpTeam team{int(threadIdx.x) % WARP};
@@ -87,8 +88,8 @@ extern "C" __global__ void block_forward(Block b, Real* z, Real* y, Real* stats,
     stats[2 * p.at + 1] = m.rstd;
   }
   const Real* own_head = head ? head + p.member * b.parameter_stride : nullptr;
-  const Real dot =
-      row_forward(layer, row, m, y ? y + p.at * b.stride : nullptr, own_head, team);
+  const Real dot = row_forward(layer, row, m, carry ? carry + p.at * b.stride : nullptr,
+                               y ? y + p.at * b.stride : nullptr, own_head, team);
   if (!head) return;
   const Real total = warp_sum(dot);
   if (team.lane == 0) out[p.member * b.rows + p.row] = total + head_bias[p.member * PACK];
@@ -98,14 +99,15 @@ __device__ inline Moments kept(const Real* stats, Index at) {
   return {stats[2 * at], stats[2 * at + 1]};
 }
 
-// x_dot (packed) → y_dot (packed).
+// x_dot (packed) → y_dot (packed), with carry (packed), a residual block's input's, or null.
 extern "C" __global__ void block_tangent(Block b, const int* counts, const int* chosen,
                                          const Real* z, const Real* stats, const Real* x_dot,
-                                         Real* y_dot) {
+                                         const Real* carry, Real* y_dot) {
   const Place p = place(b, counts, chosen);
   if (!p.there) return;
-  row_tangent(layer_of(b, p.member), z + p.at * b.stride, kept(stats, p.at),
-              x_dot + p.packed * b.stride, y_dot + p.packed * b.stride, WarpTeam{int(threadIdx.x) % WARP});
+  const Index at = p.packed * b.stride;
+  row_tangent(layer_of(b, p.member), z + p.at * b.stride, kept(stats, p.at), x_dot + at,
+              carry ? carry + at : nullptr, y_dot + at, WarpTeam{int(threadIdx.x) % WARP});
 }
 
 // Where a cotangent comes from: the rows of a product (packed), or, of a network of numbers, the
@@ -115,23 +117,24 @@ struct Seed {
   const Real* head;     // (members, parameter_stride)
 };
 
-// y_bar (packed) or seed → x_bar (packed).
+// y_bar (packed) or seed → x_bar (packed); carried, if not null, becomes the cotangent that seed gives.
 extern "C" __global__ void block_back(Block b, const int* counts, const int* chosen, const Real* z,
                                       const Real* stats, Seed seed, const Real* y_bar,
-                                      Real* x_bar) {
+                                      Real* x_bar, Real* carried) {
   const Place p = place(b, counts, chosen);
   if (!p.there) return;
-  const Real* from = seed.numbers ? seed.head + p.member * b.parameter_stride : y_bar + p.packed * b.stride;
+  const Index at = p.packed * b.stride;
+  const Real* from = seed.numbers ? seed.head + p.member * b.parameter_stride : y_bar + at;
   const Real factor = seed.numbers ? seed.numbers[p.member * b.rows + p.row] : Real(1);
-  row_back(layer_of(b, p.member), z + p.at * b.stride, kept(stats, p.at), from, factor,
-           x_bar + p.packed * b.stride, WarpTeam{int(threadIdx.x) % WARP});
+  row_back(layer_of(b, p.member), z + p.at * b.stride, kept(stats, p.at), from, factor, x_bar + at,
+           carried ? carried + at : nullptr, WarpTeam{int(threadIdx.x) % WARP});
 }
 
-// y_bar and y_bar_dot, or seed and 0 → x_bar (may be null) and x_bar_dot, all packed.
+// y_bar and y_bar_dot, or seed and 0 → x_bar (may be null) and x_bar_dot, all packed; carried: as above.
 extern "C" __global__ void block_bent(Block b, const int* counts, const int* chosen, const Real* z,
                                       const Real* stats, const Real* x_dot, Seed seed,
                                       const Real* y_bar, const Real* y_bar_dot, Real* x_bar,
-                                      Real* x_bar_dot) {
+                                      Real* x_bar_dot, Real* carried) {
   const Place p = place(b, counts, chosen);
   if (!p.there) return;
   const Index at = p.packed * b.stride;
@@ -140,7 +143,7 @@ extern "C" __global__ void block_bent(Block b, const int* counts, const int* cho
            seeded ? seed.head + p.member * b.parameter_stride : y_bar + at,
            seeded ? seed.numbers[p.member * b.rows + p.row] : Real(1),
            y_bar_dot ? y_bar_dot + at : nullptr, x_bar ? x_bar + at : nullptr, x_bar_dot + at,
-           WarpTeam{int(threadIdx.x) % WARP});
+           carried ? carried + at : nullptr, WarpTeam{int(threadIdx.x) % WARP});
 }
 
 // The rows of each member whose number is not 0: counts (members), before 0; chosen and position

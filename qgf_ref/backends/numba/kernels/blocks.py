@@ -4,14 +4,13 @@ Rows go through a block at a time: a matrix product into a buffer that stays in 
 and from there, row by row, bias, LayerNorm and activation. Weights are packed at each call, which
 costs as much as one to three rows of the batch for every hundred. Arrays are passed flat (1-D),
 with their shapes beside them; the last axis of every buffer is padded. `normed`: see
-`qgf_ref.backends.numba.kernels.layers.ORDERS`.
+`qgf_ref.ops.dense.ORDERS`.
 """
 
 from __future__ import annotations
 
 from qgf_ref.backends.numba.kernels.cache import inner, kernel
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
-from qgf_ref.backends.numba.kernels.layers import NORM_AFTER
 from qgf_ref.backends.numba.kernels.packing import (
     BLOCK_BYTES,
     CHUNK,
@@ -26,6 +25,7 @@ from qgf_ref.backends.numba.kernels.packing import (
 )
 from qgf_ref.backends.numba.kernels.rows import activate, normalise, normalised_jacobian
 from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, like, view
+from qgf_ref.ops.dense import NORM_AFTER
 
 NO_ACTIVATION = -1
 

@@ -33,7 +33,7 @@ from qgf_ref.files import user_path
 PACKAGE = Path(__file__).parents[3]
 COMPILED = ("backends/program", "backends/numba")
 """Folders with compiled functions and their constants."""
-CONSTANTS = ("ops/activations.py", "ops/time_embedding.py")
+CONSTANTS = ("ops/activations.py", "ops/dense.py", "ops/time_embedding.py")
 """Other files whose constants are compiled in."""
 FLAGS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 """Compiled code lets other Python threads run, and divides without asking for zero. It counts no

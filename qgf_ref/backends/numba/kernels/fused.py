@@ -18,7 +18,6 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks
 from qgf_ref.backends.numba.kernels.cache import compiling
-from qgf_ref.backends.numba.kernels.layers import NORM_FIRST, order_of
 from qgf_ref.backends.numba.kernels.learning import DTYPES, LEARNING
 from qgf_ref.backends.numba.kernels.memory import empty
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
@@ -29,11 +28,13 @@ from qgf_ref.ops.dense import (
     ACTIVATION,
     LINEAR,
     NORM,
+    NORM_FIRST,
     Composed,
     DenseCache,
     DenseParts,
     DenseRule,
     DenseTangents,
+    order_of,
     sublayers,
 )
 from qgf_ref.ops.kernels import reference_kernels

@@ -1,6 +1,7 @@
 """What follows a product in a dense block, on one row: LayerNorm and activation, either first.
 
-Rows (F,) that do not overlap; `norm` is of `ORDERS`. The equations are those of `qgf_ref.ops`.
+Rows (F,) that do not overlap; `norm` is of `qgf_ref.ops.dense.ORDERS`. The equations are those of
+`qgf_ref.ops`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,7 @@ from qgf_ref.backends.numba.kernels.rows import (
     projections,
 )
 from qgf_ref.backends.numba.kernels.simd import like
-
-ORDERS = NO_NORM, NORM_FIRST, NORM_AFTER = range(3)
-"""No LayerNorm; f(LayerNorm(z)); LayerNorm(f(z)), which has both."""
-
-
-def order_of(normed, active, after):
-    """Of `ORDERS`: of a block with a LayerNorm, an activation, and whether LayerNorm is last."""
-    return (NORM_AFTER if active and after else NORM_FIRST) if normed else NO_NORM
+from qgf_ref.ops.dense import NORM_AFTER
 
 
 @spliced
