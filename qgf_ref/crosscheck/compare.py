@@ -140,6 +140,11 @@ def _notes(setting: Setting, case: RecordedCase) -> tuple[str, ...]:
         notes.append("the result is not clipped to ±1, as the official sampler leaves it")
     if setting.divided:
         notes.append("times are fl(k)/fl(T); the official jitted code has fl(k)·fl(1/T)")
+    if setting.wide_times:
+        notes.append(
+            "a float32 port with times embedded in float64, as its metadata say; the official code "
+            "rounds them to float32"
+        )
     if not case.single and setting.time_precision == "float32":
         notes.append("a float64 port with the official float32 time embedding")
     if halves := case.trace.in_half_precision:

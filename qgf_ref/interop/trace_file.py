@@ -16,10 +16,11 @@ estimate as it enters the next state; of one that adds noise on its way, and req
     z        (T, B, D)    that noise, unscaled, in the order of the steps (the last may lack)
 and
     metadata  a JSON object as a string: version, estimator, weight, denoise_steps, best_of;
-              convention, in which v was written (of `qgf_ref.flow.convention`); precision, if
-              the networks computed in less than float32 (`PRECISIONS`); of GradStep,
-              gradient_steps, gradient_step_size and gradient_step_sign. Any of them may be missing
-              and be given to the comparison instead.
+              convention, in which v was written (of `qgf_ref.flow.convention`); precision, if the
+              networks computed in less than float32 (`PRECISIONS`); time_embedding, "exact" if
+              float32 networks are told times embedded in float64; of GradStep, gradient_steps,
+              gradient_step_size and gradient_step_sign. Any of them may be missing and be given to
+              the comparison instead.
 
 `qgf-ref trace` writes the same schema. Other arrays in the file are ignored.
 """
@@ -38,6 +39,7 @@ from qgf_ref.errors import InputError, listing, unknown_name
 from qgf_ref.files import read_npz
 from qgf_ref.interop.parameter_file import json_object
 from qgf_ref.interop.real_tensors import text_of
+from qgf_ref.ops.time_embedding import PRECISIONS as TIME_PRECISIONS
 
 VERSION = 1
 REQUIRED = ("obs", "noise", "action")
@@ -261,6 +263,7 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
         "estimator": (str,),
         "convention": (str,),
         "precision": (str,),
+        "time_embedding": (str,),
         "weight": (int, float),
         "denoise_steps": (int,),
         "best_of": (int,),
@@ -280,7 +283,7 @@ def _checked(metadata: dict[str, Any], source: str) -> dict[str, Any]:
                 f"{listing([repr(value)])}"
             )
         known[name] = value
-    precision = known.get("precision")
-    if precision is not None and precision not in PRECISIONS:
-        raise unknown_name(f"{source}: precision", precision, PRECISIONS)
+    for name, valid in (("precision", PRECISIONS), ("time_embedding", TIME_PRECISIONS)):
+        if name in known and known[name] not in valid:
+            raise unknown_name(f"{source}: {name}", known[name], valid)
     return known

@@ -48,7 +48,8 @@ def test_what_the_trace_command_writes_is_read_back(dtype: str, tmp_path: Path) 
         assert set(found.stepwise) == set(STEPWISE)
         for name, array in found.stepwise.items():
             np.testing.assert_array_equal(array, written[name])
-    assert found.metadata == {"estimator": "ood", "weight": 0.25, "denoise_steps": 6}
+    known = {"estimator": "ood", "weight": 0.25, "denoise_steps": 6, "time_embedding": "exact"}
+    assert found.metadata == known
     assert (found.steps, found.best_of, found.source) == (6, 1, str(out))
     assert found.single_precision == (dtype == "float32")
 

@@ -54,6 +54,7 @@ class Setting:
     climb           GradStep after the flow
     only            "policy" or "critic", where one network alone is checked
     open_ended      a diffusion's result is not clipped, as the official code leaves it
+    wide_times      a float32 port whose times are embedded in float64: "exact", and not rounded
     """
 
     checkpoint: Compared
@@ -64,6 +65,7 @@ class Setting:
     climb: GradientSteps | None = None
     only: str = ""
     open_ended: bool = False
+    wide_times: bool = False
 
     @property
     def method(self) -> str:
@@ -108,7 +110,8 @@ class Setting:
         port = with_mistakes(self._references[dtype], made)
         if seed is None:
             return port
-        if not port.opaque and self.time_precision == "exact" and dtype == "float32":
+        rounded = self.time_precision == "exact" and not self.wide_times
+        if not port.opaque and rounded and dtype == "float32":
             # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
             rng = np.random.default_rng(seed)
             off = 1 + UNIT[np.dtype("float32")] * rng.choice((-1, 1), len(port.flow.times))

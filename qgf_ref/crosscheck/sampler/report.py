@@ -62,7 +62,7 @@ def text(result: Comparison) -> str:
         lines.append(
             f"  {result.rows_undecided} rows not compared: rounding decides a branch there"
         )
-    lines += [f"  note: {note}" for note in result.notes]
+    lines += [line for note in result.notes for line in wrapped(f"note: {note}", "  ")]
     return "\n".join([*lines, "", *_why(result)])
 
 

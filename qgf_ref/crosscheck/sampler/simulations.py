@@ -116,9 +116,10 @@ def ended_like(setting: Setting, cases: list[RecordedCase]) -> Setting:
 def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
     """The settings under which a correct port may have run, the likeliest first.
 
-    A float32 port rounds k/T as a product or as a quotient; a float64 port embeds exact times, or
-    rounds them as the official code does. The times of somebody's networks are those of their
-    convention, or rounded as other code of the same convention does.
+    A float32 port rounds k/T as a product or as a quotient, or says that it embeds exact times; a
+    float64 port embeds exact times, or rounds them as the official code does. The times of
+    somebody's networks are those of their convention, or rounded as other code of the same
+    convention does.
     """
     if isinstance(setting.checkpoint, FlowNetworks):
         own = replace(setting, time_precision="float32")
@@ -128,5 +129,7 @@ def settings_for(setting: Setting, case: RecordedCase) -> list[Setting]:
     if divides_otherwise(setting.denoise_steps):
         single.append(replace(setting, time_precision="float32", divided=True))
     if case.single:
-        return single
+        if case.trace.metadata.get("time_embedding") != "exact":
+            return single
+        return [replace(setting, time_precision="exact", divided=False, wide_times=True), *single]
     return [replace(setting, time_precision="exact", divided=False), *single]
