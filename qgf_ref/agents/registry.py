@@ -64,14 +64,19 @@ def agent_with(name: str, settings: Mapping[str, Any]) -> Agent:
     """
     agent = agent_named(name)
     for each in settings:
-        known = (*AGENTS.values(), *OF_GOALS.values())
-        owners = [other.name for other in known if each in other.stated]
+        owners = owners_of(each)
         if each not in agent.stated and owners:
             own = listing(agent.stated) if agent.stated else "none"
             raise InputError(
                 f"{each} is a setting of {', '.join(owners)}; the agent {agent.name} has {own}"
             )
     return agent.having(settings)
+
+
+def owners_of(setting: object) -> list[str]:
+    """The names of the agents that have a setting of this name."""
+    known = (*AGENTS.values(), *OF_GOALS.values())
+    return [agent.name for agent in known if setting in agent.stated]
 
 
 def agent_of_file(name: str, source: str) -> Agent:

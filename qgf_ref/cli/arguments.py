@@ -19,6 +19,7 @@ from qgf_ref.files import make_directory, read_npz, require_writable, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
 from qgf_ref.interop.load import (
     EMBEDDED,
+    critic_as_stored,
     embedded_observations,
     is_embedded,
     load,
@@ -57,7 +58,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, several: bool =
         "--critic",
         type=path_or_name,
         metavar="P",
-        help="another checkpoint, whose critic guides and ranks instead",
+        help="another checkpoint, whose critic guides and ranks instead: q_aggregation, discount, "
+        "expectile and, if it is DQC's, the settings are its file's, all else --checkpoint's",
     )
     add_option_arguments(parser)
 
@@ -70,7 +72,7 @@ def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpo
     checkpoint = _told(*load_as_stored(args.checkpoint, options, *chosen))
     critic: Checkpoint | None = None
     if getattr(args, "critic", None) is not None:
-        critic = _told(*load_as_stored(args.critic, {}))
+        critic = _told(*critic_as_stored(args.critic, options))
     return load(policy=checkpoint, dtype=dtype, critic=critic, settings=settings)
 
 

@@ -90,7 +90,8 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         type=Assignment,
         metavar="NAME=VALUE",
-        help="other settings of its agent than its own, e.g. guide_output=probability (dqc)",
+        help="other settings of its agent (with --critic of a DQC, of that file's) than its own, "
+        "e.g. guide_output=probability",
     )
     group.add_argument(
         "--rules",

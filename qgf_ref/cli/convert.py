@@ -11,10 +11,11 @@ from qgf_ref.agents.options import SOME_NETWORKS, Options, option_names
 from qgf_ref.cli.arguments import output_file
 from qgf_ref.cli.checkpoint_options import add_option_arguments, path_or_name, settings_of
 from qgf_ref.errors import InputError
+from qgf_ref.interop.changed import with_settings
 from qgf_ref.interop.export import export, tensors_in
 from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.formats import recognised, suffixes, to_write, written_formats
-from qgf_ref.interop.load import load_as_stored, with_settings
+from qgf_ref.interop.load import load_as_stored
 from qgf_ref.interop.mapping.mapping import NameMapping
 
 _NAME = 36

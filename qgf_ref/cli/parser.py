@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qgf_ref.agents.registry import owners_of
 from qgf_ref.errors import InputError, nearest_first
 from qgf_ref.files import user_path
 from qgf_ref.tracking import TRACKERS
@@ -38,6 +39,10 @@ class CommandParser(argparse.ArgumentParser):
             if "--backend" in self._option_string_actions:
                 return "; for a GPU give --backend cupy; numpy and numba compute on the CPU"
             return "; this command computes on the CPU"
+        for argument in unknown if "--set" in self._option_string_actions else ():
+            name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+            if argument.startswith("--") and (owners := owners_of(name)):
+                return f"; {name} is a setting of {', '.join(owners)}: give --set {name}=…"
         flags = [f for f in self._option_string_actions if f.startswith("--")]
         for argument in unknown:
             flag = argument.partition("=")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from numpy.typing import DTypeLike
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.combination import combined
-from qgf_ref.agents.options import option_names
 from qgf_ref.arrays import Array
-from qgf_ref.errors import InputError, listing
+from qgf_ref.errors import InputError
 from qgf_ref.file_kinds import naming_the_cache
 from qgf_ref.files import read_npz, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
+from qgf_ref.interop.changed import require_options, with_options, with_settings
 from qgf_ref.interop.foreign import Rules, load_foreign
 from qgf_ref.interop.mapping.mapping import NameMapping
 from qgf_ref.interop.several_files import located
@@ -53,8 +52,9 @@ def load(
              not tell
     target_critic_from  "critic" where such a file has no target critic
     policy   instead of `path`: networks, or the path of their file
-    critic   networks, or the path of their file, whose critic guides and ranks instead
-             (`qgf_ref.agents.combination`)
+    critic   networks, or the path of their file, whose critic guides and ranks instead: its file
+             tells q_aggregation, discount, expectile and, of DQC, the agent's settings, the
+             policy's all else (`qgf_ref.agents.combination`)
     settings  of its agent (of the critic's, if that is DQC), by name, other than stored:
              {"guide_output": "probability"}
     options  activation, q_aggregation, denoise_steps, horizon_length, action_chunking, discount,
@@ -69,26 +69,19 @@ def load(
             raise InputError("give path or policy, not both")
         path = policy if not isinstance(policy, Checkpoint) else path
     if isinstance(policy, Checkpoint):
-        checkpoint = policy.astype(dtype)
+        if rules is not None or target_critic_from is not None:
+            raise InputError("rules and target_critic_from are for files: policy is in memory")
+        checkpoint = with_options(policy, options).astype(dtype)
     else:
         stored, _ = load_as_stored(path, options, rules, target_critic_from)
         checkpoint = with_auxiliary(stored).astype(dtype)
     if critic is not None:
-        checkpoint = combined(checkpoint, checkpoint_of(critic, dtype))
-    return checkpoint if not settings else with_settings(checkpoint, settings)
-
-
-def with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
-    """The checkpoint as its agent with these settings has it. Raises InputError as `Agent.having`,
-    and on settings for which it lacks a network.
-    """
-    agent = checkpoint.agent.having(settings)
-    lacking = [name for name in agent.part_names if name not in checkpoint.params]
-    if lacking and set(agent.part_names) != set(checkpoint.agent.part_names):
-        raise InputError(
-            f"{checkpoint.source} has no {listing(lacking)}, which {', '.join(settings)} asks for"
-        )
-    return replace(checkpoint, agent=agent)
+        if isinstance(critic, Checkpoint):
+            guide = with_options(critic, _of_critics(options))
+        else:
+            guide = with_auxiliary(critic_as_stored(critic, options)[0])
+        checkpoint = combined(checkpoint, guide.astype(dtype))
+    return checkpoint if settings is None else with_settings(checkpoint, settings)
 
 
 def checkpoint_of(given: CheckpointLike, dtype: DTypeLike | None = None) -> Checkpoint:
@@ -108,12 +101,7 @@ def load_as_stored(
 
     Raises InputError as `load`.
     """
-    unknown = set(options) - set(option_names())
-    if unknown:
-        raise InputError(
-            f"unknown option {', '.join(sorted(unknown))}; the valid ones are: "
-            f"{', '.join(option_names())}"
-        )
+    require_options(options)
     if str(path) == EMBEDDED:
         path = _ASSETS / f"{EMBEDDED}.safetensors"
     with naming_the_cache(user_path(path)):
@@ -123,6 +111,30 @@ def load_as_stored(
         if checkpoint is not None:
             return checkpoint, None
     return load_foreign(path, form, options, rules, target_critic_from)
+
+
+CRITIC_OPTIONS = ("q_aggregation", "discount", "expectile")
+"""Those that a guided flow has from its critic's file (`qgf_ref.agents.combination`)."""
+
+
+def _of_critics(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in CRITIC_OPTIONS if name in options}
+
+
+def critic_as_stored(
+    path: str | Path, options: Mapping[str, Any]
+) -> tuple[Checkpoint, NameMapping | None]:
+    """`load_as_stored` of the file whose critic guides: the critic's options override what it
+    tells, all others stand in for what it does not.
+    """
+    own = _of_critics(options)
+    try:
+        return load_as_stored(path, own)
+    except InputError:
+        beside = {name: value for name, value in options.items() if name != "policy_inputs"}
+        if beside.keys() == own.keys():
+            raise
+        return load_as_stored(path, beside)
 
 
 def embedded_observations() -> Array:
