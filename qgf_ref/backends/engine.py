@@ -230,7 +230,11 @@ class Engine:
             return result
         if not hasattr(like, "__dlpack__"):
             return result
-        library = sys.modules[type(like).__module__.partition(".")[0]]
+        # JAX's arrays are of jaxlib, which cannot make any
+        if hasattr(like, "__array_namespace__"):
+            library = like.__array_namespace__()
+        else:
+            library = sys.modules[type(like).__module__.partition(".")[0]]
         return library.from_dlpack(result) if hasattr(library, "from_dlpack") else result
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from threading import RLock
@@ -17,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.backends.cupy.cublas import Cublas, Matrices
 from qgf_ref.backends.cupy.sources import OPTIONS, source
 from qgf_ref.errors import InputError
 
 WARP = 32
-OTHERWISE = "or choose another backend: numba, numpy"
+ANOTHER = "choose another backend: numba, numpy"
+OTHERWISE = f"or {ANOTHER}"
 OLDEST_DRIVER = 12000
 """CUDA's version, as drivers say it: of 12.0, whose graphs and cooperative launches are used."""
 
@@ -42,11 +43,11 @@ def cupy() -> Any:
         driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     except Exception as error:
         raise InputError(
-            f"backend cupy: CUDA does not answer ({_line(error)}); {OTHERWISE}"
+            f"backend cupy: CUDA does not answer ({_line(error)}); {ANOTHER}"
         ) from error
     if driver == 0:
         raise InputError(
-            f"backend cupy needs an NVIDIA GPU with its driver, and there is none here: {OTHERWISE}"
+            f"backend cupy needs an NVIDIA GPU with its driver, and there is none here: {ANOTHER}"
         )
     if driver < OLDEST_DRIVER or driver // 1000 < built // 1000:
         raise InputError(
@@ -56,9 +57,9 @@ def cupy() -> Any:
     try:
         count = runtime.getDeviceCount()
     except Exception as error:
-        raise InputError(f"backend cupy finds no GPU ({_line(error)}): {OTHERWISE}") from error
+        raise InputError(f"backend cupy finds no GPU ({_line(error)}): {ANOTHER}") from error
     if not count:
-        raise InputError(f"backend cupy finds no GPU (CUDA_VISIBLE_DEVICES?): {OTHERWISE}")
+        raise InputError(f"backend cupy finds no GPU (CUDA_VISIBLE_DEVICES?): {ANOTHER}")
     return xp
 
 
@@ -84,19 +85,16 @@ class Device:
         self.cooperative = bool(attributes["CooperativeLaunch"])
         self.stream = xp.cuda.Stream(non_blocking=True)
         try:
-            self._cublas = xp.cuda.cublas
-            self._handle = self._cublas.create()
+            self.cublas = Cublas(xp, self.stream)
         except ImportError as error:
             raise InputError(
                 f"backend cupy needs NVIDIA's cuBLAS, which cannot be loaded ({_line(error)}): pip "
                 f'install "cupy-cuda{xp.cuda.runtime.runtimeGetVersion() // 1000}x[ctk]", '
                 f"{OTHERWISE}"
             ) from error
-        # 0: the mode in which float32 is float32; TF32 is not offered
-        self._cublas.setMathMode(self._handle, 0)
+        self._large: set[tuple[str, str, str]] = set()
         self._modules: dict[tuple[str, str], Any] = {}
         self._functions: dict[tuple[str, str, str], Any] = {}
-        self._factors: dict[tuple[str, float], Any] = {}
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -160,10 +158,11 @@ class Device:
             if key not in self._modules:
                 code = source(*key)
                 self._modules[key] = self.xp.RawModule(code=code, options=OPTIONS)
-            function = self._modules[key].get_function(name)
-            if shared > 48 * 1024:
-                function.max_dynamic_shared_size_bytes = self.shared_bytes
-            self._functions[full] = function
+            function = self._functions[full] = self._modules[key].get_function(name)
+        if shared > 48 * 1024 and full not in self._large:
+            # one that was started with less before is asked, too
+            function.max_dynamic_shared_size_bytes = self.shared_bytes
+            self._large.add(full)
         blocks = block if isinstance(block, tuple) else (block,)
         # the function below the raw kernel launches cooperatively without CUDA's device library
         function.kernel(
@@ -186,19 +185,8 @@ class Device:
         self, dtype: np.dtype[Any], sizes: tuple[int, int, int], left: Matrices, right: Matrices,
         out: Matrices, members: int = 1, add: bool = False,
     ) -> None:  # fmt: skip
-        """out (+)= left·right for each member, of sizes (M, N, K): left (M, K), right (K, N)."""
-        M, N, K = sizes
-        name = "sgemmStridedBatched" if dtype.itemsize == 4 else "dgemmStridedBatched"
-        one, beta = self._factor(dtype, 1.0), self._factor(dtype, float(add))
-        # cuBLAS counts by columns: it is given the transposed product
-        getattr(self._cublas, name)(
-            self._handle, int(right.transposed), int(left.transposed), N, M, K, one.ctypes.data,
-            right.at, right.stride, right.member, left.at, left.stride, left.member,
-            beta.ctypes.data, out.at, out.stride, out.member, members,
-        )  # fmt: skip
-
-    def _factor(self, dtype: np.dtype[Any], value: float) -> Any:
-        return self._factors.setdefault((dtype.name, value), np.array(value, dtype))
+        """`qgf_ref.backends.cupy.cublas.Cublas.product`; on our stream, within `working`."""
+        self.cublas.product(dtype, sizes, left, right, out, members, add)
 
     def captured(self, work: Any) -> Any:
         """The work's launches as a graph; None, with a message, where CUDA cannot capture them."""
@@ -215,19 +203,6 @@ class Device:
             )
             return None
         return graph
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """A matrix in device memory, or one for each member: address, row stride, member stride (in
-    numbers); transposed: it is the transpose of what lies there. plain: where it lies as it is.
-    """
-
-    at: int
-    stride: int
-    member: int = 0
-    transposed: bool = False
-    plain: int = 0
 
 
 def _line(error: BaseException) -> str:

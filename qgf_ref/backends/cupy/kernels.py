@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES, Array
-from qgf_ref.backends.cupy.device import Device, Matrices, device
+from qgf_ref.backends.cupy.cublas import Matrices
+from qgf_ref.backends.cupy.device import Device, device
 from qgf_ref.backends.cupy.primitives import SUBSTITUTES, adam_steps, moving_averages
 from qgf_ref.backends.cupy.structs import BLOCK, SEED, arguments, struct
 from qgf_ref.ops.activations import ACTIVATIONS

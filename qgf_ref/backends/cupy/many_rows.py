@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.backends.cupy.device import Matrices
+from qgf_ref.backends.cupy.cublas import Matrices
 from qgf_ref.backends.cupy.layout import LINE, Net, Space
 from qgf_ref.backends.cupy.structs import VALUES, arguments, struct
 from qgf_ref.backends.cupy.sweeps import Sweeps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qgf_ref.backends.cupy.device import Matrices
+from qgf_ref.backends.cupy.cublas import Matrices
 from qgf_ref.backends.cupy.layout import Net, Space
 from qgf_ref.backends.cupy.structs import BLOCK, SEED, arguments, struct
 from qgf_ref.backends.cupy.tables import Tables

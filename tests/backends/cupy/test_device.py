@@ -8,13 +8,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from qgf_ref.backends.cupy import device
+from qgf_ref import sample
+from qgf_ref.backends.cupy import cublas, device
 from qgf_ref.backends.cupy import kernels as device_blocks
+from qgf_ref.backends.cupy import sampler as samplers
 from qgf_ref.backends.engine import Engine, backend_named
 from qgf_ref.errors import InputError
 from tests.helpers.gpu import stand_in
+from tests.helpers.gpu.checks import FLOAT64, small
 
 
 class CUDARuntimeError(RuntimeError):
@@ -60,6 +64,48 @@ def test_without_cublas(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         device.device()
 
 
+def test_products_that_can_be_captured(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CuPy's own functions refuse to be; where cuBLAS's are not found, there is no graph."""
+    flow, obs, noise = small(rows=3)
+    monkeypatch.setattr(samplers.DeviceSampler, "few_rows", False)
+    expected = sample(flow, obs, weight=0.1, noise=noise)
+    for found in (True, False):
+        if not found:
+            monkeypatch.setattr(cublas, "loaded", failing_load)
+            device._device.cache_clear()
+            samplers.device_sampler.samplers.clear()
+            samplers.device_sampler.networks.clear()
+        for _ in range(3):
+            got = sample(flow, obs, weight=0.1, noise=noise, backend="cupy")
+            np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
+        (sampler,) = samplers.device_sampler.samplers.values()
+        (ready,) = sampler._ready.values()
+        assert (ready.graph is not None) == found
+        said = capsys.readouterr().err
+        assert said.count("no CUDA graph (NotImplementedError: calling cuBLAS") == (not found)
+
+
+def failing_load(module: Any) -> Any:
+    raise OSError("it lies elsewhere")
+
+
+def test_a_status_of_cublas_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="cuBLAS answers with status 13"):
+        cublas._require_done(13)
+
+
+def test_more_shared_memory_than_at_first(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel is opted in when it first needs to be: not at its first start, with few rows."""
+    flow, obs, noise = small(rows=16, hidden=(150,), steps=1)
+    for rows in (1, 16):
+        expected = sample(flow, obs[:rows], weight=0.1, noise=noise[:rows])
+        got = sample(flow, obs[:rows], weight=0.1, noise=noise[:rows], backend="cupy")
+        np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
+    assert set(stand_in.settings.launches) == {"run_program"}
+
+
 def failing_import() -> Any:
     raise ImportError('Failure finding "libcublasLt.so.13"\nand so on')
 
@@ -102,8 +148,13 @@ def test_the_command_line_answers(
 
 def test_nothing_of_the_callers_state_is_changed(gpu: ModuleType) -> None:
     """Work is on a stream and a handle of our own; the math mode is set on that alone."""
+    before = gpu.cuda.get_current_stream()
     here = device.device()
-    assert here is device.device() and here._handle == 11
+    assert here is device.device() and here.cublas._handle == 11
+    with pytest.raises(ZeroDivisionError), here.working():
+        assert gpu.cuda.get_current_stream() is here.stream is not before
+        raise ZeroDivisionError
+    assert gpu.cuda.get_current_stream() is before
     assert not here.is_own(1.0) and here.is_own(here.empty(3, "float32"))
     assert device_blocks.device_kernels() is device_blocks.device_kernels()
     free, total = here.memory()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import combinations
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,51 @@ def test_arrays_of_the_device_come_back_as_such(gpu: ModuleType) -> None:
         np.testing.assert_allclose(ours, array, rtol=0, atol=1e-12, err_msg=quantity)
     with pytest.raises(InputError, match=r"backend numba takes NumPy arrays.*use backend cupy"):
         sample(flow, there, weight=0.2, noise=noise, backend="numba")
+
+
+class Foreign:
+    """An array of another library on the GPU, of which only DLPack's part is there."""
+
+    __module__ = "foreign.arrays"
+
+    def __init__(self, own: Any, number: int = 0, refused: str = "") -> None:
+        self.own, self.number, self.refused = own, number, refused
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.number
+
+    def __dlpack__(self) -> Any:
+        if self.refused:
+            raise BufferError(self.refused)
+        return self.own
+
+
+class Standard(Foreign):
+    """One whose class is of another module than its functions, as JAX's: it says which."""
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace(from_dlpack=Standard)
+
+
+@pytest.mark.parametrize("kind", [Foreign, Standard])
+def test_arrays_of_any_library_with_dlpack(
+    gpu: ModuleType, kind: type[Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "foreign", SimpleNamespace(from_dlpack=Foreign))
+    flow, obs, noise = small(rows=4)
+    expected = sample(flow, obs, weight=0.2, noise=noise)
+    there = kind(gpu.asarray(obs)), kind(gpu.asarray(noise)), kind(gpu.asarray(np.full(4, 0.2)))
+    got: Any = sample(flow, there[0], weight=there[2], noise=there[1], backend="cupy")  # type: ignore[arg-type]
+    assert type(got) is kind
+    np.testing.assert_allclose(_bare(got.own), expected, rtol=0, atol=FLOAT64)
+    elsewhere = kind(gpu.asarray(obs), number=1)
+    with pytest.raises(InputError, match=r"on GPU 1, and CuPy works on GPU 0: copy it"):
+        sample(flow, elsewhere, weight=0.2, noise=noise, backend="cupy")
+    taught = kind(gpu.asarray(obs), refused="tensors that require gradient")
+    with pytest.raises(InputError, match=r"cannot be read where it is.*require gradient"):
+        sample(flow, taught, weight=0.2, noise=noise, backend="cupy")
+    with pytest.raises(InputError, match="backend numpy takes NumPy arrays"):
+        sample(flow, there[0], weight=0.2, noise=noise)  # type: ignore[arg-type]
 
 
 @WAYS

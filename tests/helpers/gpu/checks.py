@@ -16,7 +16,7 @@ from qgf_ref.backends.cupy.sampler import DeviceSampler, device_sampler
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops.dense import Composed, DenseParts, DenseRule
 from qgf_ref.ops.kernels import reference_kernels
-from tests.conftest import small_checkpoint, states
+from tests.helpers.small import small_checkpoint, states
 
 FLOAT64 = 2e-14
 """Measured after six steps over all cases: 2e-15, as of the compiled sampler's."""
