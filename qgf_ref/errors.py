@@ -32,7 +32,7 @@ class QGFError(Exception):
 class InputError(QGFError, ValueError):
     """Bad input: the message says what was expected, what came and what to do.
 
-    The command line prints it on one line and exits with code 2.
+    The command line prints it on one line, a long one sentence by sentence, and exits with code 2.
     """
 
 

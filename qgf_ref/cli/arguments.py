@@ -14,6 +14,7 @@ import numpy as np
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.cli.checkpoint_options import add_option_arguments, given_options, path_or_name
+from qgf_ref.cli.output import laid_out
 from qgf_ref.errors import InputError
 from qgf_ref.files import make_directory, read_npz, require_writable, user_path
 from qgf_ref.interop.auxiliary_file import with_auxiliary
@@ -79,7 +80,7 @@ def load_checkpoint(args: argparse.Namespace, dtype: str = "float64") -> Checkpo
 def _told(checkpoint: Checkpoint, mapping: NameMapping | None) -> Checkpoint:
     """The checkpoint with its auxiliary networks, its notes on stderr."""
     for note in mapping.notes if mapping else ():
-        print(f"note: {note}", file=sys.stderr)
+        print(laid_out("note", note), file=sys.stderr)
     return with_auxiliary(checkpoint)
 
 

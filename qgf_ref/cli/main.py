@@ -28,7 +28,7 @@ from qgf_ref.cli import (
     train,
     train_extra,
 )
-from qgf_ref.cli.output import LastingStream, as_json
+from qgf_ref.cli.output import LastingStream, as_json, laid_out
 from qgf_ref.cli.parser import CommandParser
 from qgf_ref.errors import InputError, QGFError, missing_package, reason
 from qgf_ref.files import no_empty_directories, page
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 2 on bad input, with one line that says what to do.
+    """Run one command. Returns 2 on bad input, saying what is wrong and what to do.
 
     What the command writes is written, whoever reads what it prints (`LastingStream`).
     """
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: list[str]) -> int:
-    """Run a command; its errors on one line, for stderr, and its exit code."""
+    """Run a command; its errors to stderr, and its exit code."""
     try:
         args = parser().parse_args(words)
         args.words = words
@@ -117,20 +117,20 @@ def _run(name: str, words: list[str]) -> int:
             print(as_json(args.result))
             return code
     except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(laid_out(name, str(error)), file=sys.stderr)
         return BAD_INPUT
     except QGFError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(laid_out(name, str(error)), file=sys.stderr)
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"{name}: {where}{reason(error)}", file=sys.stderr)
+        print(laid_out(name, f"{where}{reason(error)}"), file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
         lacking = missing_package(error.name)
         if lacking is None:
             raise
-        print(f"{name}: {lacking}", file=sys.stderr)
+        print(laid_out(name, str(lacking)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; no file is left half written", file=sys.stderr)

@@ -7,12 +7,21 @@ import io
 import json
 import math
 import os
+import re
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+WIDTH, LONG = 100, 400
+"""Columns of a line; so many letters of a message can still be taken in at once."""
+_SENTENCES = re.compile(
+    r"(?<=[.?!]) (?=[A-Z])|(?<=;) (?=(?:a|correct|give|if|it|name|remove|say|the|write) )"
+)
+"""Between the sentences of a message, and between what is wrong and what to do."""
 
 
 class LastingStream:
@@ -53,6 +62,24 @@ class LastingStream:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
+
+
+def laid_out(command: str, message: str) -> str:
+    """An error for stderr: one line, or where it would be a long one, lines of at most WIDTH
+    columns: first what is wrong, then what to do, each sentence on its own. A longer word (a path)
+    keeps its line to itself.
+    """
+    line = f"{command}: {message}"
+    if len(line) <= LONG:
+        return line
+    sentences = [s for part in line.split("\n") for s in _SENTENCES.split(part) if s.strip()]
+    return "\n".join(
+        textwrap.fill(
+            sentence.strip(), WIDTH, initial_indent="  " * bool(i), subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )
+        for i, sentence in enumerate(sentences)
+    )  # fmt: skip
 
 
 def as_json(result: Any) -> str:
