@@ -45,8 +45,9 @@ def jax_sampler(
 
 
 def torch_sampler(
-    checkpoint: Checkpoint, obs: Array, noise: Array, estimator: str, weight: float, mode: str
-) -> Start:
+    checkpoint: Checkpoint, obs: Array, noise: Array, estimator: str, weight: float, mode: str,
+    platform: str = "cuda",
+) -> Start:  # fmt: skip
     """mode: "eager", "compiled", or "graphs" (torch.compile's reduce-overhead)."""
     import torch
     import torch._dynamo
@@ -55,7 +56,7 @@ def torch_sampler(
 
     torch.set_float32_matmul_precision("highest")
     model = speed_torch.Model(checkpoint, estimator, weight, checkpoint.options.denoise_steps)
-    there = torch.device("cuda")
+    there = torch.device(platform)
 
     def moved(layer: Any) -> Any:
         return tuple(None if part is None else part.to(there) for part in layer)
@@ -67,7 +68,7 @@ def torch_sampler(
     step: Any = partial(model.step, ways.get(mode, speed_torch._by_func))
     if mode != "eager":
         torch._dynamo.reset()
-        how = {"mode": "reduce-overhead"} if mode == "graphs" else {}
+        how: Any = {"mode": "reduce-overhead"} if mode == "graphs" else {}
         step = torch.compile(step, fullgraph=True, dynamic=False, **how)
     ks = range(model.T) if estimator == "bptt" else [0] * model.T
 
