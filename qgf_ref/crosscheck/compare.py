@@ -207,7 +207,12 @@ def as_dict(result: Comparison) -> dict[str, Any]:
         "explanations": [
             {
                 "mistakes": [
-                    {"name": m.name, "variant": m.variant, "says": m.mistake.says}
+                    {
+                        "name": m.name,
+                        "variant": m.variant,
+                        "says": m.mistake.says,
+                        "hint": d.hints.get(str(m)),
+                    }
                     for m in e.mistakes
                 ],
                 "excess": e.excess,

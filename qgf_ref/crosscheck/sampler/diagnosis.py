@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.hints import hints
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
 from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
@@ -226,7 +227,13 @@ def diagnose(
     interruptible: Ctrl-C ends the search with what is known by then.
     """
     chosen, search, diagnosis = _diagnosed(setting, cases, progress, premises, interruptible)
-    return chosen, search, replace(diagnosis, places=chosen.places)
+    ranked = any(case.best_of > 1 for case in cases)
+    told = {
+        name: line
+        for explanation in diagnosis.explanations
+        for name, line in hints(chosen, explanation.mistakes, ranked).items()
+    }
+    return chosen, search, replace(diagnosis, places=chosen.places, hints=told)
 
 
 def _diagnosed(

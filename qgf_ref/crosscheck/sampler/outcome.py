@@ -57,6 +57,7 @@ class Diagnosis:
     interrupted   whether Ctrl-C ended the search: what is said is known, and more might be
     singles, pairs, possible_pairs  how many were simulated, of how many pairs
     places        what the quantities are, in words
+    hints         a mistake as made → the option of the checkpoint that would explain it
     """
 
     explanations: tuple[Explanation, ...]
@@ -70,6 +71,7 @@ class Diagnosis:
     record: tuple[str, ...] = ()
     interrupted: bool = False
     places: Mapping[str, str] = field(default_factory=lambda: PLACES)
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:

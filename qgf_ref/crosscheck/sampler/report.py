@@ -114,7 +114,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         count = len(diagnosis.explanations)
         lines = [f"DIAGNOSIS: ambiguous, {count} explanations reproduce everything to rounding"]
     for rank, explanation in enumerate(diagnosis.explanations[:8], 1):
-        lines += _explained(rank, explanation)
+        lines += _explained(rank, explanation, diagnosis.hints)
     if len(diagnosis.explanations) > 8:
         rest = [" + ".join(e.names) for e in diagnosis.explanations[8:]]
         lines += wrapped(f"and {len(rest)} more: {'; '.join(rest)}", "  ")
@@ -125,12 +125,13 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
     return lines
 
 
-def _explained(rank: int, explanation: Explanation) -> list[str]:
+def _explained(rank: int, explanation: Explanation, hints: Mapping[str, str]) -> list[str]:
     lines = []
     for i, made in enumerate(explanation.mistakes):
         mark = f"{rank}. " if i == 0 else "   and "
         lines.append(f"{mark}{made}, enters at {made.mistake.first}")
         lines += wrapped(made.mistake.says, "   ")
+        lines += wrapped(hints.get(str(made), ""), "   ", whole=True)
     others = sorted({str(made) for also in explanation.variants for made in also}
                     - {str(made) for made in explanation.mistakes})  # fmt: skip
     if others:
@@ -197,9 +198,11 @@ def _shown(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0e}".replace("e+0", "e")
 
 
-def wrapped(words: str, indent: str) -> list[str]:
-    """The words in lines of at most WIDTH columns."""
-    return textwrap.wrap(words, WIDTH, initial_indent=indent, subsequent_indent=indent)
+def wrapped(words: str, indent: str, whole: bool = False) -> list[str]:
+    """The words in lines of at most WIDTH columns; whole: words with hyphens, as flags, too."""
+    return textwrap.wrap(
+        words, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=not whole
+    )
 
 
 def heat_map(result: Comparison) -> bytes:

@@ -47,6 +47,15 @@ class Fit:
         return " + ".join(m.name for m in self.mistakes)
 
 
+MEANT = {
+    "learning-rate-1e-3": "If you train so, say it: hyper=Hyperparameters(learning_rate=1e-3).",
+    "discount-without-horizon": "If you train so, say it: hyper=Hyperparameters(horizon=1).",
+    "value-other-aggregation": "If the checkpoint was trained so, its option is wrong, not your "
+    "step: q_aggregation, as in load(…, q_aggregation='mean').",
+}
+"""Mistake → what is to be given where it is none."""
+
+
 @dataclass(frozen=True)
 class TrainingDiagnosis:
     """What explains a disagreement.
@@ -87,6 +96,8 @@ class TrainingDiagnosis:
         for fit in self.fits:
             text = " ".join(m.says for m in fit.mistakes)
             yield from wrapped(f"{fit.name}: {text}" if several else text)
+            for line in (MEANT[m.name] for m in fit.mistakes if m.name in MEANT):
+                yield from wrapped(line)
         worst = max(fit.ratio for fit in self.fits)
         yield from wrapped(
             f"{'Each' if several else 'It'} reproduces all {self.given} quantities given, within "
