@@ -53,6 +53,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--data", type=path_or_name, metavar="PATH", help="data set of the task (npz or directory)"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="K", help="processes (default 2)")
+    parser.add_argument(
+        "--backend", metavar="B", help="of the samplers: numpy, numba (episodes' default), cupy"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
     add_out(parser, "qgf_study", "its tables and figures")
     parser.add_argument(
@@ -84,11 +87,18 @@ def run(args: argparse.Namespace) -> int:
         args.result = redraw(args.name, chosen, args.redraw, directory)
         _list(directory, args.result)
         return 0
+    if args.backend is not None and not STUDIES[args.name].samples:
+        sampling = ", ".join(name for name, entry in STUDIES.items() if entry.samples)
+        raise InputError(
+            f"--backend is for studies that run trained agents' samplers: {sampling}; "
+            f"{args.name} does not"
+        )
     settings = StudySettings(
         quick=args.quick,
         seed=args.seed,
         estimators=None if args.estimators is None else tuple(args.estimators),
         workers=args.workers,
+        backend=args.backend,
         data=args.data,
         task=args.task,
     )

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.errors import InputError, reason
 from qgf_ref.files import (
     csv_bytes,
@@ -46,6 +47,7 @@ class StudySettings:
     task         OGBench task to play in; None: what the checkpoint was trained for
     data         the data set, an npz file or directory, for studies that compare with it
     workers      processes that play episodes
+    backend      that samples the trained agents' actions; None: numba for episodes, else numpy
     records      directory for finished groups of episodes, so that a study that was stopped goes
                  on where it was (`qgf_ref.evaluation.protocol.evaluate`); None: none are kept
     """
@@ -57,12 +59,15 @@ class StudySettings:
     task: str | None = None
     data: str | None = None
     workers: int = 2
+    backend: str | None = None
     records: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("workers", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be ≥ {least}, got {getattr(self, name)}")
+        if self.backend is not None:
+            backend_named(self.backend)
         if self.estimators is not None and not self.estimators:
             raise InputError("no estimator to study: give at least one, e.g. qgf")
         # its numbers would count as those of another checkpoint, or of another draw
@@ -80,6 +85,7 @@ class StudySettings:
             "checkpoints": [_name(c.source) for c in self.checkpoints],
             "task": self.task,
             "data": None if self.data is None else Path(self.data).name,
+            **({} if self.backend is None else {"backend": self.backend}),
         }
 
 

@@ -12,12 +12,13 @@ from qgf_ref.studies.base import Study
 @dataclass(frozen=True)
 class StudyEntry:
     """summary, for the list of studies; trained, whether it needs checkpoints; paper, the figures
-    that it reproduces.
+    that it reproduces; samples, whether it runs trained agents' samplers, on a backend.
     """
 
     summary: str
     trained: bool
     paper: str = ""
+    samples: bool = False
 
 
 STUDIES: dict[str, StudyEntry] = {
@@ -30,7 +31,7 @@ STUDIES: dict[str, StudyEntry] = {
         "bias and variance of every estimator, and when dropping the Jacobian wins", trained=False
     ),
     "ablation": StudyEntry(
-        "clip mask or not, Jacobian or not: the clean 2×2 comparison", trained=True
+        "clip mask or not, Jacobian or not: the clean 2×2 comparison", trained=True, samples=True
     ),
     "correction": StudyEntry(
         "the exact correction, step by step: schedule, covariance, curvature", trained=False
@@ -41,19 +42,26 @@ STUDIES: dict[str, StudyEntry] = {
     ),
     "noise": StudyEntry("sensitivity of G to noise in a_t", trained=True, paper="Fig 3"),
     "q-optimizer": StudyEntry(
-        "Q of the final action beside the success rate", trained=True, paper="Fig 4, 15"
+        "Q of the final action beside the success rate",
+        trained=True,
+        paper="Fig 4, 15",
+        samples=True,
     ),
     "compute": StudyEntry(
         "FLOPs and time against success: BFN-N, GradStep, QGF, QGF+BFN",
         trained=True,
         paper="Fig 6, 7",
+        samples=True,
     ),
     "ood-distance": StudyEntry(
         "how far guided actions are from the best-of-N action and from the data",
         trained=True,
         paper="Fig 17",
+        samples=True,
     ),
-    "weights": StudyEntry("success against the guidance weight", trained=True, paper="Fig 20"),
+    "weights": StudyEntry(
+        "success against the guidance weight", trained=True, paper="Fig 20", samples=True
+    ),
 }
 
 

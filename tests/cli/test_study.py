@@ -29,6 +29,11 @@ def test_refusals(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "it takes no --checkpoint nor options of one" in capsys.readouterr().err
     assert main(["study", "didactic", "--workers", "0", *out]) == 2
     assert "workers must be ≥ 1, got 0" in capsys.readouterr().err
+    for name in ("didactic", "noise"):
+        assert main(["study", name, "--backend", "numba", *out]) == 2
+        assert f"ood-distance, weights; {name} does not" in capsys.readouterr().err
+    assert main(["study", "weights", "--backend", "cuda", *out]) == 2
+    assert "unknown backend 'cuda'" in capsys.readouterr().err
     assert not (tmp_path / "lab").exists(), "nothing is made for a refused command"
 
 

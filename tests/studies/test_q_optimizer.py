@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ def points(method: Method, q: list[float], wins: list[list[bool]]) -> list[QPoin
     ]
 
 
-def test_q_is_that_of_the_final_actions() -> None:
-    settings = line_settings(seeds=2)
+@pytest.mark.parametrize("backend", [None, "numpy"])
+def test_q_is_that_of_the_final_actions(backend: str | None) -> None:
+    settings = replace(line_settings(seeds=2), backend=backend)
     cells = [cell(m, w, [True]) for m, w in ((Method(), None), (QGF, 0.1), (QGF, 0.3))]
     best = cell(parse_method("bfn-4"), None, [True])
     found = optimised(settings, [*cells, best], fixed_observations(settings))

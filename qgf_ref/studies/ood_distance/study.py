@@ -20,6 +20,7 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
+from qgf_ref.backends.engine import Engine
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.progress import progress
@@ -62,7 +63,7 @@ def study(settings: StudySettings) -> StudyOutcome:
             parts = [whole_chunks(path, task, checkpoint) for path in files.train]
             chunks_of, states_of = (np.concatenate(each) for each in zip(*parts, strict=True))
             data = DataActions(chunks_of, states_of)
-            measure = _Measure(checkpoint, observations(settings, c, rows), data, settings.seed)
+            measure = _Measure(checkpoint, observations(settings, c, rows), data, settings)
             counts.append(len(data.chunks))
             observed.append(len(measure.obs))
             job.advance()
@@ -107,19 +108,24 @@ def study(settings: StudySettings) -> StudyOutcome:
 class _Measure:
     """Actions of one checkpoint on its observations, and their distances."""
 
-    def __init__(self, checkpoint: Checkpoint, obs: Array, data: DataActions, seed: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, obs: Array, data: DataActions, settings: StudySettings
+    ) -> None:
         self.flow, self.obs, self.data = checkpoint.flow, obs, data
-        self.seed = seed
+        self.seed, self.engine = settings.seed, Engine.of(settings.backend or "numpy")
         self.neighbours = data.neighbours(obs)
-        rng = np.random.default_rng((seed, 32))
-        self.oracle = sample(self.flow, obs, estimator="none", best_of=DRAWS, rng=rng)
+        rng = np.random.default_rng((self.seed, 32))
+        self.oracle = sample(
+            self.flow, obs, estimator="none", best_of=DRAWS, rng=rng, backend=self.engine
+        )
 
     def draw(self, estimator: Any, weight: float | None, best_of: int) -> Array:
         """Actions (B, D); every estimator and weight starts from the same noise."""
         rng = np.random.default_rng((self.seed, 31))
         return sample(
-            self.flow, self.obs, estimator=estimator, weight=weight, best_of=best_of, rng=rng
-        )
+            self.flow, self.obs, estimator=estimator, weight=weight, best_of=best_of, rng=rng,
+            backend=self.engine,
+        )  # fmt: skip
 
     def __call__(self, actions: Array) -> dict[str, Array]:
         """Every measure (B,) of actions (B, D)."""

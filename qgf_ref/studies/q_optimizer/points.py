@@ -67,11 +67,12 @@ def optimised(
         noise.standard_normal((len(obs), widest, checkpoint.flat_action_dim))
         for obs, checkpoint in zip(states, settings.checkpoints, strict=True)
     ]
+    engine = Engine.of(settings.backend or "numba").single
     every: list[list[Array]] = []
     for cell in tracked(cells, len(cells), "cell", title="Q of final actions"):
         values: list[Array] = []
         for checkpoint, obs, start in zip(settings.checkpoints, states, starts, strict=True):
-            policy = Policy.of(checkpoint, cell.method, cell.weight, Engine.of("numba", 1))
+            policy = Policy.of(checkpoint, cell.method, cell.weight, engine)
             # the first candidate of best-of-N is the one that N = 1 would draw
             first = start[:, : cell.method.best_of].reshape(-1, start.shape[-1])
             values.append(policy.act(obs, first)[1])

@@ -83,7 +83,7 @@ def play(
         episodes=held_out,
         seed=settings.seed,
         workers=settings.workers,
-        backend="numba",
+        backend=settings.backend or "numba",
     )
     try:
         return evaluate(settings.checkpoints, settings.task, wanted, directory=records)

@@ -139,6 +139,7 @@ def test_the_command_line_answers(
         ["bench", "--backend", "cupy", "--smoke", "--out", str(tmp_path / "b")],
         ["audit", "--backend", "cupy", "--rows", "2", "--out", str(tmp_path / "a")],
         ["train", "cube-single-play-singletask-task1-v0", "--backend", "cupy"],
+        ["study", "weights", "--backend", "cupy", "--out", str(tmp_path / "s")],
     ):
         backend_named.cache_clear()
         assert main(words) == 2, words
