@@ -23,7 +23,6 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
 from qgf_ref.losses.batch import Batch
-from qgf_ref.ops.clip import Box
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.threads import thread_count
 
@@ -178,11 +177,6 @@ class Engine:
         if recorded is None:
             return chain(flow, scheme.spread(obs, draws), noise, weight)
         _require_algorithm_1(flow, scheme, self.backend.name)
-        if isinstance(flow.bound, Box) and self.backend.residence is not None:
-            raise InputError(
-                f"backend {self.backend.name} clips actions to one number: use backend numpy for "
-                "a bound for each coordinate"
-            )
         try:
             if not estimator.recordable:
                 raise NotRecordable(f"the estimator {estimator.label}")

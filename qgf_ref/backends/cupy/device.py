@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.backends.cupy.cublas import Cublas, Matrices
-from qgf_ref.backends.cupy.sources import OPTIONS, source
+from qgf_ref.backends.cupy.sources import MANY_LAUNCHES, ONE_LAUNCH, OPTIONS, source
 from qgf_ref.errors import InputError
 
 WARP = 32
+INTERPRETER = "run_program"
+"""The kernel for few rows, which is compiled apart."""
 ANOTHER = "choose another backend: numba, numpy"
 OTHERWISE = f"or {ANOTHER}"
 OLDEST_DRIVER = 12000
@@ -93,7 +95,7 @@ class Device:
                 f"{OTHERWISE}"
             ) from error
         self._large: set[tuple[str, str, str]] = set()
-        self._modules: dict[tuple[str, str], Any] = {}
+        self._modules: dict[tuple[tuple[str, str], tuple[str, ...]], Any] = {}
         self._functions: dict[tuple[str, str, str], Any] = {}
 
     @contextmanager
@@ -153,12 +155,13 @@ class Device:
     ) -> None:
         """Start a kernel of the sources for key = (dtype, activation)."""
         full = *key, name
+        files = ONE_LAUNCH if name == INTERPRETER else MANY_LAUNCHES
         function = self._functions.get(full)
         if function is None:
-            if key not in self._modules:
-                code = source(*key)
-                self._modules[key] = self.xp.RawModule(code=code, options=OPTIONS)
-            function = self._functions[full] = self._modules[key].get_function(name)
+            if (key, files) not in self._modules:
+                code = source(*key, files)
+                self._modules[key, files] = self.xp.RawModule(code=code, options=OPTIONS)
+            function = self._functions[full] = self._modules[key, files].get_function(name)
         if shared > 48 * 1024 and full not in self._large:
             # one that was started with less before is asked, too
             function.max_dynamic_shared_size_bytes = self.shared_bytes

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.backends.cupy.device import INTERPRETER
 from qgf_ref.backends.cupy.layout import LINE, Space
 from qgf_ref.backends.cupy.structs import CALL, arguments, struct
 from qgf_ref.backends.cupy.tables import Tables
@@ -133,6 +134,6 @@ class FewRows(Workspace):
             ints=self.room["ints"], own_shared=self.room["end"], time_scale=TIME_SCALE,
         )  # fmt: skip
         self.device.launch(
-            weights.key, "run_program", (self.device.processors,), THREADS[self.itemsize],
+            weights.key, INTERPRETER, (self.device.processors,), THREADS[self.itemsize],
             arguments((call,)), self.shared, cooperative=True,
         )  # fmt: skip

@@ -16,7 +16,11 @@ from qgf_ref.ops.dense import NO_NORM, NORM_AFTER, NORM_FIRST
 
 FOLDER = Path(__file__).parent / "source"
 FILES = ("common", "layers", "rows", "columns", "product", "learning", "glue", "persistent")
-"""In the order in which they are compiled, all as one."""
+"""In the order in which they are compiled."""
+ONE_LAUNCH = ("common", "layers", "glue", "persistent")
+MANY_LAUNCHES = tuple(name for name in FILES if name != "persistent")
+"""What is compiled together. The interpreter for few rows takes the compiler three times as long as
+all other kernels, and who trains does not need it."""
 SEVERAL = "several"
 """Stands for an activation where networks have more than one: kernels are told which."""
 REALS = {"float32": "float", "float64": "double"}
@@ -49,7 +53,7 @@ def constants() -> str:
 
 
 @cache
-def source(dtype: str, activation: str, files: tuple[str, ...] = FILES) -> str:
+def source(dtype: str, activation: str, files: tuple[str, ...]) -> str:
     """The kernels as one text, for "float32" or "float64" and hidden layers' activation, or
     `SEVERAL`.
     """

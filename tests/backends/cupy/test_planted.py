@@ -19,8 +19,8 @@ QUICK = "a mask without the last lane", "a row too few", "a product that replace
 """The others take the C++ compiler too long."""
 
 
-def install(monkeypatch: pytest.MonkeyPatch, read: dict[str, str], files: tuple[str, ...]) -> None:
-    def text(dtype: str, activation: str) -> str:
+def install(monkeypatch: pytest.MonkeyPatch, read: dict[str, str]) -> None:
+    def text(dtype: str, activation: str, files: tuple[str, ...]) -> str:
         head = f"#define REAL {sources.REALS[dtype]}\n#define ACTIVATION 0\n{sources.constants()}"
         return "\n".join([head, *(read[name] for name in files)])
 
@@ -68,8 +68,7 @@ def residual(few: bool, rows: int) -> float:
 def test_it_is_caught(gpu: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read = {file: (FOLDER / f"{file}.cu").read_text() for file in FILES}
     persistent = PLANTED[name][0] == "persistent"
-    files = FILES if persistent else tuple(file for file in FILES if file != "persistent")
-    install(monkeypatch, planted(name, read), files)
+    install(monkeypatch, planted(name, read))
     try:
         error = worst(persistent)
     except KernelError as caught:

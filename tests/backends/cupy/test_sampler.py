@@ -276,11 +276,17 @@ def test_no_rows(gpu: ModuleType) -> None:
     assert sample(flow, obs[:0], weight=0.1, noise=noise[:0], backend="cupy").shape == (0, 3)
 
 
-def test_a_bound_for_each_coordinate_is_refused(gpu: ModuleType) -> None:
-    """Its kernels clip to one number; a symmetric pair is one."""
+def test_a_bound_for_each_coordinate_runs_layer_by_layer(gpu: ModuleType) -> None:
+    """Programs clip to one number; a symmetric pair is one."""
     flow, obs, noise = small(rows=3)
     boxed = replace(flow, action_bound=(-0.3, 0.5))
-    with pytest.raises(InputError, match="backend cupy clips actions to one number"):
-        sample(boxed, obs, weight=0.3, noise=noise, backend="cupy")
+    how: dict[str, Any] = {"weight": 0.3, "noise": noise, "estimator": "qgf_jacobian"}
+    expected = sample(boxed, obs, **how)
+    assert not samplers.device_sampler.samplers
+    for given in (obs, gpu.asarray(obs)):
+        got: Any = sample(boxed, given, backend="cupy", **how)
+        assert type(got) is type(given) and "glue" not in stand_in.settings.launches
+        got = got if given is obs else _bare(got)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
     same = replace(flow, action_bound=(-0.4, 0.4))
     assert sampled(same, obs, True, ["qgf"], weight=0.3, noise=noise) < FLOAT64

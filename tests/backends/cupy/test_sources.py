@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from qgf_ref.backends.cupy.sources import FILES, FOLDER, OPTIONS, SEVERAL, source
+from qgf_ref.backends.cupy.sources import (
+    FILES,
+    FOLDER,
+    MANY_LAUNCHES,
+    ONE_LAUNCH,
+    OPTIONS,
+    SEVERAL,
+    source,
+)
 from qgf_ref.ops.activations import ACTIVATIONS
 from tests.helpers.some import some
 
@@ -59,15 +67,13 @@ def require_tight(log: str, kernels: set[str]) -> None:
 
 def test_all_files_are_compiled() -> None:
     assert {path.stem for path in FOLDER.glob("*.cu")} == set(FILES)
-
-
-SHORT = tuple(name for name in FILES if name != "persistent")
+    assert {*ONE_LAUNCH, *MANY_LAUNCHES} == set(FILES)
 
 
 @pytest.mark.parametrize("dtype", some(["float32", "float64"], 1))
 def test_kernels_compile_without_spills(dtype: str) -> None:
-    """All but the interpreter for few rows, which takes the compiler twenty seconds."""
-    text = source(dtype, "gelu", SHORT)
+    """All but the interpreter for few rows, which takes the compiler longest."""
+    text = source(dtype, "gelu", MANY_LAUNCHES)
     compiled(text, "compute_80")
     require_tight(compiled(text, "sm_90"), set(re.findall(KERNEL, text)))
 
@@ -77,17 +83,18 @@ def test_kernels_compile_without_spills(dtype: str) -> None:
 @pytest.mark.parametrize("architecture", ["compute_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("activation", ["gelu", SEVERAL])
 def test_all_kernels_compile_without_spills(dtype: str, architecture: str, activation: str) -> None:
-    text = source(dtype, activation)
-    log = compiled(text, architecture)
-    if architecture.startswith("sm"):
-        require_tight(log, set(re.findall(KERNEL, text)))
+    for files in (ONE_LAUNCH, MANY_LAUNCHES):
+        text = source(dtype, activation, files)
+        log = compiled(text, architecture)
+        if architecture.startswith("sm"):
+            require_tight(log, set(re.findall(KERNEL, text)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_compiles(activation: str) -> None:
     for dtype in ("float32", "float64"):
-        text = source(dtype, activation, SHORT)
+        text = source(dtype, activation, MANY_LAUNCHES)
         require_tight(compiled(text, "sm_90"), set(re.findall(KERNEL, text)))
 
 
