@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Protocol, TypeVar
@@ -122,3 +122,8 @@ def tracked(
         for item in items:
             yield item
             job.advance()
+
+
+def watched(items: Sequence[T], title: str, show: bool) -> Iterator[T]:
+    """`tracked` of a part of a job: its bar goes when it is done."""
+    return tracked(items, len(items), title=title, leave=False, show=show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -248,6 +249,39 @@ def test_what_build_does_wrong_is_told_as_such() -> None:
         check(build=raises)
     with pytest.raises(InputError, match="what build returns must be a function"):
         check(build=lambda networks: 3)
+
+
+def half(*given: Any) -> Any:
+    return sampler(*given)["action"] / 2
+
+
+def wrong_loss(*given: Any) -> dict[str, float]:
+    return {"critic": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (partial(check_sampler, half, CHECKPOINT, rows=4), "simulating mistakes"),
+        (partial(check_losses, wrong_loss, small_checkpoint()), "simulating mistakes"),
+        (partial(check_critic, lambda *x: critic(*x) / 2, CHECKPOINT, rows=4), "simulating mist"),
+    ],
+)
+def test_a_diagnosis_shows_how_far_it_is_where_somebody_watches(
+    job: Any, says: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with pytest.raises(CrossCheckError):
+        job()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(CrossCheckError):
+        job()
+    assert says in capsys.readouterr().err
+    if job.func is not check_critic:
+        with pytest.raises(CrossCheckError):
+            job(show_progress=False)
+        assert capsys.readouterr().err == ""
 
 
 def test_a_tolerance_of_nothing_is_one() -> None:

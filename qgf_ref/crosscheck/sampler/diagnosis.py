@@ -9,10 +9,9 @@ does not reproduce *every* recorded number to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from qgf_ref.crosscheck.sampler.simulations import Simulations, ended_like, sett
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.errors import BudgetSpent
 from qgf_ref.interop.trace_file import CAUSAL
-from qgf_ref.progress import tracked
+from qgf_ref.progress import watched
 
 MAX_PAIRS = 400
 """Pairs simulated for one quantity, the most promising first. Where rows depend on each other, all
@@ -41,8 +40,6 @@ NEAREST = 0.5
 LOOKED_AT = 6
 """So many of the nearest are tried against what agrees, which takes all rows."""
 MAX_MISTAKES = 4
-
-T = TypeVar("T")
 
 
 class Search(Simulations):
@@ -93,7 +90,8 @@ class Search(Simulations):
             if len(screen.base) + 2 > MAX_MISTAKES:
                 continue
             left = float(MAX_PAIRS)
-            for pair in _tracked(self._pairs(screen), "pairs of mistakes", progress):
+            pairs = self._pairs(screen)[:MAX_PAIRS]
+            for pair in watched(pairs, "simulating pairs of mistakes", progress):
                 if left <= 0:
                     break
                 left -= screen.cost(pair)
@@ -108,7 +106,7 @@ class Search(Simulations):
         base = screen.base
         hypotheses: list[Mistakes] = []
         additions = screen.additions({made.name for made in base})
-        for made in _tracked(additions, "mistakes", progress):
+        for made in watched(additions, "simulating mistakes", progress):
             self.singles += 1
             if screen.passes((made,)) and self.agrees((*base, made), quantity):
                 hypotheses.append((*base, made))
@@ -117,9 +115,8 @@ class Search(Simulations):
                 if fitted is not None and self.agrees((*base, fitted), quantity):
                     hypotheses.append((*base, fitted))
         listed = {h[-1].name for h in hypotheses}
-        for made in {
-            m.name: m for m in additions if m.mistake.at and m.name not in listed
-        }.values():
+        others = {m.name: m for m in additions if m.mistake.at and m.name not in listed}
+        for made in watched(tuple(others.values()), "simulating other values", progress):
             self.singles += 1
             at_best = screen.fitted_value(made)
             if at_best is None:
@@ -208,10 +205,6 @@ class Search(Simulations):
             excess, made = fits[0]
             ranked.append(Explanation(made, excess, tuple(other for _, other in fits[1:])))
         return tuple(sorted(ranked, key=lambda e: (len(e.mistakes), e.excess)))
-
-
-def _tracked(items: Iterable[T], what: str, show: bool) -> Iterable[T]:
-    return tracked(items, title=f"simulating {what}", leave=False, show=show)
 
 
 def diagnose(

@@ -27,7 +27,7 @@ from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.nets.mlp import LayerParams, MLPParams
-from qgf_ref.progress import tracked
+from qgf_ref.progress import watched
 
 COVERAGE_ROWS = 16
 VISIBLE = 20.0
@@ -229,8 +229,7 @@ def hidden(
     most = max(case.best_of for case in cases)
     last = max(order(case.observed[-1]) for case in cases)
     every = _first_variants(candidates(port, most))
-    title = "what would not show"
-    for made in tracked(every, len(every), title=title, leave=False, show=show_progress):
+    for made in watched(every, "what would not show", show_progress):
         if first_quantity(made) > last:
             continue
         if made.mistake.variants and not any(visible(made) for visible in tests):

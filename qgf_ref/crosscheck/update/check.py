@@ -31,6 +31,7 @@ from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.interop.load import CheckpointLike, checkpoint_of
 from qgf_ref.losses.batch import AnyBatch, GoalBatch, Hyperparameters
 from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.progress import wanted
 from qgf_ref.threads import one_blas_thread
 from qgf_ref.user_code import require_function
 
@@ -152,6 +153,7 @@ def check_losses(
     seed: int = 0,
     bank: TrainingBank | None = None,
     drawn: Mapping[str, Array] | None = None,
+    show_progress: bool | None = None,
 ) -> TrainingReport:
     """Compare a training step with the reference; where it disagrees, name the mistake.
 
@@ -175,6 +177,7 @@ def check_losses(
              checkpoint's agent; fn takes the recipe's draws, in their order, and returns its
              losses, gradients and parameters
     drawn    other draws of the recipe by name, of the shapes that fn takes
+    show_progress  on stderr (default: on a terminal)
 
     What rounding explains is measured, not assumed: see `qgf_ref.crosscheck.update.rounding`.
     A float64 implementation is held to float64's rounding, and its time embedding may be exact.
@@ -201,7 +204,8 @@ def check_losses(
         if not updates and (broken := _broken_premise(fn, case, theirs)):
             raise CrossCheckError(broken)
 
-    report = _judged(case, theirs, precision_of(theirs), premises)
+    show = wanted(show_progress)
+    report = _judged(case, theirs, precision_of(theirs), premises, show)
     if not report.passed:
         if updates and report.diagnosis is not None and not report.diagnosis.fits:
             broken = _broken_premise(fn, case, theirs)
@@ -253,6 +257,7 @@ def _judged(
     theirs: Mapping[str, Any],
     precision: str,
     premises: Callable[[], None] = lambda: None,
+    show: bool = False,
 ) -> TrainingReport:
     embeddings: tuple[Precision, ...] = (
         ("float32",) if precision == "float32" else ("exact", "float32")
@@ -269,15 +274,15 @@ def _judged(
         comparisons = tuple(_comparison(reference, name, value) for name, value in theirs.items())
         about = (comparisons, _settings(case), precision, embedding)
         if all(c.passed for c in comparisons):
-            hidden = unseen(case, theirs, reference, precision, embedding)
+            hidden = unseen(case, theirs, reference, precision, embedding, show)
             return TrainingReport(*about, unseen=hidden)
         premises()
-        diagnosis = diagnose(case, theirs, reference, precision, embedding)
+        diagnosis = diagnose(case, theirs, reference, precision, embedding, show)
         reports.append(TrainingReport(*about, diagnosis=diagnosis))
         if diagnosis.fits:
             return reports[-1]
     if precision == "float64":
-        coarse = _judged(case, theirs, "float32")
+        coarse = _judged(case, theirs, "float32", show=show)
         if coarse.passed:
             note = "The numbers are float64, but something in them was computed in float32."
             return replace(coarse, note=note)

@@ -15,6 +15,7 @@ from qgf_ref.crosscheck.update.mistake import TrainingMistake, combined
 from qgf_ref.crosscheck.update.rounding import Truth, exact, size, truth
 from qgf_ref.crosscheck.update.runs import TrainingCase
 from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.progress import watched
 
 LIMIT = 5.0
 """Largest error, in units of the largest of our own runs' errors, that rounding explains.
@@ -117,14 +118,20 @@ def diagnose(
     reference: Truth,
     precision: str,
     embedding: Precision,
+    show: bool = False,
 ) -> TrainingDiagnosis:
-    """The mistakes that explain `theirs`, which disagrees with the `reference`."""
-    singles = [((m,), m.recipe) for m in case.bank.mistakes]
-    fits = _fits(singles, case, theirs, reference, precision, embedding)
+    """The mistakes that explain `theirs`, which disagrees with the `reference`. show: progress."""
+    every = case.bank.mistakes
+    singles = [((m,), m.recipe) for m in every]
+    alone = watched(singles, "simulating mistakes", show)
+    fits = _fits(alone, case, theirs, reference, precision, embedding)
     nearest = None
     if not fits and all(np.isfinite(size(value)) for value in theirs.values()):
-        simulated = {m: exact(m.recipe, case, precision, embedding) for m in case.bank.mistakes}
-        pairs = _pairs(theirs, reference, simulated)
+        simulated = {
+            m: exact(m.recipe, case, precision, embedding)
+            for m in watched(every, "simulating their updates", show)
+        }
+        pairs = watched(_pairs(theirs, reference, simulated), "simulating pairs", show)
         fits = _fits(pairs, case, theirs, reference, precision, embedding)
         nearest = None if fits else _nearest(theirs, reference, simulated)
     separators = _separators(fits, case, theirs, precision, embedding) if len(fits) > 1 else ()
@@ -132,7 +139,12 @@ def diagnose(
 
 
 def unseen(
-    case: TrainingCase, given: Iterable[str], reference: Truth, precision: str, embedding: Precision
+    case: TrainingCase,
+    given: Iterable[str],
+    reference: Truth,
+    precision: str,
+    embedding: Precision,
+    show: bool = False,
 ) -> tuple[str, ...]:
     """The mistakes that the given quantities would not show on this case."""
     names = tuple(given)
@@ -141,7 +153,8 @@ def unseen(
         simulated = exact(mistake.recipe, case, precision, embedding)
         return any(reference.ratio(name, simulated[name]) > SEEN for name in names)
 
-    return tuple(mistake.name for mistake in case.bank.mistakes if not shown(mistake))
+    every = watched(case.bank.mistakes, "what would not show", show)
+    return tuple(mistake.name for mistake in every if not shown(mistake))
 
 
 def _fits(
