@@ -250,6 +250,7 @@ def checked_ends(path: Path, data: dict[str, Array], horizon: int) -> Array:
             f"{path} must end with the end of an episode (terminals 1 in its last row); it has "
             f"{len(terminals)} rows, and the last terminal is in {last}"
         )
+    require_single_ends(ends, path)
     transitions = np.diff(ends, prepend=-1) - 1
     shortest = int(transitions.argmin())
     if transitions[shortest] < max(horizon, 1):
@@ -258,6 +259,21 @@ def checked_ends(path: Path, data: dict[str, Array], horizon: int) -> Array:
             f"chunk of {horizon}. Remove it or choose a smaller --horizon-length."
         )
     return ends
+
+
+def require_single_ends(ends: Array, where: object) -> None:
+    """Raise InputError where most episodes would be followed by one of a single state: a terminal
+    on s_(T−1) and on s_T, as OGBench's compact form has it in memory.
+
+    ends (K,): the rows of all terminals; where: for the message
+    """
+    doubled = int((np.diff(ends) == 1).sum())
+    if doubled and 2 * doubled >= len(ends):
+        raise InputError(
+            f"{where}: terminals are 1 on the last two rows of {doubled} episodes, which reads as "
+            f"{doubled} more episodes of one state each. OGBench's compact form, in memory, marks "
+            "s_(T−1), too; a file marks s_T alone. Write terminals[:-1][terminals[1:] > 0] = 0"
+        )
 
 
 def _download(name: str) -> None:

@@ -110,6 +110,10 @@ def _to_the_final(data: dict[str, Any]) -> Any:
     return ends[np.searchsorted(ends, rows)] - 1 - rows
 
 
+DOUBLED = exposing_data()["terminals"]
+DOUBLED[:-1] += DOUBLED[1:]
+
+
 @pytest.mark.parametrize(
     ("answer", "data", "says"),
     [
@@ -128,6 +132,7 @@ def _to_the_final(data: dict[str, Any]) -> Any:
         (port_batch, {"observations": np.ones((4, 2))}, "the data lack actions, terminals"),
         (port_batch, {**exposing_data(), "goals": np.ones((3, 1))}, "of one length"),
         (port_batch, {**exposing_data(), "terminals": np.zeros(78)}, "must be terminal"),
+        (port_batch, {**exposing_data(), "terminals": DOUBLED}, "the data: terminals are 1 on th"),
     ],
 )
 def test_bad_input(answer: Any, data: Any, says: str) -> None:

@@ -118,6 +118,8 @@ def damaged(tmp_path: Path, **changes: Any) -> Path:
 ARRAYS = episodes()
 LONE = ARRAYS["terminals"].copy()
 LONE[3] = True
+DOUBLED = ARRAYS["terminals"].copy()
+DOUBLED[:-1] |= DOUBLED[1:]
 NAN = ARRAYS["observations"].copy()
 NAN[5, 1] = np.nan
 
@@ -138,6 +140,10 @@ NAN[5, 1] = np.nan
         ({"terminals": np.zeros(84)}, "must end with the end of an episode.* in no row at all"),
         ({"terminals": np.roll(ARRAYS["terminals"], -2)}, "the last terminal is in row 81"),
         ({"terminals": LONE}, "episode 0 has 3 transitions, fewer than a chunk of 5"),
+        (
+            {"terminals": DOUBLED},
+            r"last two rows of 4 episodes.*s_T alone\. Write terminals",
+        ),
         ({"actions": np.array(["a"] * 84)[:, None]}, "must be numbers"),
         ({"observations": np.zeros((84, 7))}, r"observations of shape \(2,\), .* are \(7,\)"),
         ({"qpos": np.zeros(84)}, "does not fit pointmaze-medium-.*Is it the data set pointmaze"),
@@ -285,3 +291,9 @@ def test_what_draws_nothing_loads_no_opengl(variables: dict[str, str]) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_said_of_doubled_terminals_mends_them() -> None:
+    terminals = DOUBLED.copy()
+    terminals[:-1][terminals[1:] > 0] = 0
+    np.testing.assert_array_equal(terminals, ARRAYS["terminals"])

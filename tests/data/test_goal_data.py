@@ -187,6 +187,7 @@ def test_short_episodes_are_counted(tmp_path: Path) -> None:
         ({"observations": np.zeros((84, 7))}, "observations of width 2.* has 7: is it the data"),
         ({"actions": np.full((84, 2), 1.5)}, r"actions must lie in \[−1, 1\]"),
         ({"actions": np.zeros((83, 2))}, "differ in length"),
+        ({"terminals": np.arange(84) % 21 > 18}, "last two rows of 4 episodes, which reads as 4"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

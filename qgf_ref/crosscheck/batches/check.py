@@ -22,6 +22,7 @@ import numpy as np
 from qgf_ref.arrays import Array, whole_number
 from qgf_ref.crosscheck.batches.literal import MISTAKES, Literal
 from qgf_ref.crosscheck.errors import CrossCheckError, answer_of
+from qgf_ref.data.datasets import require_single_ends
 from qgf_ref.data.goals.sampling import (
     BatchDraws,
     GoalLaw,
@@ -191,6 +192,7 @@ def _trajectories(data: Mapping[str, Array]) -> Trajectories:
     ends = np.flatnonzero(data["terminals"])
     if not len(ends) or ends[-1] != lengths["terminals"] - 1:
         raise InputError("the last row must be terminal: 1 on the last state of each episode")
+    require_single_ends(ends, "the data")
     observations = np.asarray(data["observations"], np.float32)
     return Trajectories(
         observations=observations,
