@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterable
 
 EXTRAS = {
+    "dask": "cluster",
+    "dask_jobqueue": "cluster",
+    "distributed": "cluster",
+    "tomli": "cluster",
     "numba": "numba",
     "llvmlite": "numba",
     "gymnasium": "ogbench",

@@ -24,6 +24,7 @@ from qgf_ref.cli import (
     explain,
     goals,
     study,
+    sweep,
     trace,
     train,
     train_extra,
@@ -43,7 +44,7 @@ BROKEN_PIPE = 141
 GROUPS: dict[str, tuple[Any, ...]] = {
     "is this estimator, this checkpoint right?": (audit, explain, estimators),
     "your own implementation": (compare, trace, convert, bench),
-    "from data to a success rate": (collect, goals, train, train_extra, evaluate),
+    "from data to a success rate": (collect, goals, train, train_extra, evaluate, sweep),
     "how biased, how noisy, and what follows": (study,),
 }
 EXAMPLES = """examples:

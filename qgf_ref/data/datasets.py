@@ -75,6 +75,17 @@ def find_dataset(name: str, path: str | Path | None = None) -> DatasetFiles:
     return DatasetFiles((path,), held if held.exists() else None)
 
 
+def has_dataset(name: str, data: str | Path | None) -> bool:
+    """Whether `find_dataset` finds the data set without a download."""
+    try:
+        if data is not None:
+            return bool(find_dataset(name, data).train)
+        cache = user_path(CACHE)
+    except InputError:
+        return False
+    return (cache / name).is_dir() or (cache / f"{name}.npz").exists()
+
+
 def load_transitions(
     path: Path,
     task: Task,

@@ -10,7 +10,8 @@ Source: method.md, section 8; official.md, P1 and P2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -119,6 +120,56 @@ def evaluate(
     configuration, WorkerError when a process dies, NonFiniteError as `sample`.
     """
     settings = settings or Settings()
+    start, origin = perf_counter(), provenance()
+    selected: list[Cell] = []
+    total = _total(settings, len(checkpoints))
+    with _playing(checkpoints, task, settings, directory, total, overwrite=overwrite) as run:
+        fixed = {m: settings.weights_of(m)[0] for m in settings.methods if m.weighted}
+        if settings.selects:
+            selected = run.cells(_selected(settings), SELECTION)
+            for m in fixed:
+                chosen = best(c for c in selected if c.method == m).weight
+                assert chosen is not None
+                fixed[m] = chosen
+        held_out = run.cells([(m, fixed.get(m)) for m in settings.methods], HELD_OUT)
+    return Evaluation(
+        run.task.name,
+        settings,
+        tuple(c.describe() for c in checkpoints),
+        tuple(selected),
+        tuple(held_out),
+        perf_counter() - start,
+        origin,
+    )
+
+
+def selection(
+    checkpoints: Sequence[Checkpoint],
+    task: TaskLike | str,
+    settings: Settings,
+    *,
+    directory: Path | None = None,
+) -> tuple[Cell, ...]:
+    """The cells of every method and weight on the selection episodes, and nothing held out: what a
+    choice between runs of other settings is made on. Arguments and errors as `evaluate`.
+    """
+    pairs = _selected(settings)
+    total = len(pairs) * settings.selection_episodes * len(checkpoints)
+    with _playing(checkpoints, task, settings, directory, total) as run:
+        return tuple(run.cells(pairs, SELECTION))
+
+
+@contextmanager
+def _playing(
+    checkpoints: Sequence[Checkpoint],
+    task: TaskLike | str,
+    settings: Settings,
+    directory: Path | None,
+    total: int,
+    *,
+    overwrite: bool = False,
+) -> Iterator[_Run]:
+    """An evaluation under way, its input checked, its workers started."""
     if not checkpoints:
         raise InputError("no checkpoint to evaluate")
     task = problem_of(task, checkpoints[0]) if isinstance(task, str) else task
@@ -128,8 +179,6 @@ def evaluate(
             "the same checkpoint is given twice; several are meant to be training seeds, whose "
             "episodes are pooled"
         )
-    start = perf_counter()
-    origin = provenance()
     with Simulator(task, 1) as simulator:
         for checkpoint in checkpoints:
             simulator.require_fit(checkpoint)
@@ -142,33 +191,19 @@ def evaluate(
         "code": code_versions(settings.methods, settings.engine.backend),
     }
     stage = RolloutSetup(tuple(checkpoints), task, settings.envs, settings.engine)
-    guided = [m for m in settings.methods if m.weighted]
-    others = [m for m in settings.methods if not m.weighted]
-    selection: list[Cell] = []
-    fixed = {m: settings.weights_of(m)[0] for m in guided}
     with (
         Records(directory, configuration, overwrite=overwrite) as records,
         workers(stage, settings.workers) as crew,
-        progress(_total(settings, len(checkpoints)), "episode") as job,
+        progress(total, "episode") as job,
     ):
-        run = _Run(settings, checkpoints, records, crew, job)
-        if settings.selects:
-            pairs = [(m, w) for m in guided for w in settings.weights_of(m)]
-            selection = run.cells([*((m, None) for m in others), *pairs], SELECTION)
-            for m in guided:
-                chosen = best(c for c in selection if c.method == m).weight
-                assert chosen is not None
-                fixed[m] = chosen
-        held_out = run.cells([(m, fixed.get(m)) for m in settings.methods], HELD_OUT)
-    return Evaluation(
-        task.name,
-        settings,
-        tuple(c.describe() for c in checkpoints),
-        tuple(selection),
-        tuple(held_out),
-        perf_counter() - start,
-        origin,
-    )
+        yield _Run(task, settings, checkpoints, records, crew, job)
+
+
+def _selected(settings: Settings) -> list[tuple[Method, float | None]]:
+    """What is played on the selection episodes: the unguided methods, then every weight."""
+    guided = [m for m in settings.methods if m.weighted]
+    others = [m for m in settings.methods if not m.weighted]
+    return [*((m, None) for m in others), *((m, w) for m in guided for w in settings.weights_of(m))]
 
 
 @one_blas_thread()
@@ -220,13 +255,14 @@ class _Run:
 
     def __init__(
         self,
+        task: TaskLike,
         settings: Settings,
         checkpoints: Sequence[Checkpoint],
         records: Records,
         crew: Crew[Unit, Played],
         job: Progress,
     ) -> None:
-        self.settings, self.records = settings, records
+        self.task, self.settings, self.records = task, settings, records
         self.crew, self.job = crew, job
         self.networks = [
             {name: digest_of((params,))[:_SHOWN] for name, params in c.auxiliary.present().items()}

@@ -56,6 +56,11 @@ class Record:
         return self._content["dataset"]
 
     @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The start and each resumption: provenance, updates, seconds."""
+        return list(self._content["sessions"])
+
+    @property
     def last_update(self) -> int:
         """How far the saved state reaches; 0 when nothing was saved."""
         return max((s.get("to_update", 0) for s in self._content["sessions"]), default=0)
