@@ -6,6 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from qgf_ref.errors import InputError, unknown_name
@@ -27,7 +28,7 @@ class OwnSettings:
     """
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
+        kinds = kinds_of(type(self))
         for each in fields(self):
             value = coerced(each.name, getattr(self, each.name), kinds[each.name])
             object.__setattr__(self, each.name, value)
@@ -38,6 +39,14 @@ class OwnSettings:
             if name not in vars(self):
                 raise unknown_name("setting", name, vars(self))
         return replace(self, **changes)
+
+
+@cache
+def kinds_of(settings: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by name, evaluated once: it takes as long as a small run's
+    whole configuration.
+    """
+    return get_type_hints(settings)
 
 
 def coerced(name: str, value: Any, kind: Any) -> Any:

@@ -19,7 +19,7 @@ from qgf_ref.files import user_path
 if TYPE_CHECKING:
     from qgf_ref.sweeps.driver import Report
     from qgf_ref.sweeps.jobs import Sweep
-    from qgf_ref.sweeps.spec import Spec
+    from qgf_ref.sweeps.spec import SweepSpec
 
 EXAMPLE = """examples:
   qgf-ref sweep fig5.toml --dry-run           its jobs, core hours and disk
@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
             f"a directory goes with {' or '.join(_WAYS)}: qgf-ref sweep {args.what} --out "
             f"{args.directory}"
         )
-    from qgf_ref.sweeps.layout import Layout
+    from qgf_ref.sweeps.place import SweepPlace
     from qgf_ref.sweeps.report import begin
-    from qgf_ref.sweeps.spec import read_spec
+    from qgf_ref.sweeps.spec_file import read_spec
 
     _check(args)
     spec = read_spec(Path(args.what))
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--out {root} is a file: give a directory")
     data = None if args.data is None else str(user_path(args.data).resolve())
     if args.dry_run:
-        return _dry_run(args, spec, Layout(root), data)
-    return _work(args, begin(spec, Layout(root), data))
+        return _dry_run(args, spec, SweepPlace(root), data)
+    return _work(args, begin(spec, SweepPlace(root), data))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--workers does not go with {ways[0]}, which has its own")
 
 
-def _dry_run(args: argparse.Namespace, spec: Spec, place: Any, data: str | None) -> int:
+def _dry_run(args: argparse.Namespace, spec: SweepSpec, place: Any, data: str | None) -> int:
     from qgf_ref.sweeps.estimate import cost
     from qgf_ref.sweeps.jobs import Sweep
 
@@ -149,9 +149,9 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
 
     _, wanted = sweep.wanted()
     root = sweep.place.root
-    with _engine(args, sweep, len(wanted)) as engine, progress(len(wanted), "job") as job:
+    with _runner(args, sweep, len(wanted)) as runner, progress(len(wanted), "job") as job:
         try:
-            report = work_off(sweep, engine, retries=args.retries, progress=job)
+            report = work_off(sweep, runner, retries=args.retries, progress=job)
         except KeyboardInterrupt:
             print(
                 f"stopped; what was under way is saved in {root}. The same command goes on",
@@ -165,27 +165,27 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
 
 
 @contextmanager
-def _engine(args: argparse.Namespace, sweep: Sweep, wanted: int) -> Iterator[Any]:
-    from qgf_ref.sweeps.driver import Serial
+def _runner(args: argparse.Namespace, sweep: Sweep, wanted: int) -> Iterator[Any]:
+    from qgf_ref.sweeps.driver import SerialRunner
 
     if args.serial or not wanted:
-        yield Serial(sweep, args.threads)
+        yield SerialRunner(sweep, args.threads)
         return
-    from qgf_ref.sweeps import dask_engine
+    from qgf_ref.sweeps import dask_runner
 
     if args.scheduler:
-        client = dask_engine.running(args.scheduler)
+        client = dask_runner.running(args.scheduler)
     elif args.queue:
         asked = sweep.spec.cluster
-        client = dask_engine.queued(args.queue, args.workers or 1, args.threads, asked)
+        client = dask_runner.queued(args.queue, args.workers or 1, args.threads, asked)
     else:
-        workers = dask_engine.local_workers(args.workers, args.threads)
-        client = dask_engine.local(min(workers, wanted), args.threads)
+        workers = dask_runner.local_workers(args.workers, args.threads)
+        client = dask_runner.local(min(workers, wanted), args.threads)
     with client as connected:
-        count = dask_engine.check_workers(connected, sweep.place)
+        count = dask_runner.check_workers(connected, sweep.place)
         at_once = f"{count} worker{'s' * (count > 1)}, {args.threads} thread each"
         print(f"{at_once}; dashboard {connected.dashboard_link}", file=sys.stderr)
-        yield dask_engine.DaskEngine(sweep, connected, args.threads)
+        yield dask_runner.DaskRunner(sweep, connected, args.threads)
 
 
 def _say(report: Report, sweep: Sweep) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qgf_ref.agents.agent import Acting
+from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.backends.engine import EngineLike
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, unknown_name
@@ -158,3 +159,12 @@ def parse_methods(
         if each in methods[:i]:
             raise InputError(f"the method {each.label} is given twice")
     return methods
+
+
+def require_networks(checkpoint: Checkpoint, methods: Sequence[Method]) -> None:
+    """Raise InputError unless the checkpoint has the networks that the methods need."""
+    for method in methods:
+        try:
+            checkpoint.agent.require(checkpoint, method.acting())
+        except InputError as error:
+            raise InputError(f"{checkpoint.source}: {error}") from error

@@ -22,7 +22,7 @@ from qgf_ref.agents.checkpoint import digest as digest_of
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.goals import problem_of
-from qgf_ref.evaluation.methods import Method, parse_method
+from qgf_ref.evaluation.methods import Method, parse_method, require_networks
 from qgf_ref.evaluation.records import Records, Unit, code_versions, digest
 from qgf_ref.evaluation.rollouts import Episode, Played, Policy, Simulator, TaskLike
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
@@ -182,7 +182,7 @@ def _playing(
     with Simulator(task, 1) as simulator:
         for checkpoint in checkpoints:
             simulator.require_fit(checkpoint)
-            _require_networks(checkpoint, settings.methods)
+            require_networks(checkpoint, settings.methods)
     configuration = {
         "task": task.name,
         "checkpoints": digests,
@@ -240,14 +240,6 @@ def success_rate(
         if simulator is None:
             own.close()
     return _cell(method, weight, HELD_OUT, [groups])
-
-
-def _require_networks(checkpoint: Checkpoint, methods: Sequence[Method]) -> None:
-    for method in methods:
-        try:
-            checkpoint.agent.require(checkpoint, method.acting())
-        except InputError as error:
-            raise InputError(f"{checkpoint.source}: {error}") from error
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""Working off a sweep: jobs are given to an engine when what they need is done."""
+"""Working off a sweep: jobs are given to an runner when what they need is done."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Protocol
 from qgf_ref.errors import QGFError
 from qgf_ref.files import write_json
 from qgf_ref.progress import SILENT, Progress
-from qgf_ref.sweeps.jobs import Job, Sweep
+from qgf_ref.sweeps.jobs import Sweep, SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
 
 
-class EngineLost(QGFError):
+class RunnerLost(QGFError):
     """What does the jobs is gone; all that was done is kept."""
 
 
-class Engine(Protocol):
+class JobRunner(Protocol):
     """What does jobs: this process, or the workers of a cluster."""
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: SweepJob, attempt: int) -> None:
         """Take a job."""
         ...
 
     def next(self) -> Outcome:
-        """Wait for one of those taken to end. Raises EngineLost."""
+        """Wait for one of those taken to end. Raises RunnerLost."""
         ...
 
 
-class Serial:
+class SerialRunner:
     """One job after the other, each in a process that this one waits for."""
 
     def __init__(self, sweep: Sweep, threads: int = 1) -> None:
         self.sweep, self.threads = sweep, threads
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[SweepJob] = deque()
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: SweepJob, attempt: int) -> None:
         """Take a job."""
         self.waiting.append(job)
 
@@ -58,12 +58,12 @@ class Report:
 
 
 def work_off(
-    sweep: Sweep, engine: Engine, *, retries: int = 1, progress: Progress = SILENT
+    sweep: Sweep, runner: JobRunner, *, retries: int = 1, progress: Progress = SILENT
 ) -> Report:
     """Do what is not done. A job that fails is tried `retries` times more, unless its input is
     bad; what needs it is left, and everything else goes on.
 
-    Raises InputError on a directory with other runs or results, EngineLost.
+    Raises InputError on a directory with other runs or results, RunnerLost.
     """
     every, wanted = sweep.wanted()
     report = Report(len(every), len(every) - len(wanted))
@@ -82,7 +82,7 @@ def work_off(
     def submit(name: str) -> None:
         nonlocal running
         attempts[name] = attempts.get(name, 0) + 1
-        engine.submit(jobs[name], attempts[name])
+        runner.submit(jobs[name], attempts[name])
         running += 1
 
     def block(name: str, by: str) -> None:
@@ -96,7 +96,7 @@ def work_off(
         if not waiting[name]:
             submit(name)
     while running:
-        outcome = engine.next()
+        outcome = runner.next()
         running -= 1
         name = outcome.job
         why = outcome.reason if outcome.code else ""

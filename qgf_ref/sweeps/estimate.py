@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Job, Sweep
+from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Sweep, SweepJob
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
@@ -27,7 +27,7 @@ class Cost:
     bytes: float
 
 
-def cost(sweep: Sweep, jobs: list[Job]) -> Cost:
+def cost(sweep: Sweep, jobs: list[SweepJob]) -> Cost:
     """An estimate for these jobs, to a factor of two or so."""
     measured = _measured(sweep)
     seconds = size = 0.0

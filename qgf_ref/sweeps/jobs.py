@@ -13,24 +13,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.data.datasets import has_dataset
 from qgf_ref.errors import InputError
-from qgf_ref.sweeps.layout import Layout, read_json
-from qgf_ref.sweeps.spec import Entry, Spec
+from qgf_ref.sweeps.place import SweepPlace, read_json
+from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
 CHOSEN = "chosen"
 """Stands for the value that the selection episodes choose, as long as it is not known."""
 BESIDE_UPDATES = 10_000
+SAME = ("data", "updates", "backend", "threads")
+"""Settings of a run that may differ from the spec's: they decide no more than the last bits, or
+are compared by themselves.
+"""
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job. `needs`: names of jobs that must be done before."""
 
     kind: str
@@ -49,12 +53,12 @@ class Job:
         return f"{self.kind} {'/'.join(part for part in parts if part)}"
 
 
-def jobs_of(spec: Spec) -> list[Job]:
+def jobs_of(spec: SweepSpec) -> list[SweepJob]:
     """Every job of a sweep, each after those that it needs; the first seeds of all before others.
 
     An evaluation needs all seeds, since a weight is chosen on all of them together.
     """
-    made: dict[str, Job] = {}
+    made: dict[str, SweepJob] = {}
     for step in (*spec.seeds, None):
         for entry in spec.entries:
             for name in spec.tasks:
@@ -63,30 +67,30 @@ def jobs_of(spec: Spec) -> list[Job]:
     return list(made.values())
 
 
-def _at_seed(spec: Spec, entry: Entry, name: str, seed: int | None) -> Iterator[Job]:
+def _at_seed(spec: SweepSpec, entry: SpecEntry, name: str, seed: int | None) -> Iterator[SweepJob]:
     """The jobs of one seed of an entry on a task; of None: those that need all seeds."""
-    data = Job("data", spec.problem(entry, name).dataset)
+    data = SweepJob("data", spec.problem(entry, name).dataset)
     tries = [
-        Job("try", name, entry.name, value, needs=tuple(
-            Job("train", name, entry.name, value, each).name for each in spec.seeds_of(entry)
+        SweepJob("try", name, entry.name, value, needs=tuple(
+            SweepJob("train", name, entry.name, value, each).name for each in spec.seeds_of(entry)
         ))
         for value in entry.values
     ]  # fmt: skip
     chosen = tuple(job.name for job in tries)
     at_last = max(spec.seeds_of(entry), key=spec.seeds.index)
 
-    def runs(seed: int) -> list[Job]:
+    def runs(seed: int) -> list[SweepJob]:
         if not tries:
-            return [Job("train", name, entry.name, "", seed, needs=(data.name,))]
+            return [SweepJob("train", name, entry.name, "", seed, needs=(data.name,))]
         if seed in spec.seeds_of(entry):
-            return [Job("train", name, entry.name, v, seed, needs=(data.name,))
+            return [SweepJob("train", name, entry.name, v, seed, needs=(data.name,))
                     for v in entry.values]  # fmt: skip
-        return [Job("train", name, entry.name, CHOSEN, seed, needs=(data.name, *chosen))]
+        return [SweepJob("train", name, entry.name, CHOSEN, seed, needs=(data.name, *chosen))]
 
-    def beside(seed: int) -> list[Job]:
+    def beside(seed: int) -> list[SweepJob]:
         value = CHOSEN if tries else ""
         after = (*(run.name for run in runs(seed)), *chosen)
-        return [Job("beside", name, entry.name, value, seed, n, after) for n in entry.extra]
+        return [SweepJob("beside", name, entry.name, value, seed, n, after) for n in entry.extra]
 
     if seed is not None:
         yield data
@@ -99,16 +103,23 @@ def _at_seed(spec: Spec, entry: Entry, name: str, seed: int | None) -> Iterator[
     for each in spec.seeds:  # those of tried seeds, whose value was not known then
         yield from beside(each)
     needs = [job.name for each in spec.seeds for job in (*runs(each), *beside(each))]
-    yield Job("evaluate", name, entry.name, needs=(*needs, *chosen))
+    yield SweepJob("evaluate", name, entry.name, needs=(*needs, *chosen))
 
 
 @dataclass(frozen=True)
 class Sweep:
     """A spec and the directory that it is worked off in. data: as `--data` of `qgf-ref train`."""
 
-    spec: Spec
-    place: Layout
+    spec: SweepSpec
+    place: SweepPlace
     data: str | None = None
+    _known: dict[tuple[str, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # it goes to a worker with every job, and is asked about one there
+        return {**vars(self), "_known": {}}
 
     def data_of(self, dataset: str) -> str | None:
         """Where a data set is, or is made: beside the sweep, if the spec says of how many episodes
@@ -118,14 +129,24 @@ class Sweep:
             return str(self.place.root / "data")
         return self.data
 
-    def config(self, job: Job) -> TrainConfig:
+    def config(self, job: SweepJob) -> TrainConfig:
         """The configuration of a training."""
         assert job.seed is not None
-        entry = self.spec.entry(job.entry)
-        data = self.data_of(self.spec.problem(entry, job.task).dataset)
-        return self.spec.config(entry, job.task, job.seed, self.value(job), data)
+        return self._config(self.spec.entry(job.entry), job.task, self.value(job), job.seed)
 
-    def value(self, job: Job) -> str:
+    def _config(self, entry: SpecEntry, name: str, value: str, seed: int) -> TrainConfig:
+        data = self.data_of(self.spec.problem(entry, name).dataset)
+        return self.spec.config(entry, name, seed, value, data)
+
+    def _stated(self, entry: SpecEntry, name: str, value: str) -> dict[str, Any]:
+        """The configuration of an entry's runs as JSON, made once: a sweep has thousands."""
+        key = ("run", entry.name, name, value)
+        if key not in self._known:
+            config = self._config(entry, name, value, self.spec.seeds[0])
+            self._known[key] = json.loads(json.dumps(config.to_json()))
+        return self._known[key]
+
+    def value(self, job: SweepJob) -> str:
         """The value of a job; of one that waits for a choice, the one that was chosen.
 
         Raises InputError as long as none was.
@@ -137,7 +158,7 @@ class Sweep:
             raise InputError(f"{job.name}: no value is chosen yet")
         return chosen
 
-    def chosen(self, name: str, entry: Entry) -> str | None:
+    def chosen(self, name: str, entry: SpecEntry) -> str | None:
         """Of the values that are tried, the one of the most success on the selection episodes;
         among equals of the higher return, then the first. "" where nothing is tried; None while
         some value was not.
@@ -153,20 +174,25 @@ class Sweep:
             found.append((*_merit(best), -i))
         return entry.values[-max(found)[2]]
 
-    def run(self, job: Job) -> Path:
+    def run(self, job: SweepJob) -> Path:
         """The directory of a job's run."""
         assert job.seed is not None
         return self.place.run(job.task, job.entry, self.value(job), job.seed)
 
-    def runs(self, name: str, entry: Entry, value: str, seeds: tuple[int, ...]) -> list[Path]:
+    def runs(self, name: str, entry: SpecEntry, value: str, seeds: tuple[int, ...]) -> list[Path]:
         """The directories of an entry's runs."""
         return [self.place.run(name, entry.name, value, seed) for seed in seeds]
 
-    def identity(self, name: str, entry: Entry, value: str = "") -> dict[str, Any]:
+    def identity(self, name: str, entry: SpecEntry, value: str = "") -> dict[str, Any]:
         """What decides a result, as JSON: of a value that is tried, if given."""
+        key = ("result", entry.name, name, value)
+        if key not in self._known:
+            self._known[key] = self._identity(name, entry, value)
+        return self._known[key]
+
+    def _identity(self, name: str, entry: SpecEntry, value: str) -> dict[str, Any]:
         seeds = self.spec.seeds_of(entry) if value else self.spec.seeds
-        config = self.spec.config(entry, name, seeds[0], value or next(iter(entry.values), ""))
-        run = config.to_json()
+        run = dict(self._stated(entry, name, value or next(iter(entry.values), "")))
         for each in ("seed", "data", "threads", "evaluate_every", "evaluate_episodes"):
             run.pop(each, None)
         settings = self.spec.settings(entry).describe()
@@ -181,7 +207,7 @@ class Sweep:
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 
-    def result(self, name: str, entry: Entry, value: str = "") -> dict[str, Any] | None:
+    def result(self, name: str, entry: SpecEntry, value: str = "") -> dict[str, Any] | None:
         """The result of an evaluation, or of a value that was tried; None if there is none.
 
         Raises InputError on one of other settings.
@@ -198,7 +224,7 @@ class Sweep:
             )
         return content
 
-    def done(self, job: Job) -> bool:
+    def done(self, job: SweepJob) -> bool:
         """Whether a job's work is there."""
         entry = self.spec.entry(job.entry) if job.entry else None
         if entry is None:
@@ -209,12 +235,15 @@ class Sweep:
             return False
         run = self.run(job)
         if job.kind == "train":
-            return train_command(self.config(job), run) is None
+            if not (run / RECORD).exists():
+                return False
+            stated = {**self._stated(entry, job.task, self.value(job)), "seed": job.seed}
+            return finished(run, stated) or train_command(self.config(job), run) is None
         made = read_json(run / f"{job.network}.json")
         updates = self.spec.beside.get("updates", BESIDE_UPDATES)
         return made is not None and made.get("update", 0) >= updates
 
-    def wanted(self) -> tuple[list[Job], list[Job]]:
+    def wanted(self) -> tuple[list[SweepJob], list[SweepJob]]:
         """All jobs, and of them those to be done: a run whose results are there is not wanted."""
         every = jobs_of(self.spec)
         by_name = {job.name: job for job in every}
@@ -229,6 +258,19 @@ class Sweep:
         return every, [job for job in every if job.name in wanted]
 
 
+def finished(run: Path, stated: dict[str, Any]) -> bool:
+    """Whether `run` holds the whole run of a configuration as JSON; False also where an older
+    record says the same in other words, which `train_command` reads.
+    """
+    content = read_json(run / RECORD)
+    if content is None or not isinstance(content.get("config"), dict):
+        return False
+    theirs = {**content["config"], **{name: stated[name] for name in SAME}}
+    reached = [s.get("to_update", 0) for s in content.get("sessions", ())]
+    updates = content["config"].get("updates")
+    return theirs == stated and updates == stated["updates"] == max(reached, default=0)
+
+
 def train_command(config: TrainConfig, run: Path) -> str | None:
     """What makes or finishes the run of a configuration in `run`: "start", "resume", or None when
     it is finished.
@@ -239,8 +281,7 @@ def train_command(config: TrainConfig, run: Path) -> str | None:
         return "start"
     record = Record.read(run)
     found = record.config
-    # backend and threads decide no more than the last bits
-    same = {n: getattr(config, n) for n in ("data", "updates", "backend", "threads")}
+    same = {name: getattr(config, name) for name in SAME}
     if replace(found, **same) != config:
         ours, theirs = config.to_json(), replace(found, **same).to_json()
         raise InputError(

@@ -11,8 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import qgf_ref
-from qgf_ref.sweeps.jobs import Job, Sweep
+from qgf_ref.sweeps.jobs import Sweep, SweepJob
 from qgf_ref.sweeps.work import BAD_INPUT, order
 from qgf_ref.threads import BLAS_VARIABLES, VARIABLE
 
@@ -48,13 +47,13 @@ class Outcome:
         return last[-1].strip() if last else f"exit code {self.code} on {self.host}"
 
 
-def perform(sweep: Sweep, job: Job, threads: int = 1) -> Outcome:
+def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
     """Do a job in a process of its own, on so many threads; what it prints goes to its log.
 
     The process gets its order by stdin, which stays open: it ends when this process is gone.
     """
     count = str(threads)
-    package = str(Path(qgf_ref.__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
         **os.environ, **dict.fromkeys((VARIABLE, *BLAS_VARIABLES), count), "PYTHONPATH": path,

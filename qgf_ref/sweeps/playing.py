@@ -12,12 +12,12 @@ from qgf_ref.evaluation.protocol import Cell, evaluate, selection
 from qgf_ref.interop.load import load
 from qgf_ref.provenance import provenance
 from qgf_ref.sweeps.jobs import Sweep
-from qgf_ref.sweeps.layout import make_directories, write_result
-from qgf_ref.sweeps.spec import Entry
+from qgf_ref.sweeps.place import make_directories, write_result
+from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.training.record import Record
 
 
-def play(sweep: Sweep, name: str, entry: Entry) -> None:
+def play(sweep: Sweep, name: str, entry: SpecEntry) -> None:
     """Evaluate an entry's runs of a task, and write the result."""
     value = sweep.chosen(name, entry)
     assert value is not None, "the choice is a job before this one"
@@ -40,7 +40,7 @@ def play(sweep: Sweep, name: str, entry: Entry) -> None:
     )
 
 
-def try_value(sweep: Sweep, name: str, entry: Entry, value: str) -> None:
+def try_value(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> None:
     """Play the runs of one value on the selection episodes, and write the result."""
     seeds = sweep.spec.seeds_of(entry)
     runs = sweep.runs(name, entry, value, seeds)
@@ -58,11 +58,11 @@ def try_value(sweep: Sweep, name: str, entry: Entry, value: str) -> None:
     )
 
 
-def _loaded(entry: Entry, runs: Sequence[Path]) -> list[Checkpoint]:
+def _loaded(entry: SpecEntry, runs: Sequence[Path]) -> list[Checkpoint]:
     return [load(run, dtype="float32", settings=entry.acting or None) for run in runs]
 
 
-def _cell(cell: Cell, entry: Entry) -> dict[str, Any]:
+def _cell(cell: Cell, entry: SpecEntry) -> dict[str, Any]:
     """A cell as JSON, without what depends on the machine's speed."""
     error = critic_error(chunks(cell))
     return {
@@ -83,7 +83,7 @@ def _cell(cell: Cell, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _summary(tried: dict[str, Any], entry: Entry) -> dict[str, Any]:
+def _summary(tried: dict[str, Any], entry: SpecEntry) -> dict[str, Any]:
     """What of a tried value the result of the choice repeats."""
     best = [(sum(map(sum, (s["wins"] for s in c["by_seed"]))), c) for c in tried["cells"]]
     wins, cell = max(best, key=lambda pair: pair[0])
@@ -91,7 +91,7 @@ def _summary(tried: dict[str, Any], entry: Entry) -> dict[str, Any]:
     return {"value": tried["identity"]["value"], "success": wins / episodes, "episodes": episodes}
 
 
-def _costs(runs: Sequence[Path], entry: Entry, cells: Sequence[Cell]) -> dict[str, Any]:
+def _costs(runs: Sequence[Path], entry: SpecEntry, cells: Sequence[Cell]) -> dict[str, Any]:
     """What it took: differs from machine to machine, and is in no table of results."""
     sessions = [s for run in runs for s in Record.read(run).sessions]
     played = {entry.label(c.method): (c, sum(len(e.steps) for e in c.episodes)) for c in cells}

@@ -9,7 +9,7 @@ import numpy as np
 
 from qgf_ref.evaluation.aggregates import profile
 from qgf_ref.plotting import GREY, Figure, dress, legend_beside, new_figure, reach, style
-from qgf_ref.sweeps.table import Played
+from qgf_ref.sweeps.table import LabelResults
 
 _LIMITS = (-0.02, 1.02)
 _MOST_LINES = 8
@@ -36,7 +36,7 @@ def bars(table: Sequence[Mapping[str, Any]], heading: str) -> Figure:
     return figure
 
 
-def profiles(played: Sequence[Played], tasks: Sequence[str], heading: str) -> Figure:
+def profiles(played: Sequence[LabelResults], tasks: Sequence[str], heading: str) -> Figure:
     """Performance profiles: the share of runs (seeds × tasks) above each success rate."""
     figure = new_figure(7.6, 4.0)
     axes = figure.add_subplot()

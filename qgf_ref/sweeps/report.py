@@ -13,9 +13,9 @@ from qgf_ref.files import csv_bytes, sole_use, write_atomically, write_json
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.provenance import provenance
 from qgf_ref.sweeps import plots
-from qgf_ref.sweeps.jobs import Job, Sweep, differing
-from qgf_ref.sweeps.layout import FORMAT, SWEEP, Layout, read_json
-from qgf_ref.sweeps.spec import Spec, spec_from_json
+from qgf_ref.sweeps.jobs import Sweep, SweepJob, differing
+from qgf_ref.sweeps.place import FORMAT, SWEEP, SweepPlace, read_json
+from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
 from qgf_ref.sweeps.table import costs, gather, markdown, rows
 from qgf_ref.training.record import RECORD, Record
 
@@ -24,7 +24,7 @@ FILES = (
 )  # fmt: skip
 
 
-def begin(spec: Spec, place: Layout, data: str | None) -> Sweep:
+def begin(spec: SweepSpec, place: SweepPlace, data: str | None) -> Sweep:
     """The sweep of a spec in its directory, which is made, or is found to be of the same sweep.
 
     A spec may have grown since: tasks and agents may have been added. Raises InputError when the
@@ -56,7 +56,7 @@ def opened(root: Path) -> Sweep:
         raise InputError(
             f"{root} holds no sweep: begin one with qgf-ref sweep SPEC.toml --out {root}"
         )
-    return Sweep(spec_from_json(content.get("spec", {})), Layout(root), content.get("data"))
+    return Sweep(spec_from_json(content.get("spec", {})), SweepPlace(root), content.get("data"))
 
 
 def write_tables(sweep: Sweep) -> tuple[list[dict[str, Any]], list[str], list[Path]]:
@@ -96,7 +96,7 @@ class State:
     needed" (its result is there and its files are not).
     """
 
-    job: Job
+    job: SweepJob
     state: str
     said: str = ""
 
@@ -133,7 +133,7 @@ def _held(path: Path) -> bool:
         return True
 
 
-def _reached(sweep: Sweep, job: Job) -> str:
+def _reached(sweep: Sweep, job: SweepJob) -> str:
     if job.kind != "train":
         return ""
     run = sweep.run(job)
@@ -143,7 +143,7 @@ def _reached(sweep: Sweep, job: Job) -> str:
     return f", update {record.last_update} of {record.config.updates} is saved"
 
 
-def _plain(spec: Spec) -> dict[str, Any]:
+def _plain(spec: SweepSpec) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(json.dumps(spec.identity()))
     return content
 

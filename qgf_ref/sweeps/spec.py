@@ -20,31 +20,26 @@ try_seeds = [0]
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from qgf_ref.agents.registry import agent_named, agent_with
-from qgf_ref.data.tasks import GoalTask, Task, goal_task, is_dataset_name, task
-from qgf_ref.errors import InputError, reason, unknown_name
+from qgf_ref.data.tasks import GoalTask, Task, goal_task, task
+from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.evaluation.methods import Method, parse_methods
 from qgf_ref.evaluation.settings import Settings
-from qgf_ref.files import user_path
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
 
-_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _OF_THE_SWEEP = ("task", "seed", "data", "agent", "agent_settings", "threads")
 """Settings of a run that the sweep decides."""
-_PLAYED = ("weights", "selection_episodes", "episodes", "seed", "envs", "backend")
+PLAYED = ("weights", "selection_episodes", "episodes", "seed", "envs", "backend")
 """Settings of `qgf_ref.evaluation.settings.Settings` that a spec may give."""
 Value = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class Entry:
+class SpecEntry:
     """One agent of a sweep: how it is trained, and by which methods its runs are played.
 
     name        what directories and tables call it
@@ -96,11 +91,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Spec:
+class SweepSpec:
     """A whole sweep. Raises InputError on what cannot be trained or evaluated.
 
     train      settings of every run
-    evaluate   settings of every evaluation (`_PLAYED`)
+    evaluate   settings of every evaluation (`PLAYED`)
     collect    {data set: episodes} of data sets that are made, not downloaded
     beside     {updates: …} and the like of the auxiliary networks' training
     baseline   the label that differences are taken to
@@ -109,7 +104,7 @@ class Spec:
 
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[SpecEntry, ...]
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
     collect: dict[str, int] = field(default_factory=dict)
@@ -129,12 +124,12 @@ class Spec:
         for entry in self.entries:
             self._check(entry)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> SpecEntry:
         """The entry of a name."""
         return next(entry for entry in self.entries if entry.name == name)
 
     def config(
-        self, entry: Entry, name: str, seed: int, value: str = "", data: str | None = None
+        self, entry: SpecEntry, name: str, seed: int, value: str = "", data: str | None = None
     ) -> TrainConfig:
         """The configuration of one run: the task's `name`, and one of the values that are tried."""
         changes = {**self.train, **entry.train, **entry.setting(value)}
@@ -153,21 +148,21 @@ class Spec:
         config = preset(kind, entry.agent, name, own)
         return replace(config, **changes, task=name, seed=seed, data=data)
 
-    def settings(self, entry: Entry) -> Settings:
+    def settings(self, entry: SpecEntry) -> Settings:
         """What of an entry's runs is played."""
         own = {"weights": entry.weights} if entry.weights else {}
         given = {"selection_episodes": 10, "episodes": 25, **self.evaluate, **own}
         return Settings(methods=parse_methods(entry.methods), **given)
 
-    def problem(self, entry: Entry, name: str) -> Task | GoalTask:
+    def problem(self, entry: SpecEntry, name: str) -> Task | GoalTask:
         """The task, or the goals, that a name stands for."""
         return goal_task(name) if agent_named(entry.agent).of_goals else task(name)
 
-    def seeds_of(self, entry: Entry) -> tuple[int, ...]:
+    def seeds_of(self, entry: SpecEntry) -> tuple[int, ...]:
         """The seeds on which an entry's values are tried."""
         return entry.try_seeds or self.seeds
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, entry: SpecEntry) -> None:
         where = f"agents.{entry.name}"
         try:
             for seed in self.seeds_of(entry):
@@ -205,106 +200,14 @@ _TOLD = {
 }
 
 
-def spec_from_json(content: Mapping[str, Any]) -> Spec:
+def spec_from_json(content: Mapping[str, Any]) -> SweepSpec:
     """The spec that `Spec.identity` described; raises InputError on what it did not."""
     try:
-        entries = tuple(Entry(**_tuples(entry)) for entry in content["entries"])
-        return Spec(**{**_tuples({k: v for k, v in content.items() if k != "entries"}),
+        entries = tuple(SpecEntry(**_tuples(entry)) for entry in content["entries"])
+        return SweepSpec(**{**_tuples({k: v for k, v in content.items() if k != "entries"}),
                        "entries": entries})  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"this is no sweep's spec ({error})") from error
-
-
-def read_spec(path: Path) -> Spec:
-    """The spec in a TOML file. Raises InputError on what is no TOML and on unknown keys."""
-    path = user_path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
-    try:
-        return spec_of(parsed(text))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """A TOML text as a dict. Raises InputError on what is none."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        content: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"no TOML: {error}") from error
-    return content
-
-
-def spec_of(content: Mapping[str, Any]) -> Spec:
-    """The spec of a parsed file. Raises InputError on an unknown key or a value of another type."""
-    tables = ("train", "evaluate", "agents", "collect", "extra", "cluster")
-    _known("key", content, ("tasks", "seeds", "baseline", *tables))
-    of = {name: _table(content, name) for name in tables}
-    _known("setting of evaluate", of["evaluate"], _PLAYED)
-    for name, episodes in of["collect"].items():
-        if not is_dataset_name(name):
-            raise InputError(f"collect: {name!r} names no OGBench data set, e.g. scene-play-v0")
-        _number(f"collect.{name}", episodes)
-    _known("setting of extra", of["extra"], ("updates", "batch", "learning_rate", "hidden"))
-    played = dict(of["evaluate"])
-    if "weights" in played:
-        played["weights"] = _floats("evaluate.weights", played["weights"])
-    entries = tuple(_entry(name, table) for name, table in of["agents"].items())
-    return Spec(
-        _strings("tasks", content.get("tasks", [])),
-        _numbers("seeds", content.get("seeds", [0])),
-        entries,
-        of["train"],
-        played,
-        of["collect"],
-        of["extra"],
-        str(content.get("baseline", "qgf")),
-        of["cluster"],
-    )
-
-
-def _entry(name: str, table: Any) -> Entry:
-    where = f"agents.{name}"
-    if not isinstance(table, dict):
-        raise InputError(f"{where} must be a table, got {table!r}")
-    if not _WORD.fullmatch(name):
-        raise InputError(f"{where}: a name is letters, digits, _ . + and -, as it names files")
-    keys = ("agent", "train", "try", "try_seeds", "methods", "weights", "extra", "acting")
-    try:
-        _known(f"key of {where}", table, keys)
-        agent = table.get("agent", name)
-        if not isinstance(agent, str):
-            raise InputError(f"agent must be a name, got {agent!r}")
-        known = agent_named(agent)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    if known.base is not None:
-        raise InputError(
-            f"{where}: {agent} is trained beside runs of {known.base}: name it in "
-            f'agents.{known.base}.extra = ["{agent}"]'
-        )
-    tried = {
-        key: tuple(values) if isinstance(values, list) else (values,)
-        for key, values in _table(table, "try", where).items()
-    }
-    usual = ("bc", "qgf") if known.usual == "qgf" else ("bc",)
-    return Entry(
-        name,
-        known.name,
-        _table(table, "train", where),
-        tried,
-        _numbers(f"{where}.try_seeds", table.get("try_seeds", [])),
-        _strings(f"{where}.methods", table.get("methods", list(usual))),
-        _floats(f"{where}.weights", table.get("weights", [])),
-        _strings(f"{where}.extra", table.get("extra", [])),
-        _table(table, "acting", where),
-    )
 
 
 def _tuples(value: Any) -> Any:
@@ -323,45 +226,3 @@ def _anybodys(key: str) -> bool:
     from qgf_ref.agents.registry import AGENTS, OF_GOALS
 
     return any(key in agent.stated for agent in (*AGENTS.values(), *OF_GOALS.values()))
-
-
-def _known(kind: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
-    for key in given:
-        if key not in valid:
-            raise unknown_name(kind, key, valid)
-
-
-def _table(content: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
-    table = content.get(name, {})
-    if not isinstance(table, dict):
-        raise InputError(f"{where + '.' if where else ''}{name} must be a table, got {table!r}")
-    return {k: tuple(v) if isinstance(v, list) and name == "train" else v for k, v in table.items()}
-
-
-def _list(where: str, values: Any, kinds: type | tuple[type, ...], told: str) -> tuple[Any, ...]:
-    fitting = isinstance(values, list | tuple) and all(
-        isinstance(v, kinds) and not isinstance(v, bool) for v in values
-    )
-    if not fitting:
-        raise InputError(f"{where} must be a list of {told}, got {values!r}")
-    return tuple(values)
-
-
-def _strings(where: str, values: Any) -> tuple[str, ...]:
-    return _list(where, values, str, "names")
-
-
-def _numbers(where: str, values: Any) -> tuple[int, ...]:
-    numbers = _list(where, values, int, "whole numbers ≥ 0")
-    for each in numbers:
-        _number(where, each)
-    return numbers
-
-
-def _number(where: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{where} must be a whole number ≥ 0, got {value!r}")
-
-
-def _floats(where: str, values: Any) -> tuple[float, ...]:
-    return tuple(float(v) for v in _list(where, values, (int, float), "numbers"))

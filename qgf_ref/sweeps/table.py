@@ -17,7 +17,7 @@ from qgf_ref.evaluation.aggregates import aggregate, improvement
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.evaluation.statistics import paired_difference, prefixed, student_mean, wilson
 from qgf_ref.sweeps.jobs import Sweep
-from qgf_ref.sweeps.spec import Entry
+from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.tables import formatted, markdown_table
 
 NOTE = (
@@ -31,11 +31,11 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Played:
+class LabelResults:
     """One label on every task that has a result: {task: (wins of each seed)}, its entry, cells."""
 
     label: str
-    entry: Entry
+    entry: SpecEntry
     cells: dict[str, dict[str, Any]]
     optimistic: dict[str, float | None]
     values: dict[str, str]
@@ -49,9 +49,9 @@ class Played:
         return [each["wins"] for each in self.cells[name]["by_seed"]]
 
 
-def gather(sweep: Sweep) -> tuple[list[Played], list[str]]:
+def gather(sweep: Sweep) -> tuple[list[LabelResults], list[str]]:
     """What was played, in the order of the spec, and what is missing, in words."""
-    played: dict[str, Played] = {}
+    played: dict[str, LabelResults] = {}
     missing = []
     for entry in sweep.spec.entries:
         for name in sweep.spec.tasks:
@@ -63,14 +63,14 @@ def gather(sweep: Sweep) -> tuple[list[Played], list[str]]:
                 if cell["split"] != HELD_OUT:
                     continue
                 label = cell["label"]
-                here = played.setdefault(label, Played(label, entry, {}, {}, {}))
+                here = played.setdefault(label, LabelResults(label, entry, {}, {}, {}))
                 here.cells[name] = cell
                 here.optimistic[name] = _optimistic(result, cell)
                 here.values[name] = _value(result, cell)
     return list(played.values()), missing
 
 
-def rows(sweep: Sweep, played: Sequence[Played]) -> list[dict[str, Any]]:
+def rows(sweep: Sweep, played: Sequence[LabelResults]) -> list[dict[str, Any]]:
     """One row a label: over the tasks that it has, which may not be all."""
     baseline = next((p for p in played if p.label == sweep.spec.baseline), None)
     table = []
@@ -180,7 +180,9 @@ def terminal(sweep: Sweep, table: Sequence[dict[str, Any]]) -> tuple[list[str], 
     return header, body
 
 
-def _against(baseline: Played | None, each: Played, tasks: Sequence[str]) -> dict[str, Any]:
+def _against(
+    baseline: LabelResults | None, each: LabelResults, tasks: Sequence[str]
+) -> dict[str, Any]:
     """Paired difference to the baseline and probability of improvement, on the tasks of both."""
     both = [] if baseline is None else [name for name in tasks if name in baseline.cells]
     if baseline is None or each is baseline or not both:
@@ -207,7 +209,7 @@ def _value(result: dict[str, Any], cell: dict[str, Any]) -> str:
     return " ".join(part for part in (result["chosen"], weight) if part)
 
 
-def _rate(each: Played, name: str) -> float | None:
+def _rate(each: LabelResults, name: str) -> float | None:
     if name not in each.cells:
         return None
     return float(np.mean([w for seed in each.wins(name) for w in seed]))

@@ -23,10 +23,10 @@ from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.files import sole_use, write_json
-from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Job, Sweep, train_command
-from qgf_ref.sweeps.layout import Layout, make_directories
+from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Sweep, SweepJob, train_command
+from qgf_ref.sweeps.place import SweepPlace, make_directories
 from qgf_ref.sweeps.playing import play, try_value
-from qgf_ref.sweeps.spec import Spec, spec_from_json
+from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
 
 BAD_INPUT = 2
 _PATIENCE = 120.0
@@ -35,7 +35,7 @@ _GRACE = 30.0
 """Seconds that a job has to save itself when it is left alone."""
 
 
-def do(sweep: Sweep, job: Job) -> int:
+def do(sweep: Sweep, job: SweepJob) -> int:
     """Do a job in this process: 0, or 128 + the number of the signal that interrupted it.
 
     Raises as what it does: `train`, `evaluate`, …
@@ -56,7 +56,7 @@ def do(sweep: Sweep, job: Job) -> int:
     return 0
 
 
-def _data(sweep: Sweep, job: Job) -> int:
+def _data(sweep: Sweep, job: SweepJob) -> int:
     where = sweep.data_of(job.task)
     if job.task not in sweep.spec.collect:
         find_dataset(job.task, where)
@@ -69,7 +69,7 @@ def _data(sweep: Sweep, job: Job) -> int:
     return 0
 
 
-def _train(sweep: Sweep, job: Job) -> int:
+def _train(sweep: Sweep, job: SweepJob) -> int:
     from qgf_ref.training.run import resume, start
 
     config, run = sweep.config(job), sweep.run(job)
@@ -80,7 +80,7 @@ def _train(sweep: Sweep, job: Job) -> int:
     return 0 if finished.signal is None else 128 + finished.signal
 
 
-def _beside(sweep: Sweep, job: Job) -> int:
+def _beside(sweep: Sweep, job: SweepJob) -> int:
     from qgf_ref.training.beside import train_beside
 
     usual = {"updates": BESIDE_UPDATES, "batch": 256, "learning_rate": 3e-4, "seed": 0}
@@ -89,7 +89,7 @@ def _beside(sweep: Sweep, job: Job) -> int:
     return 0 if trained.signal is None else 128 + trained.signal
 
 
-def order(sweep: Sweep, job: Job) -> bytes:
+def order(sweep: Sweep, job: SweepJob) -> bytes:
     """The line that `main` reads."""
     content = {
         "spec": sweep.spec.identity(), "root": str(sweep.place.root), "data": sweep.data,
@@ -104,11 +104,11 @@ def main() -> int:
     sys.path += [p for p in content["path"] if p not in sys.path]
     if Path(content["directory"]).is_dir():
         os.chdir(content["directory"])
-    job = Job(**{**content["job"], "needs": tuple(content["job"]["needs"])})
+    job = SweepJob(**{**content["job"], "needs": tuple(content["job"]["needs"])})
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        spec: Spec = spec_from_json(content["spec"])
-        sweep = Sweep(spec, Layout(Path(content["root"])), content["data"])
+        spec: SweepSpec = spec_from_json(content["spec"])
+        sweep = Sweep(spec, SweepPlace(Path(content["root"])), content["data"])
         with _alone(sweep, job):
             note = sweep.place.note(job.name)
             started = time.time()
@@ -134,7 +134,7 @@ def main() -> int:
 
 
 @contextmanager
-def _alone(sweep: Sweep, job: Job) -> Iterator[None]:
+def _alone(sweep: Sweep, job: SweepJob) -> Iterator[None]:
     """Wait for another process at the same job, which is saving itself, and keep others out."""
     path, until = sweep.place.lock(job.name), time.monotonic() + _PATIENCE
     busy = f"another process is still at it; see {sweep.place.log(job.name)}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.options import Options
 from qgf_ref.agents.registry import agent_named, agent_of_file, agent_with
-from qgf_ref.agents.settings import coerced
+from qgf_ref.agents.settings import coerced, kinds_of
 from qgf_ref.agents.settings import setting as _setting
 from qgf_ref.backends.engine import backend_named, require_backend
 from qgf_ref.data.datasets import Masks
@@ -71,7 +71,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(TrainConfig)
+        kinds = kinds_of(TrainConfig)
         for setting in fields(self):
             value = coerced(setting.name, getattr(self, setting.name), kinds[setting.name])
             object.__setattr__(self, setting.name, value)

@@ -13,7 +13,7 @@ from qgf_ref.evaluation.settings import HELD_OUT
 from qgf_ref.sampling import sample
 from qgf_ref.studies.compute import study as compute
 from qgf_ref.studies.compute.points import COSTS, CostPoint, cheapest_of_the_best, frontier
-from qgf_ref.studies.compute.study import Sweep, methods, study
+from qgf_ref.studies.compute.study import ComputeGrid, methods, study
 from tests.evaluation.fakes import line_checkpoint
 from tests.studies.lines import FORWARD, cell, drawn, line_settings
 
@@ -41,7 +41,7 @@ def test_frontier_and_cheapest() -> None:
 
 
 def test_the_methods() -> None:
-    found = methods((Method("qgf"),), Sweep(), 10)
+    found = methods((Method("qgf"),), ComputeGrid(), 10)
     assert len(found) == 7 + 10 + 4 + 4
     assert ("GradStep, L steps", 7, Method(gradient_steps=GradientSteps(7, 0.01))) in found
     assert ("qgf, T steps", 5, Method("qgf", denoise_steps=5)) in found
@@ -67,7 +67,7 @@ def test_t_reaches_the_sampler() -> None:
 
 
 def test_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = Sweep((1, 4), (1, 3), (5, 6), (2, 4), (0.02, 0.08), 1)
+    sweep = ComputeGrid((1, 4), (1, 3), (5, 6), (2, 4), (0.02, 0.08), 1)
     monkeypatch.setattr(compute, "QUICK", sweep)
     found = study(line_settings("qgf", FORWARD))
     rows = list(found.tables[""])

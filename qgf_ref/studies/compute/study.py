@@ -35,7 +35,7 @@ PLAN = EpisodePlan(selection=18, held_out=60)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ComputeGrid:
     """What is varied: N of best-of-N, L of GradStep, T of guidance, N of guidance with best-of-N;
     weights: what guidance chooses from.
     """
@@ -48,7 +48,7 @@ class Sweep:
     rounds: int = 15
 
 
-QUICK = Sweep((1, 4, 16), (3, 10), (5, 10), (4,), (0.02, 0.08), 5)
+QUICK = ComputeGrid((1, 4, 16), (3, 10), (5, 10), (4,), (0.02, 0.08), 5)
 
 
 def study(settings: StudySettings) -> StudyOutcome:
@@ -56,7 +56,7 @@ def study(settings: StudySettings) -> StudyOutcome:
 
     Raises InputError as `evaluate`, and when one of settings.estimators cannot run.
     """
-    sweep, plan = (QUICK, QUICK_PLAN) if settings.quick else (Sweep(), PLAN)
+    sweep, plan = (QUICK, QUICK_PLAN) if settings.quick else (ComputeGrid(), PLAN)
     guided, without = guided_methods(settings, ESTIMATORS)
     if not settings.checkpoints:
         raise InputError("the study needs a trained checkpoint: give --checkpoint")
@@ -97,7 +97,9 @@ def study(settings: StudySettings) -> StudyOutcome:
     )
 
 
-def methods(guided: Sequence[Method], sweep: Sweep, trained: int) -> list[tuple[str, int, Method]]:
+def methods(
+    guided: Sequence[Method], sweep: ComputeGrid, trained: int
+) -> list[tuple[str, int, Method]]:
     """(family, number, method) of every point; T of the checkpoint itself is not an override."""
     size = OFFICIAL_GRADIENT_STEPS.size
     climbing = [Method(gradient_steps=GradientSteps(n, size)) for n in sweep.climbs]

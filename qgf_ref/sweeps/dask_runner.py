@@ -23,13 +23,12 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
-import qgf_ref
 from qgf_ref.errors import InputError
 from qgf_ref.provenance import provenance
-from qgf_ref.sweeps.driver import EngineLost
-from qgf_ref.sweeps.jobs import Job, Sweep
-from qgf_ref.sweeps.layout import Layout
+from qgf_ref.sweeps.driver import RunnerLost
+from qgf_ref.sweeps.jobs import Sweep, SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
+from qgf_ref.sweeps.place import SweepPlace
 from qgf_ref.threads import available_cores
 
 QUEUES = {
@@ -42,21 +41,21 @@ MEMORY_EACH = 2 << 30
 _LOST = 20.0
 """Seconds without the scheduler after which it is gone."""
 _FIRST_WORKER = 60.0
-Performs = Callable[[Sweep, Job, int], Outcome]
+Performs = Callable[[Sweep, SweepJob, int], Outcome]
 
 
-class DaskEngine:
-    """Gives jobs to the workers of a client's cluster; see `qgf_ref.sweeps.driver.Engine`."""
+class DaskRunner:
+    """Gives jobs to the workers of a client's cluster; see `qgf_ref.sweeps.driver.JobRunner`."""
 
     def __init__(
         self, sweep: Sweep, client: Any, threads: int = 1, performs: Performs = perform
     ) -> None:
         self.sweep, self.client, self.threads, self.performs = sweep, client, threads, performs
         self.ended: queue.Queue[Any] = queue.Queue()
-        self.jobs: dict[str, tuple[Job, Any]] = {}
+        self.jobs: dict[str, tuple[SweepJob, Any]] = {}
         self.count = 0
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: SweepJob, attempt: int) -> None:
         """Give a job to the scheduler; those that were given first come first."""
         self.count += 1
         key = f"{job.name}-{attempt}-{secrets.token_hex(4)}"
@@ -68,7 +67,7 @@ class DaskEngine:
         future.add_done_callback(self.ended.put)
 
     def next(self) -> Outcome:
-        """Wait for a job to end, however it does. Raises EngineLost when the scheduler is gone."""
+        """Wait for a job to end, however it does. Raises RunnerLost when the scheduler is gone."""
         lost_since: float | None = None
         while True:
             try:
@@ -80,7 +79,7 @@ class DaskEngine:
                     continue
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _LOST or self.client.status == "closed":
-                    raise EngineLost(
+                    raise RunnerLost(
                         "the Dask scheduler is gone; everything that was done is kept: start it "
                         "again, and give the same command"
                     ) from None
@@ -91,7 +90,7 @@ class DaskEngine:
             said = f"its Dask worker died {error.allowed_failures} times: out of memory, or killed?"
             return Outcome(job.name, -1, 0.0, str(error.last_worker.address), said)
         except (distributed.CancelledError, CommClosedError) as error:
-            raise EngineLost(
+            raise RunnerLost(
                 f"the Dask scheduler dropped {job.name} ({error}); give the same command to go on"
             ) from None
         except Exception as error:  # noqa: BLE001  of the worker: a full disk, say
@@ -163,7 +162,7 @@ def _jobqueue() -> Any:
 @cache
 def code_digest() -> str:
     """SHA-256 of this package's sources, shortened: two checkouts of one version may differ."""
-    root, digest = Path(qgf_ref.__file__).parent, hashlib.sha256()
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -183,7 +182,7 @@ def facts(token: Path | None = None, expected: str = "") -> dict[str, str]:
     return about
 
 
-def check_workers(client: Any, place: Layout, wait: float = _FIRST_WORKER) -> int:
+def check_workers(client: Any, place: SweepPlace, wait: float = _FIRST_WORKER) -> int:
     """How many workers there are, after a check that they are fit for the sweep.
 
     Raises InputError when none comes within `wait` seconds, when one has other versions than this

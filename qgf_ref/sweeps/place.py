@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Layout:
+class SweepPlace:
     """The paths in a sweep's directory."""
 
     root: Path
