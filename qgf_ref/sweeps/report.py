@@ -153,4 +153,6 @@ def _shared(identity: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     names = {entry["name"] for entry in before["entries"]}
     entries = {e["name"]: e for e in identity["entries"] if e["name"] in names}
     tasks = [name for name in identity["tasks"] if name in before["tasks"]]
-    return {**identity, "tasks": sorted(tasks), "entries": dict(sorted(entries.items()))}
+    rest = {k: v for k, v in identity.items() if k not in ("tasks", "entries")}
+    # in this order: what differs first is told
+    return {**rest, "tasks": sorted(tasks), "agents": dict(sorted(entries.items()))}
