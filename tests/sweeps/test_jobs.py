@@ -130,7 +130,11 @@ def test_a_sweep_may_grow_and_not_change(tmp_path: Path) -> None:
             {"tasks": [TASK, OTHER], "train": {**tiny()["train"], "updates": 25}},
             "train.updates 24 there, 25 here",
         ),
-        ({"tasks": [TASK, OTHER], "agents": {"iql": {"methods": ["bc"]}}}, "entries"),
+        (
+            {"tasks": [TASK, OTHER], "agents": {**tiny()["agents"], "iql": {"methods": ["bc"]}}},
+            r'agents\.iql\.methods \["bc", "qgf", "cfgrl"\] there, \["bc"\] here',
+        ),
+        ({"tasks": [TASK, OTHER]}, "agents.fql"),
         ({"tasks": [TASK]}, "tasks"),
     ):
         with pytest.raises(InputError, match=f"belongs to another sweep.*{message}"):
