@@ -28,20 +28,22 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 CORE = {"numpy", "safetensors"}
 GRACEFUL = {"threadpoolctl", "tqdm"}
 """Without them threads stay as they are, and progress is told in lines."""
-NOT_IN_ALL = {"tensorboard", "test", "wandb"}
+NOT_IN_ALL = {"cluster", "tensorboard", "test", "wandb"}
 """Extras that `all` leaves to those who ask for them."""
 BROUGHT = {"adapters/jax_autodiff.py": "jax", "adapters/torch_autodiff.py": "torch"}
 """Modules that nobody reaches without a framework's own objects in hand."""
 ONLY_WITH = {
     "backends/numba/": {"numba", "llvmlite"},
+    "evaluation/aggregates.py": {"scipy"},
     "evaluation/statistics.py": {"scipy"},
     "flow/distances.py": {"scipy"},
     "data/collection/": {"tqdm"},
+    "sweeps/dask_runner.py": {"dask", "distributed"},
     "training/": {"tqdm"},
     "studies/": {"matplotlib", "scipy", "threadpoolctl", "tqdm"},
 }
 """What may import a package at its top: nothing that is imported without need of it."""
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "dask_jobqueue": "dask-jobqueue"}
 
 
 def project() -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _tables(args: argparse.Namespace, sweep: Sweep) -> dict[str, Any]:
     for each in missing:
         print(f"missing: {each}")
     if files:
-        print(f"\nin {root}: {' '.join(f.name for f in files)}")
+        print(f"\n{' '.join(f.name for f in files)}\nare in {root}")
         lead = max(table, key=lambda row: float(row["success"]))
         print(f"most success: {lead['method']}, {lead['success']:.2f}")
     args.directory = root

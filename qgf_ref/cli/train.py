@@ -257,7 +257,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         "metrics.csv and losses.png" if state.metrics else "metrics.csv (empty: see --log-every)"
     )
     print(f"checkpoint, {drawn} are in {where}")
-    if "validation_policy" not in (state.metrics or [{}])[-1]:
+    if state.metrics and "validation_policy" not in state.metrics[-1]:
         print("no validation set: there is none beside the data (collect makes one)")
     print(f"Next: {next_command(args, 'evaluate', _carried(config), checkpoint=[where])}")
     return 0

@@ -87,8 +87,11 @@ class DaskRunner:
         try:
             outcome: Outcome = future.result()
         except KilledWorker as error:
-            said = f"its Dask worker died {error.allowed_failures} times: out of memory, or killed?"
-            return Outcome(job.name, -1, 0.0, str(error.last_worker.address), said)
+            said = (
+                f"{error.allowed_failures + 1} Dask workers died at it: out of memory? Give fewer "
+                "--workers, or more memory each"
+            )
+            return Outcome(job.name, 1, 0.0, str(error.last_worker.address), said)
         except (distributed.CancelledError, CommClosedError) as error:
             raise RunnerLost(
                 f"the Dask scheduler dropped {job.name} ({error}); give the same command to go on"

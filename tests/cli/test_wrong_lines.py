@@ -22,6 +22,7 @@ NEEDED = {
     "study": "noise --out out",
     "evaluate": "--out out",
     "bench": "--no-memory --out out",
+    "sweep": "spec.toml --serial",
     "estimators": "",
 }
 """What each command cannot do without; what is wrong is added to it."""

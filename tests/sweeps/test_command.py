@@ -1,0 +1,120 @@
+"""qgf-ref sweep, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qgf_ref.cli.main import main
+from qgf_ref.sweeps.report import FILES
+from tests.data.synthetic import TASK
+from tests.sweeps import stub
+from tests.sweeps.conftest import swept, tiny, toml
+
+
+def test_end_to_end(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real jobs, one after the other; then from its files alone."""
+    spec = tmp_path / "small.toml"
+    spec.write_text(toml(tiny(seeds=[0], agents={"iql": {"methods": ["bc", "qgf"]}})))
+    words = ["sweep", str(spec), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 jobs are to be done (1 train, 1 evaluate)" in printed
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--serial"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 jobs done, 1 were done or not needed, 0 failed" in printed
+    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 100
+    out = tmp_path / "out"
+    assert all((out / name).stat().st_size for name in FILES)
+    before = {name: (out / name).read_bytes() for name in FILES if name != "costs.csv"}
+    assert [row["method"] for row in json.loads(before["table.json"])["rows"]] == [
+        "bc", "qgf"
+    ]  # fmt: skip
+    assert main(["sweep", "table", str(out)]) == 0
+    assert before == {name: (out / name).read_bytes() for name in before}
+    capsys.readouterr()
+    assert main(["sweep", "status", str(out)]) == 0
+    assert re.search(r"train +1\n", capsys.readouterr().out)
+    assert main(["sweep", "status", str(out), "--json"]) == 0
+    states = json.loads(capsys.readouterr().out)
+    assert {s["state"] for s in states} == {"done"}
+    # the same command has nothing left to do, and needs no Dask for it
+    assert main(words) == 0
+    assert "0 jobs done, 3 were done" in capsys.readouterr().out
+
+
+def test_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qgf_ref.sweeps.driver.perform", stub.perform)
+    content = tiny(collect={"pointmaze-medium-navigate-v0": 1})
+    (tmp_path / "s.toml").write_text(toml(content))
+    out = tmp_path / "s"
+    words = ["sweep", str(tmp_path / "s.toml"), "--serial", "--out", str(out)]
+    sweep = swept(out)
+    assert main(["sweep", "table", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"missing: iql on {TASK}" in printed
+    assert not (out / "table.csv").exists()
+    assert main(["sweep", "status", str(out)]) == 0
+    assert "the command that began the sweep goes on with it" in capsys.readouterr().out
+    assert main(words) == 0
+    capsys.readouterr()
+    sweep.place.result(TASK, "edp").unlink()
+    assert main(["sweep", "table", str(out)]) == 0
+    assert f"missing: edp on {TASK}" in capsys.readouterr().out
+    assert f"Missing: edp on {TASK}" in (out / "table.md").read_text()
+    rows = json.loads((out / "table.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["bc", "qgf", "cfgrl"]
+
+
+def test_a_failed_job_is_told_with_its_log(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No data set is at the place given: bad input, once, and what needs it waits."""
+    out = tmp_path / "out"
+    words = ["sweep", str(spec_file), "--data", str(tmp_path / "none"), "--out", str(out)]
+    assert main([*words, "--serial"]) == 1
+    printed = capsys.readouterr().out
+    assert "0 jobs done, 0 were done or not needed, 1 failed, 11 wait for those" in printed
+    assert "failed: data pointmaze-medium-navigate-v0: " in printed
+    log = re.search(r"log: (\S+)", printed)
+    assert log is not None
+    assert "no data set at" in Path(log[1]).read_text()
+    assert main(["sweep", "status", str(out)]) == 0
+    assert "failed: data pointmaze-medium-navigate-v0" in capsys.readouterr().out
+
+
+WRONG = [
+    ("sweep status", r"status of which sweep\? qgf-ref sweep status DIR"),
+    ("sweep table", r"table of which sweep\?"),
+    ("sweep status {tmp}", "holds no sweep: begin one with"),
+    ("sweep table {tmp} --workers 2", "only reads .*: it takes no --workers"),
+    ("sweep {spec} {tmp}", "a directory goes with status or table"),
+    ("sweep {tmp}/none.toml", "cannot read .*none.toml"),
+    ("sweep {spec} --serial --slurm", "--serial and --slurm are different workers: give one"),
+    ("sweep {spec} --serial --workers 2", "--workers does not go with --serial"),
+    ("sweep {spec} --workers 0", "--workers must be ≥ 1, got 0"),
+    ("sweep {spec} --threads 0", "--threads must be ≥ 1, got 0"),
+    ("sweep {spec} --retries -1", "--retries must be ≥ 0, got -1"),
+    ("sweep {spec} --out {spec}", "is a file: give a directory"),
+    ("sweep {spec} --slurn", "did you mean --slurm?"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG, ids=[line for line, _ in WRONG])
+def test_wrong_lines(
+    line: str, message: str, spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = line.format(spec=spec_file, tmp=tmp_path).split()
+    try:
+        code = main(words)
+    except SystemExit as stop:  # argparse's
+        code = int(stop.code or 0)
+    assert code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.toml"]

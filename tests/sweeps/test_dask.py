@@ -1,0 +1,284 @@
+"""A real Dask cluster: workers and schedulers that die, and the same tables byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qgf_ref.errors import InputError
+from qgf_ref.sweeps import dask_runner
+from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, work_off
+from qgf_ref.sweeps.jobs import Sweep, SweepJob
+from qgf_ref.sweeps.perform import Outcome, perform
+from qgf_ref.sweeps.place import SweepPlace
+from qgf_ref.sweeps.report import begin, write_tables
+from qgf_ref.sweeps.spec_file import spec_of
+from tests.data.synthetic import TASK
+from tests.sweeps import stub
+from tests.sweeps.conftest import swept, tiny
+
+TABLES = ("table.csv", "table.md", "table.json")
+BITS = ("model.safetensors", "state.safetensors", "metrics.csv")
+
+
+def longer(data: Path, root: Path) -> Sweep:
+    """A sweep whose trainings and evaluations last long enough to be killed in the middle."""
+    train = {**tiny()["train"], "updates": 600, "checkpoint_every": 100, "log_every": 100}
+    evaluate = {**tiny()["evaluate"], "episodes": 6}
+    return begin(spec_of(tiny(train=train, evaluate=evaluate)), SweepPlace(root), str(data))
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep in one process, without Dask."""
+    sweep = longer(data, tmp_path_factory.mktemp("alone"))
+    assert not work_off(sweep, SerialRunner(sweep)).failed
+    write_tables(sweep)
+    return sweep.place.root
+
+
+def same(one: Path, other: Path) -> None:
+    for name in TABLES:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    runs = sorted(p.relative_to(one) for p in one.glob("runs/**/train.json"))
+    assert runs
+    for run in runs:
+        for name in BITS:
+            mine, theirs = ((root / run).with_name(name).read_bytes() for root in (one, other))
+            assert mine == theirs, run.with_name(name)
+
+
+def under_way(sweep: Sweep, kind: str) -> dict[str, Any] | None:
+    """The note of a job of that kind that runs and has left something behind."""
+    for path in sorted((sweep.place.root / "jobs").glob(f"{kind}_*.json")):
+        note: dict[str, Any] = json.loads(path.read_text())
+        left = "runs/**/state.safetensors" if kind == "train" else "evaluations/**/records.jsonl"
+        if note["state"] == "running" and any(sweep.place.root.glob(left)):
+            return note
+    return None
+
+
+def kill_workers(sweep: Sweep, killed: list[int]) -> Callable[[], None]:
+    """A thread's work: SIGKILL to the worker above a training, then above an evaluation."""
+
+    def work() -> None:
+        for kind in ("train", "evaluate"):
+            until = time.monotonic() + 120
+            while time.monotonic() < until:
+                note = under_way(sweep, kind)
+                worker = None if note is None else parent(note["pid"])
+                if worker is not None:
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
+                    break
+                time.sleep(0.02)
+
+    return work
+
+
+def parent(pid: int) -> int | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 3])
+def test_killed_workers_change_nothing(
+    data: Path, alone: Path, tmp_path: Path, workers: int
+) -> None:
+    sweep, killed = longer(data, tmp_path), list[int]()
+    thread = threading.Thread(target=kill_workers(sweep, killed))
+    with dask_runner.local(workers, 1) as client:
+        assert dask_runner.check_workers(client, sweep.place) == workers
+        thread.start()
+        report = work_off(sweep, dask_runner.DaskRunner(sweep, client), retries=1)
+        thread.join()
+    assert not report.failed
+    assert len(killed) == 2
+    write_tables(sweep)
+    same(alone, tmp_path)
+    sessions = [json.loads(p.read_text())["sessions"] for p in tmp_path.glob("runs/**/train.json")]
+    assert max(map(len, sessions)) == 2, "the training that lost its worker went on from a save"
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[Callable[[], tuple[str, list[subprocess.Popen[bytes]]]]]:
+    """Starts a scheduler and two workers as processes of their own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> tuple[str, list[subprocess.Popen[bytes]]]:
+        file = tmp_path / f"scheduler-{len(started)}.json"
+        dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        words = ["--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
+        processes = [subprocess.Popen([*dask, *words], **quiet)]
+        started.extend(processes)
+        until = time.monotonic() + 60
+        while not (file.exists() and file.read_text().strip()) and time.monotonic() < until:
+            time.sleep(0.1)
+        address = str(json.loads(file.read_text())["address"])
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
+        for _ in range(2):
+            processes.append(subprocess.Popen([*worker, "--death-timeout", "5"], **quiet))
+        started.extend(processes[1:])
+        return address, processes
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_and_started_again(
+    data: Path,
+    alone: Path,
+    tmp_path: Path,
+    scheduler: Callable[[], tuple[str, list[subprocess.Popen[bytes]]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dask_runner, "_LOST", 2.0)
+    sweep = longer(data, tmp_path / "sweep")
+    address, processes = scheduler()
+
+    def kill() -> None:
+        until = time.monotonic() + 120
+        while under_way(sweep, "train") is None and time.monotonic() < until:
+            time.sleep(0.02)
+        processes[0].kill()
+
+    with dask_runner.running(address) as client:
+        dask_runner.check_workers(client, sweep.place)
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(RunnerLost, match="is gone; everything that was done is kept"):
+            work_off(sweep, dask_runner.DaskRunner(sweep, client))
+        thread.join()
+    for process in processes[1:]:  # what they were at saves itself, and is waited for
+        process.kill()
+    address, _ = scheduler()
+    with dask_runner.running(address) as client:
+        dask_runner.check_workers(client, sweep.place)
+        assert not work_off(sweep, dask_runner.DaskRunner(sweep, client)).failed
+    write_tables(sweep)
+    same(alone, sweep.place.root)
+
+
+def dies(sweep: Sweep, job: SweepJob, threads: int) -> Outcome:
+    """Kills its worker at one job, once; else the stub."""
+    mark = sweep.place.root / "killed"
+    if job.name == f"train {TASK}/iql/seed0" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return stub.perform(sweep, job)
+
+
+def always_dies(sweep: Sweep, job: SweepJob, threads: int) -> Outcome:
+    """Kills every worker at one job, as one does that needs too much memory."""
+    if job.name == f"train {TASK}/iql/seed0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return stub.perform(sweep, job)
+
+
+def raises(sweep: Sweep, job: SweepJob, threads: int) -> Outcome:
+    """Fails in the worker itself."""
+    if job.name == f"train {TASK}/iql/seed0":
+        raise OSError("no space left")
+    return stub.perform(sweep, job)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_die_at_stubbed_work(tmp_path: Path) -> None:
+    first = f"train {TASK}/iql/seed0"
+    with dask_runner.local(2, 1) as client:
+        sweep = swept(tmp_path / "once")
+        assert dask_runner.check_workers(client, sweep.place) == 2
+        report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=dies), retries=0)
+        assert not report.failed
+        assert (tmp_path / "once" / "killed").exists()
+        sweep = swept(tmp_path / "error")
+        report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=raises), retries=1)
+        assert report.failed == {first: "OSError: no space left"}
+        assert f"evaluate {TASK}/edp" in report.done
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_that_kills_every_worker(tmp_path: Path) -> None:
+    first = f"train {TASK}/iql/seed0"
+    with dask_runner.local(2, 1) as client:
+        sweep = swept(tmp_path / "always")
+        runner = dask_runner.DaskRunner(sweep, client, performs=always_dies)
+        report = work_off(sweep, runner, retries=0)
+        assert list(report.failed) == [first]
+        assert "Dask workers died at it: out of memory?" in report.failed[first]
+        assert f"evaluate {TASK}/edp" in report.done
+
+
+class Answering:
+    """A client whose one worker answers so."""
+
+    def __init__(self, **other: str) -> None:
+        self.other = other
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        """It is there."""
+
+    def run(self, function: Any, *arguments: Any) -> dict[str, Any]:
+        return {"tcp://other:1": {**function(*arguments), **self.other}}
+
+
+def test_workers_that_do_not_fit(tmp_path: Path) -> None:
+    sweep = swept(tmp_path)
+    check = dask_runner.check_workers
+    assert check(Answering(), sweep.place) == 1
+    for other, message in (
+        ({"numpy": "1.0"}, r"tcp://other:1 is not as this process \(numpy 1\.0 there, .* here\)"),
+        ({"source of qgf_ref": "0"}, r"\(source of qgf_ref 0 there, .*\): results would depend"),
+        ({"sees the directory": "no"}, r"tcp://other:1 does not see .*file system that this"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(Answering(**other), sweep.place)
+    assert not list((tmp_path / "jobs").glob(".seen*"))
+    none = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
+    with pytest.raises(InputError, match=none), dask_runner.running("tcp://127.0.0.1:9"):
+        pass
+
+
+def test_a_job_left_alone_saves_itself(data: Path, tmp_path: Path) -> None:
+    """Its process ends when the one that ordered it is gone, and is waited for by the next."""
+    sweep = longer(data, tmp_path)
+    job = next(job for job in sweep.wanted()[1] if job.kind == "train")
+    code = (
+        "import os, threading, time, signal\n"
+        "from pathlib import Path\n"
+        "from qgf_ref.sweeps.perform import perform\n"
+        "from qgf_ref.sweeps.report import opened\n"
+        f"sweep = opened(Path({str(tmp_path)!r}))\n"
+        "job = next(j for j in sweep.wanted()[1] if j.kind == 'train')\n"
+        "def end():\n"
+        "    while not list(sweep.place.root.glob('runs/**/state.safetensors')): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "threading.Thread(target=end).start()\n"
+        "perform(sweep, job)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False, cwd=Path.cwd())
+    assert killed.returncode == -signal.SIGKILL
+    outcome = perform(sweep, job)
+    assert outcome.code == 0, outcome.said
+    sessions = json.loads((sweep.run(job) / "train.json").read_text())["sessions"]
+    assert [s["to_update"] for s in sessions][1:] == [600]
+    assert sessions[0]["to_update"] < 600

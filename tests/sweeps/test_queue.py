@@ -1,0 +1,62 @@
+"""A queueing system, by a stand-in for its commands: what dask-jobqueue submits is run here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from qgf_ref.errors import InputError
+from qgf_ref.sweeps import dask_runner
+from qgf_ref.sweeps.driver import work_off
+from tests.sweeps import stub
+from tests.sweeps.conftest import swept
+
+SBATCH = """#!/bin/sh
+# runs the job's script at once, in the background, and says its number as SLURM does
+cp "$1" "$SLURM_STAND_IN/script-$$"
+sh "$SLURM_STAND_IN/script-$$" > "$SLURM_STAND_IN/log-$$" 2>&1 &
+echo $! > "$SLURM_STAND_IN/pid-$$"
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+pkill -P "$1" 2>/dev/null; kill "$1" 2>/dev/null; exit 0
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "slurm"
+    place.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (place / name).write_text(text)
+        (place / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_STAND_IN", str(place))
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_jobs_on_a_queue(slurm: Path, tmp_path: Path) -> None:
+    sweep = swept(tmp_path / "sweep")
+    asked = {"queue": "long", "walltime": "00:10:00", "memory": "1GB"}
+    with dask_runner.queued("slurm", 2, 1, asked) as client:
+        assert dask_runner.check_workers(client, sweep.place) >= 1
+        report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=stub.perform))
+    assert not report.failed
+    assert len(report.done) == 12
+    script = next(slurm.glob("script-*")).read_text()
+    for line in ("#SBATCH -p long", "#SBATCH -t 00:10:00", "--nthreads 1"):
+        assert line in script
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_queue_is_not_asked(slurm: Path) -> None:
+    said = r"cluster: SLURMCluster of dask-jobqueue says: .*colour"
+    asked = {"colour": "blue"}
+    with pytest.raises(InputError, match=said), dask_runner.queued("slurm", 1, 1, asked):
+        pass
