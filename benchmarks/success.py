@@ -31,7 +31,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from tqdm import tqdm
 from qgf_ref import load
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.data.tasks import goal_task, task
+from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
 from qgf_ref.evaluation.protocol import evaluate
@@ -55,8 +55,9 @@ from qgf_ref.evaluation.suite import (
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
+from qgf_ref.sweeps.jobs import train_command
 from qgf_ref.training.config import TrainConfig
-from qgf_ref.training.record import RECORD, Record
+from qgf_ref.training.record import RECORD
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -93,20 +94,16 @@ def command(config: TrainConfig, run: Path) -> list[str] | None:
 
     Exits when what is there is another run: with other settings than the suite's.
     """
-    if not (run / RECORD).exists():
+    try:
+        what = train_command(config, run)
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+    if what == "start":
         settings = run.with_suffix(".json")
         settings.parent.mkdir(parents=True, exist_ok=True)
         write_json(settings, config.to_json())
         return ["--config", str(settings), "--out", str(run)]
-    record = Record.read(run)
-    found = record.config
-    # backend and threads decide no more than the last bits
-    same = {n: getattr(config, n) for n in ("data", "updates", "backend", "threads")}
-    if replace(found, **same) != config:
-        raise SystemExit(f"{run} is a run with other settings than the suite's; move it away")
-    if found.updates == config.updates and record.last_update == config.updates:
-        return None
-    return ["--resume", str(run), "--updates", str(config.updates)]
+    return None if what is None else ["--resume", str(run), "--updates", str(config.updates)]
 
 
 def train(configs: Sequence[TrainConfig], place: Path, workers: int) -> None:

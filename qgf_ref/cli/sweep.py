@@ -154,7 +154,7 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
             report = work_off(sweep, runner, retries=args.retries, progress=job)
         except KeyboardInterrupt:
             print(
-                f"stopped; what was under way is saved in {root}. The same command goes on",
+                f"stopped; what was under way saves itself in {root}. The same command goes on",
                 file=sys.stderr,
             )
             raise

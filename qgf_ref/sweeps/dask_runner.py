@@ -11,6 +11,7 @@ import logging
 import platform
 import queue
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -60,8 +61,8 @@ class DaskRunner:
         self.count += 1
         key = f"{job.name}-{attempt}-{secrets.token_hex(4)}"
         future = self.client.submit(
-            self.performs, self.sweep, job, self.threads, key=key, pure=False,
-            priority=-self.count, retries=0,
+            _perform_if_fit, own_facts(), self.performs, self.sweep, job, self.threads, key=key,
+            pure=False, priority=-self.count, retries=0,
         )  # fmt: skip
         self.jobs[key] = (job, future)
         future.add_done_callback(self.ended.put)
@@ -171,18 +172,37 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def facts(token: Path | None = None, expected: str = "") -> dict[str, str]:
-    """What must be the same on every worker, and whether it reads what was written to `token`."""
+@cache
+def own_facts() -> dict[str, str]:
+    """What must be the same on every worker."""
     versions = provenance()["versions"]
     names = ("qgf_ref", "numpy", "scipy", "numba", "safetensors", "ogbench", "mujoco", "gymnasium")
     about = {"python": platform.python_version(), **{n: versions[n] for n in names}}
-    about |= {"source of qgf_ref": code_digest(), "dask": dask.__version__}
-    if token is not None:
-        seen = ""
-        with suppress(OSError):
-            seen = token.read_text()
-        about["sees the directory"] = "yes" if seen == expected else "no"
-    return about
+    return about | {"source of qgf_ref": code_digest(), "dask": dask.__version__}
+
+
+def facts(token: Path, expected: str) -> dict[str, str]:
+    """The same, and whether this worker reads what was written to `token`."""
+    seen = ""
+    with suppress(OSError):
+        seen = token.read_text()
+    return {**own_facts(), "sees the directory": "yes" if seen == expected else "no"}
+
+
+def _others(theirs: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """What differs, in words; empty where nothing does."""
+    return "; ".join(f"{k} {theirs.get(k)} there, {v} here" for k, v in here.items()
+                     if theirs.get(k) != v)  # fmt: skip
+
+
+def _perform_if_fit(
+    asked: Mapping[str, str], performs: Performs, sweep: Sweep, job: SweepJob, threads: int
+) -> Outcome:
+    """On a worker: do the job, unless this worker, which may have come later, is another."""
+    if other := _others(own_facts(), asked):
+        said = f"a worker that came later is not as the process that asks: {other}"
+        return Outcome(job.name, 1, 0.0, socket.gethostname(), said)
+    return performs(sweep, job, threads)
 
 
 def check_workers(client: Any, place: SweepPlace, wait: float = _FIRST_WORKER) -> int:
@@ -217,10 +237,9 @@ def check_workers(client: Any, place: SweepPlace, wait: float = _FIRST_WORKER) -
                 f"the worker {address} does not see {place.root}: --out must be on a file system "
                 "that this machine and all workers share, under the same path"
             )
-        other = [f"{k} {theirs.get(k)} there, {v} here" for k, v in own.items() if theirs[k] != v]
-        if other:
+        if other := _others(theirs, own):
             raise InputError(
-                f"the worker {address} is not as this process ({'; '.join(other)}): results would "
-                "depend on who does a job. Install the same versions"
+                f"the worker {address} is not as this process ({other}): results would depend on "
+                "who does a job. Install the same versions"
             )
     return len(answers)

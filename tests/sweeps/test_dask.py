@@ -253,6 +253,9 @@ def test_workers_that_do_not_fit(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             check(Answering(**other), sweep.place)
     assert not list((tmp_path / "jobs").glob(".seen*"))
+    asked = {**dask_runner.own_facts(), "numpy": "1.0"}
+    late = dask_runner._perform_if_fit(asked, stub.perform, sweep, sweep.wanted()[1][0], 1)
+    assert (late.code, late.said.startswith("a worker that came later is not as")) == (1, True)
     none = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
     with pytest.raises(InputError, match=none), dask_runner.running("tcp://127.0.0.1:9"):
         pass
