@@ -54,6 +54,11 @@ ESTIMATOR_STYLES = {
     "qgf_shifted": LineStyle("#882255", "-", "d"),
     "qgf_shifted_taylor": LineStyle("#882255", "--", "<"),
     "gradstep": LineStyle("#332288", "-", "P"),
+    "edp": LineStyle("#DDCC77", "-", "o"),
+    "fql": LineStyle("#88CCEE", "-", "s"),
+    "qam": LineStyle("#661100", "-", "^"),
+    "dac": LineStyle("#44AA99", "-", "v"),
+    "qsm": LineStyle("#6699CC", "--", "D"),
     "oracle": LineStyle("#000000", "-", "."),
 }
 """Given, so that figures of different runs agree; any other name has a style derived from it."""

@@ -21,7 +21,7 @@ from qgf_ref.plotting import (
     style,
 )
 
-_HATCHES = ("", "//", "xx", "..", "\\\\", "++")
+HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 _BAND = 0.1
 _LIMITS = (-0.02, 1.02)
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
@@ -43,9 +43,9 @@ def success_figure(about: Mapping[str, Any]) -> Figure:
     rows = about["rows"]
     figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.add_subplot()
-    hatches = _by_draws(rows, _HATCHES)
+    hatches = look_by_draws(rows, HATCHES)
     for y, row in enumerate(rows):
-        base, draws = _parts(row["method"])
+        base, draws = base_and_draws(row["method"])
         axes.barh(
             y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
             edgecolor="white", linewidth=0,
@@ -83,11 +83,11 @@ def weights_figure(about: Mapping[str, Any]) -> Figure | None:
     for row in selection:
         by_method.setdefault(row["method"], []).append(row)
     for label, curve in by_method.items():
-        base, draws = _parts(label)
+        base, draws = base_and_draws(label)
         look = {**style(base), "label": label}
         if curve[0]["weight"] is None:
-            alike = [r for r in about["rows"] if _parts(r["method"])[0] == base]
-            (row,), dash = curve, _by_draws(alike, _DASHES)[draws]
+            alike = [r for r in about["rows"] if base_and_draws(r["method"])[0] == base]
+            (row,), dash = curve, look_by_draws(alike, _DASHES)[draws]
             axes.axhline(row["success"], color=look["color"], linestyle=dash, label=label)
             if label == _BC:
                 ends = row["success_low"], row["success_high"]
@@ -125,7 +125,7 @@ def calibration_figure(evaluation: Evaluation) -> Figure | None:
         axes.plot(span, span, color="black", linewidth=0.8, linestyle=":")
         if unguided is not None and cell.method != Method():
             _points(axes, unguided, {**style("none"), "alpha": 0.45})
-        _points(axes, bins, style(_parts(cell.method.label)[0]))
+        _points(axes, bins, style(base_and_draws(cell.method.label)[0]))
         dress(axes, title(cell.method.label, cell.weight), "", "")
         axes.set_xlim(*span)
         axes.set_ylim(*span)
@@ -155,16 +155,16 @@ def _points(axes: Any, bins: Sequence[Any], look: dict[str, Any]) -> None:
     )
 
 
-def _parts(label: str) -> tuple[str, int]:
+def base_and_draws(label: str) -> tuple[str, int]:
     """What gives a method its colour ("none" for behaviour cloning), and N of best-of-N."""
     match = re.fullmatch(r"(?:(.*)\+)?bfn-(\d+)", label)
     base, draws = match.groups() if match else (label, 1)
     return "none" if base in (None, _BC) else base, int(draws)
 
 
-def _by_draws(rows: Sequence[Mapping[str, Any]], looks: Sequence[Any]) -> dict[int, Any]:
+def look_by_draws(rows: Sequence[Mapping[str, Any]], looks: Sequence[Any]) -> dict[int, Any]:
     """A look for each N of best-of-N that occurs; the first for N = 1."""
-    draws = sorted({1, *(_parts(r["method"])[1] for r in rows)})
+    draws = sorted({1, *(base_and_draws(r["method"])[1] for r in rows)})
     return {n: looks[min(i, len(looks) - 1)] for i, n in enumerate(draws)}
 
 

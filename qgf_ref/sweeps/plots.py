@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.evaluation.aggregates import profile
+from qgf_ref.evaluation.plots import HATCHES, base_and_draws, look_by_draws
 from qgf_ref.plotting import GREY, Figure, dress, legend_beside, new_figure, reach, style
 from qgf_ref.sweeps.table import LabelResults
 
@@ -20,8 +21,13 @@ def bars(table: Sequence[Mapping[str, Any]], heading: str) -> Figure:
     """Success of every method: bar and thick line over episodes (Wilson), thin over seeds (t)."""
     figure = new_figure(7.2, 1.5 + 0.36 * len(table))
     axes = figure.add_subplot()
+    hatches = look_by_draws(table, HATCHES)
     for y, row in enumerate(table):
-        axes.barh(y, row["success"], height=0.66, color=style(row["method"])["color"], alpha=0.75)
+        base, draws = base_and_draws(row["method"])
+        axes.barh(
+            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
+            edgecolor="white", linewidth=0,
+        )  # fmt: skip
         axes.errorbar(row["success"], y, xerr=reach(row, "success"), linewidth=2.6, color="black")
         seeds = [max(row["seeds_success_low"], 0), min(row["seeds_success_high"], 1)]
         axes.plot(seeds, [y, y], color="black", linewidth=0.8)
@@ -46,11 +52,13 @@ def profiles(played: Sequence[LabelResults], tasks: Sequence[str], heading: str)
     for each in sorted(complete, key=lambda p: p.label in shown):
         share, low, high = profile(each.scores(tasks), _LEVELS)
         if each.label in shown:
-            look = {k: v for k, v in style(each.label).items() if k != "marker"}
-            axes.plot(_LEVELS, share, label=each.label, **look)
-            axes.fill_between(_LEVELS, low, high, color=look["color"], alpha=0.08, linewidth=0)
+            look = _line(each.label)
+            axes.step(_LEVELS, share, where="post", label=each.label, **look)
+            axes.fill_between(
+                _LEVELS, low, high, step="post", color=look["color"], alpha=0.08, linewidth=0
+            )
         else:
-            axes.plot(_LEVELS, share, color=GREY, linewidth=0.8)
+            axes.step(_LEVELS, share, where="post", color=GREY, linewidth=0.8)
     dress(axes, heading, "success τ", "share of runs with success > τ (band: 95%)")
     axes.set_ylim(*_LIMITS)
     legend_beside(axes)
@@ -64,16 +72,24 @@ def against_compute(
     figure = new_figure(7.6, 4.0)
     axes = figure.add_subplot()
     for row in table:
-        look = style(row["method"])
+        base, draws = base_and_draws(row["method"])
+        look = style(base)
         axes.errorbar(
             milliseconds[row["method"]], row["success"],
             yerr=[[e[0]] for e in reach(row, "success")], color=look["color"],
             marker=look["marker"], markersize=6, linewidth=1.0, label=_short(row),
+            markerfacecolor="white" if draws > 1 else look["color"],
         )  # fmt: skip
     dress(axes, heading, "milliseconds of the sampler a chunk", "success, 95% (episodes)", log="x")
     axes.set_ylim(*_LIMITS)
     legend_beside(axes)
     return figure
+
+
+def _line(label: str) -> dict[str, Any]:
+    base, draws = base_and_draws(label)
+    look = {k: v for k, v in style(base).items() if k not in ("marker", "markersize")}
+    return {**look, "linestyle": (0, (4, 2))} if draws > 1 else look
 
 
 def _short(row: Mapping[str, Any]) -> str:

@@ -131,8 +131,9 @@ def scheduler(tmp_path: Path) -> Iterator[Callable[[], tuple[str, list[subproces
             time.sleep(0.1)
         address = str(json.loads(file.read_text())["address"])
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
+        worker += ["--no-nanny", "--no-dashboard"]
         for _ in range(2):
-            processes.append(subprocess.Popen([*worker, "--death-timeout", "5"], **quiet))
+            processes.append(subprocess.Popen(worker, **quiet))
         started.extend(processes[1:])
         return address, processes
 
