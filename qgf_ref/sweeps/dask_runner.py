@@ -42,6 +42,10 @@ MEMORY_EACH = 2 << 30
 _LOST = 20.0
 """Seconds without the scheduler after which it is gone."""
 _FIRST_WORKER = 60.0
+_GONE = (
+    "the Dask scheduler is gone; everything that was done is kept: start it again, and give the "
+    "same command"
+)
 Performs = Callable[[Sweep, SweepJob, int], Outcome]
 
 
@@ -80,10 +84,7 @@ class DaskRunner:
                     continue
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _LOST or self.client.status == "closed":
-                    raise RunnerLost(
-                        "the Dask scheduler is gone; everything that was done is kept: start it "
-                        "again, and give the same command"
-                    ) from None
+                    raise RunnerLost(_GONE) from None
         job, _ = self.jobs.pop(future.key)
         try:
             outcome: Outcome = future.result()
@@ -94,9 +95,7 @@ class DaskRunner:
             )
             return Outcome(job.name, 1, 0.0, str(error.last_worker.address), said)
         except (distributed.CancelledError, CommClosedError) as error:
-            raise RunnerLost(
-                f"the Dask scheduler dropped {job.name} ({error}); give the same command to go on"
-            ) from None
+            raise RunnerLost(_GONE) from error
         except Exception as error:  # noqa: BLE001  of the worker: a full disk, say
             return Outcome(job.name, 1, 0.0, "its worker", f"{type(error).__name__}: {error}")
         return outcome

@@ -33,9 +33,11 @@ BITS = ("model.safetensors", "state.safetensors", "metrics.csv")
 
 def longer(data: Path, root: Path) -> Sweep:
     """A sweep whose trainings and evaluations last long enough to be killed in the middle."""
-    train = {**tiny()["train"], "updates": 600, "checkpoint_every": 100, "log_every": 100}
+    train = {**tiny()["train"], "updates": 400, "checkpoint_every": 50, "log_every": 50}
     evaluate = {**tiny()["evaluate"], "episodes": 6}
-    return begin(spec_of(tiny(train=train, evaluate=evaluate)), SweepPlace(root), str(data))
+    agents = {"iql": {"methods": ["bc", "qgf"]}, "edp": {}}
+    spec = spec_of(tiny(train=train, evaluate=evaluate, agents=agents))
+    return begin(spec, SweepPlace(root), str(data))
 
 
 @pytest.fixture(scope="module")
@@ -284,5 +286,5 @@ def test_a_job_left_alone_saves_itself(data: Path, tmp_path: Path) -> None:
     outcome = perform(sweep, job)
     assert outcome.code == 0, outcome.said
     sessions = json.loads((sweep.run(job) / "train.json").read_text())["sessions"]
-    assert [s["to_update"] for s in sessions][1:] == [600]
-    assert sessions[0]["to_update"] < 600
+    assert [s["to_update"] for s in sessions][1:] == [400]
+    assert sessions[0]["to_update"] < 400
