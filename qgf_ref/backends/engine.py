@@ -23,6 +23,7 @@ from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
 from qgf_ref.losses.batch import Batch
+from qgf_ref.nets.probability import ProbabilityCritic, logits_of
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.threads import thread_count
 
@@ -242,7 +243,7 @@ N = TypeVar("N")
 def _require_algorithm_1(flow: GuidedFlow, scheme: Scheme, name: str) -> None:
     if scheme is not ALGORITHM_1 or flow.kernels is not reference_kernels:
         raise InputError(f"backend {name} runs Algorithm 1 with the reference kernels only")
-    if not hasattr(flow.field, "params") or not hasattr(flow.critic, "params"):
+    if not hasattr(flow.field, "params") or not hasattr(logits_of(flow.critic), "params"):
         raise InputError(
             f"backend {name} runs networks; this flow has a {type(flow.field).__name__} and a "
             f"{type(flow.critic).__name__}: use backend numpy"
@@ -254,7 +255,7 @@ def _layer_by_layer(flow: GuidedFlow, backend: Backend) -> GuidedFlow:
 
     Or the flow itself, if its parameters are not finite: the reference says best what is wrong.
     """
-    networks: tuple[Any, ...] = (flow.field, flow.critic)
+    networks: tuple[Any, ...] = (flow.field, logits_of(flow.critic))
     if not all(np.isfinite(a).all() for network in networks for a in network.params.arrays()):
         return flow
     kernels = backend.kernels(flow.field.dtype)
@@ -263,5 +264,7 @@ def _layer_by_layer(flow: GuidedFlow, backend: Backend) -> GuidedFlow:
         return replace(network, kernels=kernels)  # type: ignore[type-var]
 
     field, critic = (accelerated(network) for network in networks)
+    if logits_of(flow.critic) is not flow.critic:
+        critic = ProbabilityCritic(critic)
     auxiliary = flow.auxiliary.map(accelerated, accelerated)
     return replace(flow, field=field, critic=critic, kernels=kernels, auxiliary=auxiliary)

@@ -8,7 +8,9 @@ from typing import Any
 from qgf_ref.arrays import Array
 from qgf_ref.nets.critic import Critic
 from qgf_ref.nets.products import optional
+from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.logits import probability
+from qgf_ref.ops.row_numbers import product
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,16 @@ class ProbabilityCritic:
         """That of the logits."""
         return self.logits.aggregation
 
+    @property
+    def kernels(self) -> Kernels:
+        """Those of the logits, or the reference's."""
+        kernels: Kernels = getattr(self.logits, "kernels", reference_kernels)
+        return kernels
+
     def forward(self, obs: Array, action: Array) -> tuple[Array, Any]:
         """q (E, B). obs (B, O), action (B, D)."""
         z, cache = self.logits.forward(obs, action)
-        q, slope = probability(z)
+        q, slope = self.kernels(probability, z)
         return q, (q, slope, cache)
 
     def jvp(self, action_dot: Array, cache: Any) -> Array:
@@ -42,7 +50,7 @@ class ProbabilityCritic:
     def vjp(self, q_bar: Array, cache: Any) -> Array:
         """(∂q/∂a)ᵀ q_bar, (B, D). q_bar (E, B)."""
         _, slope, inner = cache
-        return self.logits.vjp(q_bar * slope, inner)
+        return self.logits.vjp(self.kernels(product, q_bar, slope), inner)
 
     def jvp_inputs(self, obs_dot: Array, action_dot: Array, cache: Any) -> Array:
         """q_dot (E, B) along a direction in (s, a)."""
@@ -73,3 +81,8 @@ class ProbabilityCritic:
         own = optional(self.logits, "hvp")(action_dot, q_bar * slope, inner)
         bent: Array = own + self.logits.vjp(q_bar * slope * (1 - 2 * q) * z_dot, inner)
         return bent
+
+
+def logits_of(critic: Any) -> Any:
+    """The critic of the logits of a `ProbabilityCritic`; another critic itself."""
+    return critic.logits if type(critic) is ProbabilityCritic else critic

@@ -14,6 +14,7 @@ import numpy as np
 from qgf_ref.backends.numba.barrier import aborted
 from qgf_ref.backends.numba.glue import all_finite, clip_values, nearest, reduce_members
 from qgf_ref.backends.numba.kernels.cache import inner, kernel, spliced
+from qgf_ref.backends.numba.kernels.exponential import exp
 from qgf_ref.backends.numba.kernels.gemm import multiply
 from qgf_ref.backends.numba.kernels.simd import like, panel_width
 from qgf_ref.backends.numba.layout import (
@@ -55,11 +56,11 @@ CLIP, MULTIPLY, REDUCE_MIN, REDUCE_MEAN, FILL, SHARE, WHERE_POSITIVE, PLUS, AT_L
     Op.CLIP, Op.MULTIPLY, Op.REDUCE_MIN, Op.REDUCE_MEAN, Op.FILL, Op.SHARE, Op.WHERE_POSITIVE,
     Op.PLUS, Op.AT_LEAST,
 ))  # fmt: skip
-NEAREST, ROOT, KEEP = map(int, (Op.NEAREST, Op.ROOT, Op.KEEP))
+NEAREST, ROOT, KEEP, SIGMOID = map(int, (Op.NEAREST, Op.ROOT, Op.KEEP, Op.SIGMOID))
 LAST_CHECKED = int(programs.LAST_CHECKED)
 SELDOM = (
     JVP, HVP, SCALE_ROW, DIVIDE, ROW_DOT, RATIO, WHERE_POSITIVE, PLUS, AT_LEAST, NEAREST, ROOT,
-    KEEP,
+    KEEP, SIGMOID,
 )  # fmt: skip
 """Instructions that only some estimators need: without them the interpreter compiles in half the
 time.
@@ -150,6 +151,11 @@ def _seldom_between(op, x, y, s, out, rows, width, numbers, work):
     elif op == ROOT:
         for i in range(size):
             work[out + i] = np.sqrt(work[x + i])
+    elif op == SIGMOID:
+        for i in range(size):
+            z = work[x + i]
+            e = exp(-abs(z))  # ≤ 1: never overflows
+            work[out + i] = (like(1, z) if z > zero else e) / (like(1, z) + e)
     elif op == KEEP:
         for i in range(size):
             work[out + i] = zero

@@ -15,6 +15,7 @@ from qgf_ref.backends.program.program import NOISE, WEIGHT, Instruction, Kind, O
 from qgf_ref.backends.program.record import networks_of
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops import row_numbers
+from qgf_ref.ops.activations import sigmoid
 from qgf_ref.ops.clip import clip
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.ops.structure import kept
@@ -110,5 +111,6 @@ _RULES: dict[Op, Callable[..., tuple[Any, ...]]] = {
     Op.AT_LEAST: lambda x, number: (np.maximum(x, number),),
     Op.NEAREST: _nearest,
     Op.ROOT: lambda x: (row_numbers.root(x),),
+    Op.SIGMOID: lambda x: (sigmoid(x),),
     Op.KEEP: lambda x, *numbers: (kept(x, tuple(map(int, numbers))),),
 }

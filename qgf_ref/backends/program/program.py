@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Op(IntEnum):
-    """What an interpreter can do. Inputs → outputs. x, y: of one kind, ACTION or SCALAR; s: SCALAR.
+    """What an interpreter can do. Inputs → outputs. x, y: of one kind; s: SCALAR.
 
     The results of those up to `LAST_CHECKED` must be finite.
     """
@@ -62,6 +62,8 @@ class Op(IntEnum):
     """x → √x."""
     KEEP = 22
     """x (ACTION) → x in the columns that the numbers name, 0 in the others."""
+    SIGMOID = 23
+    """x → σ(x)."""
 
 
 LAST_CHECKED = Op.RATIO

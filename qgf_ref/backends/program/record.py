@@ -18,14 +18,17 @@ from qgf_ref.arrays import Array
 from qgf_ref.backends.program.program import Kind, Op, Program, saved
 from qgf_ref.backends.program.recorder import NotRecordable, ProgramRecorder, Typed, number_of
 from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.nets.probability import ProbabilityCritic, logits_of
 
 Chain = Callable[[GuidedFlow, Array, Array, Any], tuple[Array, ...]]
 """(flow, obs (B, O), noise (B, D), weight () or (B, 1)) → the arrays wanted."""
 
 
 def networks_of(flow: GuidedFlow) -> tuple[Any, ...]:
-    """The networks as programs number them: field, critic, then the auxiliary ones."""
-    networks: list[Any] = [flow.field, flow.critic]
+    """The networks as programs number them: field, critic (of a probability, its logits'), then the
+    auxiliary ones.
+    """
+    networks: list[Any] = [flow.field, logits_of(flow.critic)]
 
     def add(network: Any) -> Any:
         if network is not flow.field:  # CFGRL's v₀ is both
@@ -38,7 +41,7 @@ def networks_of(flow: GuidedFlow) -> tuple[Any, ...]:
 
 def record(flow: GuidedFlow, chain: Chain) -> Program:
     """The program of `chain` on flows of these sizes. Raises NotRecordable."""
-    members = getattr(getattr(flow.critic, "params", None), "ensemble", None) or 1
+    members = getattr(getattr(logits_of(flow.critic), "params", None), "ensemble", None) or 1
     recorder = ProgramRecorder(flow.field.action_dim, members)
     obs, weight = np.zeros((1, 0)), np.ones((1, 1))
     recorder.obs = obs
@@ -55,7 +58,8 @@ def record(flow: GuidedFlow, chain: Chain) -> Program:
         lambda network: own if network is flow.field else stand_in(Kind.ACTION),
         lambda _: stand_in(Kind.SCALAR),
     )
-    standing = replace(flow, field=own, critic=critic, kernels=recorder, auxiliary=auxiliary)
+    climbed: Any = critic if logits_of(flow.critic) is flow.critic else ProbabilityCritic(critic)
+    standing = replace(flow, field=own, critic=climbed, kernels=recorder, auxiliary=auxiliary)
     try:
         arrays = chain(standing, obs, noise, weight)
         results = tuple(recorder.value(array) for array in arrays)
@@ -83,6 +87,10 @@ class _Network:
     @property
     def action_dim(self) -> int:
         return self.recorder.action_dim
+
+    @property
+    def kernels(self) -> ProgramRecorder:
+        return self.recorder
 
     def forward(self, obs: Array, action: Array, time: Any = None) -> tuple[Array, Any]:
         if obs is not self.recorder.obs:

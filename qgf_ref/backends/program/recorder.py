@@ -13,6 +13,7 @@ from qgf_ref.backends.program.program import Instruction, Kind, Op
 from qgf_ref.ops import row_numbers
 from qgf_ref.ops.clip import clip, clip_vjp
 from qgf_ref.ops.ensemble import ensemble_reduce, ensemble_reduce_vjp, lower_bound
+from qgf_ref.ops.logits import probability
 from qgf_ref.ops.structure import (
     axpy,
     batch_sum_vjp,
@@ -245,6 +246,19 @@ def _kept(recorder: ProgramRecorder, args: tuple[Any, ...], y: Array) -> None:
     recorder.note(Op.KEEP, ((x, Kind.ACTION),), ((y, Kind.ACTION),), numbers=numbers)
 
 
+def _probability(
+    recorder: ProgramRecorder, args: tuple[Any, ...], returned: tuple[Array, Array]
+) -> None:
+    """q = σ(z) and its slope q·σ(−z)."""
+    (z,), (q, slope) = args, returned
+    kind = recorder.kind(z)
+    below, rest = (recorder.arbitrary(Kind(kind)) for _ in range(2))
+    recorder.note(Op.SIGMOID, ((z, kind),), ((q, kind),))
+    recorder.note(Op.SCALE, ((z, kind),), ((below, kind),), numbers=(-1.0,))
+    recorder.note(Op.SIGMOID, ((below, kind),), ((rest, kind),))
+    recorder.note(Op.MULTIPLY, ((q, kind), (rest, kind)), ((slope, kind),))
+
+
 def number_of(value: Any) -> float:
     """The number that an argument is. Raises NotRecordable."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
@@ -269,6 +283,7 @@ _PRIMITIVES: dict[Callable[..., Any], Scribe] = {
     row_numbers.divided: _divided,
     row_numbers.nearest: _nearest,
     kept: _kept,
+    probability: _probability,
     row_numbers.root: _like_first(Op.ROOT, 1),
     row_numbers.product: _like_first(Op.MULTIPLY, 2),
     row_numbers.where_positive: _like_first(Op.WHERE_POSITIVE, 2),

@@ -63,7 +63,9 @@ class Remembered(Generic[W, S]):
             )
             for n in networks
         )
-        wanted = alike, (flow.denoise_steps, flow.action_bound, flow.time_precision), key
+        climbs = type(flow.critic)  # the networks are the same of a logit and of its probability
+        about = flow.denoise_steps, flow.action_bound, flow.time_precision, climbs
+        wanted = alike, about, key
         try:
             sampler = self.samplers.get(wanted)
         except TypeError:

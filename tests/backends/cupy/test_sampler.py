@@ -16,6 +16,7 @@ from qgf_ref.backends.cupy import sampler as samplers
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError, NonFiniteError
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
+from qgf_ref.nets.probability import ProbabilityCritic
 from tests.helpers.gpu import stand_in
 from tests.helpers.gpu.checks import FLOAT64, sampled, small
 from tests.helpers.gpu.on_cpu import ORDERS
@@ -76,6 +77,19 @@ def test_the_order_of_a_block(gpu: ModuleType, case: str, few: bool) -> None:
     flow, obs, noise = small(3, **ORDERED[case])
     names = "qgf", "bptt", "qgf_covariance", "qgf_shifted"
     assert sampled(flow, obs, few, names, weight=0.1, noise=noise) < FLOAT64
+
+
+@WAYS
+def test_a_critic_of_probabilities(gpu: ModuleType, few: bool) -> None:
+    """Of goals: q = σ(z), whose slope is part of the program; beside its logits, in turn."""
+    logits, obs, noise = small(3, members=3)
+    flow = replace(logits, critic=ProbabilityCritic(logits.critic))
+    names = "qgf", "bptt", "qgf_jacobian"
+    for each in (flow, logits, flow):
+        assert sampled(each, obs, few, names, weight=2.0, noise=noise) < FLOAT64
+    how: dict[str, Any] = {"weight": 2.0, "noise": noise, "estimator": "qgf_covariance"}
+    expected, got = (sample(flow, obs, backend=b, **how) for b in ("numpy", "cupy"))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)  # layer by layer
 
 
 @WAYS

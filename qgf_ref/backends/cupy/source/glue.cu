@@ -75,6 +75,7 @@ __device__ inline Real single(const Values& v, const Index* code, Index row, int
     case OP_PLUS: return x + number;
     case OP_AT_LEAST: return x < number ? number : x;
     case OP_ROOT: return sqrt(x);
+    case OP_SIGMOID: return sigmoid(x);
     default: return number;  // FILL
   }
 }
