@@ -125,6 +125,18 @@ def test_numbers_without_a_gap(what: str, tmp_path: Path) -> None:
     same(qgf_ref.load(put(tmp_path / "a.npz", all_of(NO_GAPS[what])()), **OPTIONS), OURS)
 
 
+@pytest.mark.parametrize("what", ["the first", "a block without"])
+def test_names_in_the_alphabets_order_are_asked_where_their_norms_act(
+    what: str, tmp_path: Path
+) -> None:
+    """Blocks of pre-norm behind a plain first layer look so, in whatever order their names come."""
+    make, _ = GAPS[what]
+    tensors = make()
+    path = put(tmp_path / "a.npz", {name: tensors[name] for name in sorted(tensors)})
+    with pytest.raises(InputError, match=r"no LayerNorm .*\(pre-norm, W f\(LayerNorm\(x"):
+        qgf_ref.load(path, **OPTIONS)
+
+
 def test_a_list_says_that_a_layer_has_no_norm(tmp_path: Path) -> None:
     """v.net.0, 1, (2), 3, (4), 5, 6, (7), 8: no room for a LayerNorm after 3."""
     name = in_a_list(lambda i, norm: 3 * i + norm - (i > 1))

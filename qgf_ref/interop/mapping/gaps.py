@@ -24,6 +24,10 @@ _AS_OURS = (
     'a rule file (--rules R.json) with {"gaps": "as ours"} says that what is there does nothing '
     "when the network acts (Dropout, Identity)"
 )
+_WHERE_IT_ACTS = (
+    f"If LayerNorm acts before its layer (pre-norm, W f(LayerNorm(x))), {ADAPTER}; if behind it, "
+    'say so by a rule file (--rules R.json) with {"gaps": "as ours"}'
+)
 
 
 def require_no_gaps(
@@ -41,9 +45,8 @@ def require_no_gaps(
     if first is not None:
         kernel, scale = first
         raise mapping_error(
-            f"{source}: {scale} is declared before {kernel}, behind which LayerNorm acts here. If "
-            f"it acts before it (pre-norm, W f(LayerNorm(x))), {ADAPTER}; if behind it, say so by "
-            'a rule file (--rules R.json) with {"gaps": "as ours"}',
+            f"{source}: {scale} is declared before {kernel}, behind which LayerNorm acts here. "
+            f"{_WHERE_IT_ACTS}",
             [e for e in entries if e.source in first],
         )
     layers: dict[tuple[str, int | None], dict[int, dict[str, Path]]] = defaultdict(
@@ -60,12 +63,17 @@ def require_no_gaps(
         problem = next(_problems(places, last), None)
         if problem is not None:
             mine = [e for e in entries if e.network == network]
-            if not last and next(_problems(places, norm_last=True), None) is None:
+            other = next(_problems(places, norm_last=True), None) or next(_lost_norms(places), None)
+            if not last and other is None:
                 problem += (
                     f". If an activation stands there (Linear, GELU, LayerNorm), say so: "
                     f"--norm-after-activation {own} (in Python norm_after_activation='{own}')"
                 )
             raise mapping_error(f"{source}: the {network}: {problem}; {_AS_OURS}; {ADAPTER}", mine)
+        lost = next(_lost_norms(places), None)
+        if lost is not None:
+            mine = [e for e in entries if e.network == network]
+            raise mapping_error(f"{source}: the {network}: {lost}. {_WHERE_IT_ACTS}", mine)
 
 
 def _norms_declared_first(entries: Sequence[Entry], names: Sequence[str]) -> tuple[str, str] | None:
@@ -135,7 +143,6 @@ def _problems(places: Sequence[Mapping[str, Path]], norm_last: bool) -> Iterator
     if len(rooms) > 1:
         yield f"{' but '.join(rooms.values())}: an activation comes after every hidden layer here"
     yield from _starts(kernels)
-    yield from _lost_norms(kernels, norms)
 
 
 def _room(before: Path, after: Path) -> int | None:
@@ -163,8 +170,14 @@ def _starts(kernels: Sequence[Path]) -> Iterator[str]:
             yield f"its list begins at {name}: something without parameters comes before it"
 
 
-def _lost_norms(kernels: Sequence[Path], norms: Sequence[Path | None]) -> Iterator[str]:
-    """Hidden layers without a LayerNorm, though a later one has it, where names leave it open."""
+def _lost_norms(places: Sequence[Mapping[str, Path]]) -> Iterator[str]:
+    """Hidden layers without a LayerNorm, though a later one has it, where names leave it open: so
+    look blocks of pre-norm behind a plain first layer, in whatever order the names come.
+    """
+    kernels = [place["kernel"] for place in places if "kernel" in place]
+    norms = [place.get("scale") for place in places]
+    if len(kernels) < max(2, len(places)):
+        return
     last = max((i for i, norm in enumerate(norms) if norm is not None), default=-1)
     for i in range(last):
         in_list = _room(kernels[i], kernels[i + 1]) is not None and any(
