@@ -24,20 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qgf_ref.errors import InputError
-from qgf_ref.oracles import (
-    FLOAT32_ACCURACY,
-    Derivatives,
-    Function,
-    Oracle,
-    Tree,
-    central_difference,
-    complex_step,
-    derivatives,
-    leaves,
-    like,
-    norm,
-    shifted,
-)
+from qgf_ref.oracles import Derivatives, Oracle, derivatives
+from qgf_ref.quotients import FLOAT32_ACCURACY, central_difference, complex_step
+from qgf_ref.trees import Function, Tree, leaves, like, norm, shifted
 
 __all__ = [
     "Check", "DerivativeMismatch", "central_difference", "check_adjoint", "check_jvp", "check_vjp",

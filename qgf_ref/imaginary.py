@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,34 @@ COMPLEX_WARNING: type[Warning] = getattr(np, "exceptions", np).ComplexWarning
 NAMED = 3
 """How many places are named."""
 _places: dict[str, None] = {}
+_watching = RLock()
+"""Held while np.asarray and the warnings' filters, which all threads share, are others."""
+
+
+class _Casts:
+    """How many `casts_ignored` are open, and what the last one closes."""
+
+    open: int = 0
+    filters: ExitStack = ExitStack()
+
+
+@contextmanager
+def casts_ignored() -> Iterator[None]:
+    """No warning of complex numbers that are cast to real ones. In any number of threads at once:
+    filters are the process's, and it is the first who changes them and the last who puts them back.
+    """
+    with _watching:
+        if not _Casts.open:
+            _Casts.filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", COMPLEX_WARNING)
+        _Casts.open += 1
+    try:
+        yield
+    finally:
+        with _watching:
+            _Casts.open -= 1
+            if not _Casts.open:
+                _Casts.filters.close()
 
 
 class _Watched(np.ndarray):
@@ -49,18 +78,19 @@ def what_drops_imaginary_parts(f: Callable[[Any], Any], x: Any) -> str:
 
     A comparison by the real part is such a place as well, and harmless.
     """
-    _places.clear()
     # np.asarray would end the watch: it makes plain arrays
     keeping = patch.object(np, "asarray", np.asanyarray)
-    with warnings.catch_warnings(record=True) as caught, keeping:
+    with _watching, warnings.catch_warnings(record=True) as caught, keeping:
+        _places.clear()
         warnings.simplefilter("always", COMPLEX_WARNING)
         # f may be particular about its arrays: what was noted until then counts
         with suppress(Exception):
             f(tuple(map(_watched, x)) if isinstance(x, tuple) else _watched(x))
-    for warning in caught:
-        if issubclass(warning.category, COMPLEX_WARNING) and not _ours(warning.filename):
-            _places[f"a cast to real numbers at {_short(warning.filename, warning.lineno)}"] = None
-    return ", ".join(list(_places)[:NAMED])
+        for warning in caught:
+            if issubclass(warning.category, COMPLEX_WARNING) and not _ours(warning.filename):
+                place = _short(warning.filename, warning.lineno)
+                _places[f"a cast to real numbers at {place}"] = None
+        return ", ".join(list(_places)[:NAMED])
 
 
 def _note(what: str) -> None:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from contextvars import copy_context
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -160,6 +161,25 @@ def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object
         stop()
         wait(others)
         raise
+
+
+def results_of(tasks: Sequence[Callable[[], R]], threads: int) -> list[R]:
+    """What the tasks return, in their order; at most `threads` of them run at once.
+
+    Each starts when all before it have started, and sees this thread's context variables. None may
+    call `in_parallel` or `results_of` of its own: it would wait for the threads that it is in.
+    Raises as `in_parallel`.
+    """
+    results: dict[int, R] = {}
+    numbers = iter(range(len(tasks)))
+
+    def work() -> None:
+        for n in numbers:
+            results[n] = tasks[n]()
+
+    workers = [partial(copy_context().run, work) for _ in range(min(threads, len(tasks)))]
+    in_parallel(workers or [work], lambda: list(numbers))
+    return [results[n] for n in range(len(tasks))]
 
 
 class Once(Generic[R]):

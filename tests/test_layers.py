@@ -14,11 +14,11 @@ ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
     "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
     "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "trees",
-    "relations", "oracles", "checks", "ops", "backends.numba.kernels", "nets", "ledger",
-    "flow", "losses", "guidance", "adapters", "denoising", "backends.program", "backends.engine",
-    "backends.numpy", "backends.numba", "backends.cupy", "backends", "sampling", "agents",
-    "interop", "data", "bench", "audit", "evaluation", "crosscheck", "training", "testing",
-    "sweeps", "studies", "kernels", "cli", "__main__", "__init__",
+    "relations", "quotients", "oracles", "checks", "ops", "backends.numba.kernels", "nets",
+    "ledger", "flow", "losses", "guidance", "adapters", "denoising", "backends.program",
+    "backends.engine", "backends.numpy", "backends.numba", "backends.cupy", "backends", "sampling",
+    "agents", "interop", "data", "bench", "audit", "evaluation", "crosscheck", "training",
+    "testing", "sweeps", "studies", "kernels", "cli", "__main__", "__init__",
 )  # fmt: skip
 """From the ground up: a room imports from itself and from rooms before it."""
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))

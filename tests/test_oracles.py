@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from qgf_ref import InputError
 from qgf_ref.arrays import Array
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp, check_vjp
 from qgf_ref.oracles import NotAnalytic, derivatives, remarked, remarks
+from qgf_ref.threads import results_of
 
 X = np.array([0.3, -1.1, 2.0])
 ONE_OF_64 = np.random.default_rng(3).standard_normal(64)
@@ -219,3 +223,34 @@ def test_integers_do_not_wrap_around() -> None:
         return (x > 0.2).astype(np.uint8)
 
     assert check_jvp(f, lambda x, d: 0 * d, X).error == 0
+
+
+def test_oracles_in_several_threads_leave_filters_and_numpy_as_they_were() -> None:
+    """They are the process's, and each oracle asks with others: what it finds must not change."""
+    x, e = np.linspace(0.1, 1, 4), np.ones(4)
+
+    def cast(v: Array) -> Array:
+        time.sleep(0.001)  # so that the threads meet
+        return np.sin(v) + v.astype(float) ** 2
+
+    def remark(f: Callable[[Array], Array]) -> str:
+        return derivatives("complex_step", f, x, [e]).remark
+
+    before, asarray = list(warnings.filters), np.asarray
+    alone = [remark(f) for f in (np.sin, cast)]
+    together = results_of([partial(remark, f) for f in (np.sin, cast) * 4], 4)
+    assert together == alone * 4 and "astype(float64)" in alone[1] and not alone[0]
+    assert warnings.filters == before and np.asarray is asarray
+
+
+def test_differences_from_one_call_are_those_of_many() -> None:
+    x, along = np.linspace(0.1, 1, 4), list(np.eye(4))
+    asked: list[int] = []
+
+    def together(points: list[Any]) -> list[Array]:
+        asked.append(len(points))
+        return list(np.sin(np.stack(points)))
+
+    each = derivatives("central_difference", np.sin, x, along)
+    once = derivatives("central_difference", np.sin, x, along, together)
+    assert np.array_equal(each.values, once.values) and asked == [8]

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from qgf_ref.threads import (
     Once,
     available_cores,
     in_parallel,
+    results_of,
     thread_count,
 )
 
@@ -113,3 +116,25 @@ def test_once_is_done_once_whoever_asks() -> None:
     once = Once(work)
     in_parallel([lambda: results.append(once())] * 3)
     assert results == [7, 7, 7] and len(calls) == 1
+
+
+def test_results_come_in_order_and_tasks_see_the_callers_context() -> None:
+    context: ContextVar[str] = ContextVar("context")
+    context.set("the caller's")
+    for at_once in (1, 2, 5):
+        tasks = [lambda n=n: (n, context.get()) for n in range(4)]
+        assert results_of(tasks, at_once) == [(n, "the caller's") for n in range(4)]
+    assert results_of([], 2) == []
+
+
+def test_a_task_that_fails_ends_the_others() -> None:
+    begun: list[int] = []
+
+    def task(n: int) -> None:
+        begun.append(n)
+        if n == 1:
+            raise ValueError("the second")
+
+    with pytest.raises(ValueError, match="the second"):
+        results_of([partial(task, n) for n in range(100)], 1)
+    assert begun == [0, 1]

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.audit.on_engine import REFERENCE, gradient_at, gradients_at, one_batch
 from qgf_ref.backends.engine import Engine
-from qgf_ref.denoising import denoising_step
 from qgf_ref.flow.euler import rollout
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.queries import bounded, critic_gradient, critic_value
 from qgf_ref.ops.structure import unit
 from qgf_ref.oracles import Oracle, Remark, derivatives, remarked, remarks, say
+from qgf_ref.quotients import Together
 
-REFERENCE = Engine.of("numpy")
 Rowwise = Callable[[Array], Array]
 
 
@@ -33,19 +34,25 @@ def along(
     directions: Sequence[Array],
     by: Oracle = "complex_step",
     what: str = "the function",
+    together: Together | None = None,
 ) -> list[Array]:
     """The derivative of f along each of the directions; what is remarked of f is said of `what`."""
-    return [np.asarray(v) for v in remarked(derivatives(by, f, x, directions), what)]
+    return [np.asarray(v) for v in remarked(derivatives(by, f, x, directions, together), what)]
 
 
 def jacobian(
-    f: Rowwise, x: Array, by: Oracle = "complex_step", what: str = "the function"
+    f: Rowwise,
+    x: Array,
+    by: Oracle = "complex_step",
+    what: str = "the function",
+    together: Together | None = None,
 ) -> Array:
     """∂f/∂x (B, N, D) of a rowwise f: (B, D) → (B, N), or (B, 1, D) of f: (B, D) → (B,).
 
-    by  "central_difference" for an f that takes no complex arguments
+    by        "central_difference" for an f that takes no complex arguments
+    together  f at several x in one call, which its differences are then taken from
     """
-    columns = along(f, x, [unit(x, i) for i in range(x.shape[1])], by, what)
+    columns = along(f, x, [unit(x, i) for i in range(x.shape[1])], by, what, together)
     return np.stack([c[:, None] if c.ndim == 1 else c for c in columns], axis=-1)
 
 
@@ -71,18 +78,21 @@ def critic_hessian(flow: GuidedFlow, obs: Array, x: Array) -> Array:
 class OracleStep:
     """One denoising step of `flow`, and its derivatives by the complex step, each computed once.
 
-    Definitions of several estimators share it: most ask for the same ∇Q(s, â₁) and Jacobians.
+    Definitions of several estimators share it, in several threads: most ask for the same ∇Q(s, â₁)
+    and Jacobians.
     """
 
     flow: GuidedFlow
     step: DenoisingStep
     _known: dict[Hashable, tuple[Array, list[Remark]]] = field(default_factory=dict)
+    _asked: dict[Hashable, RLock] = field(default_factory=dict)
 
     def once(self, name: Hashable, compute: Callable[[], Array]) -> Array:
         """What `compute` returns, computed at the first call with this name."""
-        if name not in self._known:
-            with remarks() as collected:
-                self._known[name] = compute(), collected
+        with self._asked.setdefault(name, RLock()):
+            if name not in self._known:
+                with remarks() as collected:
+                    self._known[name] = compute(), collected
         value, collected = self._known[name]
         for remark in collected:
             say(remark)
@@ -157,33 +167,6 @@ def at_action(flow: GuidedFlow, step: DenoisingStep, action: Array) -> Denoising
     return DenoisingStep(step.obs, action, step.index, step.time, velocity, cache, step.weight)
 
 
-def own(estimator: Estimator, engine: Engine) -> Engine:
-    """The engine that the audit runs this estimator on: of a user's own class, the reference.
-
-    Whether that may be recorded is its own claim, which `qgf_ref.testing.check_estimator` checks.
-    """
-    return engine if type(estimator).__module__.startswith("qgf_ref.") else REFERENCE
-
-
-def gradient_at(
-    estimator: Estimator,
-    flow: GuidedFlow,
-    index: int,
-    obs: Array,
-    action: Array,
-    weight: float | Array,
-    engine: Engine,
-) -> Array:
-    """G (B, D) at a_t = action (B, D) of step `index`, run on `own(estimator, engine)`."""
-
-    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
-        return (estimator(flow, denoising_step(flow, obs, action, index, weight)).gradient,)
-
-    key = ("gradient", estimator, index)
-    flow, runner = estimator.on(flow), own(estimator, engine)
-    return runner.run(flow, chain, key, estimator, obs, action, weight)[0]
-
-
 def potential_gradient(estimator: Estimator, flow: GuidedFlow, step: DenoisingStep) -> Array | None:
     """∇Φ (B, D) of the estimator's declared potential, or None when it declares none.
 
@@ -226,7 +209,11 @@ def departure_from_gradient_field(
     def g(x: Array) -> Array:
         return gradient_at(estimator, flow, step.index, step.obs, x, weight, chosen)
 
-    A = jacobian(g, step.action, oracle_of(estimator), f"G of {estimator.label}")
+    def together(points: list[Any]) -> list[Array]:
+        return list(gradients_at(estimator, flow, step, points, chosen))
+
+    shared = together if one_batch(estimator, chosen) else None
+    A = jacobian(g, step.action, oracle_of(estimator), f"G of {estimator.label}", shared)
     AT = np.swapaxes(A, 1, 2)
     skew = np.linalg.norm(A - AT, axis=(1, 2))
     symmetric = np.linalg.norm(A + AT, axis=(1, 2))

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.by_oracle import REFERENCE, gradient_at
+from qgf_ref.audit.chain import ChainGradients
 from qgf_ref.audit.definitions import has_definition
-from qgf_ref.audit.profile import ChainGradients
+from qgf_ref.audit.on_engine import REFERENCE, gradient_at
 from qgf_ref.backends.engine import Engine
 from qgf_ref.checks import Check
 from qgf_ref.errors import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.losses.batch import Batch, Hyperparameters
 from qgf_ref.nets.networks import Networks
 from qgf_ref.oracles import remarks
+from qgf_ref.threads import Once
 
 
 def checks_of(
@@ -35,10 +36,15 @@ def checks_of(
         name: partial(_rule_checks, name, rule) for name, rule in rules.items()
     }
     jobs["losses"] = lambda: list(losses(point))
-    steps = cache(partial(oracle_steps, point))  # shared: estimators ask for the same derivatives
+    steps = Once(partial(oracle_steps, point))  # shared: estimators ask for the same derivatives
     for estimator in estimators:
-        jobs[f"estimator {estimator.label}"] = partial(_checks_of_estimator, estimator, steps)
+        jobs[job_of(estimator)] = partial(_checks_of_estimator, estimator, steps)
     return jobs
+
+
+def job_of(estimator: Estimator) -> str:
+    """The name of an estimator's checks."""
+    return f"estimator {estimator.label}"
 
 
 def _checks_of_estimator(

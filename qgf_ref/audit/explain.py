@@ -19,7 +19,8 @@ from qgf_ref.guidance.base import Estimator, GuidedFlow, Products
 from qgf_ref.guidance.counting import ProductCounter, counted
 from qgf_ref.ledger import Constant, Leaf, Ledger, LedgerEntry, Output
 from qgf_ref.ops.time_embedding import Precision
-from qgf_ref.oracles import AGREEMENT, Remark, remarks
+from qgf_ref.oracles import Remark, remarks
+from qgf_ref.quotients import AGREEMENT
 from qgf_ref.sampling import trace
 from qgf_ref.threads import one_blas_thread
 

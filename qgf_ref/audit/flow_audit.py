@@ -17,6 +17,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array, whole_number
 from qgf_ref.audit.by_oracle import standing_still, typical_curl
+from qgf_ref.audit.chain import ChainGradients
 from qgf_ref.audit.flow_contract import (
     CHECKS,
     FlowTrial,
@@ -28,7 +29,7 @@ from qgf_ref.audit.flow_contract import (
     require_rows,
 )
 from qgf_ref.audit.flow_report import EstimatorProfile, FlowReport
-from qgf_ref.audit.profile import ChainGradients, cosine
+from qgf_ref.audit.profile import cosine
 from qgf_ref.audit.strength import RandomDirection, ratios
 from qgf_ref.contracts import Broken, ContractError, Unchecked
 from qgf_ref.denoising import denoising_step

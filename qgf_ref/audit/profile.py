@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.by_oracle import (
-    REFERENCE,
-    departure_from_gradient_field,
-    gradient_at,
-    own,
-    typical_curl,
-)
+from qgf_ref.audit.by_oracle import departure_from_gradient_field, typical_curl
+from qgf_ref.audit.chain import ChainGradients, Progress
 from qgf_ref.audit.cost import milliseconds, products
+from qgf_ref.audit.final_values import FinalValues
+from qgf_ref.audit.on_engine import REFERENCE, for_each, gradient_at, gradients_at, one_batch
 from qgf_ref.backends.engine import Engine
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.none import NoGuidance
 from qgf_ref.guidance.qgf_jacobian_ortho import one_step_jacobian
-from qgf_ref.guidance.queries import critic_value, one_step_estimate
-from qgf_ref.guidance.registry import FunctionEstimator
+from qgf_ref.guidance.queries import one_step_estimate
 from qgf_ref.ops.clip import outside
 from qgf_ref.oracles import remarks
-from qgf_ref.sampling import sample, trace
+from qgf_ref.threads import results_of
 
 NOISE_LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-STATE_WEIGHT = 0.1
-"""For estimators whose G depends on the weight."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -94,57 +87,23 @@ def _mean(x: Array) -> float | None:
     return float(finite.mean()) if finite.size else None
 
 
-@dataclass(frozen=True)
-class ChainGradients:
-    """What is measured on: the chain without guidance of obs (B, O), and every estimator's G there.
-
-    noise (B, D); states: its T steps; epsilon (T, B, D): where a_t is moved to; gradients (T, B,
-    D), by label
-    """
-
-    noise: Array
-    states: list[DenoisingStep]
-    epsilon: Array
-    gradients: dict[str, Array]
-
-    @classmethod
-    def of(
-        cls,
-        flow: GuidedFlow,
-        obs: Array,
-        estimators: list[Estimator],
-        seed: int,
-        progress: Progress = lambda _: None,
-    ) -> ChainGradients:
-        """By the reference. Deterministic in `seed`."""
-        rng = np.random.default_rng((seed, 1))
-        noise = rng.standard_normal((len(obs), flow.field.action_dim))
-        chain = trace(flow, obs, estimator="none", noise=noise)
-        states = [
-            denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in enumerate(chain.a)
-        ]
-        gradients = {}
-        for e in estimators:
-            progress(f"(b) gradients of {e.label}")
-            gradients[e.label] = np.stack([e(flow, step).gradient for step in states])
-        return cls(noise, states, rng.standard_normal(chain.a.shape), gradients)
-
-
 def profile(
     flow: GuidedFlow,
     chain: ChainGradients,
     estimators: list[Estimator],
     progress: Progress = lambda _: None,
     engine: Engine = REFERENCE,
+    final: FinalValues | None = None,
 ) -> Profile:
     """Profile `estimators` on the chain of their gradients.
 
     The chain, the gradients on it and their time are the reference's; what only repeats them at
     other states (noise, curl by central differences, final Q, singular values) runs on `engine`.
+    final  of the same flow, chain and engine; what else runs on the reference is in its threads
     """
+    final = final or FinalValues(flow, chain, engine)
     guided = [e for e in estimators if e.name != "none"]
     states, gradients, middle = chain.states, chain.gradients, flow.denoise_steps // 2
-    obs = states[0].obs
     per_call, per_chain = {}, {}
     for e in estimators:
         per_call[e.label], per_chain[e.label] = products(e, flow, states)
@@ -154,21 +113,12 @@ def profile(
         offsets = np.multiply.outer(NOISE_LEVELS, chain.epsilon)
         moved = _gradients_around(e, flow, states, offsets, engine)
         noise_cosine[e.label] = [_mean(cosine(gradients[e.label], near)) for near in moved]
-    departure, curled, remarked = {}, dict[str, bool](), dict[str, list[str]]()
-    few = _rows(states[middle], 16)
-    for e in guided:
-        progress(f"(b) curl of {e.label}")
-        with remarks() as said:
-            curl = departure_from_gradient_field(e, flow, few, engine)
-        if said:
-            remarked[e.label] = [remark.text for remark in said]
-        median = typical_curl(curl)
-        curled[e.label] = median is not None
-        departure[e.label] = median if median is not None and np.isfinite(median) else None
+    curls = _curls(guided, flow, _rows(states[middle], 16), progress, engine, final.threads)
+    medians = {label: typical_curl(curl) for label, (curl, _) in curls.items()}
     progress("(b) singular values of the Jacobian")
-    singular, clipped = _one_step_estimates(flow, states, engine)
+    singular, clipped = _one_step_estimates(flow, states, engine, final.threads)
     return Profile(
-        rows=len(obs),
+        rows=len(chain.noise),
         times=flow.times,
         norm={
             n: np.median(np.linalg.norm(g, axis=-1), axis=1).tolist() for n, g in gradients.items()
@@ -179,82 +129,70 @@ def profile(
             n: {m: _mean(cosine(g, h)) for m, h in gradients.items()} for n, g in gradients.items()
         },
         noise_cosine=noise_cosine,
-        departure=departure,
+        departure={n: m if m is not None and np.isfinite(m) else None for n, m in medians.items()},
         products=per_call,
         chain_products=per_chain,
         milliseconds=milliseconds(guided, flow, states[middle]),
-        q=_final_q(flow, obs, chain.noise, guided, progress, engine),
-        remarks=remarked,
-        curled=curled,
+        q=_final_q(guided, final, progress),
+        remarks={label: said for label, (_, said) in curls.items() if said},
+        curled={label: median is not None for label, median in medians.items()},
     )
 
 
+def _curls(
+    guided: list[Estimator],
+    flow: GuidedFlow,
+    step: DenoisingStep,
+    progress: Progress,
+    engine: Engine,
+    threads: int,
+) -> dict[str, tuple[Array, list[str]]]:
+    """Of each, by label: the departure from a gradient field (B,), and what was said of it."""
+
+    def curl(e: Estimator) -> tuple[Array, list[str]]:
+        progress(f"(b) curl of {e.label}")
+        with remarks() as said:
+            each = departure_from_gradient_field(e, flow, step, engine)
+        return each, [remark.text for remark in said]
+
+    # complex steps are the reference's; the engine has threads of its own
+    found = for_each([e for e in guided if e.analytic], curl, threads)
+    return {e.label: found[e.label] if e.label in found else curl(e) for e in guided}
+
+
 def _one_step_estimates(
-    flow: GuidedFlow, states: list[DenoisingStep], engine: Engine
+    flow: GuidedFlow, states: list[DenoisingStep], engine: Engine, threads: int
 ) -> tuple[list[list[float]], list[float]]:
     """Of every step: J₀'s median singular values, and the share of clipped coordinates."""
-    unbounded, singular, clipped = replace(flow, action_bound=None), [], []
+    unbounded = replace(flow, action_bound=None)
 
-    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
-        step = denoising_step(flow, obs, action, k, weight)
-        query = one_step_estimate(flow, step)
-        return query.x, one_step_jacobian(flow, step, query)
+    def of_step(k: int) -> tuple[list[float], float | None]:
+        def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
+            step = denoising_step(flow, obs, action, k, weight)
+            query = one_step_estimate(flow, step)
+            return query.x, one_step_jacobian(flow, step, query)
 
-    for k, step in enumerate(states):
-        x, J = engine.run(unbounded, chain, ("J", k), NoGuidance(), step.obs, step.action, 0.0)
-        if flow.bound is not None:
-            clipped.append(float(outside(x, flow.bound).mean()))
-        singular.append(np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist())
-    return singular, clipped
+        obs, action = states[k].obs, states[k].action
+        x, J = engine.run(unbounded, chain, ("J", k), NoGuidance(), obs, action, 0.0)
+        values = np.median(np.linalg.svd(J, compute_uv=False), axis=0).tolist()
+        return values, None if flow.bound is None else float(outside(x, flow.bound).mean())
+
+    # not a program (the columns' unit vectors are none of its instructions): layer by layer, in
+    # the thread that asks
+    found = results_of([partial(of_step, k) for k in range(len(states))], threads)
+    return [values for values, _ in found], [share for _, share in found if share is not None]
 
 
 def _final_q(
-    flow: GuidedFlow,
-    obs: Array,
-    noise: Array,
-    guided: list[Estimator],
-    progress: Progress,
-    engine: Engine,
+    guided: list[Estimator], final: FinalValues, progress: Progress
 ) -> dict[str, list[tuple[float, float]]]:
     result = {}
     for e in guided:
         progress(f"(c) final Q of {e.label}")
-        q = np.stack(
-            [
-                critic_value(flow, obs, action)
-                for action in _final_actions(e, flow, obs, noise, engine)
-            ]
-        )
-        error = q.std(axis=1, ddof=1) / np.sqrt(len(obs))
+        q = final.of(e, WEIGHTS)
+        error = q.std(axis=1, ddof=1) / np.sqrt(q.shape[1])
         result[e.label] = list(zip(q.mean(axis=1).tolist(), error.tolist(), strict=True))
     return result
-
-
-def _one_batch(e: Estimator, engine: Engine) -> bool:
-    """Whether rows of several measurements may share one call, which compiled code does faster.
-
-    Of the registered estimators: that a row does not depend on its batch is in their contract. A
-    user's function might have rows that do.
-    """
-    fast = own(e, engine).backend is not REFERENCE.backend
-    return fast and not isinstance(e, FunctionEstimator)
-
-
-def _final_actions(
-    e: Estimator, flow: GuidedFlow, obs: Array, noise: Array, engine: Engine
-) -> list[Array]:
-    """The sampled actions (B, D) of each of WEIGHTS."""
-    if not _one_batch(e, engine):
-        runner = own(e, engine)
-        return [
-            sample(flow, obs, estimator=e, weight=weight, noise=noise, backend=runner)
-            for weight in WEIGHTS
-        ]
-    many, B = len(WEIGHTS), len(obs)
-    all_obs, all_noise = np.tile(obs, (many, 1)), np.tile(noise, (many, 1))
-    weights = np.repeat(WEIGHTS, B)
-    action = sample(flow, all_obs, estimator=e, weight=weights, noise=all_noise, backend=engine)
-    return list(action.reshape(many, B, -1))
 
 
 def _gradients_around(
@@ -265,16 +203,13 @@ def _gradients_around(
     engine: Engine,
 ) -> list[Array]:
     """`gradients_near` for each of several offsets (N, T, B, D)."""
-    if not _one_batch(e, engine):
+    if not one_batch(e, engine):
         return [gradients_near(e, flow, states, offset, engine) for offset in offsets]
-    many = len(offsets)
-    tiled = [
-        replace(step, obs=np.tile(step.obs, (many, 1)), action=np.tile(step.action, (many, 1)))
-        for step in states
+    each = [
+        gradients_at(e, flow, step, [step.action + offset for offset in offsets[:, k]], engine)
+        for k, step in enumerate(states)
     ]
-    T, B, D = offsets.shape[1:]
-    each = offsets.transpose(1, 0, 2, 3).reshape(T, many * B, D)
-    return list(gradients_near(e, flow, tiled, each, engine).reshape(T, many, B, D).swapaxes(0, 1))
+    return list(np.stack(each, axis=1))
 
 
 def gradients_near(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.audit.by_oracle import REFERENCE
+from qgf_ref.audit.chain import ChainGradients
 from qgf_ref.audit.coverage import coverage
-from qgf_ref.audit.derivatives import checks_of
+from qgf_ref.audit.derivatives import checks_of, job_of
+from qgf_ref.audit.final_values import FinalValues
+from qgf_ref.audit.on_engine import REFERENCE, ours, reference_threads
 from qgf_ref.audit.precision import precision
-from qgf_ref.audit.profile import NO_PROFILE, ChainGradients, profile, profile_stages
+from qgf_ref.audit.profile import NO_PROFILE, profile, profile_stages
 from qgf_ref.audit.report import AuditReport
 from qgf_ref.audit.rules import AuditedStates, flow_of
 from qgf_ref.audit.strength import strengths
@@ -25,7 +30,7 @@ from qgf_ref.guidance.base import Estimator
 from qgf_ref.progress import progress
 from qgf_ref.provenance import provenance
 from qgf_ref.sampling import sample
-from qgf_ref.threads import one_blas_thread
+from qgf_ref.threads import one_blas_thread, results_of
 
 CHECK_ROWS = 16
 """Rows at which derivatives are checked; more rows repeat the same code paths."""
@@ -110,32 +115,52 @@ def _measure(
     engine: Engine,
 ) -> dict[str, Any]:
     """checks, coverage, profile, strength and precision of the report."""
-    checks: list[Check] = []
     point = AuditedStates.of(checkpoint, obs[:CHECK_ROWS], np.random.default_rng((seed, 0)))
     jobs, flow = checks_of(point, estimators), flow_of(checkpoint)
     stages = len(jobs) + (_flow_stages(estimators) if flow else 0)
+    threads, telling = reference_threads(checkpoint), Lock()
     with progress(stages, "stage", leave=False, show=show_progress) as job:
 
         def advance(what: str) -> None:
-            job.say(what)
-            job.advance()
+            with telling:
+                job.say(what)
+                job.advance()
 
-        for name, compute in jobs.items():
-            advance(f"(a) derivatives of {name}")
-            checks += compute()
+        checks = _checks(jobs, estimators, advance, threads)
         if flow is None:
             nothing: dict[str, Any] = {"coverage": {}, "precision": {}, "strength": {}}
             return {"checks": checks, "profile": NO_PROFILE, **nothing}
         guided = [e for e in estimators if e.name != "none"]
-        chain = ChainGradients.of(flow, obs, guided, seed, advance)
+        chain = ChainGradients.of(flow, obs, guided, seed, advance, threads)
         chunk = checkpoint.horizon, checkpoint.action_dim
+        final = FinalValues(flow, chain, engine, threads)
         return {
             "checks": checks,
             "coverage": coverage(flow, chain, estimators, checks, engine, chunk),
-            "profile": profile(flow, chain, estimators, advance, engine),
-            "strength": strengths(flow, chain, guided, weight, seed, advance, engine),
-            "precision": precision(checkpoint, obs, estimators, weight, seed, advance, engine),
+            "profile": profile(flow, chain, estimators, advance, engine, final),
+            "strength": strengths(flow, chain, guided, weight, seed, advance, engine, final),
+            "precision": precision(
+                checkpoint, obs, estimators, weight, seed, advance, engine, threads
+            ),
         }
+
+
+def _checks(
+    jobs: Mapping[str, Callable[[], list[Check]]],
+    estimators: list[Estimator],
+    advance: Callable[[str], None],
+    threads: int,
+) -> list[Check]:
+    """What the jobs find, in their order; those of users' estimators are run alone, at last."""
+    theirs = {job_of(e) for e in estimators if not ours(e)}
+
+    def run(name: str) -> list[Check]:
+        advance(f"(a) derivatives of {name}")
+        return jobs[name]()
+
+    known = [name for name in jobs if name not in theirs]
+    found = dict(zip(known, results_of([partial(run, n) for n in known], threads), strict=True))
+    return [check for n in jobs for check in (found[n] if n in found else run(n))]
 
 
 def _flow_stages(estimators: list[Estimator]) -> int:

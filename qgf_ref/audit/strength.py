@@ -9,12 +9,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.by_oracle import REFERENCE, own
-from qgf_ref.audit.profile import ChainGradients
+from qgf_ref.audit.chain import ChainGradients
+from qgf_ref.audit.final_values import FinalValues
+from qgf_ref.audit.on_engine import REFERENCE, for_each
 from qgf_ref.backends.engine import Engine
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
-from qgf_ref.guidance.queries import critic_value
-from qgf_ref.sampling import sample
 from qgf_ref.tables import Table
 
 WEAK = 1e-3
@@ -92,22 +91,23 @@ def strengths(
     seed: int,
     progress: Callable[[str], None] = lambda _: None,
     engine: Engine = REFERENCE,
+    final: FinalValues | None = None,
 ) -> dict[str, Strength]:
-    """Of each estimator, at the chain's observations and noise."""
-    obs, velocities = chain.states[0].obs, np.stack([step.velocity for step in chain.states])
+    """Of each estimator, at the chain's observations and noise; final as in `profile`."""
+    final = final or FinalValues(flow, chain, engine)
+    velocities = np.stack([step.velocity for step in chain.states])
 
-    def final_q(e: Estimator | str, runner: Engine) -> Array:
-        action = sample(flow, obs, estimator=e, weight=weight, noise=chain.noise, backend=runner)
-        return critic_value(flow, obs, action)
+    def control(e: Estimator) -> Array:
+        random = RandomDirection.beside(chain.gradients[e.label], seed)
+        return final.sampled(random, weight, REFERENCE)
 
-    unguided, result = final_q("none", engine), {}
+    controls, result = for_each(estimators, control, final.threads), {}
     for e in estimators:
         progress(f"(c) strength of {e.label}")
-        g = chain.gradients[e.label]
-        q, control = final_q(e, own(e, engine)), final_q(RandomDirection.beside(g, seed), REFERENCE)
+        q, beside, unguided = final.of(e, [weight])[0], controls[e.label], final.unguided
         result[e.label] = Strength(
-            ratios(g, velocities, weight),
-            *(Gain.of(each) for each in (q - unguided, control - unguided, q - control)),
+            ratios(chain.gradients[e.label], velocities, weight),
+            *(Gain.of(each) for each in (q - unguided, beside - unguided, q - beside)),
         )
     return result
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array, matrix
-from qgf_ref.audit.profile import STATE_WEIGHT
+from qgf_ref.audit.chain import STATE_WEIGHT
 from qgf_ref.data.datasets import DatasetFiles, find_dataset, read_dataset
 from qgf_ref.data.tasks import task as ogbench_task
 from qgf_ref.denoising import denoising_step
