@@ -112,17 +112,31 @@ def gradient_at(
     engine: Engine,
 ) -> Array:
     """G (B, D) at a_t = action (B, D) of step `index`, run on `own(estimator, engine)`."""
-
-    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
-        return (estimator(flow, denoising_step(flow, obs, action, index, weight)).gradient,)
-
-    key = ("gradient", estimator, index)
-    flow, runner = estimator.on(flow), own(estimator, engine)
+    runner = own(estimator, engine)
 
     def run(obs: Array, action: Array, weight: float | Array) -> Array:
-        return runner.run(flow, chain, key, estimator, obs, action, weight)[0]
+        return _answers((estimator,), flow, index, obs, action, weight, runner)[0]
 
     return in_parts(run, estimator, runner, obs, action, weight)
+
+
+def _answers(
+    estimators: tuple[Estimator, ...],
+    flow: GuidedFlow,
+    index: int,
+    obs: Array,
+    action: Array,
+    weight: float | Array,
+    engine: Engine,
+) -> tuple[Array, ...]:
+    """G (B, D) of each of some estimators that are sampled on one flow."""
+
+    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: float | Array) -> Any:
+        step = denoising_step(flow, obs, action, index, weight)
+        return tuple(e(flow, step).gradient for e in estimators)
+
+    key, first = ("gradient", estimators, index), estimators[0]
+    return engine.run(first.on(flow), chain, key, first, obs, action, weight)
 
 
 def gradients_at(
@@ -133,8 +147,31 @@ def gradients_at(
     engine: Engine,
 ) -> Array:
     """`gradient_at` for each of N actions (B, D) of one step, in one call: (N, B, D)."""
+    g = gradient_at(estimator, flow, step.index, *_batch(step, actions), engine)
+    return g.reshape(len(actions), *step.action.shape)
+
+
+def program_of(
+    estimators: Sequence[Estimator], flow: GuidedFlow, engine: Engine
+) -> list[Estimator]:
+    """Those whose gradients one compiled program can give: what several ask for is run once."""
+    return [e for e in estimators if one_batch(e, engine) and e.recordable and e.on(flow) is flow]
+
+
+def gradients_of(
+    estimators: Sequence[Estimator],
+    flow: GuidedFlow,
+    step: DenoisingStep,
+    actions: Sequence[Array],
+    engine: Engine,
+) -> list[Array]:
+    """`gradients_at` of each of `program_of`."""
+    found = _answers(tuple(estimators), flow, step.index, *_batch(step, actions), engine)
+    return [g.reshape(len(actions), *step.action.shape) for g in found]
+
+
+def _batch(step: DenoisingStep, actions: Sequence[Array]) -> tuple[Array, Array, float | Array]:
+    """Observations, actions and weights of all the rows."""
     many, weight = len(actions), step.weight
-    obs, action = np.tile(step.obs, (many, 1)), np.concatenate(actions)
     weights = weight if np.ndim(weight) == 0 else np.tile(weight, (many, 1))
-    g = gradient_at(estimator, flow, step.index, obs, action, weights, engine)
-    return g.reshape(many, *step.action.shape)
+    return np.tile(step.obs, (many, 1)), np.concatenate(actions), weights

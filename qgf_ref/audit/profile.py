@@ -14,7 +14,15 @@ from qgf_ref.audit.by_oracle import departure_from_gradient_field, typical_curl
 from qgf_ref.audit.chain import ChainGradients, Progress
 from qgf_ref.audit.cost import milliseconds, products
 from qgf_ref.audit.final_values import FinalValues
-from qgf_ref.audit.on_engine import REFERENCE, for_each, gradient_at, gradients_at, one_batch
+from qgf_ref.audit.on_engine import (
+    REFERENCE,
+    for_each,
+    gradient_at,
+    gradients_at,
+    gradients_of,
+    one_batch,
+    program_of,
+)
 from qgf_ref.backends.engine import Engine
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
@@ -107,12 +115,9 @@ def profile(
     per_call, per_chain = {}, {}
     for e in estimators:
         per_call[e.label], per_chain[e.label] = products(e, flow, states)
-    noise_cosine = {}
-    for e in guided:
-        progress(f"(b) noise sensitivity of {e.label}")
-        offsets = np.multiply.outer(NOISE_LEVELS, chain.epsilon)
-        moved = _gradients_around(e, flow, states, offsets, engine)
-        noise_cosine[e.label] = [_mean(cosine(gradients[e.label], near)) for near in moved]
+    offsets = np.multiply.outer(NOISE_LEVELS, chain.epsilon)
+    moved = _gradients_around(guided, flow, states, offsets, engine, progress)
+    noise_cosine = {n: [_mean(cosine(g, near)) for near in moved[n]] for n, g in gradients.items()}
     curls = _curls(guided, flow, _rows(states[middle], 16), progress, engine, final.threads)
     medians = {label: typical_curl(curl) for label, (curl, _) in curls.items()}
     progress("(b) singular values of the Jacobian")
@@ -196,20 +201,37 @@ def _final_q(
 
 
 def _gradients_around(
-    e: Estimator,
+    guided: list[Estimator],
     flow: GuidedFlow,
     states: Sequence[DenoisingStep],
     offsets: Array,
     engine: Engine,
-) -> list[Array]:
-    """`gradients_near` for each of several offsets (N, T, B, D)."""
-    if not one_batch(e, engine):
-        return [gradients_near(e, flow, states, offset, engine) for offset in offsets]
-    each = [
-        gradients_at(e, flow, step, [step.action + offset for offset in offsets[:, k]], engine)
-        for k, step in enumerate(states)
-    ]
-    return list(np.stack(each, axis=1))
+    progress: Progress,
+) -> dict[str, Array]:
+    """By label, `gradients_near` for each of several offsets (N, T, B, D): (N, T, B, D)."""
+    near = [[s.action + offset for offset in offsets[:, k]] for k, s in enumerate(states)]
+    shared = program_of(guided, flow, engine)
+    for e in shared:
+        progress(f"(b) noise sensitivity of {e.label}, in one program")
+    found = dict[str, Array]()
+    if shared:
+        each = [
+            gradients_of(shared, flow, s, actions, engine)
+            for s, actions in zip(states, near, strict=True)
+        ]
+        found = {e.label: np.stack(g, axis=1) for e, g in zip(shared, zip(*each), strict=True)}
+    for e in guided:
+        if e.label in found:
+            continue
+        progress(f"(b) noise sensitivity of {e.label}")
+        if one_batch(e, engine):
+            pairs = zip(states, near, strict=True)
+            answers = [gradients_at(e, flow, s, actions, engine) for s, actions in pairs]
+            found[e.label] = np.stack(answers, axis=1)
+        else:
+            each_offset = [gradients_near(e, flow, states, offset, engine) for offset in offsets]
+            found[e.label] = np.stack(each_offset)
+    return found
 
 
 def gradients_near(

@@ -19,8 +19,10 @@ from qgf_ref.audit.on_engine import (
     for_each,
     gradient_at,
     gradients_at,
+    gradients_of,
     one_batch,
     ours,
+    program_of,
     reference_threads,
 )
 from qgf_ref.backends.engine import Engine
@@ -108,6 +110,23 @@ def test_values_of_final_actions_are_those_of_chains_of_their_own(engine: Engine
         np.testing.assert_allclose(final.of(e, (2.0, 0.3)), expected[:0:-1], rtol=1e-12)
     plain = {label for label, straight in chain.plain.items() if straight}
     assert {e.label for e in asked} - plain == {"qgf_shifted_taylor"}
+
+
+def test_one_program_gives_the_gradients_of_all() -> None:
+    """But of those that have none, are sampled on another flow, or are a user's."""
+    ck = small_checkpoint()
+    obs, a = states(ck, 7)
+    step = denoising_step(ck.flow, obs, a, 2, 0.1)
+    asked = [*map(estimator, learned_estimator_names()), Theirs()]
+    shared = program_of(asked, ck.flow, NUMBA)
+    alone = {"qgf_jacobian_ortho", "qgf_jacobian_smooth", "cfgrl", "theirs"}
+    assert {e.label for e in asked} - {e.label for e in shared} == alone
+    assert not program_of(asked, ck.flow, Engine.of("numpy"))
+    near: list[Any] = [a, a + 0.1]
+    for e, G in zip(shared, gradients_of(shared, ck.flow, step, near, NUMBA), strict=True):
+        expected = gradients_at(e, ck.flow, step, near, NUMBA)
+        # measured 3e-15: the two may have been compiled with other instructions beside
+        np.testing.assert_allclose(G, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["qgf", "qgf_shifted", "qgf_jacobian_ortho"])

@@ -95,6 +95,11 @@ class _Network:
     def forward(self, obs: Array, action: Array, time: Any = None) -> tuple[Array, Any]:
         if obs is not self.recorder.obs:
             raise NotRecordable("a network asked at other observations than the sampler's")
+        return self.recorder.once(
+            (Op.FORWARD, self.number), (action, time), lambda: self._forward(action, time)
+        )
+
+    def _forward(self, action: Array, time: Any) -> tuple[Array, Any]:
         y, cache = self.recorder.arbitrary(self.answer), _Saved()
         asked: tuple[Typed, ...] = ((action, Kind.ACTION),)
         numbers: tuple[float, ...] = ()
@@ -107,9 +112,13 @@ class _Network:
         return y, cache
 
     def _product(self, op: Op, *inputs: Typed) -> Array:
-        product = self.recorder.arbitrary(Kind.ACTION)
-        self.recorder.note(op, inputs, ((product, Kind.ACTION),), network=self.number)
-        return product
+        def write() -> Array:
+            product = self.recorder.arbitrary(Kind.ACTION)
+            self.recorder.note(op, inputs, ((product, Kind.ACTION),), network=self.number)
+            return product
+
+        asked = tuple(array for array, _ in inputs)
+        return self.recorder.once((op, self.number), asked, write)
 
     def vjp(self, y_bar: Array, cache: Any) -> Array:
         return self._product(Op.VJP, (y_bar, self.answer), (cache, saved(self.number)))

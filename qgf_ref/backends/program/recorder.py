@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -48,6 +48,9 @@ class ProgramRecorder:
     kinds: list[int] = field(default_factory=list)
     known: dict[int, tuple[int, Any]] = field(default_factory=dict)
     """id of an array → its value, and the array itself so that the id stays taken."""
+    answers: dict[Hashable, tuple[Any, Any]] = field(default_factory=dict)
+    """What was asked → the arguments, whose ids stay taken, and the answer: no two instructions say
+    the same."""
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def arbitrary(self, kind: Kind) -> Array:
@@ -99,14 +102,34 @@ class ProgramRecorder:
         written = tuple(range(first, len(self.kinds)))
         self.instructions.append(Instruction(op, read, written, **rest))
 
+    def once(self, what: Hashable, args: tuple[Any, ...], write: Callable[[], R]) -> R:
+        """The answer to what was asked of these arguments: `write` gives it at the first time."""
+        key = what, tuple(map(_identity, args))
+        if key not in self.answers:
+            self.answers[key] = args, write()
+        answer: R = self.answers[key][1]
+        return answer
+
     def __call__(self, primitive: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What the primitive returns, written down. Raises NotRecordable."""
         known = _PRIMITIVES.get(primitive)
         if known is None or kwargs:
             raise NotRecordable(f"the operation {primitive.__name__}")
-        returned = primitive(*args, **kwargs)
-        known(self, args, returned)
-        return returned
+
+        def write() -> R:
+            returned = primitive(*args, **kwargs)
+            known(self, args, returned)
+            return returned
+
+        return self.once(primitive, args, write)
+
+
+def _identity(argument: Any) -> Hashable:
+    """Of an array, or what holds some, which one it is; of a number, which."""
+    plain = isinstance(argument, bool | int | float | str | np.generic | tuple)
+    # a tuple of numbers says them, one of arrays is named: what is saved for a product
+    arrays = isinstance(argument, tuple) and not all(isinstance(a, int | float) for a in argument)
+    return repr(argument) if plain and not arrays else id(argument)
 
 
 Scribe = Callable[[ProgramRecorder, tuple[Any, ...], Any], None]

@@ -10,17 +10,18 @@ import pytest
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.layout import Sizes, lay_out
+from qgf_ref.backends.program.executor import execute
 from qgf_ref.backends.program.program import CRITIC, FIELD, NOISE, WEIGHT, Kind, Op, Program, saved
 from qgf_ref.backends.program.record import networks_of, record
 from qgf_ref.backends.program.recorder import NotRecordable
 from qgf_ref.backends.program.registers import IN_0, OP, OUT_0, assign
-from qgf_ref.denoising import denoise
+from qgf_ref.denoising import denoise, denoising_step
 from qgf_ref.guidance.base import GuidedFlow, Products
 from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
 from qgf_ref.nets.critic import RobustCritic
 from qgf_ref.ops.structure import axpy
-from tests.conftest import small_checkpoint
+from tests.conftest import small_checkpoint, states
 
 FLOW = small_checkpoint(1, steps=7).flow
 RECORDED = [name for name in learned_estimator_names() if estimator(name).recordable]
@@ -99,6 +100,26 @@ def a_jvp(flow: GuidedFlow, obs: Array, noise: Array, weight: Array) -> Any:
 def test_what_a_program_cannot_say_is_refused(chain: Chain, message: str) -> None:
     with pytest.raises(NotRecordable, match=message):
         record(FLOW, chain)
+
+
+def test_what_several_ask_for_is_one_instruction() -> None:
+    """Estimators of one step share v, its estimate and ∇Q there; what they answer stays theirs."""
+    names = "qgf", "qgf_masked", "qgf_jacobian", "qgf_jacobian_unmasked"
+
+    def chain(flow: GuidedFlow, obs: Array, action: Array, weight: Array) -> tuple[Array, ...]:
+        step = denoising_step(flow, obs, action, 2, weight)
+        return tuple(estimator(name)(flow, step).gradient for name in names)
+
+    together = record(FLOW, chain)
+    assert len({i[:2] + i[3:] for i in together.instructions}) == len(together.instructions)
+    asked = [(i.op, i.network) for i in together.instructions if i.op <= Op.HVP]
+    once = (Op.FORWARD, FIELD), (Op.FORWARD, CRITIC), (Op.VJP, CRITIC)
+    assert sorted(asked) == sorted([*once, (Op.VJP, FIELD), (Op.VJP, FIELD)])
+    obs, action = states(small_checkpoint(1), 5)
+    weight = np.ones((5, 1))
+    expected = chain(FLOW, obs, action, weight)
+    for ours, theirs in zip(execute(together, FLOW, obs, action, weight), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", RECORDED)
