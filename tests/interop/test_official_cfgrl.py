@@ -70,3 +70,14 @@ def test_convert_says_what_it_leaves_out(
         shutil.copy(FILES / name, tmp_path)
     assert main(["convert", str(tmp_path / "params_3.pkl"), str(tmp_path / "c.safetensors")]) == 0
     assert "its auxiliary network cfgrl is not in the file" in capsys.readouterr().out
+
+
+def test_a_trace_that_says_nothing_is_told_of_its_guidance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "theirs.npz"
+    np.savez(trace, obs=SAMPLES["obs"], noise=SAMPLES["noise_1"], action=SAMPLES["action_1_1"])
+    words = ["compare", "--checkpoint", str(FILES / "params_3.pkl"), "--trace", str(trace)]
+    assert main([*words, "--weight", "1"]) == 2
+    assert "give --estimator, cfgrl if it samples with" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "--weight", "1", "--estimator", "cfgrl"]) == 0

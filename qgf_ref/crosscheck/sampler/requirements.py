@@ -33,8 +33,10 @@ def prepared(
     if name is None and isinstance(checkpoint, Checkpoint) and checkpoint.agent.usual == "none":
         name = "none"
     if name is None:
+        own = isinstance(checkpoint, Checkpoint) and checkpoint.auxiliary.cfgrl is not None
         raise InputError(
             f"{theirs.source} does not say which estimator it was made with: give --estimator"
+            f"{', cfgrl if it samples with the network of CFGRL that is here' * own}"
         )
     if estimator is None and ":" in str(name):
         # a file from elsewhere must not decide what is imported
