@@ -42,17 +42,24 @@ class Result:
 
     measures  the rooms of qgf_ref whose changes make it old
     minutes   on two cores, where its JSON does not tell
+    swept     of a sweep, whose tables are in results/NAME/: one of its result files
     """
 
     name: str
     commands: tuple[str, ...]
     measures: tuple[str, ...]
     minutes: float | None = None
+    swept: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its JSON, in results/."""
+        return f"{self.name}/{self.swept}" if self.swept else f"{self.name}.json"
 
     @property
     def content(self) -> dict[str, Any]:
-        """Its JSON."""
-        content: dict[str, Any] = json.loads((RESULTS / f"{self.name}.json").read_text())
+        """What is in it."""
+        content: dict[str, Any] = json.loads((RESULTS / self.file).read_text())
         return content
 
     @property
@@ -92,6 +99,14 @@ RESULTS_IN_ORDER = (
     _suite("corrections", data=DATA),
     _suite("methods", data=DATA),
     *(_suite(name, data=DATA) for name in ("goals", "goals-probability", "goals-target")),
+    Result(
+        "fig5",
+        (f"qgf-ref sweep benchmarks/sweeps/fig5.toml --out fig5{DATA}",),
+        (*PLAYED, "sweeps"),
+        60,
+        "results/cube-single-play-singletask-task1-v0/iql.json",
+    ),
+    Result("sweep_cost", ("python benchmarks/sweep_cost.py",), ("sweeps",), 3),
     _study("didactic"),
     _study("bias-variance"),
     _study("correction"),
@@ -256,7 +271,8 @@ def index(until: str) -> str:
     for entry in RESULTS_IN_ORDER:
         commits, changed = age(entry, until)
         commands = "; ".join(f"`{shown(command)}`" for command in entry.commands)
-        link = f"[{entry.name}](results/{entry.name}.json)"
+        shown_file = f"{entry.name}/table.md" if entry.swept else entry.file
+        link = f"[{entry.name}](results/{shown_file})"
         rows.append([link, commands, minutes(entry), made(entry), f"{commits}, {changed}"])
     header = ["result", "made by", "minutes", "commit, day, machine", "since: commits, lines"]
     return f"{markdown_table(header, rows)}\n\nSince: until commit `{until}`.\n"

@@ -253,6 +253,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "crosscheck": partial(written, "crosscheck"),
     "adapter_overhead": partial(written, "adapter_overhead"),
     "goal_batches": partial(written, "goal_batches"),
+    "sweep_cost": partial(written, "sweep_cost"),
+    "fig5": lambda: (RESULTS / "fig5" / "table.md").read_text() + origin("fig5"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),
     "crosscheck_samplers": partial(written, "crosscheck_samplers"),
