@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qgf_ref.cli.arguments import next_command
 from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.errors import InputError
-from qgf_ref.files import user_path
+from qgf_ref.files import sole_use, user_path
 
 if TYPE_CHECKING:
     from qgf_ref.sweeps.driver import Report
@@ -149,7 +149,12 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
 
     _, wanted = sweep.wanted()
     root = sweep.place.root
-    with _runner(args, sweep, len(wanted)) as runner, progress(len(wanted), "job") as job:
+    busy = f"another process works off the sweep in {root}: qgf-ref sweep status {root}"
+    with (
+        sole_use(root / ".lock", busy),
+        _runner(args, sweep, len(wanted)) as runner,
+        progress(len(wanted), "job") as job,
+    ):
         try:
             report = work_off(sweep, runner, retries=args.retries, progress=job)
         except KeyboardInterrupt:

@@ -20,6 +20,7 @@ try_seeds = [0]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -121,8 +122,16 @@ class SweepSpec:
             for key in keys:
                 if keys.count(key) > 1:
                     raise InputError(f"{_TOLD[what]}: {key} is given twice")
+        labels: dict[str, str] = {}
         for entry in self.entries:
             self._check(entry)
+            for method in self.settings(entry).methods:
+                other = labels.setdefault(entry.label(method), entry.name)
+                if other != entry.name:
+                    raise InputError(
+                        f"agents.{other} and agents.{entry.name} would both be called "
+                        f"{entry.label(method)} in tables: give one another name"
+                    )
 
     def entry(self, name: str) -> SpecEntry:
         """The entry of a name."""
@@ -170,6 +179,12 @@ class SweepSpec:
                     raise InputError(f"try_seeds: {seed} is none of the sweep's seeds")
             if len(entry.tried) > 1:
                 raise InputError(f"try takes one setting, got {', '.join(entry.tried)}")
+            for value in (v for values in entry.tried.values() for v in values):
+                if not isinstance(value, bool | int | float) and not _names_files(value):
+                    raise InputError(
+                        f"try: values are numbers, truth values or words, which name directories; "
+                        f"got {value!r}"
+                    )
             if len(set(entry.values)) < len(entry.values):
                 raise InputError(f"try: a value is given twice: {', '.join(entry.values)}")
             self.settings(entry)
@@ -215,6 +230,10 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _names_files(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None
 
 
 def _plain(value: Value) -> str:

@@ -139,8 +139,8 @@ def markdown(sweep: Sweep, table: Sequence[dict[str, Any]], missing: Sequence[st
                 f"`{row['method']}`{short}",
                 f"**{row['success']:.2f}**",
                 _span(row, "success"),
-                _span(row, "seeds_success"),
-                f"{row['iqm']:.2f} ({_span(row, 'iqm')})",
+                _over_seeds(row, "seeds_success"),
+                f"{row['iqm']:.2f}" + f" ({_span(row, 'iqm')})" * (row["seeds"] > 1),
                 _signed(row),
                 _value_span(row, "improvement"),
                 *([formatted(row[f"on {n}"], ".2f", "") for n in spec.tasks] if named else []),
@@ -170,7 +170,7 @@ def terminal(sweep: Sweep, table: Sequence[dict[str, Any]]) -> tuple[list[str], 
                 f"{row['tasks']}/{row['of_tasks']}",
                 f"{row['success']:.2f}",
                 _span(row, "success"),
-                _span(row, "seeds_success"),
+                _over_seeds(row, "seeds_success"),
                 f"{row['iqm']:.2f}",
                 formatted(row["minus"], "+.2f", ""),
                 "" if low is None else f"{low:+.2f} {high:+.2f}",
@@ -217,6 +217,11 @@ def _rate(each: LabelResults, name: str) -> float | None:
 
 def _span(row: dict[str, Any], name: str) -> str:
     return f"{max(row[f'{name}_low'], 0):.2f}–{min(row[f'{name}_high'], 1):.2f}"
+
+
+def _over_seeds(row: dict[str, Any], name: str) -> str:
+    """An interval over seeds: there is none of one."""
+    return _span(row, name) if row["seeds"] > 1 else ""
 
 
 def _value_span(row: dict[str, Any], name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qgf_ref.cli.main import main
+from qgf_ref.files import sole_use
 from qgf_ref.sweeps.report import FILES
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
@@ -87,6 +88,17 @@ def test_a_failed_job_is_told_with_its_log(
     assert "no data set at" in Path(log[1]).read_text()
     assert main(["sweep", "status", str(out)]) == 0
     assert "failed: data pointmaze-medium-navigate-v0" in capsys.readouterr().out
+
+
+def test_one_process_at_a_time(
+    spec_file: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["sweep", str(spec_file), "--data", str(data), "--out", str(out), "--serial"]
+    out.mkdir()
+    with sole_use(out / ".lock", ""):
+        assert main(words) == 2
+    assert f"another process works off the sweep in {out}" in capsys.readouterr().err
 
 
 WRONG = [

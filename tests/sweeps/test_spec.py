@@ -104,6 +104,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"agents": {"edp": {"try": {"tau": [0.1, 0.1]}}}}, "a value is given twice"),
     ({"agents": {"edp": {"try": {"tau": [0.1]}, "try_seeds": [7]}}}, "7 is none of the sweep's"),
     ({"agents": {"edp": {"acting": {"alpha": 1.0}}}}, "alpha is a setting of fql"),
+    ({"agents": {"edp": {"try": {"hidden": [[8], [9]]}}}}, "try: values are numbers, truth values"),
+    ({"agents": {"edp": {"try": {"activation": ["../x"]}}}}, "got '../x'"),
+    (
+        {"agents": {"iql": {}, "bc": {"agent": "iql", "methods": ["bc"]}}},
+        "agents.iql and agents.bc would both be called bc in tables: give one another name",
+    ),
     ({"agents": {"edp": 3}}, "agents.edp must be a table, got 3"),
 ]
 
