@@ -55,7 +55,7 @@ from qgf_ref.evaluation.suite import (
 from qgf_ref.files import write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
-from qgf_ref.sweeps.jobs import train_command
+from qgf_ref.sweeps.sweep import train_command
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD
 

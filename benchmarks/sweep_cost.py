@@ -30,11 +30,12 @@ from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 from qgf_ref.sweeps import dask_runner  # noqa: E402
 from qgf_ref.sweeps.driver import work_off  # noqa: E402
-from qgf_ref.sweeps.jobs import Sweep, SweepJob  # noqa: E402
+from qgf_ref.sweeps.jobs import SweepJob  # noqa: E402
 from qgf_ref.sweeps.perform import Outcome  # noqa: E402
 from qgf_ref.sweeps.place import SweepPlace, write_result  # noqa: E402
 from qgf_ref.sweeps.report import begin, status, write_tables  # noqa: E402
 from qgf_ref.sweeps.spec_file import spec_of  # noqa: E402
+from qgf_ref.sweeps.sweep import Sweep  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 from qgf_ref.threads import BLAS_VARIABLES, VARIABLE  # noqa: E402
 from qgf_ref.training.record import RECORD  # noqa: E402
@@ -143,7 +144,8 @@ def stubbed(sweep: Sweep, job: SweepJob, threads: int) -> Outcome:
         run, config = sweep.run(job), sweep.config(job)
         run.mkdir(parents=True, exist_ok=True)
         session = {"to_update": config.updates, "seconds": 1.0}
-        content = {"config": config.to_json(), "dataset": [], "sessions": [session]}
+        data = sweep.fingerprint(sweep.spec.problem(sweep.spec.entry(job.entry), job.task).dataset)
+        content = {"config": config.to_json(), "dataset": data, "sessions": [session]}
         (run / RECORD).write_text(json.dumps(content))
     else:
         entry = sweep.spec.entry(job.entry)

@@ -18,8 +18,7 @@ from qgf_ref.files import sole_use, user_path
 
 if TYPE_CHECKING:
     from qgf_ref.sweeps.driver import Report
-    from qgf_ref.sweeps.jobs import Sweep
-    from qgf_ref.sweeps.spec import SweepSpec
+    from qgf_ref.sweeps.sweep import Sweep
 
 EXAMPLE = """examples:
   qgf-ref sweep fig5.toml --dry-run           its jobs, core hours and disk
@@ -92,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
             f"a directory goes with {' or '.join(_WAYS)}: qgf-ref sweep {args.what} --out "
             f"{args.directory}"
         )
-    from qgf_ref.sweeps.place import SweepPlace
-    from qgf_ref.sweeps.report import begin
+    from qgf_ref.sweeps.place import SweepPlace, make_directories
+    from qgf_ref.sweeps.report import begin, continued
     from qgf_ref.sweeps.spec_file import read_spec
 
     _check(args)
@@ -102,9 +101,14 @@ def run(args: argparse.Namespace) -> int:
     if root.is_file():
         raise InputError(f"--out {root} is a file: give a directory")
     data = None if args.data is None else str(user_path(args.data).resolve())
+    place = SweepPlace(root)
     if args.dry_run:
-        return _dry_run(args, spec, SweepPlace(root), data)
-    return _work(args, begin(spec, SweepPlace(root), data))
+        return _dry_run(args, continued(spec, place, data)[0])
+    continued(spec, place, data)  # refused before anything is made
+    make_directories(root)
+    busy = f"another process works off the sweep in {root}: qgf-ref sweep status {root}"
+    with sole_use(root / ".lock", busy):
+        return _work(args, begin(spec, place, data))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -120,11 +124,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--workers does not go with {ways[0]}, which has its own")
 
 
-def _dry_run(args: argparse.Namespace, spec: SweepSpec, place: Any, data: str | None) -> int:
+def _dry_run(args: argparse.Namespace, sweep: Sweep) -> int:
     from qgf_ref.sweeps.estimate import cost
-    from qgf_ref.sweeps.jobs import Sweep
 
-    sweep = Sweep(spec, place, data)
     every, wanted = sweep.wanted()
     for job in wanted:
         print(job.name)
@@ -149,12 +151,7 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
 
     _, wanted = sweep.wanted()
     root = sweep.place.root
-    busy = f"another process works off the sweep in {root}: qgf-ref sweep status {root}"
-    with (
-        sole_use(root / ".lock", busy),
-        _runner(args, sweep, len(wanted)) as runner,
-        progress(len(wanted), "job") as job,
-    ):
+    with _runner(args, sweep, len(wanted)) as runner, progress(len(wanted), "job") as job:
         try:
             report = work_off(sweep, runner, retries=args.retries, progress=job)
         except KeyboardInterrupt:
@@ -219,8 +216,11 @@ def _tables(args: argparse.Namespace, sweep: Sweep) -> dict[str, Any]:
         print(f"missing: {each}")
     if files:
         print(f"\n{' '.join(f.name for f in files)}\nare in {root}")
-        lead = max(table, key=lambda row: float(row["success"]))
-        print(f"most success: {lead['method']}, {lead['success']:.2f}")
+        whole = [row for row in table if row["tasks"] == row["of_tasks"]]
+        if whole:
+            most = max(row["success"] for row in whole)
+            leads = ", ".join(row["method"] for row in whole if row["success"] == most)
+            print(f"most success: {leads}, {most:.2f}")
     args.directory = root
     ways = {"what": "status"} if missing else {"what": "table"}
     dropped = {"out": None, "data": None, "workers": None, "queue": None, "scheduler": None}

@@ -27,9 +27,10 @@ from distributed.scheduler import KilledWorker
 from qgf_ref.errors import InputError
 from qgf_ref.provenance import provenance
 from qgf_ref.sweeps.driver import RunnerLost
-from qgf_ref.sweeps.jobs import Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
 from qgf_ref.sweeps.place import SweepPlace
+from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.threads import available_cores
 
 QUEUES = {

@@ -9,8 +9,9 @@ from typing import Protocol
 from qgf_ref.errors import QGFError
 from qgf_ref.files import write_json
 from qgf_ref.progress import SILENT, Progress
-from qgf_ref.sweeps.jobs import Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
+from qgf_ref.sweeps.sweep import Sweep
 
 
 class RunnerLost(QGFError):

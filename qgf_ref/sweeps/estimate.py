@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
+from qgf_ref.sweeps.sweep import BESIDE_UPDATES, Sweep
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 

@@ -11,11 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qgf_ref.sweeps.jobs import Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
+from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.sweeps.work import BAD_INPUT, order
 from qgf_ref.threads import BLAS_VARIABLES, VARIABLE
 
 _TAIL = 2000
+_SIGNALLED = 128
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,19 @@ class Outcome:
                 f"its process was killed on {self.host}: out of memory? Give fewer --workers, or "
                 "more memory each"
             )
+        if self.code > _SIGNALLED:
+            return (
+                f"its process was ended by signal {self.code - _SIGNALLED} on {self.host}; what it "
+                "had done is saved"
+            )
         if self.code < 0:
             return f"its process was ended by signal {-self.code} on {self.host}"
         last = [line for line in self.said.splitlines() if line.strip()]
-        return last[-1].strip() if last else f"exit code {self.code} on {self.host}"
+        return (
+            last[-1].strip().removeprefix(f"{self.job}: ")
+            if last
+            else f"exit code {self.code} on {self.host}"
+        )
 
 
 def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
@@ -62,6 +73,7 @@ def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
     with log.open("ab") as output:
         output.write(f"--- {time.strftime('%F %T')} {socket.gethostname()}\n".encode())
         output.flush()
+        here = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "qgf_ref.sweeps.work"],
             stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
@@ -79,5 +91,5 @@ def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
             process.wait()
     said = ""
     if code != 0:
-        said = log.read_bytes()[-_TAIL:].decode(errors="replace")
+        said = log.read_bytes()[here:][-_TAIL:].decode(errors="replace")
     return Outcome(job.name, code, time.monotonic() - began, socket.gethostname(), said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.protocol import Cell, evaluate, selection
 from qgf_ref.interop.load import load
 from qgf_ref.provenance import provenance
-from qgf_ref.sweeps.jobs import Sweep
 from qgf_ref.sweeps.place import make_directories, write_result
 from qgf_ref.sweeps.spec import SpecEntry
+from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.training.record import Record
 
 
@@ -31,7 +32,9 @@ def play(sweep: Sweep, name: str, entry: SpecEntry) -> None:
         sweep.place.result(name, entry.name),
         {
             "identity": sweep.identity(name, entry),
+            "data": sweep.fingerprint(sweep.spec.problem(entry, name).dataset),
             "chosen": value,
+            "tried_by": entry.deciding.identity if entry.values else None,
             "tried": [_summary(each, entry) for each in tried if each is not None],
             "cells": [_cell(cell, entry) for cell in cells],
             "costs": _costs(runs, entry, cells),
@@ -44,13 +47,15 @@ def try_value(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> None:
     """Play the runs of one value on the selection episodes, and write the result."""
     seeds = sweep.spec.seeds_of(entry)
     runs = sweep.runs(name, entry, value, seeds)
-    settings, place = sweep.spec.settings(entry), sweep.place.records(name, entry.name, value)
+    settings = replace(sweep.spec.settings(entry), methods=(entry.deciding,))
+    place = sweep.place.records(name, entry.name, value)
     make_directories(place)
     cells = selection(_loaded(entry, runs), name, settings, directory=place)
     write_result(
         sweep.place.result(name, entry.name, value),
         {
             "identity": sweep.identity(name, entry, value),
+            "data": sweep.fingerprint(sweep.spec.problem(entry, name).dataset),
             "cells": [_cell(cell, entry) for cell in cells],
             "costs": _costs(runs, entry, cells),
             "provenance": provenance(),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qgf_ref.errors import InputError
-from qgf_ref.files import csv_bytes, sole_use, write_atomically, write_json
+from qgf_ref.files import csv_bytes, lock, write_atomically, write_json
 from qgf_ref.plotting import can_draw, png
 from qgf_ref.provenance import provenance
 from qgf_ref.sweeps import plots
-from qgf_ref.sweeps.jobs import Sweep, SweepJob, differing
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.place import FORMAT, SWEEP, SweepPlace, read_json
 from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
+from qgf_ref.sweeps.sweep import Sweep, differing
 from qgf_ref.sweeps.table import costs, gather, markdown, rows
 from qgf_ref.training.record import RECORD, Record
 
@@ -30,23 +32,32 @@ def begin(spec: SweepSpec, place: SweepPlace, data: str | None) -> Sweep:
     A spec may have grown since: tasks and agents may have been added. Raises InputError when the
     directory is another sweep's.
     """
+    sweep, content = continued(spec, place, data)
     place.make()
-    path = place.root / SWEEP
-    content, identity = read_json(path), _plain(spec)
-    if content is not None:
-        found, own = content.get("spec"), identity
-        if not isinstance(found, dict) or content.get("format") != FORMAT:
-            raise InputError(f"{path} is no sweep's: give another --out")
-        before, now = (_shared(each, found) for each in (found, own))
-        if before != now:
-            raise InputError(
-                f"{place.root} belongs to another sweep ({differing(before, now)}): give another "
-                "--out. Only tasks and agents may be added to a sweep"
-            )
-    data = data if data is not None else (content or {}).get("data")
     began = (content or {}).get("provenance") or provenance()
-    write_json(path, {"format": FORMAT, "spec": identity, "data": data, "provenance": began})
-    return Sweep(spec, place, data)
+    about = {"format": FORMAT, "spec": _plain(spec), "data": sweep.data, "provenance": began}
+    write_json(place.root / SWEEP, about)
+    return sweep
+
+
+def continued(
+    spec: SweepSpec, place: SweepPlace, data: str | None
+) -> tuple[Sweep, dict[str, Any] | None]:
+    """What `begin` begins or goes on with, and its file as it stands; nothing is written."""
+    path = place.root / SWEEP
+    content = read_json(path)
+    if content is None:
+        return Sweep(spec, place, data), None
+    found = content.get("spec")
+    if content.get("format") != FORMAT or not isinstance(found, dict) or "entries" not in found:
+        raise InputError(f"{path} is no sweep's: give another --out")
+    before, now = (_shared(each, found) for each in (found, _plain(spec)))
+    if before != now:
+        raise InputError(
+            f"{place.root} belongs to another sweep ({differing(before, now)}): give another "
+            "--out. Only tasks and agents may be added to a sweep"
+        )
+    return Sweep(spec, place, data if data is not None else content.get("data")), content
 
 
 def opened(root: Path) -> Sweep:
@@ -127,16 +138,25 @@ def _held(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with sole_use(path, "held"):
-            return False
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        lock(handle, path, "held")
+        return False
     except InputError:
         return True
+    finally:
+        os.close(handle)
 
 
 def _reached(sweep: Sweep, job: SweepJob) -> str:
     if job.kind != "train":
         return ""
-    run = sweep.run(job)
+    try:
+        run = sweep.run(job)
+    except InputError:  # its value is not chosen any more
+        return ""
     if not (run / RECORD).exists():
         return ""
     record = Record.read(run)
@@ -153,6 +173,10 @@ def _shared(identity: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     names = {entry["name"] for entry in before["entries"]}
     entries = {e["name"]: e for e in identity["entries"] if e["name"] in names}
     tasks = [name for name in identity["tasks"] if name in before["tasks"]]
-    rest = {k: v for k, v in identity.items() if k not in ("tasks", "entries")}
+    apart = ("tasks", "entries", "baseline", "collect", "beside")
+    rest = {k: v for k, v in identity.items() if k not in apart}
+    rest["collect"] = {k: v for k, v in identity["collect"].items() if k in before["collect"]}
+    if any(entry["extra"] for entry in before["entries"]):
+        rest["extra"] = identity["beside"]
     # in this order: what differs first is told
     return {**rest, "tasks": sorted(tasks), "agents": dict(sorted(entries.items()))}

@@ -34,8 +34,6 @@ from qgf_ref.training.config import PRESETS, TrainConfig, preset
 
 _OF_THE_SWEEP = ("task", "seed", "data", "agent", "agent_settings", "threads")
 """Settings of a run that the sweep decides."""
-PLAYED = ("weights", "selection_episodes", "episodes", "seed", "envs", "backend")
-"""Settings of `qgf_ref.evaluation.settings.Settings` that a spec may give."""
 Value = bool | int | float | str
 
 
@@ -48,6 +46,8 @@ class SpecEntry:
     train       settings of its runs that differ from the sweep's, the agent's own among them
     tried       one setting and its values, of which the selection episodes choose one; or empty
     try_seeds   training seeds on which the values are tried; empty: all of the sweep's
+    try_by      the method by whose success a value is chosen; "": the first that is weighted, or
+                the first
     methods     by which it is evaluated, in the grammar of `qgf-ref evaluate`
     weights     guidance weights to choose from, of this entry; empty: the sweep's
     extra       auxiliary networks that are trained beside its runs
@@ -59,6 +59,7 @@ class SpecEntry:
     train: dict[str, Any] = field(default_factory=dict)
     tried: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     try_seeds: tuple[int, ...] = ()
+    try_by: str = ""
     methods: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     extra: tuple[str, ...] = ()
@@ -76,6 +77,14 @@ class SpecEntry:
                 if f"{name}={_plain(each)}" == value:
                     return {name: each}
         return {}
+
+    @property
+    def deciding(self) -> Method:
+        """The method whose success on the selection episodes chooses a value."""
+        methods = parse_methods(self.methods)
+        if self.try_by:
+            return parse_methods([self.try_by])[0]
+        return next((m for m in methods if m.weighted), methods[0])
 
     @property
     def own_name(self) -> bool:
@@ -96,7 +105,7 @@ class SweepSpec:
     """A whole sweep. Raises InputError on what cannot be trained or evaluated.
 
     train      settings of every run
-    evaluate   settings of every evaluation (`PLAYED`)
+    evaluate   settings of every evaluation: of `qgf_ref.evaluation.settings.Settings`
     collect    {data set: episodes} of data sets that are made, not downloaded
     beside     {updates: …} and the like of the auxiliary networks' training
     baseline   the label that differences are taken to
@@ -122,6 +131,19 @@ class SweepSpec:
             for key in keys:
                 if keys.count(key) > 1:
                     raise InputError(f"{_TOLD[what]}: {key} is given twice")
+        labels = self._check_entries()
+        datasets = {self.problem(e, n).dataset for e in self.entries for n in self.tasks}
+        for name in self.collect:
+            if name not in datasets:
+                raise InputError(
+                    f"collect: no task uses the data set {name}; they use "
+                    f"{', '.join(sorted(datasets))}"
+                )
+        if self.baseline != "qgf" and self.baseline not in labels:
+            raise unknown_name("baseline", self.baseline, labels)
+
+    def _check_entries(self) -> dict[str, str]:
+        """The entries checked one by one, and {label: entry} of all their methods."""
         labels: dict[str, str] = {}
         for entry in self.entries:
             self._check(entry)
@@ -132,6 +154,7 @@ class SweepSpec:
                         f"agents.{other} and agents.{entry.name} would both be called "
                         f"{entry.label(method)} in tables: give one another name"
                     )
+        return labels
 
     def entry(self, name: str) -> SpecEntry:
         """The entry of a name."""
@@ -177,6 +200,8 @@ class SweepSpec:
             for seed in self.seeds_of(entry):
                 if seed not in self.seeds:
                     raise InputError(f"try_seeds: {seed} is none of the sweep's seeds")
+            if (entry.try_seeds or entry.try_by) and not entry.tried:
+                raise InputError("try_seeds and try_by go with try, e.g. try.bc_weight = [30, 100]")
             if len(entry.tried) > 1:
                 raise InputError(f"try takes one setting, got {', '.join(entry.tried)}")
             for value in (v for values in entry.tried.values() for v in values):
@@ -187,7 +212,20 @@ class SweepSpec:
                     )
             if len(set(entry.values)) < len(entry.values):
                 raise InputError(f"try: a value is given twice: {', '.join(entry.values)}")
-            self.settings(entry)
+            methods = self.settings(entry).methods
+            for method in methods:
+                if method.auxiliary is not None and method.auxiliary not in entry.extra:
+                    raise InputError(
+                        f"methods: {method.label} needs the network {method.auxiliary}: add extra "
+                        f'= ["{method.auxiliary}"]'
+                    )
+            if entry.tried and entry.deciding not in methods:
+                raise InputError(f"try_by: {entry.try_by} is none of its methods")
+            if entry.tried and entry.deciding.auxiliary is not None:
+                raise InputError(
+                    f"{entry.deciding.label} cannot choose among tried values, as its network is "
+                    "trained after the choice: name another method in try_by"
+                )
             agent_with(entry.agent, entry.acting)
             for name in entry.extra:
                 if agent_named(name).base != entry.agent:

@@ -12,9 +12,9 @@ from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.tasks import is_dataset_name
 from qgf_ref.errors import InputError, reason, unknown_name
 from qgf_ref.files import user_path
-from qgf_ref.sweeps.spec import PLAYED, SpecEntry, SweepSpec
+from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
 
-_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 def read_spec(path: Path) -> SweepSpec:
@@ -48,13 +48,17 @@ def spec_of(content: Mapping[str, Any]) -> SweepSpec:
     tables = ("train", "evaluate", "agents", "collect", "extra", "cluster")
     _known("key", content, ("tasks", "seeds", "baseline", *tables))
     of = {name: _table(content, name) for name in tables}
-    _known("setting of evaluate", of["evaluate"], PLAYED)
     for name, episodes in of["collect"].items():
         if not is_dataset_name(name):
             raise InputError(f"collect: {name!r} names no OGBench data set, e.g. scene-play-v0")
         _number(f"collect.{name}", episodes)
-    _known("setting of extra", of["extra"], ("updates", "batch", "learning_rate", "hidden"))
+    _typed("extra", of["extra"], {"updates": int, "batch": int, "learning_rate": float,
+                                  "hidden": list})  # fmt: skip
+    if "hidden" in of["extra"]:
+        of["extra"]["hidden"] = _numbers("extra.hidden", of["extra"]["hidden"])
     played = dict(of["evaluate"])
+    whole = ("selection_episodes", "episodes", "seed", "envs")
+    _typed("evaluate", played, {"weights": list, "backend": str, **dict.fromkeys(whole, int)})
     if "weights" in played:
         played["weights"] = _floats("evaluate.weights", played["weights"])
     entries = tuple(_entry(name, table) for name, table in of["agents"].items())
@@ -77,7 +81,7 @@ def _entry(name: str, table: Any) -> SpecEntry:
         raise InputError(f"{where} must be a table, got {table!r}")
     if not _WORD.fullmatch(name):
         raise InputError(f"{where}: a name is letters, digits, _ . + and -, as it names files")
-    keys = ("agent", "train", "try", "try_seeds", "methods", "weights", "extra", "acting")
+    keys = ("agent", "train", "try", "try_seeds", "try_by", "methods", "weights", "extra", "acting")
     try:
         _known(f"key of {where}", table, keys)
         agent = table.get("agent", name)
@@ -95,6 +99,11 @@ def _entry(name: str, table: Any) -> SpecEntry:
         key: tuple(values) if isinstance(values, list) else (values,)
         for key, values in _table(table, "try", where).items()
     }
+    for key, values in tried.items():
+        if not values:
+            raise InputError(f"{where}.try: {key} has no values")
+    if not isinstance(table.get("try_by", ""), str):
+        raise InputError(f"{where}.try_by must be a method, got {table['try_by']!r}")
     usual = ("bc", "qgf") if known.usual == "qgf" else ("bc",)
     return SpecEntry(
         name,
@@ -102,6 +111,7 @@ def _entry(name: str, table: Any) -> SpecEntry:
         _table(table, "train", where),
         tried,
         _numbers(f"{where}.try_seeds", table.get("try_seeds", [])),
+        table.get("try_by", ""),
         _strings(f"{where}.methods", table.get("methods", list(usual))),
         _floats(f"{where}.weights", table.get("weights", [])),
         _strings(f"{where}.extra", table.get("extra", [])),
@@ -113,6 +123,17 @@ def _known(kind: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
     for key in given:
         if key not in valid:
             raise unknown_name(kind, key, valid)
+
+
+def _typed(where: str, given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raise InputError on a key that is none, and on a value of another type."""
+    _known(f"setting of {where}", given, tuple(kinds))
+    for key, value in given.items():
+        kind = kinds[key]
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool):
+            told = {int: "a whole number", float: "a number", str: "a name", list: "a list"}
+            raise InputError(f"{where}.{key} must be {told[kind]}, got {value!r}")
 
 
 def _table(content: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:

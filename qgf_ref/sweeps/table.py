@@ -16,8 +16,8 @@ from qgf_ref.arrays import Array
 from qgf_ref.evaluation.aggregates import aggregate, improvement
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.evaluation.statistics import paired_difference, prefixed, student_mean, wilson
-from qgf_ref.sweeps.jobs import Sweep
 from qgf_ref.sweeps.spec import SpecEntry
+from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.tables import formatted, markdown_table
 
 NOTE = (
@@ -200,8 +200,9 @@ def _optimistic(result: dict[str, Any], cell: dict[str, Any]) -> float | None:
         for c in result["cells"]
         if c["split"] == SELECTION and c["method"] == cell["method"] and c["weight"] is not None
     ]
-    tried = [float(t["success"]) for t in result["tried"]]
-    return max(curve or tried, default=None)
+    if result.get("tried_by") == cell["method"]:  # at the best weight of each value
+        curve += [float(t["success"]) for t in result["tried"]]
+    return max(curve, default=None)
 
 
 def _value(result: dict[str, Any], cell: dict[str, Any]) -> str:

@@ -22,11 +22,13 @@ from pathlib import Path
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.errors import InputError, QGFError
+from qgf_ref.evaluation.records import RecordsError
 from qgf_ref.files import sole_use, write_json
-from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Sweep, SweepJob, train_command
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.place import SweepPlace, make_directories
 from qgf_ref.sweeps.playing import play, try_value
 from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
+from qgf_ref.sweeps.sweep import BESIDE_UPDATES, Sweep, train_command
 
 BAD_INPUT = 2
 _PATIENCE = 120.0
@@ -118,6 +120,10 @@ def main() -> int:
             if code == 0:
                 took = round(time.time() - started, 2)
                 write_json(note, {**about, "state": "done", "seconds": took})
+    except RecordsError as error:
+        place = sweep.place.records(job.task, job.entry, job.value)
+        print(f"{job.name}: {error.reason}; remove {place}", file=sys.stderr)
+        return BAD_INPUT
     except InputError as error:
         print(f"{job.name}: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qgf_ref.sweeps.jobs import Sweep
 from qgf_ref.sweeps.place import SweepPlace
 from qgf_ref.sweeps.report import begin
 from qgf_ref.sweeps.spec_file import spec_of
+from qgf_ref.sweeps.sweep import Sweep
 from tests.data.synthetic import DATASET, TASK, write_dataset
 
 TINY: dict[str, Any] = {

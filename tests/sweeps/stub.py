@@ -10,10 +10,11 @@ import numpy as np
 
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.files import make_directory
-from qgf_ref.sweeps.jobs import BESIDE_UPDATES, Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome
 from qgf_ref.sweeps.place import write_result
 from qgf_ref.sweeps.spec import SpecEntry
+from qgf_ref.sweeps.sweep import BESIDE_UPDATES, Sweep
 from qgf_ref.training.record import RECORD
 
 
@@ -24,11 +25,14 @@ def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
         run, config = sweep.run(job), sweep.config(job)
         make_directory(run)
         session = {"from_update": 0, "to_update": config.updates, "seconds": 1.0}
-        content = {"config": config.to_json(), "dataset": [], "sessions": [session]}
+        assert entry is not None
+        data = sweep.fingerprint(sweep.spec.problem(entry, job.task).dataset)
+        content = {"config": config.to_json(), "dataset": data, "sessions": [session]}
         (run / RECORD).write_text(json.dumps(content))
     elif job.kind == "beside":
         made = sweep.run(job) / f"{job.network}.json"
-        made.write_text(json.dumps({"update": sweep.spec.beside.get("updates", BESIDE_UPDATES)}))
+        updates = sweep.spec.beside.get("updates", BESIDE_UPDATES)
+        made.write_text(json.dumps({"update": updates, "config": sweep.spec.beside}))
     elif job.kind == "data":
         place = sweep.place.root / "data"
         make_directory(place)
@@ -45,7 +49,7 @@ def result(sweep: Sweep, job: SweepJob, entry: SpecEntry) -> dict[str, Any]:
     trying = job.kind == "try"
     seeds = sweep.spec.seeds_of(entry) if trying else sweep.spec.seeds
     cells = []
-    for method in settings.methods:
+    for method in (entry.deciding,) if trying else settings.methods:
         for weight in settings.weights_of(method) or (None,):
             cells.append(_cell(entry, method, weight, SELECTION, seeds, settings, job))
         if not trying:
@@ -58,6 +62,7 @@ def result(sweep: Sweep, job: SweepJob, entry: SpecEntry) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "identity": sweep.identity(job.task, entry, job.value),
+        "data": sweep.fingerprint(sweep.spec.problem(entry, job.task).dataset),
         "chosen": "" if trying else sweep.chosen(job.task, entry),
         "tried": [], "cells": cells, "costs": costs, "provenance": {},
     }  # fmt: skip

@@ -99,6 +99,7 @@ def test_one_process_at_a_time(
     with sole_use(out / ".lock", ""):
         assert main(words) == 2
     assert f"another process works off the sweep in {out}" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == [".lock"], "and it has changed nothing"
 
 
 WRONG = [

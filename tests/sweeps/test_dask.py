@@ -18,11 +18,12 @@ import pytest
 from qgf_ref.errors import InputError
 from qgf_ref.sweeps import dask_runner
 from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, work_off
-from qgf_ref.sweeps.jobs import Sweep, SweepJob
+from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
 from qgf_ref.sweeps.place import SweepPlace
 from qgf_ref.sweeps.report import begin, write_tables
 from qgf_ref.sweeps.spec_file import spec_of
+from qgf_ref.sweeps.sweep import Sweep
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qgf_ref.sweeps.driver import SerialRunner, work_off
-from qgf_ref.sweeps.jobs import Sweep
 from qgf_ref.sweeps.perform import Outcome
+from qgf_ref.sweeps.sweep import Sweep
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept
@@ -77,6 +77,7 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path: Path) -> None:
     [
         (2, 1, "what went wrong"),
         (-9, 2, "its process was killed on there: out of memory? Give fewer --workers"),
+        (143, 2, "its process was ended by signal 15 on there; what it had done is saved"),
         (-15, 2, "its process was ended by signal 15 on there"),
     ],
 )

@@ -6,17 +6,20 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.sweeps.driver import SerialRunner, work_off
-from qgf_ref.sweeps.jobs import CHOSEN, Sweep, jobs_of
-from qgf_ref.sweeps.place import read_json
-from qgf_ref.sweeps.report import opened, status
+from qgf_ref.sweeps.jobs import CHOSEN, jobs_of
+from qgf_ref.sweeps.place import SweepPlace, read_json
+from qgf_ref.sweeps.report import begin, opened, status
 from qgf_ref.sweeps.spec_file import spec_of
+from qgf_ref.sweeps.sweep import Sweep
+from qgf_ref.sweeps.table import gather
 from qgf_ref.training.record import RECORD
-from tests.data.synthetic import TASK
+from tests.data.synthetic import DATASET, TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny
 
@@ -159,3 +162,105 @@ def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"iql\.json is damaged .*: remove it"):
         sweep.wanted()
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_another_data_set_is_refused(tmp_path: Path) -> None:
+    """For runs and for results, wherever the other one comes from."""
+    sweep = swept(tmp_path / "sweep")
+    work_off(sweep, SerialRunner(sweep))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"{DATASET}.npz").write_bytes(b"of another seed")
+    moved = swept_with(sweep, other)
+    with pytest.raises(InputError, match=r"iql\.json was made with another data set"):
+        moved.wanted()
+    shutil.rmtree(sweep.place.root / "results")
+    with pytest.raises(InputError, match=r"seed[01] was trained on another data set"):
+        swept_with(sweep, other).wanted()
+    # the same files elsewhere are the same data set
+    same = tmp_path / "same"
+    shutil.copytree(sweep.place.root / "data", same)
+    assert swept_with(sweep, same).wanted()[1]
+    # and results without their data set, on another machine, are taken as they are
+    fresh = swept(tmp_path / "fresh")
+    work_off(fresh, SerialRunner(fresh))
+    shutil.rmtree(fresh.place.root / "data")
+    assert swept_with(fresh, tmp_path / "nowhere").wanted()[1] == []
+
+
+def swept_with(sweep: Sweep, data: Path) -> Sweep:
+    return Sweep(sweep.spec, sweep.place, str(data))
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_a_network_beside_of_other_settings_is_refused(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, extra={"updates": 8, "batch": 7})
+    work_off(sweep, SerialRunner(sweep))
+    sweep.place.result(TASK, "iql").unlink()
+    made = sweep.place.run(TASK, "iql", "", 0) / "cfgrl.json"
+    made.write_text(json.dumps({"update": 8, "config": {"batch": 999}}))
+    with pytest.raises(InputError, match=r"other settings \(batch 999 there, 7 here\)"):
+        sweep.wanted()
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_runs_that_lost_the_choice_are_not_made_again(tmp_path: Path) -> None:
+    sweep = swept(tmp_path)
+    work_off(sweep, SerialRunner(sweep))
+    chosen = sweep.chosen(TASK, sweep.spec.entry("edp"))
+    shutil.rmtree(tmp_path / "runs")
+    sweep.place.result(TASK, "edp").unlink()
+    names = [job.name for job in sweep.wanted()[1]]
+    assert names == [
+        f"train {TASK}/edp/{chosen}/seed0", f"train {TASK}/edp/{CHOSEN}/seed1",
+        f"evaluate {TASK}/edp",
+    ]  # fmt: skip
+
+
+def test_one_method_decides_among_values() -> None:
+    def deciding(**table: Any) -> str:
+        tried = {"try": {"expectile": [0.7, 0.9]}, **table}
+        return spec_of(tiny(agents={"iql": tried})).entries[0].deciding.label
+
+    assert deciding() == "qgf", "bc does not depend on the critic"
+    assert deciding(methods=["bc", "bfn-4"]) == "bc"
+    assert deciding(methods=["bc", "bfn-4", "qgf", "ood"], try_by="bfn-4") == "bfn-4"
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_what_is_optimistic_of_tried_values(tmp_path: Path) -> None:
+    """Over values and weights for the method that decides, over weights for others."""
+    agents = {"iql": {"try": {"expectile": [0.7, 0.9]}, "methods": ["bc", "qgf"]}}
+    sweep = swept(tmp_path, agents=agents)
+    work_off(sweep, SerialRunner(sweep))
+    path = sweep.place.result(TASK, "iql")
+    content = json.loads(path.read_text())
+    content |= {"tried_by": "qgf", "tried": [{"value": "expectile=0.7", "success": 0.9}]}
+    for cell in content["cells"]:
+        for each in cell["by_seed"]:
+            each["wins"] = [1, 0] if cell["weight"] == 1.0 else [0, 0]
+    path.write_text(json.dumps(content))
+    bc, qgf = gather(sweep)[0]
+    assert bc.optimistic[TASK] is None
+    assert qgf.optimistic[TASK] == 0.9
+    content["tried"][0]["success"] = 0.1
+    path.write_text(json.dumps(content))
+    assert gather(sweep)[0][1].optimistic[TASK] == 0.5
+
+
+def test_growth_brings_its_own_data_and_networks(tmp_path: Path) -> None:
+    edp: dict[str, Any] = {"edp": {}}
+    begin(spec_of(tiny(agents=edp)), SweepPlace(tmp_path), None)
+    scene = "scene-play-singletask-task1-v0"
+    grown = tiny(
+        tasks=[TASK, scene], collect={"scene-play-v0": 3}, extra={"updates": 9},
+        agents={**edp, "iql": {"methods": ["cfgrl"], "extra": ["cfgrl"]}}, baseline="edp",
+    )  # fmt: skip
+    begin(spec_of(grown), SweepPlace(tmp_path), None)
+    for changes, message in (
+        ({"extra": {"updates": 10}}, "extra.updates 9 there, 10 here"),
+        ({"collect": {"scene-play-v0": 4}}, "collect.scene-play-v0 3 there, 4 here"),
+    ):
+        with pytest.raises(InputError, match=message):
+            begin(spec_of({**grown, **changes}), SweepPlace(tmp_path), None)

@@ -34,7 +34,7 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
 
 def test_it_survives_json() -> None:
     """As it goes to workers and into sweep.json."""
-    content = tiny(cluster={"queue": "long"}, collect={"scene-play-v0": 3})
+    content = tiny(cluster={"queue": "long"}, collect={"pointmaze-medium-navigate-v0": 3})
     spec = spec_of(content)
     again = spec_from_json(json.loads(json.dumps(spec.identity())))
     assert again == spec
@@ -85,11 +85,31 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train": {"alpha": 3.0}}, "alpha is a setting of fql"),
     ({"train": 3}, "train must be a table, got 3"),
     ({"evaluate": {"episode": 3}}, "unknown setting of evaluate 'episode'"),
-    ({"evaluate": {"weights": "all"}}, "evaluate.weights must be a list of numbers, got 'all'"),
+    ({"evaluate": {"weights": "all"}}, "evaluate.weights must be a list, got 'all'"),
     ({"evaluate": {"episodes": 0}}, "agents.iql: episodes must be ≥ 1, got 0"),
     ({"extra": {"update": 3}}, "unknown setting of extra 'update'"),
     ({"collect": {"scene": 3}}, "'scene' names no OGBench data set"),
     ({"collect": {"scene-play-v0": "all"}}, "collect.scene-play-v0 must be a whole number"),
+    ({"collect": {"scene-play-v0": 3}}, "no task uses the data set scene-play-v0; they use"),
+    ({"evaluate": {"episodes": 1.5}}, "evaluate.episodes must be a whole number, got 1.5"),
+    ({"evaluate": {"envs": "2"}}, "evaluate.envs must be a whole number, got '2'"),
+    ({"evaluate": {"seed": True}}, "evaluate.seed must be a whole number, got True"),
+    ({"extra": {"updates": "x"}}, "extra.updates must be a whole number, got 'x'"),
+    ({"extra": {"hidden": ["y"]}}, "extra.hidden must be a list of whole numbers"),
+    ({"baseline": "qfg"}, "unknown baseline 'qfg'; the valid ones are: qgf,"),
+    ({"agents": {"..": {}}}, "agents...: a name is letters"),
+    ({"agents": {"iql": {"methods": ["cfgrl"]}}}, 'cfgrl needs the network cfgrl: add extra = ["'),
+    ({"agents": {"edp": {"try": {"tau": []}}}}, "agents.edp.try: tau has no values"),
+    ({"agents": {"edp": {"try_seeds": [0]}}}, "try_seeds and try_by go with try"),
+    ({"agents": {"edp": {"try": {"tau": [0.1]}, "try_by": "qgf"}}}, "qgf is none of its methods"),
+    (
+        {
+            "agents": {
+                "iql": {"try": {"tau": [0.1]}, "methods": ["bc", "cfgrl"], "extra": ["cfgrl"]}
+            }
+        },
+        "cfgrl cannot choose among tried values",
+    ),
     ({"agents": {"a/b": {}}}, "agents.a/b: a name is letters"),
     ({"agents": {"mine": {}}}, "agents.mine: unknown agent 'mine'"),
     ({"agents": {"mine": {"agent": 3}}}, "agents.mine: agent must be a name, got 3"),
