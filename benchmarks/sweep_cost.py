@@ -80,6 +80,7 @@ def write_data(place: Path) -> None:
 
 def by_hand(sweep: Sweep, place: Path) -> float:
     """Seconds of the sweep's jobs as commands, one after the other."""
+    place.mkdir()
     environment = {**os.environ, **dict.fromkeys((VARIABLE, *BLAS_VARIABLES), "1")}
     began = time.perf_counter()
     for job in sweep.wanted()[1]:
