@@ -265,15 +265,22 @@ def age(entry: Result, until: str) -> tuple[int, int]:
     return max(counted)
 
 
+def age_text(entry: Result, until: str) -> str:
+    """The same in words; also where this history does not hold a commit that made it."""
+    if not all(map(known, entry.commits)):
+        return "not in this history"
+    commits, changed = age(entry, until)
+    return f"{commits}, {changed}"
+
+
 def index(until: str) -> str:
     """The table of benchmarks/README.md: every result, and its age at commit `until`."""
     rows = []
     for entry in RESULTS_IN_ORDER:
-        commits, changed = age(entry, until)
         commands = "; ".join(f"`{shown(command)}`" for command in entry.commands)
         shown_file = f"{entry.name}/table.md" if entry.swept else entry.file
         link = f"[{entry.name}](results/{shown_file})"
-        rows.append([link, commands, minutes(entry), made(entry), f"{commits}, {changed}"])
+        rows.append([link, commands, minutes(entry), made(entry), age_text(entry, until)])
     header = ["result", "made by", "minutes", "commit, day, machine", "since: commits, lines"]
     return f"{markdown_table(header, rows)}\n\nSince: until commit `{until}`.\n"
 
@@ -313,8 +320,7 @@ def main() -> None:
         return
     for entry in RESULTS_IN_ORDER:
         if args.age:
-            commits, changed = age(entry, "HEAD")
-            print(f"{entry.name:22} {commits:4} commits, {changed:5} lines since {made(entry)}")
+            print(f"{entry.name:22} {age_text(entry, 'HEAD'):>20} since {made(entry)}")
         else:
             commands = "; ".join(map(shown, entry.commands))
             print(f"{entry.name:22} {minutes(entry):>4} min  {commands}")
