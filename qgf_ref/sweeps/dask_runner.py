@@ -11,7 +11,9 @@ import logging
 import platform
 import queue
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -158,8 +160,13 @@ def queued(kind: str, workers: int, threads: int, asked: Mapping[str, Any]) -> I
 
 
 def _jobqueue() -> Any:
-    import dask_jobqueue
-
+    """dask_jobqueue, whose import sets another handler of Ctrl-C (findings): ours is put back."""
+    own = signal.getsignal(signal.SIGINT)
+    try:
+        import dask_jobqueue
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, own)
     return dask_jobqueue
 
 

@@ -1,10 +1,10 @@
 """The jobs of a sweep, and what each of them needs.
 
-    data      a data set is found, downloaded, or made
-    train     one run; of the value that was chosen, where some were tried
-    beside    an auxiliary network beside a run
-    try       a tried value's runs are played on the selection episodes
-    evaluate  an entry's runs of a task are played: weights on the selection episodes, then held out
+data      a data set is found, downloaded, or made
+train     one run; of the value that was chosen, where some were tried
+beside    an auxiliary network beside a run
+try       a tried value's runs are played on the selection episodes
+evaluate  an entry's runs of a task are played: weights on the selection episodes, then held out
 """
 
 from __future__ import annotations

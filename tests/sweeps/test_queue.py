@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,18 @@ def test_jobs_on_a_queue(slurm: Path, tmp_path: Path) -> None:
     script = next(slurm.glob("script-*")).read_text()
     for line in ("#SBATCH -p long", "#SBATCH -t 00:10:00", "--nthreads 1"):
         assert line in script
+
+
+def test_ctrl_c_stays_ours() -> None:
+    """In a process that has not imported dask-jobqueue yet."""
+    code = (
+        "import signal\n"
+        "from qgf_ref.sweeps import dask_runner\n"
+        "own = signal.getsignal(signal.SIGINT)\n"
+        "assert dask_runner._jobqueue().SLURMCluster\n"
+        "assert signal.getsignal(signal.SIGINT) is own\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.filterwarnings("ignore")
