@@ -20,8 +20,7 @@ import itertools
 import re
 import sys
 import tempfile
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,24 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import all as every  # noqa: E402
-from benchmarks import sentences  # noqa: E402
+from benchmarks import banks, sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
-from qgf_ref.crosscheck.batches.literal import MISTAKES as BATCHES  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.actors import ACTORS, FLOWS  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.bank import BANK  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.base import AREAS, Mistake  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.convention import CLAMPS, CONVENTION  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.goals import GOALS  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.methods import METHODS  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.network_options import NETWORK_OPTIONS  # noqa: E402
-from qgf_ref.crosscheck.sampler.mistakes.options import OPTIONS  # noqa: E402
-from qgf_ref.crosscheck.update.banks import bank_of  # noqa: E402
-from qgf_ref.crosscheck.update.mistakes import MISTAKES  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
 from qgf_ref.guidance.registry import estimator, estimator_names  # noqa: E402
 from qgf_ref.studies.registry import STUDIES  # noqa: E402
-from tests.helpers.agents import VARIANTS, variant  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 README, INDEX = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
@@ -57,7 +44,6 @@ COMMANDS = {
 SHORT = ("checkpoint", "estimator ", "ood ", "qgf ", "qgf_jacobian ", "bptt ")
 """The beginnings of the audit's lines that the README shows."""
 MARKED = re.compile(r"(<!-- ([\w-]+) -->\n)((?:(?!<!-- ).)*)(<!-- end -->\n)", re.DOTALL)
-WIDTH = 116
 
 
 def pages() -> list[Path]:
@@ -121,69 +107,6 @@ def study(name: str) -> str:
     return sentences.findings_of(f"qgf-ref study {name}") + origin(
         f"study_{name.replace('-', '_')}"
     )
-
-
-def bank() -> str:
-    """The sampler's mistakes."""
-    return _table_of(BANK)
-
-
-def other_bank() -> str:
-    """Those of the other methods and conventions, which are none of the bank."""
-    return _table_of((*METHODS, *CONVENTION, *CLAMPS, *OPTIONS))
-
-
-def network_options() -> str:
-    """Those of networks that are otherwise than the options say."""
-    return _table_of(NETWORK_OPTIONS)
-
-
-def _table_of(mistakes: Sequence[Mistake]) -> str:
-    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in mistakes]
-    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
-
-
-def training_bank() -> str:
-    """The training update's mistakes."""
-    rows = [[f"`{m.name}`", f"`{m.first}`", m.says] for m in MISTAKES]
-    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
-
-
-def agent_banks() -> str:
-    """The mistakes that other agents' updates have beside the paper's agent's."""
-    shared = {m.says for m in MISTAKES}
-    agents: dict[tuple[str, ...], dict[str, None]] = {}
-    for name in VARIANTS:
-        for m in bank_of(variant(name).agent).mistakes:
-            if m.says not in shared and not name.startswith("dqc"):
-                key = f"`{m.name}`", f"`{m.first}`", m.says
-                agents.setdefault(key, {})[name.split()[0]] = None
-    rows = [[name, ", ".join(of), first, says] for (name, first, says), of in agents.items()]
-    return sentences.page_table(["mistake", "agents", "first seen in", "what is wrong"], rows)
-
-
-def dqc_bank() -> str:
-    """The mistakes that DQC's update has beside the paper's agent's, whatever its settings."""
-    shared = {m.says for m in MISTAKES}
-    first: dict[tuple[str, str], dict[str, None]] = {}
-    for name in VARIANTS:
-        for m in bank_of(variant(name).agent).mistakes if name.startswith("dqc") else ():
-            if m.says not in shared or m.first in variant(name).params:
-                first.setdefault((f"`{m.name}`", m.says), {})[f"`{m.first}`"] = None
-    rows = [[name, " or ".join(where), says] for (name, says), where in first.items()]
-    return sentences.page_table(["mistake", "first seen in", "what is wrong"], rows)
-
-
-def batch_bank() -> str:
-    """The mistakes in drawing batches with goals."""
-    return sentences.page_table(
-        ["mistake", "what is wrong"], [[f"`{name}`", says] for name, says in BATCHES.items()]
-    )
-
-
-def sampler_banks() -> str:
-    """The mistakes of the other agents' samplers."""
-    return _table_of((*ACTORS, *FLOWS))
 
 
 def estimators() -> str:
@@ -266,27 +189,20 @@ SECTIONS: dict[str, Callable[[], str]] = {
         + origin("flow_audit")
     ),
     "third_party": partial(written, "third_party"),
-    "crosscheck_sentence": lambda: sentences.crosscheck_sentence(len(BANK)),
+    "crosscheck_sentence": lambda: sentences.crosscheck_sentence(len(banks.BANK)),
     "compare": lambda: printed(
         "qgf-ref compare --trace theirs.npz --out compare", (RESULTS / "compare.txt").read_text()
     ),
-    "bank": bank,
-    "other_bank": other_bank,
-    "network_options": network_options,
-    "training_bank": training_bank,
-    "agent_banks": agent_banks,
-    "dqc_bank": dqc_bank,
-    "sampler_banks": sampler_banks,
-    "batch_bank": batch_bank,
-    "goal_sampler_bank": lambda: _table_of(GOALS),
-    "size": lambda: (
-        textwrap.fill(
-            f"{len(BANK)} mistakes of a sampler, in {len(AREAS)} areas ({', '.join(AREAS)}), and "
-            f"{len(MISTAKES)} of a training update.",
-            WIDTH,
-        )
-        + "\n"
-    ),
+    "bank": banks.bank,
+    "other_bank": banks.other_bank,
+    "network_options": banks.network_options,
+    "training_bank": banks.training_bank,
+    "agent_banks": banks.agent_banks,
+    "dqc_bank": banks.dqc_bank,
+    "sampler_banks": banks.sampler_banks,
+    "batch_bank": banks.batch_bank,
+    "goal_sampler_bank": banks.goal_sampler_bank,
+    "size": banks.size,
     "findings": sentences.findings_short,
     **{f"study_{name.replace('-', '_')}": partial(study, name) for name in STUDIES},
     **{

@@ -204,16 +204,17 @@ def _say(report: Report, sweep: Sweep) -> int:
 
 
 def _tables(args: argparse.Namespace, sweep: Sweep) -> dict[str, Any]:
-    from qgf_ref.sweeps.report import write_tables
+    from qgf_ref.sweeps.report import tables, write_tables
     from qgf_ref.sweeps.table import terminal
     from qgf_ref.tables import text_table
 
-    table, missing, files = write_tables(sweep)
-    root = sweep.place.root
+    made, root = tables(sweep), sweep.place.root
+    table, missing = made.rows, made.missing
     if table:
         print(text_table(*terminal(sweep, table), left=(0,)))
     for each in missing:
         print(f"missing: {each}")
+    files = write_tables(sweep, made)
     if files:
         print(f"\n{' '.join(f.name for f in files)}\nare in {root}")
         whole = [row for row in table if row["tasks"] == row["of_tasks"]]

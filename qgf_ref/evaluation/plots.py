@@ -21,7 +21,7 @@ from qgf_ref.plotting import (
     style,
 )
 
-HATCHES = ("", "//", "xx", "..", "\\\\", "++")
+_HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 _BAND = 0.1
 _LIMITS = (-0.02, 1.02)
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
@@ -43,13 +43,8 @@ def success_figure(about: Mapping[str, Any]) -> Figure:
     rows = about["rows"]
     figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.add_subplot()
-    hatches = look_by_draws(rows, HATCHES)
+    success_bars(axes, rows)
     for y, row in enumerate(rows):
-        base, draws = base_and_draws(row["method"])
-        axes.barh(
-            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
-            edgecolor="white", linewidth=0,
-        )  # fmt: skip
         axes.errorbar(
             row["success"], y, xerr=reach(row, "success"), color="black", capsize=3, linewidth=1.1,
             path_effects=[withStroke(linewidth=3, foreground="white")],
@@ -62,12 +57,23 @@ def success_figure(about: Mapping[str, Any]) -> Figure:
         if len(rates) > 1:
             axes.plot(rates, np.full(len(rates), y + 0.25), "|", color="black", markersize=5)
     axes.set_yticks(range(len(rows)), [title(r["method"], r["weight"]) for r in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(*_LIMITS)
     heading = f"{about['task']}, {_episodes(about, 'episodes')} held-out episodes{_marks(about)}"
     dress(axes, heading, "success, with 95% interval", "")
     axes.grid(axis="y", visible=False)
     return figure
+
+
+def success_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A bar for each row, from above, without intervals: its method's colour, and hatch by N."""
+    hatches = _by_draws(rows, _HATCHES)
+    for y, row in enumerate(rows):
+        base, draws = base_and_draws(row["method"])
+        axes.barh(
+            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
+            edgecolor="white", linewidth=0,
+        )  # fmt: skip
+    axes.invert_yaxis()
+    axes.set_xlim(*_LIMITS)
 
 
 def weights_figure(about: Mapping[str, Any]) -> Figure | None:
@@ -87,7 +93,7 @@ def weights_figure(about: Mapping[str, Any]) -> Figure | None:
         look = {**style(base), "label": label}
         if curve[0]["weight"] is None:
             alike = [r for r in about["rows"] if base_and_draws(r["method"])[0] == base]
-            (row,), dash = curve, look_by_draws(alike, _DASHES)[draws]
+            (row,), dash = curve, _by_draws(alike, _DASHES)[draws]
             axes.axhline(row["success"], color=look["color"], linestyle=dash, label=label)
             if label == _BC:
                 ends = row["success_low"], row["success_high"]
@@ -162,7 +168,7 @@ def base_and_draws(label: str) -> tuple[str, int]:
     return "none" if base in (None, _BC) else base, int(draws)
 
 
-def look_by_draws(rows: Sequence[Mapping[str, Any]], looks: Sequence[Any]) -> dict[int, Any]:
+def _by_draws(rows: Sequence[Mapping[str, Any]], looks: Sequence[Any]) -> dict[int, Any]:
     """A look for each N of best-of-N that occurs; the first for N = 1."""
     draws = sorted({1, *(base_and_draws(r["method"])[1] for r in rows)})
     return {n: looks[min(i, len(looks) - 1)] for i, n in enumerate(draws)}

@@ -11,11 +11,12 @@ from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record
 
 SECONDS = {"iql": 1 / 60, "edp": 1 / 55, "fql": 1 / 30, "qam": 1 / 10, "dac": 1 / 35, "qsm": 1 / 40}
-"""Of one update of 3×256 at batch 256 on one core of an AMD EPYC (`benchmarks/train_speed.py`);
-of other agents as of iql."""
+"""Of one update of 3×256 at batch 256 on one core, roughly; of other agents as of iql. A guess to
+plan with: as soon as a sweep has a run of an agent, its own rate counts.
+"""
 _WEIGHTS, _BATCH = 3 * 256**2, 256
 EPISODE_SECONDS = 1.0
-"""Of one episode, simulator included: cube-single takes 0.3 to 1.5."""
+"""Of one episode, simulator included: a guess, too."""
 BYTES_PER_WEIGHT = 100
 """On disk, of a run: parameters, moments and averages of some five networks, twice."""
 
@@ -29,7 +30,7 @@ class Cost:
 
 
 def cost(sweep: Sweep, jobs: list[SweepJob]) -> Cost:
-    """An estimate for these jobs, to a factor of two or so."""
+    """An estimate for these jobs, to plan with."""
     measured = _measured(sweep)
     seconds = size = 0.0
     for job in jobs:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.evaluation.aggregates import profile
-from qgf_ref.evaluation.plots import HATCHES, base_and_draws, look_by_draws
+from qgf_ref.evaluation.plots import base_and_draws, success_bars
 from qgf_ref.plotting import GREY, Figure, dress, legend_beside, new_figure, reach, style
 from qgf_ref.sweeps.table import LabelResults
 
@@ -21,21 +21,14 @@ def bars(table: Sequence[Mapping[str, Any]], heading: str) -> Figure:
     """Success of every method: bar and thick line over episodes (Wilson), thin over seeds (t)."""
     figure = new_figure(7.2, 1.5 + 0.36 * len(table))
     axes = figure.add_subplot()
-    hatches = look_by_draws(table, HATCHES)
+    success_bars(axes, table)
     for y, row in enumerate(table):
-        base, draws = base_and_draws(row["method"])
-        axes.barh(
-            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
-            edgecolor="white", linewidth=0,
-        )  # fmt: skip
         axes.errorbar(row["success"], y, xerr=reach(row, "success"), linewidth=2.6, color="black")
         seeds = [max(row["seeds_success_low"], 0), min(row["seeds_success_high"], 1)]
         axes.plot(seeds, [y, y], color="black", linewidth=0.8)
         if row["optimistic"] is not None:
             axes.plot(row["optimistic"], y, "D", color="white", markeredgecolor="black")
     axes.set_yticks(range(len(table)), [_short(row) for row in table])
-    axes.invert_yaxis()
-    axes.set_xlim(*_LIMITS)
     said = "success; thick: 95% over episodes, thin: over training seeds; ◇ optimistic"
     dress(axes, heading, said, "")
     axes.grid(axis="y", visible=False)

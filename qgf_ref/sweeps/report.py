@@ -18,7 +18,7 @@ from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.place import FORMAT, SWEEP, SweepPlace, read_json
 from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
 from qgf_ref.sweeps.sweep import Sweep, differing
-from qgf_ref.sweeps.table import costs, gather, markdown, rows
+from qgf_ref.sweeps.table import LabelResults, costs, gather, markdown, rows
 from qgf_ref.training.record import RECORD, Record
 
 FILES = (
@@ -70,12 +70,28 @@ def opened(root: Path) -> Sweep:
     return Sweep(spec_from_json(content.get("spec", {})), SweepPlace(root), content.get("data"))
 
 
-def write_tables(sweep: Sweep) -> tuple[list[dict[str, Any]], list[str], list[Path]]:
-    """Write what there is of `FILES`: the rows, what is missing, the files. No rows, no files."""
+@dataclass(frozen=True)
+class SweepTables:
+    """What there is to tell of a sweep: what was played, the rows of it, and what is missing."""
+
+    played: list[LabelResults]
+    rows: list[dict[str, Any]]
+    missing: list[str]
+
+
+def tables(sweep: Sweep) -> SweepTables:
+    """The tables of the results that are there; nothing is written."""
     played, missing = gather(sweep)
-    if not played:
-        return [], missing, []
-    table, root, spec = rows(sweep, played), sweep.place.root, sweep.spec
+    return SweepTables(played, rows(sweep, played), missing)
+
+
+def write_tables(sweep: Sweep, made: SweepTables | None = None) -> list[Path]:
+    """Write what there is of `FILES`: none while there is no result."""
+    made = made or tables(sweep)
+    if not made.rows:
+        return []
+    played, table, missing = made.played, made.rows, made.missing
+    root, spec = sweep.place.root, sweep.spec
     spent = costs(sweep)
     write_atomically(root / "table.csv", csv_bytes(table))
     write_atomically(root / "table.md", markdown(sweep, table, missing).encode())
@@ -98,7 +114,7 @@ def write_tables(sweep: Sweep) -> tuple[list[dict[str, Any]], list[str], list[Pa
         for name, figure in drawn.items():
             write_atomically(root / name, png(figure))
         files += drawn
-    return table, missing, [root / name for name in files]
+    return [root / name for name in files]
 
 
 @dataclass(frozen=True)

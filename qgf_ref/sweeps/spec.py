@@ -131,6 +131,13 @@ class SweepSpec:
             for key in keys:
                 if keys.count(key) > 1:
                     raise InputError(f"{_TOLD[what]}: {key} is given twice")
+        for name in self.tasks:
+            same = [n for n in self.tasks if re.sub("-task[1-9]-", "-", n) == name != n]
+            if same:
+                raise InputError(
+                    f"tasks: {name} is OGBench's default among its numbered tasks, which are there "
+                    f"too ({', '.join(same)}): one would count twice"
+                )
         labels = self._check_entries()
         datasets = {self.problem(e, n).dataset for e in self.entries for n in self.tasks}
         for name in self.collect:

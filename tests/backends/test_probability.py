@@ -10,12 +10,12 @@ import pytest
 
 from qgf_ref import sample
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba.sampler import CompiledSampler
 from qgf_ref.backends.program.executor import execute
 from qgf_ref.backends.program.program import Op
 from qgf_ref.backends.program.record import networks_of, record
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.probability import ProbabilityCritic
+from tests.helpers.compiled_sampler import counted
 from tests.helpers.small import small_checkpoint, states
 
 FLOAT64 = 2e-14
@@ -39,14 +39,7 @@ def test_the_references_actions(
     aggregation: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits of some hundreds, too: both tails of σ, and the slope's, are there."""
-    ran: list[int] = []
-    call = CompiledSampler.__call__
-
-    def counted(*args: Any) -> Any:
-        ran.append(1)
-        return call(*args)
-
-    monkeypatch.setattr(CompiledSampler, "__call__", counted)
+    ran = counted(monkeypatch)
     flow, obs, noise = climbing(scale=scale, aggregation=aggregation, members=3)
     for name in ("qgf", "qgf_jacobian", "bptt"):
         how: dict[str, Any] = {"estimator": name, "weight": 2.0, "noise": noise}

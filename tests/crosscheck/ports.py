@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.guidance.base import GuidedFlow
+from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.nets.mlp import MLPParams
@@ -63,3 +66,21 @@ def case(given: Inputs, found: dict[str, Array], weight: float | None = None) ->
     arrays = {**found, "obs": given.obs, "noise": given.noise}
     used = float(given.weight) if weight is None else weight
     return RecordedCase(recorded_trace(arrays), used, "test")
+
+
+Function = Callable[..., Array]
+
+
+def functions_of(flow: GuidedFlow) -> tuple[Function, Function, Function]:
+    """velocity(obs, action, t), critic(obs, action) and gradient(obs, action) of a flow."""
+
+    def velocity(obs: Array, action: Array, t: Array) -> Array:
+        return flow.field.forward(obs, action, t)[0]
+
+    def critic(obs: Array, action: Array) -> Array:
+        return flow.critic.forward(obs, action)[0]
+
+    def gradient(obs: Array, action: Array) -> Array:
+        return critic_gradient(flow, obs, action).gradient
+
+    return velocity, critic, gradient

@@ -17,7 +17,6 @@ from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
 from qgf_ref.denoising import GradientSteps
 from qgf_ref.errors import InputError
 from qgf_ref.flow.convention import convention
-from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.interop.trace_file import recorded_trace
 from qgf_ref.testing import (
     CrossCheckError,
@@ -32,28 +31,17 @@ from qgf_ref.testing import (
     check_velocity,
 )
 from tests.conftest import small_checkpoint
-from tests.crosscheck.ports import OTHER_ORDER, lively, setting
+from tests.crosscheck.ports import OTHER_ORDER, functions_of, lively, setting
 from tests.helpers.agents import variant
 
 CHECKPOINT = lively()
 FLOW = setting(CHECKPOINT, "ood").port((), "float32", OTHER_ORDER).flow
+velocity, critic, gradient = functions_of(FLOW)
 OBS = np.random.default_rng(5).standard_normal((3, CHECKPOINT.obs_dim)).astype(np.float32)
 
 
 def raises(*given: Any) -> Any:
     raise KeyError("no such key")
-
-
-def velocity(obs: Array, action: Array, t: Array) -> Array:
-    return FLOW.field.forward(obs, action, t)[0]
-
-
-def critic(obs: Array, action: Array) -> Array:
-    return FLOW.critic.forward(obs, action)[0]
-
-
-def gradient(obs: Array, action: Array) -> Array:
-    return critic_gradient(FLOW, obs, action).gradient
 
 
 def sampler(obs: Array, noise: Array, weight: float, told: str = "qgf") -> dict[str, Array]:

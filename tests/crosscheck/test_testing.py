@@ -24,7 +24,7 @@ from qgf_ref.testing import (
     check_sampler,
     check_velocity,
 )
-from tests.crosscheck.ports import OTHER_ORDER, lively, setting
+from tests.crosscheck.ports import OTHER_ORDER, functions_of, lively, setting
 from tests.helpers.some import some
 
 CHECKPOINT = lively()
@@ -170,19 +170,7 @@ def networks(*mistakes: Made) -> Any:
 
 
 def test_velocity_critic_and_gradient_are_checked_alone() -> None:
-    flow = networks()
-
-    def velocity(obs: Array, action: Array, t: Array) -> Array:
-        return flow.field.forward(obs, action, t)[0]
-
-    def critic(obs: Array, action: Array) -> Array:
-        return flow.critic.forward(obs, action)[0]
-
-    def gradient(obs: Array, action: Array) -> Array:
-        from qgf_ref.guidance.queries import critic_gradient
-
-        return critic_gradient(flow, obs, action).gradient
-
+    velocity, critic, gradient = functions_of(networks())
     for report in (
         check_velocity(velocity, CHECKPOINT),
         check_critic(critic, CHECKPOINT),
@@ -190,13 +178,10 @@ def test_velocity_critic_and_gradient_are_checked_alone() -> None:
     ):
         assert report.agrees
 
-    flow = networks(Made("gelu-erf", "in policy and critic"))
-    for check, fn in (
-        (check_velocity, velocity), (check_critic, critic), (check_gradient, gradient)
-    ):  # fmt: skip
+    wrong = functions_of(networks(Made("gelu-erf", "in policy and critic")))
+    for check, fn in zip((check_velocity, check_critic, check_gradient), wrong, strict=True):
         with pytest.raises(CrossCheckError, match="gelu-erf"):
-            check(fn, CHECKPOINT)  # type: ignore[arg-type]
-    flow = networks()
+            check(fn, CHECKPOINT)  # type: ignore[operator]
     with pytest.raises(CrossCheckError, match="gradient-batch-mean"):
         check_gradient(lambda obs, action: gradient(obs, action) / len(obs), CHECKPOINT)
     with pytest.raises(CrossCheckError, match="floats of shape"):

@@ -23,6 +23,19 @@ def both(flow: GuidedFlow, obs: Array, threads: int = 1, **arguments: Any) -> tu
     )
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one at each call of a compiled program: that one was run at all."""
+    ran: list[int] = []
+    call = compiled.CompiledSampler.__call__
+
+    def counts(*args: Any) -> Any:
+        ran.append(1)
+        return call(*args)
+
+    monkeypatch.setattr(compiled.CompiledSampler, "__call__", counts)
+    return ran
+
+
 def teams_on_small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it costs."""
     monkeypatch.setattr(compiled, "TEAM_BYTES", 0)

@@ -16,7 +16,6 @@ import qgf_ref
 from benchmarks.golden import GOLDEN
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import backend_named
-from qgf_ref.backends.numba.sampler import CompiledSampler
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp, check_vjp
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.interop.unpickle import read_pickle
@@ -36,7 +35,7 @@ from qgf_ref.nets.mlp import (
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.dense import DenseCache
 from tests.conftest import small_checkpoint, states
-from tests.helpers.compiled_sampler import both, teams_on_small_networks
+from tests.helpers.compiled_sampler import both, counted, teams_on_small_networks
 
 WIDTHS = 6, 6, 6, 4, 4, 3
 """The first layer is square, too: it is no residual block. The third has no LayerNorm."""
@@ -313,14 +312,7 @@ def test_compiled_programs(
     if team:
         teams_on_small_networks(monkeypatch)
     flow, obs, noise = ordered(name, dtype)
-    ran: list[int] = []
-    call = CompiledSampler.__call__
-
-    def counted(*args: Any) -> Any:
-        ran.append(1)
-        return call(*args)
-
-    monkeypatch.setattr(CompiledSampler, "__call__", counted)
+    ran = counted(monkeypatch)
     for estimator in ("qgf", "qgf_jacobian", "bptt", "qgf_covariance", "qgf_shifted"):
         settings: Any = {"estimator": estimator, "weight": 0.3, "noise": noise}
         expected, found = both(flow, obs, 2, **settings)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from qgf_ref.cli.main import main
 from qgf_ref.files import sole_use
-from qgf_ref.sweeps.report import FILES
+from qgf_ref.sweeps.driver import SerialRunner, work_off
+from qgf_ref.sweeps.place import SweepPlace
+from qgf_ref.sweeps.report import FILES, begin, write_tables
+from qgf_ref.sweeps.spec_file import read_spec
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny, toml
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_end_to_end(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +77,20 @@ def test_what_is_missing(
     assert f"Missing: edp on {TASK}" in (out / "table.md").read_text()
     rows = json.loads((out / "table.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["bc", "qgf", "cfgrl"]
+
+
+def test_a_directory_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is printed before what cannot be written is told."""
+    monkeypatch.setattr("qgf_ref.sweeps.driver.perform", stub.perform)
+    sweep = swept(tmp_path)
+    work_off(sweep, SerialRunner(sweep))
+    (tmp_path / "table.csv").mkdir()
+    assert main(["sweep", "table", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "cfgrl" in said.out
+    assert "table.csv: it is a directory" in said.err
 
 
 def test_a_failed_job_is_told_with_its_log(
@@ -131,3 +151,16 @@ def test_wrong_lines(
     assert code == 2
     assert re.search(message, capsys.readouterr().err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.toml"]
+
+
+def test_the_committed_results_are_their_tables(tmp_path: Path) -> None:
+    """Fig. 5's tables from its result files and its spec, on a machine that has no run of it."""
+    committed = ROOT / "benchmarks" / "results" / "fig5"
+    shutil.copytree(committed / "results", tmp_path / "results")
+    spec = read_spec(ROOT / "benchmarks" / "sweeps" / "fig5.toml")
+    sweep = begin(spec, SweepPlace(tmp_path), str(tmp_path / "nowhere"))
+    assert sweep.wanted()[1] == [], "nothing is to be done again"
+    write_tables(sweep)
+    for name in ("table.csv", "table.md", "table.json"):
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), name
+    assert sweep.chosen(spec.tasks[0], spec.entry("edp")) == "bc_weight=100"

@@ -72,6 +72,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seeds": []}, "a sweep needs training seeds"),
     ({"agents": {}}, "a sweep needs a table for each agent"),
     ({"tasks": [TASK, TASK]}, f"{TASK} is given twice"),
+    (
+        {"tasks": [TASK, TASK.replace("-task1", "")]},
+        "singletask-v0 is OGBench's default among its numbered tasks",
+    ),
     ({"seeds": [0, 0]}, "0 is given twice"),
     ({"seeds": [-1]}, "seeds must be a whole number ≥ 0, got -1"),
     ({"seeds": 3}, "seeds must be a list of whole numbers ≥ 0, got 3"),
