@@ -24,7 +24,10 @@ def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
     if job.kind == "train":
         run, config = sweep.run(job), sweep.config(job)
         make_directory(run)
-        session = {"from_update": 0, "to_update": config.updates, "seconds": 1.0}
+        session = {
+            "from_update": 0, "to_update": config.updates, "seconds": 1.0,
+            "provenance": {"processor": "one"},
+        }  # fmt: skip
         assert entry is not None
         data = sweep.fingerprint(sweep.spec.problem(entry, job.task).dataset)
         content = {"config": config.to_json(), "dataset": data, "sessions": [session]}
