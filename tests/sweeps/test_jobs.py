@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qgf_ref.errors import InputError
+from qgf_ref.files import sole_use
 from qgf_ref.sweeps.driver import SerialRunner, work_off
 from qgf_ref.sweeps.jobs import CHOSEN, jobs_of
 from qgf_ref.sweeps.place import SweepPlace, read_json
@@ -18,6 +20,7 @@ from qgf_ref.sweeps.report import begin, opened, status
 from qgf_ref.sweeps.spec_file import spec_of
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.sweeps.table import gather
+from qgf_ref.sweeps.work import do
 from qgf_ref.training.record import RECORD
 from tests.data.synthetic import DATASET, TASK
 from tests.sweeps import stub
@@ -264,3 +267,43 @@ def test_growth_brings_its_own_data_and_networks(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             begin(spec_of({**grown, **changes}), SweepPlace(tmp_path), None)
+
+
+def test_the_data_are_remembered(tmp_path: Path) -> None:
+    spec = spec_of(tiny())
+    begin(spec, SweepPlace(tmp_path), "/data")
+    assert begin(spec, SweepPlace(tmp_path), None).data == "/data"
+    assert opened(tmp_path).data == "/data"
+    assert begin(spec, SweepPlace(tmp_path), "/moved").data == "/moved"
+
+
+def test_what_is_begun_is_under_way_or_stopped(tmp_path: Path) -> None:
+    sweep = swept(tmp_path)
+    job = sweep.wanted()[1][0]
+    sweep.place.note(job.name).write_text(json.dumps({"state": "running", "host": "there"}))
+
+    def state() -> str:
+        return next(s.state for s in status(sweep) if s.job.name == job.name)
+
+    assert state() == "stopped"
+    with sole_use(sweep.place.lock(job.name), ""):
+        assert state() == "under way"
+    assert state() == "stopped"
+
+
+def test_networks_beside_are_trained_as_the_spec_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = swept(tmp_path, extra={"updates": 8, "batch": 5, "hidden": [4]})
+    seen: dict[str, Any] = {}
+
+    def train(agent: Any, run: Path, changes: dict[str, Any]) -> Any:
+        seen.update(changes, agent=agent.name, run=run)
+        return SimpleNamespace(signal=15)
+
+    monkeypatch.setattr("qgf_ref.training.beside.train_beside", train)
+    job = next(job for job in sweep.wanted()[1] if job.kind == "beside")
+    assert do(sweep, job) == 143
+    assert (seen["agent"], seen["run"]) == ("cfgrl", sweep.run(job))
+    assert (seen["updates"], seen["batch"], seen["hidden"]) == (8, 5, (4,))
+    assert seen["data"] == str(tmp_path / "data")

@@ -67,6 +67,18 @@ def test_presets_and_the_agents_own_settings() -> None:
     assert (config.batch, config.q_aggregation) == (1024, "mean")
 
 
+def test_an_agents_own_settings_come_first() -> None:
+    agents = {
+        "edp": {"train": {"updates": 9, "bc_weight": 3.0}, "weights": [0.5], "methods": ["qgf"]},
+        "iql": {},
+    }  # fmt: skip
+    spec = spec_of(tiny(agents=agents))
+    own, other = (spec.config(entry, TASK, 0) for entry in spec.entries)
+    assert (own.updates, own.agent_settings["bc_weight"], own.batch) == (9, 3.0, 7)
+    assert other.updates == 24
+    assert [spec.settings(entry).weights for entry in spec.entries] == [(0.5,), (0.1, 1.0)]
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": []}, 'a sweep needs tasks, e.g. tasks = ["cube'),
     ({"seeds": []}, "a sweep needs training seeds"),
