@@ -15,7 +15,7 @@ import pytest
 
 from qgf_ref import InputError
 from qgf_ref.data import datasets
-from qgf_ref.data.datasets import find_dataset, load_transitions, read_dataset
+from qgf_ref.data.datasets import find_dataset, has_dataset, load_transitions, read_dataset
 from qgf_ref.data.tasks import dataset_env, relabel, seeded_reset, task
 from tests.conftest import SHARED
 from tests.data.synthetic import DATASET, TASK, episodes, write_dataset
@@ -297,3 +297,17 @@ def test_what_is_said_of_doubled_terminals_mends_them() -> None:
     terminals = DOUBLED.copy()
     terminals[:-1][terminals[1:] > 0] = 0
     np.testing.assert_array_equal(terminals, ARRAYS["terminals"])
+
+
+def test_whether_a_data_set_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a download, wherever it is looked for."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr(datasets, "CACHE", cache)
+    assert not has_dataset(DATASET, None)
+    assert not has_dataset(DATASET, cache)
+    assert not has_dataset(DATASET, tmp_path / "nowhere")
+    write_dataset(cache)
+    assert has_dataset(DATASET, None)
+    assert has_dataset(DATASET, cache)
+    assert not has_dataset("scene-play-v0", None)

@@ -10,7 +10,7 @@ from qgf_ref.evaluation.aggregates import aggregate, improvement, interquartile_
 
 
 def test_interquartile_mean() -> None:
-    scores = np.array([[0.0, 0.1], [0.2, 0.3], [0.4, 0.5], [0.6, 9.0]])
+    scores = np.array([[0.0, 0.15], [0.2, 0.3], [0.4, 0.5], [0.9, 9.0]])
     assert interquartile_mean(scores) == pytest.approx((0.2 + 0.3 + 0.4 + 0.5) / 4, abs=1e-15)
     assert aggregate(scores, "mean").value == pytest.approx(scores.mean(), abs=1e-15)
 
@@ -47,6 +47,10 @@ def test_intervals_are_stratified() -> None:
     scores = np.array([0.1, 0.9]) + rng.normal(0, 0.02, (10, 2))
     found = aggregate(scores, "mean")
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.02 / np.sqrt(20), rel=0.4)
+    # each task draws its own seeds: drawn together, what one loses the other would win
+    opposed = 0.5 + np.outer(rng.normal(0, 0.1, 10), [1, -1])
+    found = aggregate(opposed, "mean")
+    assert found.high - found.low > 0.03
     assert aggregate(scores[:1], "mean").low == aggregate(scores[:1], "mean").high
     assert aggregate(scores) == aggregate(scores), "the same bits"
 

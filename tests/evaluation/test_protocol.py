@@ -11,7 +11,7 @@ import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method, parse_method, parse_methods
-from qgf_ref.evaluation.protocol import Cell, best, evaluate, success_rate
+from qgf_ref.evaluation.protocol import Cell, best, evaluate, selection, success_rate
 from qgf_ref.evaluation.records import FILE
 from qgf_ref.evaluation.rollouts import Episode, Simulator
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION, Settings
@@ -52,6 +52,17 @@ def test_selection_prefers_success_then_return_then_small_weights() -> None:
     assert best([cell(0.1, 5, -9), cell(0.2, 6, -99), cell(0.3, 4, 0)]).weight == 0.2
     assert best([cell(0.1, 6, -9), cell(0.2, 6, -8), cell(0.3, 6, -10)]).weight == 0.2
     assert best([cell(0.3, 6, -8), cell(0.2, 6, -8), cell(0.4, 6, -8)]).weight == 0.2
+
+
+def test_selection_alone(tmp_path: Path) -> None:
+    """The cells that the whole protocol chooses on, and nothing held out, from the same records."""
+    checkpoints = [line_checkpoint(0), line_checkpoint(1)]
+    whole = evaluate(checkpoints, LineTask(), settings(), directory=tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    alone = selection(checkpoints, LineTask(), settings(), directory=tmp_path)
+    assert alone == whole.selection
+    assert {c.split for c in alone} == {SELECTION}
+    assert (tmp_path / FILE).read_bytes() == before, "nothing was played again, or more"
 
 
 def test_protocol() -> None:
