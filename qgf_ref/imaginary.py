@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import RLock
-from typing import Any
+from threading import RLock, get_ident
+from typing import Any, TextIO
 from unittest.mock import patch
 
 import numpy as np
@@ -80,17 +80,42 @@ def what_drops_imaginary_parts(f: Callable[[Any], Any], x: Any) -> str:
     """
     # np.asarray would end the watch: it makes plain arrays
     keeping = patch.object(np, "asarray", np.asanyarray)
-    with _watching, warnings.catch_warnings(record=True) as caught, keeping:
+    with _watching, keeping, _casts_shown() as casts:
         _places.clear()
-        warnings.simplefilter("always", COMPLEX_WARNING)
         # f may be particular about its arrays: what was noted until then counts
         with suppress(Exception):
             f(tuple(map(_watched, x)) if isinstance(x, tuple) else _watched(x))
-        for warning in caught:
-            if issubclass(warning.category, COMPLEX_WARNING) and not _ours(warning.filename):
-                place = _short(warning.filename, warning.lineno)
-                _places[f"a cast to real numbers at {place}"] = None
+        _places.update(dict.fromkeys(f"a cast to real numbers at {place}" for place in casts))
         return ", ".join(list(_places)[:NAMED])
+
+
+@contextmanager
+def _casts_shown() -> Iterator[list[str]]:
+    """Where this thread casts complex numbers to real ones, in order; its warnings are not shown.
+
+    Other threads may be within `casts_ignored`, whose filter is not in force meanwhile: their
+    casts are neither noted here nor shown, and what else they warn of is shown as ever.
+    """
+    thread, show, places = get_ident(), warnings.showwarning, list[str]()
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        cast = issubclass(category, COMPLEX_WARNING)
+        if get_ident() != thread:
+            if not cast:
+                show(message, category, filename, lineno, file, line)
+        elif cast and not _ours(filename):
+            places.append(_short(filename, lineno))
+
+    with warnings.catch_warnings(), patch.object(warnings, "showwarning", note):
+        warnings.simplefilter("always", COMPLEX_WARNING)
+        yield places
 
 
 def _note(what: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from qgf_ref import InputError
 from qgf_ref.arrays import Array
 from qgf_ref.checks import DerivativeMismatch, check_adjoint, check_jvp, check_vjp
+from qgf_ref.imaginary import casts_ignored, what_drops_imaginary_parts
 from qgf_ref.oracles import NotAnalytic, derivatives, remarked, remarks
 from qgf_ref.threads import results_of
 
@@ -241,6 +244,35 @@ def test_oracles_in_several_threads_leave_filters_and_numpy_as_they_were() -> No
     together = results_of([partial(remark, f) for f in (np.sin, cast) * 4], 4)
     assert together == alone * 4 and "astype(float64)" in alone[1] and not alone[0]
     assert warnings.filters == before and np.asarray is asarray
+
+
+def test_only_casts_of_its_own_thread_are_named() -> None:
+    """Another oracle's thread casts, with its filter out of force, while this one watches."""
+    z = np.ones(2) + 0j
+
+    def cast_elsewhere(v: Array) -> Array:
+        other = Thread(target=lambda: z.astype(float))
+        other.start()
+        other.join()
+        return np.sin(v)
+
+    with casts_ignored():
+        assert what_drops_imaginary_parts(cast_elsewhere, z) == ""
+        found = what_drops_imaginary_parts(lambda v: v.astype(float), z)
+    assert re.fullmatch(r"astype\(float64\) at test_oracles.py:\d+", found)
+
+
+def test_what_others_warn_of_meanwhile_is_shown() -> None:
+    def warn(v: Array) -> Array:
+        warnings.warn("its own", RuntimeWarning, stacklevel=1)
+        other = Thread(target=lambda: warnings.warn("another's", RuntimeWarning, stacklevel=1))
+        other.start()
+        other.join()
+        return v
+
+    with pytest.warns(RuntimeWarning) as shown:
+        what_drops_imaginary_parts(warn, np.ones(2) + 0j)
+    assert [str(warning.message) for warning in shown] == ["another's"]
 
 
 def test_differences_from_one_call_are_those_of_many() -> None:

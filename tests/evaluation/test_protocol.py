@@ -60,7 +60,11 @@ def test_selection_alone(tmp_path: Path) -> None:
     whole = evaluate(checkpoints, LineTask(), settings(), directory=tmp_path)
     before = (tmp_path / FILE).read_bytes()
     alone = selection(checkpoints, LineTask(), settings(), directory=tmp_path)
-    assert alone == whole.selection
+
+    def played(cells: Any) -> list[Any]:  # what it took is rounded where it is kept
+        return [(c.method, c.weight, c.split, c.by_checkpoint) for c in cells]
+
+    assert played(alone) == played(whole.selection)
     assert {c.split for c in alone} == {SELECTION}
     assert (tmp_path / FILE).read_bytes() == before, "nothing was played again, or more"
 
