@@ -78,7 +78,7 @@ def test_the_weights_are_those_of_both_codes() -> None:
     np.testing.assert_allclose(linear, [1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0, 0, 0])
     np.testing.assert_allclose(linear[2:6], np.linspace(1, 0, 6)[1:-1])  # as lerobot makes them
     falling = prefix_weights(2, 6, 10)
-    np.testing.assert_allclose(falling, linear * np.expm1(linear) / (np.e - 1))
+    np.testing.assert_allclose(falling, linear * np.expm1(linear) / np.expm1(1.0))
     assert prefix_weights(2, 6, 10, "zeros").sum() == 2
     assert prefix_weights(2, 6, 10, "ones").sum() == 6
     assert not prefix_weights(3, 0, 4).any()

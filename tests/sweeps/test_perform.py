@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from qgf_ref.files import sole_use
 from qgf_ref.sweeps import work
 from qgf_ref.sweeps.perform import perform
@@ -26,7 +28,9 @@ def test_only_the_last_attempts_words_are_told(tmp_path: Path) -> None:
     assert log.read_text().startswith("an earlier attempt")
 
 
-def test_a_job_waits_for_one_that_saves_itself(tmp_path: Path) -> None:
+def test_a_job_waits_for_one_that_saves_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = begin(spec_of(tiny()), SweepPlace(tmp_path), None)
     job = sweep.wanted()[1][0]
     holder = sole_use(sweep.place.lock(job.name), "")
@@ -38,10 +42,6 @@ def test_a_job_waits_for_one_that_saves_itself(tmp_path: Path) -> None:
         if len(waits) == 3:
             holder.__exit__(None, None, None)
 
-    original = work.time.sleep
-    work.time.sleep = sleep
-    try:
-        with work._alone(sweep, job):
-            assert len(waits) == 3
-    finally:
-        work.time.sleep = original
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    with work._alone(sweep, job):
+        assert len(waits) == 3
