@@ -2,8 +2,13 @@
 
     python benchmarks/all.py                          the list, in the order in which to make them
     python benchmarks/all.py --run startup speed      make these again
-    python benchmarks/all.py --run all --data DIR     everything, about seven hours
+    python benchmarks/all.py --run all --data DIR     everything, about ten hours
+    python benchmarks/all.py --check --data DIR       a small sample again, and compared
     python benchmarks/all.py --age                    commits and changed lines since each was made
+
+--run goes on where it was stopped: what it finished with the code as it is now is not made again
+(unless --again), a command that fails does not stop the others, and is told at the end (exit code
+1). What it made is noted in qgf_results.json beside this repository's README.
 
 A result's age counts the lines, added and removed, of the modules that it measures, between the
 commit that made it and now. benchmarks/README.md holds the list and the ages at a commit it states.
@@ -13,170 +18,30 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.check import check  # noqa: E402
+from benchmarks.result_list import (  # noqa: E402
+    DATA,
+    RESULTS_IN_ORDER,
+    RUNS,
+    Result,
+    result,
+)
 from benchmarks.suites import SUITES  # noqa: E402
+from qgf_ref.files import write_json  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results"
-DATA = " --data DIR"
-"""Stands in a command that reads an OGBench data set, and goes unless `--data` is given."""
-CORE = ("ops", "nets", "flow", "guidance", "agents", "denoising.py", "sampling.py")
-PLAYED = (*CORE, "backends", "losses", "training", "data", "evaluation")
-CUBE = "qgf_runs/cube-single/cube-single-play-singletask-task1-v0/seed"
-RUNS = " --checkpoint " + " ".join(f"{CUBE}{seed}" for seed in range(3))
-
-
-@dataclass(frozen=True)
-class Result:
-    """One result: results/NAME.json and its tables, made by `commands` one after another.
-
-    measures  the rooms of qgf_ref whose changes make it old
-    minutes   on two cores, where its JSON does not tell
-    swept     of a sweep, whose tables are in results/NAME/: one of its result files
-    """
-
-    name: str
-    commands: tuple[str, ...]
-    measures: tuple[str, ...]
-    minutes: float | None = None
-    swept: str = ""
-
-    @property
-    def file(self) -> str:
-        """Its JSON, in results/."""
-        return f"{self.name}/{self.swept}" if self.swept else f"{self.name}.json"
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """What is in it."""
-        content: dict[str, Any] = json.loads((RESULTS / self.file).read_text())
-        return content
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Versions, machine, commit and time of its making."""
-        content = self.content
-        origin: dict[str, Any] = content.get("provenance", content)
-        return origin
-
-    @property
-    def commits(self) -> list[str]:
-        """The commits that made it: several where its rows were made one after another."""
-        rows = self.content.get("rows", ())
-        timed = rows if isinstance(rows, list) else ()
-        each = [row["commit"].split()[0] for row in timed if "commit" in row]
-        return list(dict.fromkeys([*each, self.origin["commit"].split()[0]]))
-
-
-def _suite(name: str, *before: str, data: str = "") -> Result:
-    command = f"python benchmarks/success.py {name}{data}"
-    return Result(f"success_{name}", (*before, command), PLAYED)
-
-
-def _study(name: str, *rooms: str, on: str = "") -> Result:
-    title = name.replace("-", "_")
-    command = f"qgf-ref study {name} --out benchmarks/results --overwrite{on}"
-    return Result(f"study_{title}", (command,), (*CORE, *rooms, f"studies/{title}"))
-
-
-TRAINED = RUNS + DATA
-RESULTS_IN_ORDER = (
-    Result("verification", ("python benchmarks/verify.py",), (*CORE, "losses")),
-    _suite("cube-single", data=DATA),
-    _suite("scene", "qgf-ref collect scene-play-v0 --episodes 200"),
-    _suite("pointmaze", "qgf-ref collect pointmaze-medium-navigate-v0 --episodes 500"),
-    _suite("embedded", data=DATA),
-    _suite("corrections", data=DATA),
-    _suite("methods", data=DATA),
-    *(_suite(name, data=DATA) for name in ("goals", "goals-probability", "goals-target")),
-    Result(
-        "fig5",
-        (f"qgf-ref sweep benchmarks/sweeps/fig5.toml --out fig5{DATA}",),
-        (*PLAYED, "sweeps"),
-        60,
-        "results/cube-single-play-singletask-task1-v0/iql.json",
-    ),
-    Result("sweep_cost", ("python benchmarks/sweep_cost.py",), ("sweeps",), 3),
-    _study("didactic"),
-    _study("bias-variance"),
-    _study("correction"),
-    _study("prefix"),
-    _study("noise", on=TRAINED),
-    _study("ood-distance", "data", on=TRAINED),
-    _study("weights", "backends", "evaluation", on=TRAINED),
-    _study("q-optimizer", "backends", "evaluation", on=TRAINED),
-    _study("compute", "backends", "evaluation", on=TRAINED),
-    _study("ablation", "backends", "evaluation", on=TRAINED),
-    Result("startup", ("python benchmarks/startup.py",), ("backends", "sampling.py"), 5),
-    Result("speed", ("python benchmarks/speed.py",), (*CORE, "backends", "bench")),
-    Result(
-        "train_speed",
-        ("python benchmarks/train_speed.py",),
-        ("ops", "nets", "losses", "agents", "backends", "training"),
-        10,
-    ),
-    Result(
-        "crosscheck",
-        ("python benchmarks/crosscheck.py", "python benchmarks/crosscheck.py --example"),
-        (*CORE, "crosscheck"),
-        25,
-    ),
-    Result(
-        "crosscheck_training",
-        ("python benchmarks/crosscheck_training.py",),
-        ("ops", "nets", "losses", "agents", "crosscheck"),
-        40,
-    ),
-    Result(
-        "crosscheck_samplers",
-        ("python benchmarks/crosscheck_samplers.py",),
-        ("ops", "nets", "flow", "agents", "crosscheck"),
-        6,
-    ),
-    Result(
-        "crosscheck_flow",
-        ("python benchmarks/crosscheck_flow.py",),
-        (*CORE, "adapters", "crosscheck"),
-        7,
-    ),
-    Result(
-        "adapter_overhead",
-        ("python benchmarks/adapter_overhead.py",),
-        ("adapters", "denoising.py"),
-        1,
-    ),
-    Result(
-        "flow_audit",
-        ("python benchmarks/flow_audit.py",),
-        ("adapters", "audit", "guidance", "flow", "denoising.py"),
-    ),
-    Result(
-        "third_party",
-        ("python benchmarks/third_party.py",),
-        ("adapters", "audit", "crosscheck", "guidance", "flow", "denoising.py"),
-    ),
-    Result("goal_batches", ("python benchmarks/goal_batches.py",), ("data/goals",)),
-    Result("audit", ("python benchmarks/readme.py",), (*CORE, "audit", "checks.py")),
-)
-
-
-def result(name: str) -> Result:
-    """The result of this name; raises SystemExit, listing the names, when there is none."""
-    for entry in RESULTS_IN_ORDER:
-        if entry.name == name:
-            return entry
-    names = ", ".join(entry.name for entry in RESULTS_IN_ORDER)
-    raise SystemExit(f"no result {name!r}; expected one of {names}")
+MADE = ROOT / "qgf_results.json"
+"""{result: `code()` by which `run` finished it}."""
 
 
 def shown(command: str) -> str:
@@ -285,18 +150,45 @@ def index(until: str) -> str:
     return f"{markdown_table(header, rows)}\n\nSince: until commit `{until}`.\n"
 
 
-def run(names: list[str], data: str | None) -> None:
-    """Make these results again, in their order; stops at the first command that fails."""
+def code() -> str:
+    """What decides results, as one word: the digest of the package and of these benchmarks."""
+    sha = hashlib.sha256()
+    for path in sorted(p for f in ("qgf_ref", "benchmarks") for p in (ROOT / f).rglob("*")):
+        if path.suffix in (".py", ".toml", ".cu", ".safetensors"):
+            sha.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return sha.hexdigest()[:16]
+
+
+def run(names: list[str], data: str | None, *, again: bool = False) -> int:
+    """Make these results, in their order; the exit code, 1 where a command failed.
+
+    Those that an earlier call finished with the same code are left out, unless `again`.
+    """
     chosen = set(names) if names != ["all"] else {entry.name for entry in RESULTS_IN_ORDER}
     for name in chosen:
         result(name)
-    programs = {"python": [sys.executable], "qgf-ref": [sys.executable, "-m", "qgf_ref"]}
+    done: dict[str, str] = json.loads(MADE.read_text()) if MADE.exists() else {}
+    failed, now = [], code()
     for entry in (entry for entry in RESULTS_IN_ORDER if entry.name in chosen):
-        for command in entry.commands:
-            command = command.replace(DATA, "" if data is None else f" --data {shlex.quote(data)}")
-            print(f"\n$ {command}    (about {minutes(entry)} minutes)", flush=True)
-            program, *arguments = shlex.split(command)
-            subprocess.run([*programs[program], *arguments], cwd=ROOT, check=True)
+        if done.get(entry.name) == now and not again:
+            print(f"{entry.name}: made already, with this code")
+        elif all(_succeeds(command, data, entry) for command in entry.commands):
+            done[entry.name] = now
+            write_json(MADE, done)
+        else:
+            failed.append(entry.name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}; the same command tries these again")
+    return 1 if failed else 0
+
+
+def _succeeds(command: str, data: str | None, entry: Result) -> bool:
+    command = command.replace(DATA, "" if data is None else f" --data {shlex.quote(data)}")
+    print(f"\n$ {command}    (about {minutes(entry)} minutes)", flush=True)
+    program, *arguments = shlex.split(command)
+    programs = {"python": [sys.executable], "qgf-ref": [sys.executable, "-m", "qgf_ref"]}
+    done = subprocess.run([*programs[program], *arguments], cwd=ROOT, check=False)
+    return done.returncode == 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -307,7 +199,9 @@ def parser() -> argparse.ArgumentParser:
     what = top.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="the default")
     what.add_argument("--run", nargs="+", metavar="NAME", help="names of the list, or all")
+    what.add_argument("--check", nargs="*", metavar="NAME", help="of its list, or all (default)")
     what.add_argument("--age", action="store_true", help="commits and changed lines since")
+    top.add_argument("--again", action="store_true", help="with --run: also what is made already")
     top.add_argument("--data", help="OGBench data sets (default: OGBench's cache)")
     return top
 
@@ -316,8 +210,9 @@ def main() -> None:
     """List the results, say how old they are, or make them."""
     args = parser().parse_args()
     if args.run:
-        run(args.run, args.data)
-        return
+        raise SystemExit(run(args.run, args.data, again=args.again))
+    if args.check is not None:
+        raise SystemExit(check(args.check, args.data))
     for entry in RESULTS_IN_ORDER:
         if args.age:
             print(f"{entry.name:22} {age_text(entry, 'HEAD'):>20} since {made(entry)}")

@@ -8,6 +8,7 @@ so without it), the closed form's order of convergence, and rounding against 50 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,9 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are written")
+    place = parser.parse_args().results
     origin = provenance()
     results: dict[str, Any] = {"golden_traces": {}, "official_actions": {}, "training_steps": {}}
     if GOLDEN.is_dir():
@@ -282,10 +286,10 @@ def main() -> None:
         "oracle, Q = −abs(a − 0.4)": convergence("oracle", DistanceCritic(0.4), 1.5),
     }
     results["rounding"] = rounding()
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "verification.json", {**results, **origin})
+    place.mkdir(exist_ok=True)
+    write_json(place / "verification.json", {**results, **origin})
     table = markdown(results)
-    write_atomically(RESULTS / "verification.md", table.encode())
+    write_atomically(place / "verification.md", table.encode())
     print(table)
 
 
