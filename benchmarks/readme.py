@@ -117,10 +117,7 @@ def estimators() -> str:
 
 def studies() -> str:
     """The list of studies."""
-    rows = [
-        [f"`{name}`", entry.summary, "trained" if entry.trained else "closed form", entry.paper]
-        for name, entry in STUDIES.items()
-    ]
+    rows = [[f"`{name}`", entry.summary, entry.on, entry.paper] for name, entry in STUDIES.items()]
     return sentences.page_table(["study", "what it asks", "on", "in the paper"], rows)
 
 

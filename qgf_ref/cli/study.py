@@ -28,6 +28,7 @@ EXAMPLE = """examples:
   qgf-ref study bias-variance --out lab              minutes; CSV, PNG and PDF in lab/
   qgf-ref study noise --checkpoint runs/seed0 runs/seed1 runs/seed2
   qgf-ref study didactic --estimators qgf bptt my_module:guide
+  qgf-ref study scaling --data data --out lab        an hour or two; the same command goes on
   qgf-ref study didactic --redraw lab                seconds: the figures of lab's tables
 """
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name is None:
         for name, entry in STUDIES.items():
-            nets = "trained networks" if entry.trained else "closed form"
+            nets = entry.on + " networks" * (entry.trained or entry.trains)
             kind = f"{nets}, {entry.paper}" if entry.paper else nets
             print(f"{name:14} {entry.summary}\n{'':14} ({kind})")
         args.result = STUDIES
@@ -102,13 +103,20 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         task=args.task,
     )
-    if STUDIES[args.name].trained:
+    entry = STUDIES[args.name]
+    if entry.trained:
         checkpoints = load_checkpoints(args, "float32")
         settings = replace(
             settings,
             checkpoints=tuple(checkpoints),
             task=task_name(args.task, checkpoints),
         )
+    elif entry.trains:
+        if args.checkpoint != [EMBEDDED] or given_options(args):
+            raise InputError(
+                f"the study {args.name} trains its own networks: it takes no --checkpoint nor "
+                "options of one"
+            )
     elif args.checkpoint != [EMBEDDED] or args.task or args.data or given_options(args):
         raise InputError(
             f"the study {args.name} is of closed-form flows: it takes no --checkpoint nor options "
@@ -116,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
         )
     own = [file_name(args.name, "", suffix) for suffix in ("json", "txt", "csv")]
     out = results_directory(args, "qgf_study", own)
-    settings = replace(settings, records=out / f"study_{args.name}_episodes".replace("-", "_"))
+    kept = "runs" if entry.trains else "episodes"
+    settings = replace(settings, records=out / f"study_{args.name}_{kept}".replace("-", "_"))
     files = run_study(args.name, chosen, settings, out)
     args.result = {**json.loads(files[0].read_bytes()), "files": files}
     _list(out, files)

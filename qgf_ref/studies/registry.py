@@ -12,13 +12,20 @@ from qgf_ref.studies.base import Study
 @dataclass(frozen=True)
 class StudyEntry:
     """summary, for the list of studies; trained, whether it needs checkpoints; paper, the figures
-    that it reproduces; samples, whether it runs trained agents' samplers, on a backend.
+    that it reproduces; samples, whether it runs trained agents' samplers, on a backend; trains,
+    whether it trains networks of its own, in a directory that it goes on in.
     """
 
     summary: str
     trained: bool
     paper: str = ""
     samples: bool = False
+    trains: bool = False
+
+    @property
+    def on(self) -> str:
+        """What it is made on."""
+        return "trains its own" if self.trains else "trained" if self.trained else "closed form"
 
 
 STUDIES: dict[str, StudyEntry] = {
@@ -61,6 +68,12 @@ STUDIES: dict[str, StudyEntry] = {
     ),
     "weights": StudyEntry(
         "success against the guidance weight", trained=True, paper="Fig 20", samples=True
+    ),
+    "scaling": StudyEntry(
+        "success, losses and cost against the networks' width and depth: QGF beside EDP",
+        trained=False,
+        paper="Fig 9",
+        trains=True,
     ),
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from qgf_ref.errors import QGFError
+from qgf_ref.errors import InputError, QGFError, missing_package
 from qgf_ref.files import write_json
 from qgf_ref.progress import SILENT, Progress
 from qgf_ref.sweeps.jobs import SweepJob
@@ -44,6 +46,26 @@ class SerialRunner:
     def next(self) -> Outcome:
         """Do the job that was taken first."""
         return perform(self.sweep, self.waiting.popleft(), self.threads)
+
+
+@contextmanager
+def on_this_machine(sweep: Sweep, at_once: int) -> Iterator[JobRunner]:
+    """A runner of so many jobs at once, each on one thread: of one, without Dask.
+
+    Raises InputError where Dask is needed and is not installed.
+    """
+    if at_once <= 1:
+        yield SerialRunner(sweep)
+        return
+    try:
+        from qgf_ref.sweeps import dask_runner
+    except ImportError as error:
+        raise InputError(
+            f"{missing_package(error.name) or error}; or give --workers 1, which needs no Dask"
+        ) from error
+    with dask_runner.local(at_once, 1) as client:
+        dask_runner.check_workers(client, sweep.place)
+        yield dask_runner.DaskRunner(sweep, client)
 
 
 @dataclass

@@ -203,7 +203,7 @@ def open_data(config: TrainConfig, record: Record) -> Iterator[tuple[Feed, Train
     _require_same_data(found, record)
     validation = None
     if found.validation is not None:
-        validation = _load(found.validation, problem, config)
+        validation = load_data(found.validation, problem, config)
     with _transitions(found, problem, config) as feed:
         yield feed, validation
 
@@ -219,7 +219,7 @@ def _run(
 ) -> Finished:
     directory, validation = record.path.parent, None
     if found.validation is not None:
-        validation = _load(found.validation, problem, config)
+        validation = load_data(found.validation, problem, config)
     record.begin_session()
     for difference in record.changes():
         print(f"not the machine or version of the first session: {difference}", file=sys.stderr)
@@ -264,7 +264,10 @@ def _widths(data: TrainingData) -> tuple[int, int]:
     return data.observations.shape[1] + goal, data.actions.shape[1]
 
 
-def _load(path: Path, problem: Problem, config: TrainConfig) -> TrainingData:
+def load_data(path: Path, problem: Problem, config: TrainConfig) -> TrainingData:
+    """One file of the problem's data set, as a run of the configuration reads it. Raises InputError
+    as `load_transitions`.
+    """
     if isinstance(problem, GoalTask):
         return load_goal_data(path, problem, config)
     return load_transitions(
@@ -278,7 +281,7 @@ def _load(path: Path, problem: Problem, config: TrainConfig) -> TrainingData:
 
 @contextmanager
 def _transitions(found: DatasetFiles, problem: Problem, config: TrainConfig) -> Iterator[Feed]:
-    load = partial(_load, problem=problem, config=config)
+    load = partial(load_data, problem=problem, config=config)
     if len(found.train) == 1:
         whole = load(found.train[0])
         if isinstance(whole, GoalData):

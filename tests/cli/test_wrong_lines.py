@@ -151,6 +151,8 @@ SAID: list[tuple[str, str]] = [
     ("study didatic", "unknown study 'didatic'"),
     ("study didactic --checkpoint model.safetensors", "takes no --checkpoint"),
     ("study didactic --estimators qgf qgf --out x", "is given twice"),
+    ("study scaling --checkpoint runs --out x", "trains its own networks"),
+    ("study scaling --estimators qgf --out x", "takes no --estimators"),
     ("study didactic --workers 0 --out x", "workers must be ≥ 1"),
     ("study didactic --redraw nowhere --out x", "cannot read"),
     ("study noise --checkpoint nowhere", "no checkpoint at nowhere"),

@@ -1,0 +1,1 @@
+"""Success, losses and cost against the size of the networks."""
