@@ -23,6 +23,7 @@ def worked_off(spec: SweepSpec, settings: StudySettings) -> Sweep:
     if settings.records is None:
         raise InputError("the study trains networks: it needs a directory for them (records)")
     root = user_path(settings.records).resolve()
+    root = root / "quick" if settings.quick else root  # another sweep: the whole may follow in it
     data = None if settings.data is None else str(user_path(settings.data).resolve())
     place = SweepPlace(root)
     continued(spec, place, data)  # refused before anything is made
