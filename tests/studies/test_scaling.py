@@ -83,7 +83,7 @@ def test_how_far_a_loss_rises() -> None:
 
 def test_what_is_trained() -> None:
     sizes = [str(size) for size in GRID.sizes]
-    assert sizes == ["3×32", "3×64", "3×256", "1×32"]
+    assert sizes == ["3×32", "3×64", "3×256", "1×256"]
     spec = GRID.spec(TASK, 5)
     assert spec.seeds == (5, 6, 7)
     by_name = {entry.name: entry for entry in spec.entries}
@@ -93,7 +93,7 @@ def test_what_is_trained() -> None:
     assert trained.try_seeds == (5,)
     config = spec.config(trained, TASK, 5, "bc_weight=30")
     assert (config.hidden, config.updates, config.agent) == ((64,) * 3, 10_000, "edp")
-    assert spec.config(by_name["iql_1x32"], TASK, 5).hidden == (32,)
+    assert spec.config(by_name["iql_1x256"], TASK, 5).hidden == (256,)
     with pytest.raises(InputError, match="task"):
         GRID.spec("no-such-task", 0)
 
