@@ -75,6 +75,7 @@ class DiffusionRecipe(CriticRecipe):
     """The noise predictor's loss and the critic's, all clipped by one joint norm."""
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
+    resident: bool = True
     settings: DiffusionSettings = DiffusionSettings()
 
     @property

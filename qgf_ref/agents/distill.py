@@ -27,4 +27,6 @@ def _loss(inputs: StageInputs) -> Loss:
 
 # the flow times are drawn and not used, as in the trainings that earlier versions began
 STAGE = Stage("distill", ("distill",), _loss, (NOISE, FLOW_TIMES, START), reads=("policy",))
-DISTILL = Agent("distill", PARTS, PlainRecipe(parts=PARTS, stages=(STAGE,)), base="iql", stream=2)
+DISTILL = Agent(
+    "distill", PARTS, PlainRecipe(resident=True, parts=PARTS, stages=(STAGE,)), base="iql", stream=2
+)

@@ -77,6 +77,7 @@ class DQCRecipe(Recipe):
     """
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
+    resident: bool = True
     settings: DQCSettings = DEFAULTS
     reached: Callable[..., Array] = reach_target
     teacher: Callable[[DQCRecipe, StageInputs], Array] = lambda recipe, inputs: recipe.taught(
@@ -128,7 +129,7 @@ class DQCRecipe(Recipe):
         """a_{0:h_a}, (B, h_a·A), of a batch's a_{0:h}."""
         own, batch = self.settings, of_goals(batch)
         width = batch.action.shape[1] * own.policy_chunk_size // own.backup_horizon
-        action: Array = np.ascontiguousarray(batch.action[:, :width])
+        action: Array = batch.action[:, :width].copy()
         return action
 
     def reach(self, inputs: StageInputs) -> Array:
@@ -152,7 +153,7 @@ class DQCRecipe(Recipe):
     def _policy(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.actor.weighted_flow_matching`; all rows count where it has goals."""
         batch, drawn, own = of_goals(inputs.batch), inputs.drawn, self.settings
-        obs, valid = with_goal(inputs), np.ones(len(batch.obs), batch.obs.dtype)
+        obs, valid = with_goal(inputs), np.ones_like(batch.obs[:, 0])
         if own.policy_goals:
             obs = inputs.nets.policy.kernels(concat, batch.obs, batch.policy_goal)[0]
         elif own.policy_network == "dqc":

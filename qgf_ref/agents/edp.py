@@ -30,6 +30,7 @@ class EDPRecipe(CriticRecipe):
     """The policy's loss, and IQL's critic and value; no loss of these reads the policy."""
 
     parts: ClassVar[tuple[Part, ...]] = PARTS
+    resident: bool = True
     settings: EDPSettings = EDPSettings()
 
     @property

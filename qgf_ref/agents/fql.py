@@ -45,6 +45,7 @@ class FQLRecipe(CriticRecipe):
     """Three losses, four with a value; each sees the networks from before the update."""
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
+    resident: bool = True
     settings: FQLSettings = FQLSettings()
 
     @property
@@ -66,14 +67,14 @@ class FQLRecipe(CriticRecipe):
         if self.settings.normalize_q_loss:
             q, _ = q_at(nets.critic, batch.obs, nets[ONE_STEP].forward(batch.obs, z)[0], "mean")
             rows = np.concatenate([rows, np.abs(batch.valid * q)[None]])
-        return np.ascontiguousarray(rows)
+        return rows.copy()
 
     def _one_step(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.fql.one_step_loss`."""
         assert inputs.fixed is not None
         nets, batch, own = inputs.nets, inputs.batch, self.settings
         D, z = batch.action.shape[1], inputs.drawn["z"]
-        flow_action, sizes = np.ascontiguousarray(inputs.fixed[:D].T), inputs.fixed[D:]
+        flow_action, sizes = inputs.fixed[:D].T.copy(), inputs.fixed[D:]
         scale = 1 / sizes.mean() if own.normalize_q_loss else 1.0
         loss, bar = one_step_loss(
             nets[ONE_STEP], nets.critic, batch.obs, z, flow_action, batch.valid, own.alpha, scale

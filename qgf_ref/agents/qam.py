@@ -71,6 +71,7 @@ class QAMRecipe(CriticRecipe):
     """
 
     parts: tuple[Part, ...] = ()  # type: ignore[misc]
+    resident: bool = True
     settings: QAMSettings = QAMSettings()
     path: Callable[..., AdjointPath] = adjoint_path
     schedule: Schedule = sigma
@@ -102,12 +103,12 @@ class QAMRecipe(CriticRecipe):
             nets[FAST], nets[self.base], nets[self.guide], inputs.batch.obs,
             drawn["adj_x0"], drawn["adj_noise"], own.inv_temp, own.clip_adj, self.schedule,
         )  # fmt: skip
-        return np.ascontiguousarray(np.stack(path).swapaxes(-1, -2))
+        return np.stack(path).swapaxes(-1, -2).copy()
 
     def _fast(self, inputs: StageInputs) -> Loss:
         """`qgf_ref.losses.qam.adjoint_matching`."""
         assert inputs.fixed is not None
-        path = AdjointPath(*np.ascontiguousarray(inputs.fixed.swapaxes(-1, -2)))
+        path = AdjointPath(*inputs.fixed.swapaxes(-1, -2).copy())
         loss, bar = adjoint_matching(inputs.nets[FAST], inputs.batch.obs, path, self.schedule)
         return loss, {FAST: bar}
 

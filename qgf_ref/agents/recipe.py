@@ -30,8 +30,8 @@ Gradients = Mapping[str, MLPParams]
 class Recipe:
     """What happens in an update. A subclass names its parts and gives the stages.
 
-    jointly        all gradients → what reaches the optimiser, where parts are clipped together;
-                   None: each part's gradient stands alone, and need not wait for the others
+    jointly        (all gradients, kernels) → what reaches the optimiser, where parts are clipped
+                   together; None: each part's gradient stands alone, and need not wait for others
     gradient       (params, params_bar) → what reaches the part's optimiser
     decay          AdamW's, as a share of the learning rate
     adam           as `qgf_ref.losses.optimiser.adam`
@@ -39,12 +39,14 @@ class Recipe:
     target         (target, online before the step, online after it, tau, kernels) → target
     in_turn        stages in the order of their steps, each seeing what earlier ones did; (): all
                    see the networks from before the update
-    resident       whether its losses may be given arrays of another library than NumPy
+    resident       whether its losses may be given arrays of another library than NumPy, on which
+                   NumPy's functions work (`qgf_ref.arrays.follows_numpy`): what those do not do,
+                   such as the arrays that they make of nothing, is left to the networks' kernels
     """
 
     parts: ClassVar[tuple[Part, ...]] = ()
 
-    jointly: Callable[[Gradients], Gradients] | None = None
+    jointly: Callable[..., Gradients] | None = None
     gradient: Callable[[MLPParams, MLPParams], MLPParams] = lambda params, bar: bar
     decay: float = 0.0
     adam: Callable[..., tuple[MLPParams, AdamState]] = adam
@@ -91,8 +93,14 @@ class Recipe:
 
     def received(self, nets: Networks, bars: Gradients) -> dict[str, MLPParams]:
         """What the optimiser is given of the gradients of all parts."""
-        clipped = bars if self.jointly is None else self.jointly(bars)
+        clipped = self.together(nets, bars)
         return {part: self.gradient(nets[part].params, bar) for part, bar in clipped.items()}
+
+    def together(self, nets: Networks, bars: Gradients) -> Gradients:
+        """The gradients after `jointly`, if there is such."""
+        if self.jointly is None:
+            return bars
+        return self.jointly(bars, kernels=nets[next(iter(bars))].kernels)
 
     def draw(
         self, rng: np.random.Generator, batch: AnyBatch, hyper: Hyperparameters

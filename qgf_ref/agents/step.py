@@ -13,12 +13,14 @@ import numpy as np
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.schedule import run_stages
 from qgf_ref.agents.stage import Loss, Stage, StageInputs
-from qgf_ref.arrays import Array, require_finite
+from qgf_ref.arrays import Array, follows_numpy, require_finite
 from qgf_ref.errors import InputError
 from qgf_ref.losses.batch import AnyBatch, Hyperparameters
-from qgf_ref.losses.optimiser import AdamState
+from qgf_ref.losses.optimiser import AdamState, steps_at_once
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
+from qgf_ref.nets.parameter_sets import apart, joined
+from qgf_ref.ops.kernels import Kernels
 
 Steps = dict[str, tuple[MLPParams, AdamState | None]]
 """New parameters by part, with Adam's state of those that have an optimiser."""
@@ -62,7 +64,10 @@ class Losses:
     @classmethod
     def of(cls, losses: Mapping[str, Loss]) -> Losses:
         """From what the stages returned, by their names."""
-        values = {stage: value for stage, (value, _) in losses.items()}
+        values = {
+            stage: float(value) if follows_numpy(value) else value  # of a GPU: read now
+            for stage, (value, _) in losses.items()
+        }
         gradients = {part: bar for _, bars in losses.values() for part, bar in bars.items()}
         return cls(values, gradients)
 
@@ -107,9 +112,10 @@ def update(
     def learn(stage: Stage, inputs: StageInputs) -> tuple[Loss, Steps]:
         value, bars = stage.loss(inputs)
         require_finite(np.atleast_1d(value), f"the {stage.name} loss")
-        # at once, while another stage may still be at its loss
-        return (value, bars), {} if recipe.jointly else _steps(recipe, state, inputs, bars)
+        # here, while another stage may still be at its loss, unless one step is made of all
+        return (value, bars), {} if together else _steps(recipe, state, inputs, bars)
 
+    together = recipe.jointly is not None or steps_at_once(_kernels(recipe, state.networks))
     now = state
     of_stage: dict[str, Loss] = {}
     for stages in _rounds(recipe):
@@ -118,9 +124,10 @@ def update(
         of_stage |= {name: loss for name, (loss, _) in learned.items()}
         for _, steps in learned.values():
             now = now.after(steps)
-        if recipe.jointly:
-            bars = recipe.jointly(Losses.of({name: of_stage[name] for name in learned}).gradients)
-            now = now.after(_steps(recipe, state, inputs, bars))
+        if together:
+            bars = Losses.of({name: of_stage[name] for name in learned}).gradients
+            received = recipe.together(inputs.nets, bars)
+            now = now.after(_steps(recipe, state, inputs, received))
     return now, Losses.of({name: of_stage[name] for name in recipe.losses})
 
 
@@ -135,20 +142,48 @@ def _steps(
 ) -> Steps:
     """Adam's step of every part in `bars`, and the steps of the averages that follow them."""
     steps: Steps = {}
-    rate = recipe.learning_rate(inputs.hyper.learning_rate)
-    for part, bar in bars.items():
-        net = inputs.nets[part]
-        bar, before = recipe.gradient(net.params, bar), net.params
+    nets, rate = inputs.nets, recipe.learning_rate(inputs.hyper.learning_rate)
+    for parts in _stepped_as_one(recipe, state, nets, bars):
+        kernels = nets[parts[0]].kernels
+        old = {part: nets[part].params for part in parts}
+        bar = joined([recipe.gradient(old[part], bars[part]) for part in parts])
+        before = joined(list(old.values()))
         if recipe.decay:
             before = before.map(lambda p: p * (1 - rate * recipe.decay))
-        after, moments = recipe.adam(before, bar, state.moments[part], rate, kernels=net.kernels)
-        steps[part] = after, moments
-        for target in (name for name, online in recipe.targets.items() if online == part):
-            old = inputs.nets[target]
-            online = after if recipe.in_turn else net.params
-            moved = recipe.target(old.params, online, after, inputs.hyper.tau, old.kernels)
-            steps[target] = moved, None
+        adams = [state.moments[part] for part in parts]
+        mean, square = joined([a.mean for a in adams]), joined([a.square for a in adams])
+        moments = AdamState(mean, square, adams[0].count)
+        after, moments = recipe.adam(before, bar, moments, rate, kernels=kernels)
+        new = dict(zip(parts, apart(after), strict=True))
+        kept = zip(apart(moments.mean), apart(moments.square), strict=True)
+        for (part, params), (mean, square) in zip(new.items(), kept, strict=True):
+            steps[part] = params, AdamState(mean, square, moments.count)
+        follow = {name: online for name, online in recipe.targets.items() if online in new}
+        if follow:
+            seen = new if recipe.in_turn else old
+            target = joined([nets[name].params for name in follow])
+            online, stepped = (joined([of[o] for o in follow.values()]) for of in (seen, new))
+            moved = recipe.target(target, online, stepped, inputs.hyper.tau, kernels)
+            steps |= {n: (p, None) for n, p in zip(follow, apart(moved), strict=True)}
     return steps
+
+
+def _stepped_as_one(
+    recipe: Recipe, state: TrainState, nets: Networks, bars: Mapping[str, MLPParams]
+) -> list[list[str]]:
+    """The parts whose arrays are stepped together: all, if the kernels do so and none is behind."""
+    if not steps_at_once(_kernels(recipe, nets)):
+        return [[part] for part in bars]
+    groups: dict[int, list[str]] = {}
+    for part in bars:
+        groups.setdefault(state.moments[part].count, []).append(part)
+    return list(groups.values())
+
+
+def _kernels(recipe: Recipe, nets: Networks) -> Kernels:
+    """Those of its networks, which run on one backend."""
+    kernels: Kernels = nets[recipe.trained[0]].kernels
+    return kernels
 
 
 def _inputs(

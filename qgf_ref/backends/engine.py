@@ -22,10 +22,12 @@ from qgf_ref.backends.program.record import Chain, NotRecordable
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
-from qgf_ref.losses.batch import Batch
+from qgf_ref.losses.batch import AnyBatch, Batch
 from qgf_ref.nets.probability import ProbabilityCritic, logits_of
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.threads import thread_count
+
+B = TypeVar("B", bound=AnyBatch)
 
 
 class Executor(Protocol):
@@ -62,6 +64,10 @@ class Residence(Protocol):
         """`qgf_ref.data.windows.windows` there, float32; on_host makes it in NumPy."""
         ...
 
+    def upload(self, batch: B) -> B:
+        """A batch of NumPy's arrays there, its floats in float32."""
+        ...
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -76,6 +82,8 @@ class Backend:
     own_array an array of another library → the backend's own, on its device; None where it is
               none of this backend's
     residence where a training's arrays are; None: with NumPy
+    ways      the same backend, told to work otherwise: each is named NAME:WAY
+    double    whether it computes in float64, too
     """
 
     name: str
@@ -86,6 +94,8 @@ class Backend:
     require: Callable[[], None] | None = None
     own_array: Callable[[Any], Any] | None = None
     residence: Callable[[], Residence] | None = None
+    ways: tuple[Backend, ...] = ()
+    double: bool = True
 
 
 @cache
@@ -96,9 +106,20 @@ def backend_names() -> tuple[str, ...]:
 
 
 def require_backend(name: str) -> None:
-    """Raise InputError, listing the valid names, unless `name` is a backend."""
-    if name not in backend_names():
+    """Raise InputError, listing the valid names, unless `name` is a backend or a way of one."""
+    if name in backend_names():
+        return
+    base, colon, _ = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon or base not in backend_names():
         raise unknown_name("backend", name, backend_names())
+    if name not in _ways(base):
+        raise unknown_name(f"way of backend {base}", name, _ways(base))
+
+
+def _ways(base: str) -> dict[str, Backend]:
+    """A backend and its ways, by name."""
+    own: Backend = import_module(f"{__package__}.{base}.backend").BACKEND
+    return {backend.name: backend for backend in (own, *own.ways)}
 
 
 @cache
@@ -108,12 +129,12 @@ def backend_named(name: str) -> Backend:
     Raises InputError as `require_backend`, and where what it needs is missing.
     """
     require_backend(name)
-    module = import_module(f"{__package__}.{name}.backend")
-    chosen: Backend = module.BACKEND
+    base = name.partition(":")[0]
+    chosen = _ways(base)[name]
     for package in chosen.packages:
         if find_spec(package) is None:
             raise InputError(
-                f'backend {name} needs {package}: pip install "qgf_ref[{name}]", or use numpy'
+                f'backend {name} needs {package}: pip install "qgf_ref[{base}]", or use numpy'
             )
     if chosen.require is not None:
         chosen.require()

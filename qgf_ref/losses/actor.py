@@ -89,4 +89,5 @@ def best_action(critic: MLPCritic, obs: Array, candidates: Array) -> Array:
     if n == 1:
         return candidates[:, 0]
     q, _ = critic.forward(np.repeat(obs, n, axis=0), candidates.reshape(B * n, D))
-    return candidates[np.arange(B), q.real.mean(axis=0).reshape(B, n).argmax(axis=1)]
+    best = q.real.mean(axis=0).reshape(B, n).argmax(axis=1)
+    return np.take_along_axis(candidates, best[:, None, None], axis=1)[:, 0]

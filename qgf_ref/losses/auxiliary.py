@@ -15,6 +15,8 @@ from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.learning import path_point, squared_error
+from qgf_ref.ops.lookup import lookup
+from qgf_ref.ops.structure import on_host
 
 UNCONDITIONAL_SHARE = 0.1
 """The weight of o = 0 in CFGRL's loss. Source: official.md, section 6."""
@@ -77,7 +79,8 @@ def distill_loss(
     clips the endpoint, and a clipped target would flatten f_η near the bound and so mask its
     Jacobian a second time. Source: method.md, section 3.
     """
-    t = np.asarray(times)[start].astype(x1.dtype)
+    grid = np.asarray(times)[:, None]
+    t = field.kernels(lookup, grid, start, x1)[0][:, 0].astype(x1.dtype)
     point, _ = field.kernels(path_point, x0, x1, t)
     endpoint = endpoints(policy, times, obs, point, start)
     return velocity_regression(field, obs, point, endpoint, t)
@@ -91,9 +94,11 @@ def endpoints(
     Rows are sorted by their start, so that those under way are the first ones: step k asks the
     policy for those alone, in all B·(T + 1)/2 rows instead of B·T when starts are uniform.
     """
+    kernels = policy.kernels
+    start = kernels(on_host, start)
     order = np.argsort(start, kind="stable")
     begun = np.searchsorted(start[order], np.arange(len(times)), side="right")
-    obs = obs[order]
+    obs = kernels(lookup, obs, order, obs)[0]
 
     def drift(k: int, time: float, a: Array) -> Array:
         velocity = np.zeros_like(a)
@@ -101,9 +106,8 @@ def endpoints(
             velocity[:rows] = policy.forward(obs[:rows], a[:rows], time)[0]
         return velocity
 
-    state = action[order]
-    for moved in integrate(drift, state, times, kernels=policy.kernels):
+    state = kernels(lookup, action, order, action)[0]
+    for moved in integrate(drift, state, times, kernels=kernels):
         state = moved
-    result = np.empty_like(state)
-    result[order] = state
-    return result
+    back: Array = kernels(lookup, state, np.argsort(order), state)[0]
+    return back

@@ -11,6 +11,7 @@ from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.noise import NoisePredictor
 from qgf_ref.ops.learning import squared_error
+from qgf_ref.ops.lookup import lookup
 from qgf_ref.ops.structure import axpy, scaled
 
 
@@ -35,8 +36,9 @@ def noise_loss(
     obs (B, O), action and eps (B, D), step k (B,) in 1 … T, valid m (B,).
     """
     kernels, dtype = net.kernels, action.dtype
-    hat = vp_schedule(diffusion_steps).alpha_hats[step]
-    kept, spread = (np.sqrt(share).astype(dtype)[:, None] for share in (hat, 1 - hat))
+    hats = vp_schedule(diffusion_steps).alpha_hats[:, None]
+    hat = kernels(lookup, hats, step, action)[0]
+    kept, spread = (np.sqrt(share).astype(dtype) for share in (hat, 1 - hat))
     x = kernels(axpy, spread, eps, kernels(scaled, kept, action))
     predicted, cache = net.forward(obs, x, step)
     q, query = q_at(critic, obs, x, "mean", clipped=False)

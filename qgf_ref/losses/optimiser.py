@@ -61,6 +61,13 @@ def adam(
     return theta, AdamState(mean, square, count)
 
 
+def steps_at_once(kernels: Kernels) -> bool:
+    """Whether the kernels step any number of arrays in one go, so that several networks' can be
+    given together (`qgf_ref.nets.parameter_sets.joined`).
+    """
+    return hasattr(kernels, "adam_steps")
+
+
 def target_update(
     target: MLPParams,
     online: MLPParams,

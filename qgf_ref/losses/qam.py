@@ -18,7 +18,7 @@ from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.learning import squared_error
-from qgf_ref.ops.structure import axpy, scaled, zeros
+from qgf_ref.ops.structure import axpy, per_row, scaled, zeros
 
 
 class AdjointPath(NamedTuple):
@@ -118,7 +118,8 @@ def adjoint_matching(
     (T, B, D), kernels, dtype = path.points.shape, fast.kernels, path.points.dtype
     points, base, adjoint = (array.reshape(T * B, D) for array in path)
     times = np.repeat(np.arange(T) / T, B).astype(dtype)
-    noise = np.repeat([schedule(i, T) for i in range(T)], B).astype(dtype)[:, None]
+    sizes = np.repeat([schedule(i, T) for i in range(T)], B).astype(dtype)
+    noise = kernels(per_row, sizes, points)[:, None]
     velocity, cache = fast.forward(np.tile(obs, (T, 1)), points, times)
     away = kernels(scaled, 2 / noise, kernels(axpy, -1.0, base, velocity))
     residual = kernels(axpy, noise, adjoint, away)

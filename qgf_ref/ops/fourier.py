@@ -42,4 +42,5 @@ def fourier_features_vjp_params(f_bar: Array, cache: FourierCache) -> Array:
     cos, sin = np.split(cache.features, 2, axis=-1)
     of_cos, of_sin = np.split(f_bar, 2, axis=-1)
     angle_bar = cos * of_sin - sin * of_cos
-    return np.asarray((cache.turn[:, None] * angle_bar).sum(axis=0)[:, None])
+    w_bar: Array = (cache.turn[:, None] * angle_bar).sum(axis=0)[:, None]
+    return w_bar

@@ -39,6 +39,16 @@ def expectile_error(q: Array, v: Array, valid: Array, expectile: float) -> tuple
     return (weight * advantage * advantage).mean(), v_bar
 
 
+def sum_of_squares(*arrays: Array) -> float:
+    """Σ x² over every number of the arrays, summed in float64."""
+    return sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+
+
+def all_scaled(scale: float, *arrays: Array) -> tuple[Array, ...]:
+    """scale·x of each of the arrays."""
+    return tuple(a * scale for a in arrays)
+
+
 def adam_step(
     theta: Array,
     theta_bar: Array,

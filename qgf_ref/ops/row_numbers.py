@@ -63,7 +63,8 @@ def where_positive(x: Array, y: Array) -> Array:
 def divided(x: Array, number: Array, otherwise: Array) -> Array:
     """x/number, and `otherwise` where number is 0. x, otherwise (B, D), number () or (B, 1)."""
     zero = number == 0
-    return np.asarray(np.where(zero, otherwise, x / np.where(zero, 1, number)))
+    quotient: Array = np.where(zero, otherwise, x / np.where(zero, 1, number))
+    return quotient
 
 
 def nearest(x: Array, levels: Any, values: Any) -> Array:

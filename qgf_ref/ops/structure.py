@@ -54,6 +54,11 @@ def per_row(value: float | Array, like: Array) -> Array:
     return np.broadcast_to(np.asarray(value), like.shape[:1])
 
 
+def on_host(x: Array) -> Array:
+    """x in NumPy's memory: what decides the shape of what follows, wherever that runs."""
+    return x
+
+
 def zeros(like: Array, columns: int | None = None) -> Array:
     """Zeros shaped like `like`, or with its rows and dtype and another number of columns."""
     shape = like.shape if columns is None else (*like.shape[:-1], columns)

@@ -89,21 +89,20 @@ def training_batch(
     place: Residence | None = None,
 ) -> tuple[AnyBatch, dict[str, Array]]:
     """One batch of windows and the random numbers of its update, float32; in `place`, if given."""
+    batch: AnyBatch
     if isinstance(data, GoalData):
-        with_goals = data.batch(rng, rows)
-        return with_goals, recipe.draw(rng, with_goals, hyper)
-    starts = sample_starts(rng, data, rows, hyper.horizon)
-    window = starts, hyper.horizon, hyper.discount
+        batch = data.batch(rng, rows)
+        batch = batch if place is None else place.upload(batch)
+    else:
+        starts = sample_starts(rng, data, rows, hyper.horizon)
+        window = starts, hyper.horizon, hyper.discount
 
-    def on_host() -> Batch:
-        return windows(data, *window).astype(np.float32)
+        def on_host() -> Batch:
+            return windows(data, *window).astype(np.float32)
 
-    if place is None:
-        batch = on_host()
-        return batch, recipe.draw(rng, batch, hyper)
-    batch = place.windows(data, *window, on_host)
+        batch = on_host() if place is None else place.windows(data, *window, on_host)
     drawn = recipe.draw(rng, batch, hyper)
-    return batch, {name: place.put(array) for name, array in drawn.items()}
+    return batch, drawn if place is None else {n: place.put(a) for n, a in drawn.items()}
 
 
 def run(

@@ -205,7 +205,7 @@ def test_gradients_may_be_treated_jointly(agent: Agent) -> None:
     recipe, nets, batch, drawn = case(agent)
     seen: list[set[str]] = []
 
-    def unchanged(bars: Any) -> Any:
+    def unchanged(bars: Any, kernels: Any) -> Any:
         seen.append(set(bars))
         return bars
 

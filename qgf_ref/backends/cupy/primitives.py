@@ -16,7 +16,7 @@ from qgf_ref.backends.cupy.structs import LEAF, arguments
 from qgf_ref.ops import learning
 from qgf_ref.ops.ensemble import EnsembleCache, ensemble_reduce
 from qgf_ref.ops.lookup import LookupCache, lookup, lookup_vjp_params
-from qgf_ref.ops.structure import per_row, zeros
+from qgf_ref.ops.structure import on_host, per_row, zeros
 from qgf_ref.ops.time_embedding import (
     DIM,
     TIME_SCALE,
@@ -49,23 +49,56 @@ def _on_leaves(
     here: Device, name: str, leaves: Sequence[tuple[Any, ...]], numbers: tuple[float, ...],
     outputs: int,
 ) -> list[list[Any]]:  # fmt: skip
-    """A kernel on all arrays of a parameter set; for each output, new arrays shaped like theirs."""
-    dtype = leaves[0][0].dtype
-    space = Space(dtype.itemsize)
-    starts = [space.take(int(leaf[0].size)) for leaf in leaves]
-    table = np.zeros(len(leaves), LEAF)
-    kept = [[here.array(array, dtype) for array in leaf] for leaf in leaves]
-    for row, start, arrays in zip(table, starts, kept, strict=True):
-        row["start"], row["size"] = start, arrays[0].size
-        for field, array in zip(("theta", "bar", "mean", "square"), arrays):
-            row[field] = array.data.ptr
-    new = [here.empty(space.size, dtype) for _ in range(outputs)]
-    uploaded = here.array(table.view(np.int64))
-    args = uploaded.data.ptr, len(leaves), space.size, *numbers, *(array.data.ptr for array in new)
-    blocks = min(MOST_BLOCKS, -(-space.size // THREADS))
-    here.launch((dtype.name, KEY), name, (blocks,), THREADS, arguments(args))
-    shapes = [(start, leaf[0]) for start, leaf in zip(starts, leaves, strict=True)]
-    return [[a[i : i + like.size].reshape(like.shape) for i, like in shapes] for a in new]
+    """A kernel on all arrays, of one or several parameter sets; for each output, new arrays."""
+    table = _Leaves(here, leaves)
+    new = [here.empty(table.size, table.dtype) for _ in range(outputs)]
+    table.launch(name, (*numbers, *(array.data.ptr for array in new)))
+    return [table.views(array) for array in new]
+
+
+class _Leaves:
+    """The table of arrays of which a kernel takes every number: each leaf θ, or θ, ∂θ, m, s."""
+
+    def __init__(self, here: Device, leaves: Sequence[tuple[Any, ...]]) -> None:
+        self.device, self.dtype = here, leaves[0][0].dtype
+        space = Space(self.dtype.itemsize)
+        self.starts = [space.take(int(leaf[0].size)) for leaf in leaves]
+        self.size = space.size
+        table = np.zeros(len(leaves), LEAF)
+        self.kept = [[here.array(array, self.dtype) for array in leaf] for leaf in leaves]
+        for row, start, arrays in zip(table, self.starts, self.kept, strict=True):
+            row["start"], row["size"] = start, arrays[0].size
+            for field, array in zip(("theta", "bar", "mean", "square"), arrays):
+                row[field] = array.data.ptr
+        self.uploaded = here.array(table.view(np.int64))
+
+    @property
+    def blocks(self) -> int:
+        return min(MOST_BLOCKS, -(-self.size // THREADS))
+
+    def launch(self, name: str, args: tuple[Any, ...], shared: int = 0) -> None:
+        """Start a kernel; args: those after the table, its rows and the numbers in all."""
+        args = self.uploaded.data.ptr, len(self.starts), self.size, *args
+        key = self.dtype.name, KEY
+        self.device.launch(key, name, (self.blocks,), THREADS, arguments(args), shared)
+
+    def views(self, flat: Any) -> list[Any]:
+        """Of an array of all numbers, one shaped like each θ."""
+        shapes = [(i, leaf[0]) for i, leaf in zip(self.starts, self.kept, strict=True)]
+        return [flat[i : i + like.size].reshape(like.shape) for i, like in shapes]
+
+
+def _sum_of_squares(here: Device, *arrays: Any) -> float:
+    table = _Leaves(here, [(array,) for array in arrays])
+    partial, total = here.empty(table.blocks, np.float64), here.empty(1, np.float64)
+    table.launch("sum_of_squares", (partial.data.ptr,), THREADS * 8)
+    last = partial.data.ptr, table.blocks, 1.0, total.data.ptr
+    here.launch((table.dtype.name, KEY), "mean_of", (1,), 32, arguments(last))
+    return float(total.get()[0])
+
+
+def _all_scaled(here: Device, scale: float, *arrays: Any) -> tuple[Any, ...]:
+    return tuple(_on_leaves(here, "all_scaled", [(a,) for a in arrays], (float(scale),), 1)[0])
 
 
 def _loss(here: Device, name: str, like: Any, args: tuple[Any, ...]) -> tuple[float, Any]:
@@ -143,8 +176,8 @@ def _ensemble_reduce(here: Device, q: Any, aggregation: str = "min") -> tuple[An
 
 
 def _lookup(here: Device, table: Any, index: Any, like: Any) -> tuple[Any, LookupCache]:
-    chosen = here.array(np.broadcast_to(np.asarray(index), like.shape[:1]))
-    return table[chosen], LookupCache(chosen, len(table))
+    chosen = here.xp.broadcast_to(here.array(index), like.shape[:1])
+    return here.array(table)[chosen], LookupCache(chosen, len(table))
 
 
 def _lookup_vjp_params(here: Device, y_bar: Any, cache: LookupCache) -> Any:
@@ -157,6 +190,8 @@ def _lookup_vjp_params(here: Device, y_bar: Any, cache: LookupCache) -> Any:
 
 SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     learning.squared_error: _squared_error,
+    learning.sum_of_squares: _sum_of_squares,
+    learning.all_scaled: _all_scaled,
     learning.expectile_error: _expectile_error,
     time_embedding: _time_embedding,
     per_row: _per_row,
@@ -164,5 +199,6 @@ SUBSTITUTES: dict[Callable[..., Any], Callable[..., Any]] = {
     ensemble_reduce: _ensemble_reduce,
     lookup: _lookup,
     lookup_vjp_params: _lookup_vjp_params,
+    on_host: lambda here, x: x.get(),
 }
 """Primitive → its equal on the device, taking that first."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.cupy.device import device
 from qgf_ref.backends.cupy.structs import DATASET, arguments, struct
-from qgf_ref.losses.batch import Batch
+from qgf_ref.losses.batch import AnyBatch, Batch
 
 SHARE = 0.5
 """Of the free memory, what a data set may take."""
 KEY = "float32", "gelu"
+B = TypeVar("B", bound=AnyBatch)
 ARRAYS = "observations", "next_observations", "actions", "rewards", "masks", "terminals"
 
 
@@ -24,8 +25,8 @@ class DeviceArrays:
     def __init__(self) -> None:
         self.device = device()
         self._data: tuple[Any, dict[str, Any] | None] = None, None
-        self._staging: list[tuple[dict[str, Array], Any]] = []
-        self._turn = 0
+        self._staging: dict[Any, list[tuple[dict[str, Array], Any]]] = {}
+        """By shapes and dtypes: two pinned places, and when the last copy out of each is done."""
 
     def put(self, array: Array) -> Any:
         """A copy on the device."""
@@ -53,7 +54,7 @@ class DeviceArrays:
                 self._data = data, self._upload(data)
             arrays = self._data[1]
             if arrays is None:
-                return self._staged(on_host())
+                return self.upload(on_host())
             return self._gathered(arrays, starts, horizon, discount)
 
     def _upload(self, data: Any) -> dict[str, Any] | None:
@@ -83,24 +84,31 @@ class DeviceArrays:
         here.rows(KEY, "gather_windows", rows, arguments(args))
         return Batch(**out)
 
-    def _staged(self, batch: Batch) -> Batch:
-        """Uploaded from one of two pinned places, while the other one's copy may be under way."""
-        arrays = {name: array.astype(np.float32) for name, array in vars(batch).items()}
-        while len(self._staging) < 2:
-            pinned = {name: self._pinned(array) for name, array in arrays.items()}
-            self._staging.append((pinned, None))
-        self._turn = 1 - self._turn
-        pinned, copied = self._staging[self._turn]
-        if copied is not None:
-            copied.synchronize()
-        out = {}
-        for name, array in arrays.items():
-            pinned[name][...] = array
-            out[name] = self.device.empty(array.shape, array.dtype)
-            out[name].set(pinned[name], stream=self.device.stream)
-        self._staging[self._turn] = pinned, self.device.stream.record()
-        return Batch(**out)
+    def upload(self, batch: B) -> B:
+        """From one of two pinned places, while the other one's copy may be under way."""
+        arrays = {
+            name: array.astype(np.float32) if array.dtype.kind == "f" else array
+            for name, array in vars(batch).items()
+        }
+        like = tuple((array.shape, array.dtype.name) for array in arrays.values())
+        with self.device.working():
+            places = self._staging.setdefault(like, [])
+            while len(places) < 2:
+                places.append(({name: self._pinned(array) for name, array in arrays.items()}, None))
+            pinned, copied = places.pop(0)
+            if copied is not None:
+                copied.synchronize()
+            out = {}
+            for name, array in arrays.items():
+                out[name] = self.device.empty(array.shape, array.dtype)
+                if array.size:
+                    pinned[name][...] = array
+                    out[name].set(pinned[name], stream=self.device.stream)
+            places.append((pinned, self.device.stream.record()))
+        return type(batch)(**out)
 
     def _pinned(self, like: Array) -> Array:
+        if not like.size:
+            return like
         memory = self.device.xp.cuda.alloc_pinned_memory(like.nbytes)
         return np.frombuffer(memory, like.dtype, like.size).reshape(like.shape)

@@ -144,7 +144,7 @@ def clip_mistakes(
         changed = partial(clipped_by_norm, groups=others, most=most)
         return TrainingMistake(name, says, "received", {"jointly": changed})
 
-    def by_value(bars: Gradients) -> Gradients:
+    def by_value(bars: Gradients, kernels: Any) -> Gradients:
         return {part: bar.map(lambda a: np.clip(a, -most, most)) for part, bar in bars.items()}
 
     official = "one norm of all networks" if len(groups) == 1 else "one of actors, one of critics"
@@ -157,7 +157,7 @@ def clip_mistakes(
         ),
         TrainingMistake(
             "clip-missing", f"Gradients are not clipped; official: to {most:g} by {official}.",
-            "received", {"jointly": lambda bars: bars},
+            "received", {"jointly": lambda bars, kernels: bars},
         ),
         TrainingMistake(
             "clip-by-value", f"Every entry is clipped to ±{most:g}; official: {official}.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.agents.iql import RECIPE as IQL
+from qgf_ref.agents.registry import AGENTS
 from qgf_ref.backends.cupy import training
 from qgf_ref.backends.cupy.sources import FILES, FOLDER
 from qgf_ref.data.windows import windows
@@ -25,7 +25,7 @@ def test_every_kernel_runs(gpu: ModuleType) -> None:
     for few in (True, False):
         sampled(flow, obs, few, ("qgf_covariance", "qgf_shifted"), **how)
     dense_block((2,), True, (3, 5, 4), DenseRule("gelu"), True)
-    update_errors(IQL, {}, 1)
+    update_errors(AGENTS["qam"].having({"clip_grad": 1e-3}), {}, 1)
     data, starts = transitions(), np.arange(3)
     expected = windows(data, starts, HYPER.horizon, 0.9).astype(np.float32)
     training.DeviceArrays().windows(data, starts, HYPER.horizon, 0.9, lambda: expected)

@@ -13,32 +13,81 @@ import pytest
 from safetensors.numpy import load_file
 
 import qgf_ref
-from qgf_ref.agents.cfgrl import RECIPE as CFGRL
-from qgf_ref.agents.iql import RECIPE as IQL
-from qgf_ref.agents.recipe import Recipe
-from qgf_ref.agents.robust_q import RECIPE as ROBUST_Q
-from qgf_ref.backends.cupy import training
+from qgf_ref.agents.agent import Agent
+from qgf_ref.agents.registry import AGENTS, OF_GOALS
+from qgf_ref.backends.cupy import primitives, training
+from qgf_ref.backends.engine import backend_named
+from qgf_ref.cli.main import main
 from qgf_ref.data.windows import sample_starts, windows
+from qgf_ref.losses.optimiser import AdamState, adam
+from qgf_ref.ops.learning import all_scaled, sum_of_squares
 from qgf_ref.training import loop, run
-from tests.data.synthetic import write_dataset
+from tests.data.synthetic import GOALS, SMALL_DQC, write_dataset
 from tests.helpers.gpu import stand_in
 from tests.helpers.gpu.training import ORDERED, transitions, update_errors
+from tests.helpers.small import small_checkpoint
 from tests.training.conftest import same_run, tiny_config
 
+BOOTSTRAPPED = {"critic_loss_type": "ddpg", "rho": 0.5}
+DQC = {"goal_dim": 2, "backup_horizon": 5, "policy_chunk_size": 2, "kappa_d": 0.7}
+CASES: dict[str, tuple[Agent, dict[str, Any]]] = {
+    **{name: (agent, {}) for name, agent in AGENTS.items()},
+    "iql of another order": (AGENTS["iql"], ORDERED),
+    "iql of a lower bound": (AGENTS["iql"], {"q_aggregation": "lcb=0.7"}),
+    "fql ddpg": (
+        AGENTS["fql"].having({"critic_loss_type": "ddpg", "normalize_q_loss": True}), {},
+    ),
+    "qam ddpg": (AGENTS["qam"].having({**BOOTSTRAPPED, "best_of_n": 2, "clip_grad": 0.1}), {}),
+    "dac ddpg": (AGENTS["dac"].having({**BOOTSTRAPPED, "clip_sampler_before": False}), {}),
+    "qsm ddpg": (AGENTS["qsm"].having({**BOOTSTRAPPED, "clip_sampler_after": True}), {}),
+    "dqc": (OF_GOALS["dqc"].having(DQC), {}),
+    "dqc n-step": (
+        OF_GOALS["dqc"].having({
+            **DQC, "use_chunk_critic": False, "distill_method": "quantile",
+            "policy_network": "dqc", "policy_goals": False,
+        }), {},
+    ),
+}  # fmt: skip
+"""Every agent that is trained, and what the defaults of its settings leave out."""
 
-@pytest.mark.parametrize(
-    ("recipe", "options"),
-    [(IQL, {}), (IQL, ORDERED), (ROBUST_Q, {}), (CFGRL, {})],
-    ids=["iql", "iql of another order", "robust_q", "cfgrl"],
-)
+
+@pytest.mark.parametrize("case", CASES)
 def test_updates_are_the_references(
-    gpu: ModuleType, recipe: Recipe, options: dict[str, str]
+    gpu: ModuleType, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Measured after two updates: 3e-8 of parameters, 2e-7 of losses relative to their size."""
-    parameters, losses = update_errors(recipe, options)
-    # one launch for all arrays of a network
-    assert stand_in.settings.launches.count("adam_steps") == 2 * len(recipe.trained)
-    assert parameters < 1e-6 and losses < 1e-5
+    """Measured after two updates, over all cases: 5e-6 of parameters and moments in units of their
+    arrays' sizes, 7e-7 of losses relative to their own.
+    """
+    monkeypatch.setattr(primitives, "MOST_BLOCKS", 2)  # a thread has several numbers
+    agent, options = CASES[case]
+    parameters, moments, losses = update_errors(agent, options)
+    # one launch for all arrays of all networks, and one for all averages
+    launches = stand_in.settings.launches
+    assert launches.count("adam_steps") == 2
+    assert launches.count("moving_averages") == (2 if agent.require_recipe().targets else 0)
+    assert max(parameters, moments) < 2e-5 and losses < 5e-6
+
+
+def test_gradients_are_clipped_jointly_by_two_kernels(gpu: ModuleType) -> None:
+    """One norm of each group, whatever its networks, and one scaling of those that are too long."""
+    settings = {"clip_grad": 1e-3}
+    assert max(update_errors(AGENTS["qam"].having(settings), {}, 1)) < 2e-5
+    launches = stand_in.settings.launches
+    assert [launches.count(name) for name in ("sum_of_squares", "all_scaled")] == [2, 2]
+
+
+def test_arrays_of_the_host_stay_there(gpu: ModuleType) -> None:
+    """An agent whose losses are NumPy's: the kernels take what they are given."""
+    rng = np.random.default_rng(0)
+    ours, numpys = backend_named("cupy").kernels(), backend_named("numpy").kernels()
+    arrays = [rng.standard_normal(n).astype(np.float32) for n in (3, 40)]
+    for kernels in (ours, numpys):
+        assert kernels(all_scaled, 2.0, *arrays)[1] is not None
+    assert ours(sum_of_squares, *arrays) == numpys(sum_of_squares, *arrays)
+    state = AdamState.zero(net := small_checkpoint(1).policy)
+    (one, _), (other, _) = (adam(net, net, state, kernels=kernels) for kernels in (ours, numpys))
+    assert all(map(np.array_equal, one.arrays(), other.arrays()))
+    assert not stand_in.settings.launches
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -50,8 +99,8 @@ def test_windows(
     monkeypatch.setattr(training, "SHARE", 0.5 if fits else 0.0)
     data, rng = transitions(), np.random.default_rng(2)
     place: Any = training.DeviceArrays()
-    for _ in range(3):
-        starts = sample_starts(rng, data, 40, horizon)
+    for rows in (40, 40, 7, 40):  # held-out rows are not as many as a batch's
+        starts = sample_starts(rng, data, rows, horizon)
         expected = windows(data, starts, horizon, 0.9).astype(np.float32)
         got = place.windows(data, starts, horizon, 0.9, lambda e=expected: e)
         for name, array in vars(expected).items():
@@ -88,3 +137,17 @@ def test_a_run_begun_on_one_backend_goes_on_with_the_other(
     mixed = qgf_ref.load(tmp_path / "mixed", dtype="float32").policy.arrays()
     for array, expected in zip(mixed, reference, strict=True):
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)
+
+
+def test_training_on_goals(gpu: ModuleType, tmp_path: Path) -> None:
+    """Batches of integers, booleans and goals of no columns: uploaded, the reference's run."""
+    write_dataset(tmp_path, count=5, steps=41)
+    found = []
+    for backend in ("cupy", "numpy"):
+        out = tmp_path / backend
+        flags = ["--updates", "3", "--out", str(out), "--backend", backend, *SMALL_DQC]
+        assert main(["train", GOALS, "--data", str(tmp_path), *flags]) == 0
+        found.append(load_file(out / "state.safetensors"))
+    assert stand_in.settings.launches.count("adam_steps") == 3
+    for name, array in found[0].items():
+        np.testing.assert_allclose(array, found[1][name], rtol=0, atol=1e-5, err_msg=name)

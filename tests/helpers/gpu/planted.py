@@ -54,6 +54,20 @@ PLANTED: dict[str, tuple[str, str, str]] = {
         "persistent", "  if (i >= m.counts[e]) return 0;", "  i %= m.counts[e];"),
     "the tangent is not carried": (
         "persistent", "team), z, carry, hidden, team);", "team), z, nullptr, hidden, team);"),
+    "an array's first number of the one before": (
+        "learning", "if (leaves[middle].start <= i)", "if (leaves[middle].start < i)"),
+    "no barrier in a total": (
+        "learning", "sums[threadIdx.x] = own;\n  __syncthreads();", "sums[threadIdx.x] = own;"),
+    "half of a total": ("learning", "half > 0; half /= 2", "half > 1; half /= 2"),
+    "the last square alone": ("learning", "own += x * x;", "own = x * x;"),
+    "a gradient that is not scaled": (
+        "learning", "out[i] = Real(scale) * reinterpret", "out[i] = reinterpret"),
+    "one moment for the other": (
+        "learning", "reinterpret_cast<const Real*>(leaf.mean)[j]",
+        "reinterpret_cast<const Real*>(leaf.square)[j]"),
+    "an average of the wrong network": (
+        "learning", "Real(tau) * reinterpret_cast<const Real*>(leaf.bar)[j]",
+        "Real(tau) * reinterpret_cast<const Real*>(leaf.theta)[j]"),
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 // What training does between networks; in NumPy: qgf_ref.ops.learning.
 
-// One array of a parameter set: `size` of all numbers, from `start` on. All else are addresses.
+// One array of one or several parameter sets: `size` of all numbers, from `start` on. All else are addresses.
 struct Leaf {
   Index start, size, theta, bar, mean, square;
 };
@@ -15,7 +15,7 @@ __device__ inline const Leaf& leaf_of(const Leaf* leaves, int count, Index i) {
   return leaves[low];
 }
 
-// Adam on all arrays of a parameter set at once. leaves (count); theta, mean, square: new, flat, in
+// Adam on all arrays at once, of however many networks. leaves (count); theta, mean, square: new, flat, in
 // the order of the leaves.
 extern "C" __global__ void adam_steps(const Leaf* leaves, Index count, Index size, double beta1,
                                       double beta2, double mean_scale, double square_scale,
@@ -62,6 +62,32 @@ __device__ inline void block_total(double own, double* partial) {
     __syncthreads();
   }
   if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
+}
+
+// Σ x² of all arrays at once, in double precision: theta is x. partial as of `block_total`.
+extern "C" __global__ void sum_of_squares(const Leaf* leaves, Index count, Index size,
+                                          double* partial) {
+  double own = 0;
+  const Index step = Index(gridDim.x) * blockDim.x;
+  for (Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
+    const Leaf& leaf = leaf_of(leaves, int(count), i);
+    const Index j = i - leaf.start;
+    if (j >= leaf.size) continue;
+    const double x = double(reinterpret_cast<const Real*>(leaf.theta)[j]);
+    own += x * x;
+  }
+  block_total(own, partial);
+}
+
+// scale·x of all arrays at once: theta is x.
+extern "C" __global__ void all_scaled(const Leaf* leaves, Index count, Index size, double scale,
+                                      Real* out) {
+  const Index step = Index(gridDim.x) * blockDim.x;
+  for (Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
+    const Leaf& leaf = leaf_of(leaves, int(count), i);
+    const Index j = i - leaf.start;
+    if (j < leaf.size) out[i] = Real(scale) * reinterpret_cast<const Real*>(leaf.theta)[j];
+  }
 }
 
 // error = y − target; weight·error² and 2·weight·error/size. target and weight (repeats of) `inner`
