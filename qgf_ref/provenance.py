@@ -26,10 +26,26 @@ PACKAGES = (
     "gymnasium",
 )
 
+_notes: dict[str, str] = {}
+
+
+def note(name: str, text: str) -> None:
+    """State of this process what every result is to say from now on."""
+    _notes[name] = text
+
+
+def notes() -> dict[str, str]:
+    """What was noted, by name."""
+    return dict(_notes)
+
 
 def provenance() -> dict[str, Any]:
-    """Versions, processor, thread counts, commit and time, to be stored beside every result."""
+    """Versions, processor, thread counts, commit and time, to be stored beside every result.
+
+    And what was noted of this process, such as products in TF32.
+    """
     return {
+        **notes(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -89,9 +89,10 @@ def sample(
     backend  "numpy", the reference; or "numba": the same loop, recorded once and run as compiled
               code (`qgf_ref.backends`), equal to rounding; or "cupy", the same on a GPU, where obs,
               noise and weight may be CuPy's or any library's with DLPack, and the result is of
-              obs's; or an `Engine`. An estimator that cannot
-              be recorded (`Estimator.recordable`) runs layer by layer in compiled kernels. Networks
-              are packed at their first use: their arrays must not be changed in place afterwards
+              obs's; or "cupy:tf32", which rounds its products to TF32; or an `Engine`. An estimator
+              that cannot be recorded (`Estimator.recordable`) runs layer by layer in compiled
+              kernels. Networks are packed at their first use: their arrays must not be changed in
+              place afterwards
     threads   of backend "numba": default QGF_REF_THREADS, else the cores of this process. The
               result's bits do not depend on it
 

@@ -64,6 +64,11 @@ def audit(
         raise InputError(f"the audit needs at least 2 observations, got {min(rows, len(obs))}")
     obs = obs[:rows]
     engine = _fastest() if backend is None else Engine.of(backend)
+    if not engine.backend.double:
+        raise InputError(
+            f"the audit computes in float64, which backend {engine.backend.name} does not: choose "
+            "another --backend, or none"
+        )
     _require_usable(checkpoint, obs, estimators, weight)
     with one_blas_thread():
         measured = _measure(checkpoint, obs, estimators, weight, seed, show_progress, engine)

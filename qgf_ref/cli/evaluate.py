@@ -101,7 +101,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--backend",
         default="numpy",
         metavar="B",
-        help="numpy, the reference (default); numba, compiled; or cupy, on a GPU",
+        help="numpy, the reference (default); numba, compiled; cupy, on a GPU; cupy:tf32, rounded",
     )
     how.add_argument(
         "--threads", type=int, metavar="N", help="of numba (default: all cores; 1 if K workers > 1)"

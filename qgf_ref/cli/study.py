@@ -55,7 +55,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--workers", type=int, default=2, metavar="K", help="processes (default 2)")
     parser.add_argument(
-        "--backend", metavar="B", help="of the samplers: numpy, numba (episodes' default), cupy"
+        "--backend",
+        metavar="B",
+        help="of the samplers: numpy, numba (episodes' default), cupy[:tf32]",
     )
     parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
     add_out(parser, "qgf_study", "its tables and figures")

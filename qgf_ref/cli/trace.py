@@ -74,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "exact, with --flow as its convention says)",
     )
     parser.add_argument(
-        "--backend", default="numpy", metavar="B", help=f"{', '.join(backend_names())}"
+        "--backend", default="numpy", metavar="B", help=f"{', '.join(backend_names())}, cupy:tf32"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of a compiled backend")
     parser.set_defaults(run=run)

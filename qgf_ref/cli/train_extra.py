@@ -54,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--data", type=path_or_name, metavar="P", help="where the data set is now, if it has moved"
     )
     parser.add_argument(
-        "--backend", default="numba", metavar="B", help="numba (default), numpy, cupy"
+        "--backend", default="numba", metavar="B", help="numba (default), numpy, cupy, cupy:tf32"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="as of qgf-ref train")
     parser.add_argument(

@@ -59,7 +59,8 @@ class TrainConfig:
     evaluate_weight: float = _setting(0.03, "guidance weight of such an evaluation (qgf)")
     backend: str = _setting(
         "numba",
-        "numba: compiled kernels; numpy: the reference; cupy: a GPU. They round differently",
+        "numba: compiled kernels; numpy: the reference; cupy: a GPU; cupy:tf32: that in TF32. They "
+        "round differently",
     )
     threads: int | None = _setting(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from qgf_ref.interop.parameter_file import (
 )
 from qgf_ref.losses.optimiser import AdamState
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.provenance import notes
 from qgf_ref.training.config import TrainConfig
 
 FORMAT, VERSION = "qgf_ref.training_state", "1"
@@ -38,6 +39,7 @@ class RunState:
     rng      the generator of batches, noise and times
     sums     float64: the recipe's losses summed since the last row of metrics
     metrics  the rows of metrics.csv
+    notes    what `qgf_ref.provenance.notes` said when some of the updates were made, if anything
     """
 
     update: int
@@ -45,6 +47,7 @@ class RunState:
     rng: np.random.Generator
     sums: Array
     metrics: list[dict[str, float]]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def mean_losses(self, names: Sequence[str]) -> dict[str, float]:
         """Of the updates since the last row of metrics."""
@@ -99,8 +102,13 @@ def save_state(state: RunState, path: Path, agent: str = "iql") -> None:
         "sums": json.dumps(state.sums.tolist()),
         "metrics": json.dumps(state.metrics),
         **({} if agent == "iql" else {"agent": agent}),
+        **_noted(state.notes | notes()),
     }
     write_atomically(path, serialise(groups, metadata))
+
+
+def _noted(found: dict[str, str]) -> dict[str, str]:
+    return {"notes": json.dumps(found)} if found else {}
 
 
 def load_state(path: Path, config: TrainConfig) -> RunState:
@@ -130,7 +138,10 @@ def load_state(path: Path, config: TrainConfig) -> RunState:
         for name in trained
     }  # fmt: skip
     train = replace(train, moments=moments)
-    return RunState(values["update"], train, values["rng"], values["sums"], values["metrics"])
+    noted = json.loads(metadata.get("notes", "{}"))
+    return RunState(
+        values["update"], train, values["rng"], values["sums"], values["metrics"], noted
+    )
 
 
 def moments_like(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,24 +15,37 @@ from qgf_ref.backends.program.record import Chain
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops.kernels import Kernels
+from qgf_ref.provenance import note
 
 CUDA = 2, 13
 """The device's kind, as DLPack numbers them: a GPU's memory, and memory that it manages."""
+TF32 = "cupy:tf32"
 
 
-def kernels(dtype: DTypeLike | None = None) -> Kernels:
-    """Dense blocks and learning primitives on the GPU."""
-    del dtype  # compiled at their first use
+def kernels(dtype: DTypeLike | None = None, tf32: bool = False) -> Kernels:
+    """Dense blocks and learning primitives on the GPU. Raises InputError on float64 with tf32."""
+    if tf32 and dtype is not None:
+        _require_float32(dtype)
     from qgf_ref.backends.cupy.kernels import device_kernels
 
-    return device_kernels()
+    return device_kernels(tf32)  # compiled at their first use
 
 
-def executor(flow: GuidedFlow, chain: Chain, key: Any) -> Executor:
-    """The program of a chain, on the GPU. Raises NotRecordable."""
-    from qgf_ref.backends.cupy.sampler import device_sampler
+def executor(flow: GuidedFlow, chain: Chain, key: Any, tf32: bool = False) -> Executor:
+    """The program of a chain, on the GPU. Raises NotRecordable; InputError on float64 with tf32."""
+    if tf32:
+        _require_float32(flow.field.dtype)
+    from qgf_ref.backends.cupy.sampler import device_sampler, tf32_sampler
 
-    return device_sampler(flow, chain, key)
+    return (tf32_sampler if tf32 else device_sampler)(flow, chain, key)
+
+
+def _require_float32(dtype: DTypeLike) -> None:
+    if np.dtype(dtype) != np.float32:
+        raise InputError(
+            f"backend {TF32} rounds the factors of float32's products, and these networks are in "
+            f"{np.dtype(dtype)}: load them in float32 (--dtype float32), or use backend cupy"
+        )
 
 
 def require() -> None:
@@ -37,6 +53,21 @@ def require() -> None:
     from qgf_ref.backends.cupy.device import cupy
 
     cupy()
+
+
+def require_tf32() -> None:
+    """As `require`, and on a GPU without TF32. What is made from now on says that it was asked for
+    (`qgf_ref.provenance`), and so does a line on stderr.
+    """
+    from qgf_ref.backends.cupy.device import cupy, require_tensor_cores
+
+    require_tensor_cores(cupy())
+    note("float32_products", f"TF32 (backend {TF32})")
+    print(
+        f"qgf_ref: backend {TF32}: the factors of cuBLAS's float32 products are rounded to TF32, "
+        "11 bits of 24",
+        file=sys.stderr,
+    )
 
 
 def own_array(array: Any) -> Any:
@@ -69,14 +100,19 @@ def own_array(array: Any) -> Any:
         ) from error
 
 
-def residence() -> Residence:
+def residence(tf32: bool = False) -> Residence:
     """Where a training's arrays are."""
     from qgf_ref.backends.cupy.training import DeviceArrays
 
-    return DeviceArrays()
+    return DeviceArrays(tf32)
 
 
-BACKEND = Backend(
+_EXACT = Backend(
     "cupy", kernels, executor, packages=("cupy",), require=require, own_array=own_array,
     residence=residence,
 )  # fmt: skip
+_ROUNDED = replace(
+    _EXACT, name=TF32, kernels=partial(kernels, tf32=True), executor=partial(executor, tf32=True),
+    require=require_tf32, residence=partial(residence, tf32=True), double=False,
+)  # fmt: skip
+BACKEND = replace(_EXACT, ways=(_ROUNDED,))

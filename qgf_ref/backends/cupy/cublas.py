@@ -18,6 +18,8 @@ import numpy as np
 WORKSPACE = 32 << 20
 """Bytes, as NVIDIA recommends for its large GPUs. A workspace that was given is not allocated
 during a capture, and with it the same product has the same bits on every stream."""
+DEFAULT_MATH, TF32_MATH = 0, 3
+"""cublasMath_t: CUBLAS_DEFAULT_MATH, which is without TF32, and CUBLAS_TF32_TENSOR_OP_MATH."""
 _NAMES = {4: "sgemmStridedBatched", 8: "dgemmStridedBatched"}
 """By bytes of a number."""
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
@@ -44,14 +46,14 @@ class Matrices:
 class Cublas:
     """A handle that works on one stream. Raises ImportError where cuBLAS cannot be loaded.
 
-    float32 products are float32: TF32 is not offered.
+    float32 products are float32, unless tf32: then their factors are rounded to TF32.
     """
 
-    def __init__(self, xp: Any, stream: Any) -> None:
+    def __init__(self, xp: Any, stream: Any, tf32: bool = False) -> None:
         module = xp.cuda.cublas
         self._handle = module.create()
         module.setStream(self._handle, stream.ptr)
-        module.setMathMode(self._handle, 0)  # the default one, without TF32
+        module.setMathMode(self._handle, TF32_MATH if tf32 else DEFAULT_MATH)
         self._factors: dict[tuple[str, float], Any] = {}
         self._workspace = None
         try:

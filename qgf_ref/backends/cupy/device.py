@@ -25,6 +25,8 @@ INTERPRETER = "run_program"
 """The kernel for few rows, which is compiled apart."""
 ANOTHER = "choose another backend: numba, numpy"
 OTHERWISE = f"or {ANOTHER}"
+FIRST_WITH_TF32 = 80
+"""Compute capability, without its point."""
 OLDEST_DRIVER = 12000
 """CUDA's version, as drivers say it: of 12.0, whose graphs and cooperative launches are used."""
 
@@ -65,21 +67,34 @@ def cupy() -> Any:
     return xp
 
 
-def device() -> Device:
-    """The current GPU. Raises InputError as `cupy`."""
+def require_tensor_cores(xp: Any) -> None:
+    """Raise InputError where the current GPU has no TF32."""
+    capability = str(xp.cuda.Device().compute_capability)
+    if int(capability) < FIRST_WITH_TF32:
+        raise InputError(
+            f"this GPU, of compute capability {capability[:-1]}.{capability[-1]}, has no TF32, "
+            "which came with 8.0: use backend cupy"
+        )
+
+
+def device(tf32: bool = False) -> Device:
+    """The current GPU, whose float32 products are rounded to TF32 or not. Raises as `cupy`."""
     xp = cupy()
-    return _device(int(xp.cuda.runtime.getDevice()))
+    return _device(int(xp.cuda.runtime.getDevice()), tf32)
 
 
 @cache
-def _device(number: int) -> Device:
-    return Device(cupy(), number)
+def _device(number: int, tf32: bool) -> Device:
+    return Device(cupy(), number, tf32)
 
 
 class Device:
-    """One GPU: memory, kernels, products, graphs. Calls come from one thread at a time (`lock`)."""
+    """One GPU: memory, kernels, products, graphs. Calls come from one thread at a time (`lock`).
 
-    def __init__(self, xp: Any, number: int) -> None:
+    tf32  whether cuBLAS rounds the factors of float32 products to TF32
+    """
+
+    def __init__(self, xp: Any, number: int, tf32: bool = False) -> None:
         self.xp, self.number, self.lock = xp, number, RLock()
         attributes = xp.cuda.Device(number).attributes
         self.processors = int(attributes["MultiProcessorCount"])
@@ -87,7 +102,7 @@ class Device:
         self.cooperative = bool(attributes["CooperativeLaunch"])
         self.stream = xp.cuda.Stream(non_blocking=True)
         try:
-            self.cublas = Cublas(xp, self.stream)
+            self.cublas = Cublas(xp, self.stream, tf32)
         except ImportError as error:
             raise InputError(
                 f"backend cupy needs NVIDIA's cuBLAS, which cannot be loaded ({_line(error)}): pip "

@@ -58,7 +58,7 @@ class DeviceKernels:
         return primitive(*args, **kwargs)
 
     def adam_steps(self, leaves: Any, *settings: Any) -> Any:
-        """Adam on all arrays of a parameter set in one launch; None of NumPy arrays."""
+        """Adam on all arrays, of any number of networks, in one launch; None of NumPy arrays."""
         if not self.device.is_own(leaves[0][0]):
             return None
         with self.device.working():
@@ -253,6 +253,6 @@ def _kernels(here: Device) -> DeviceKernels:
     return DeviceKernels(here)
 
 
-def device_kernels() -> DeviceKernels:
+def device_kernels(tf32: bool = False) -> DeviceKernels:
     """The current GPU's. Raises InputError as `qgf_ref.backends.cupy.device.cupy`."""
-    return _kernels(device())
+    return _kernels(device(tf32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,3 +129,7 @@ class _Ready:
 
 device_sampler: Remembered[DeviceWeights, DeviceSampler] = Remembered(gather, DeviceSampler)
 """The program of a chain on a flow, on the device: `Remembered.__call__`."""
+tf32_sampler: Remembered[DeviceWeights, DeviceSampler] = Remembered(
+    partial(gather, tf32=True), DeviceSampler
+)
+"""The same with cuBLAS's products in TF32."""

@@ -22,8 +22,8 @@ ARRAYS = "observations", "next_observations", "actions", "rewards", "masks", "te
 class DeviceArrays:
     """`qgf_ref.backends.engine.Residence` of a GPU. Batches are float32."""
 
-    def __init__(self) -> None:
-        self.device = device()
+    def __init__(self, tf32: bool = False) -> None:
+        self.device = device(tf32)
         self._data: tuple[Any, dict[str, Any] | None] = None, None
         self._staging: dict[Any, list[tuple[dict[str, Array], Any]]] = {}
         """By shapes and dtypes: two pinned places, and when the last copy out of each is done."""

@@ -65,7 +65,7 @@ class DeviceWeights:
         return int(self.flat.data.ptr) + offset * self.dtype.itemsize
 
 
-def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
+def gather(networks: Sequence[Any], used: Set[int], tf32: bool = False) -> DeviceWeights:
     """The networks that a program uses, uploaded. Raises NotRecordable."""
     field = networks[FIELD]
     O, D, dtype = field.obs_dim, field.action_dim, field.dtype
@@ -102,7 +102,7 @@ def gather(networks: Sequence[Any], used: Set[int]) -> DeviceWeights:
         )  # fmt: skip
     observed = np.concatenate(builder.observed, axis=1)
     pre_kernel, pre_transpose = builder.add(observed), builder.rows(observed.T)
-    here = device()
+    here = device(tf32)
     with here.working():
         flat = here.array(builder.flat())
     return DeviceWeights(

@@ -7,6 +7,7 @@ when the graph is.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -64,6 +65,17 @@ class Stream:
             raise RuntimeError("no capture is under way")
         recorded, settings.recording = settings.recording, None
         return SimpleNamespace(launch=lambda stream=None: [work() for work in recorded])
+
+
+class Event:
+    """When it was recorded, by the host's clock: everything is done at once."""
+
+    at = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        del stream
+        assert settings.recording is None
+        self.at = time.perf_counter()
 
 
 def _do(work: Callable[[], None]) -> None:
@@ -132,13 +144,15 @@ def _gemm(kind: Any) -> Callable[..., int]:
         handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, lda: int,
         sa: int, B: int, ldb: int, sb: int, beta: int, C: int, ldc: int, sc: int, count: int,
     ) -> int:  # fmt: skip
-        assert handle == 11 and set_up in (["stream"], ["stream", "workspace"]), set_up
+        assert set_up[handle] in (["stream"], ["stream", "workspace"]), set_up
         a, b = (float(columns(p, 1, 1, 1, 1, 1, inside=False)[0, 0, 0]) for p in (alpha, beta))
 
         def work() -> None:
             left = columns(A, *((k, m) if ta else (m, k)), lda, sa, count)
             right = columns(B, *((n, k) if tb else (k, n)), ldb, sb, count)
             left, right = (np.swapaxes(x, 1, 2) if t else x for x, t in ((left, ta), (right, tb)))
+            if math_modes[handle] == 3 and kind is np.float32:
+                left, right = (_tf32(x) for x in (left, right))
             out = columns(C, m, n, ldc, sc, count)
             with np.errstate(all="ignore"):  # cuBLAS says nothing of NaN
                 product = a * (left @ right)
@@ -158,25 +172,39 @@ def _refusing(gemm: Callable[..., int]) -> Callable[..., None]:
             raise NotImplementedError(
                 "calling cuBLAS API during stream capture is currently unsupported"
             )
-        set_up[:] = ["stream", "workspace"]
+        set_up[args[0]][:] = ["stream", "workspace"]
         gemm(*args)
 
     return call
 
 
-set_up: list[str] = []
-"""What the handle was told, in order: a stream takes the workspace away."""
+FIRST = 11
+"""Handle of one's own; the others follow."""
+set_up: dict[int, list[str]] = {}
+"""What each handle was told, in order: a stream takes the workspace away."""
+math_modes: dict[int, int] = {}
+
+
+def _create() -> int:
+    handle = FIRST + len(set_up)
+    set_up[handle], math_modes[handle] = [], 0
+    return handle
+
+
+def _tf32(x: Any) -> Any:
+    """Rounded to 10 bits behind the first."""
+    whole = np.ascontiguousarray(x).view(np.uint32)
+    return ((whole + 0x0FFF + (whole >> 13 & 1)) & 0xFFFFE000).view(np.float32)
 
 
 def _set_stream(handle: int, stream: int) -> None:
-    assert handle == 11 and settings.recording is None and stream == Stream.ptr
-    set_up[:] = ["stream"]
+    assert settings.recording is None and stream == Stream.ptr
+    set_up[handle][:] = ["stream"]
 
 
 def _set_workspace(handle: int, address: int, size: int) -> int:
-    assert handle == 11
     require_inside(address, size)
-    set_up.append("workspace")
+    set_up[handle].append("workspace")
     return 0
 
 
@@ -201,6 +229,8 @@ class _Device:
             "MaxSharedMemoryPerBlockOptin": 200 * 1024,
         }  # fmt: skip
 
+    compute_capability = "90"
+
     def synchronize(self) -> None: ...
 
     @property
@@ -214,8 +244,9 @@ class _Device:
 
 
 def _set_math_mode(handle: int, mode: int) -> None:
-    """Of a handle of one's own; the default one, 0 here, is the user's."""
-    assert handle == 11 and mode == 0
+    """Of a handle of one's own."""
+    assert handle in set_up and mode in (0, 3)
+    math_modes[handle] = mode
 
 
 def _properties(number: int) -> dict[str, Any]:
@@ -242,6 +273,7 @@ def _make() -> ModuleType:
     Stream.current = [Stream()]
     module.cuda = SimpleNamespace(
         alloc_pinned_memory=lambda size: bytearray(size),
+        Event=Event, get_elapsed_time=lambda first, last: (last.at - first.at) * 1e3,
         Stream=Stream, Device=_Device, get_current_stream=lambda: Stream.current[-1],
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
@@ -249,7 +281,7 @@ def _make() -> ModuleType:
             getDeviceCount=lambda: 1, getDevice=lambda: 0, getDeviceProperties=_properties,
         ),
         cublas=SimpleNamespace(
-            create=lambda: 11, setMathMode=_set_math_mode, setStream=_set_stream,
+            create=_create, setMathMode=_set_math_mode, setStream=_set_stream,
             sgemmStridedBatched=_refusing(S_GEMM), dgemmStridedBatched=_refusing(D_GEMM),
         ),
     )  # fmt: skip
@@ -264,6 +296,7 @@ def installed(monkeypatch: Any) -> Iterator[ModuleType]:
     """`import cupy` gives the stand-in, whose persistent kernel has 64 threads a block."""
     import sys
 
+    from qgf_ref import provenance
     from qgf_ref.backends.cupy import cublas, device, few_rows, sampler
     from qgf_ref.backends.engine import backend_named
 
@@ -273,15 +306,20 @@ def installed(monkeypatch: Any) -> Iterator[ModuleType]:
     for name, value in (("order", None), ("refuse_capture", False), ("free", 1 << 33)):
         setattr(settings, name, value)
     settings.launches.clear()
-    device._device.cache_clear()
-    sampler.device_sampler.samplers.clear()
-    sampler.device_sampler.networks.clear()
-    backend_named.cache_clear()
+
+    def forget() -> None:
+        device._device.cache_clear()
+        for remembered in (sampler.device_sampler, sampler.tf32_sampler):
+            remembered.samplers.clear()
+            remembered.networks.clear()
+        backend_named.cache_clear()
+        provenance._notes.clear()
+        set_up.clear()
+        math_modes.clear()
+
+    forget()
     try:
         yield cupy
     finally:
         Stream.current[1:] = []
-        sampler.device_sampler.samplers.clear()
-        sampler.device_sampler.networks.clear()
-        backend_named.cache_clear()
-        device._device.cache_clear()
+        forget()
