@@ -26,8 +26,11 @@ Parts: device (facts, copy bandwidth, float32 product rate); check (kernels, upd
 against float64 NumPy, fresh inputs, both ways of running, the same bits twice); sampler (qgf at
 every batch and network beside JAX and PyTorch); gradients (qgf_jacobian and bptt at three batches);
 training (small and paper, beside JAX's update); sanitizer (compute-sanitizer on a short run).
-A contender's time is that of a call and the wait for its result, which is how long a caller has to
-wait; contenders take turns, medians and quartiles are told.
+A contender's time is taken by three clocks (`gpu_timing.CLOCKS`): the host's for a call and the
+wait for its result, which is how long a caller has to wait; the host's for calls in a queue; CUDA
+events, where a contender's stream is in reach (ours, PyTorch's). Ratios are of one clock on both
+sides: that of the tables and targets is the first. Contenders take turns, medians and quartiles are
+told. float32 is float32, except of contenders and rows that are called TF32.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ PARTS = {
     "sanitizer": 85,
 }
 """Seconds that each may take: together under ten minutes."""
-KEYS = "estimator", "network", "batch", "rows", "few", "preset", "tool", "kernels", "dtype"
+KEYS = "estimator", "network", "batch", "rows", "few", "preset", "tool", "kernels", "dtype", "tf32"
 """What tells one row of a part from another."""
 
 
@@ -91,10 +94,12 @@ def write(
     places: list[Path],
 ) -> None:  # fmt: skip
     """A part's rows into the results, and the tables anew. only: beside the rows of others."""
+    from benchmarks.gpu_timing import CLOCKS
+
     path = places[0] / file_name(name)
     content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
     before = content["parts"].get(part, {}).get("rows", []) if only else []
-    content |= {"size": name}
+    content |= {"size": name, "clocks": CLOCKS}
     content["parts"][part] = {"rows": joined(before, rows), "provenance": made}
     for place in places:
         place.mkdir(parents=True, exist_ok=True)

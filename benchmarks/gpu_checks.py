@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_timing import Size, timed
+from benchmarks.gpu_timing import OwnClock, Size, timed
 from qgf_ref import sample
-from qgf_ref.agents.cfgrl import RECIPE as CFGRL
-from qgf_ref.agents.iql import RECIPE as IQL
-from qgf_ref.agents.robust_q import RECIPE as ROBUST_Q
+from qgf_ref.agents.registry import AGENTS
 from qgf_ref.backends.cupy.cublas import Matrices
 from qgf_ref.backends.cupy.device import device
-from qgf_ref.backends.cupy.sampler import DeviceSampler, device_sampler
+from qgf_ref.backends.cupy.few_rows import FEW_ROWS
+from qgf_ref.backends.cupy.sampler import DeviceSampler, device_sampler, tf32_sampler
 from qgf_ref.bench.settings import fresh_checkpoint, hidden_of
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.registry import estimator, learned_estimator_names
@@ -59,12 +58,16 @@ def facts(size: Size, only: str) -> Iterator[dict[str, Any]]:
         with here.working():
             here.product(np.dtype(np.float32), (n, n, n), m[0], m[1], m[2])
 
-    times = timed({"copy": copy, "product": product}, size, turn=0.1)["seconds"]
-    yield {
-        **found,
-        "bandwidth": 2 * a.nbytes / times["copy"]["median"],
-        "product_rate": 2 * n**3 / times["product"]["median"],
+    both = {"copy": copy, "product": product}
+    times = timed(both, size, turn=0.1, clocks=dict.fromkeys(both, OwnClock()))
+    rates = {
+        clock: {
+            "bandwidth": 2 * a.nbytes / times[clock]["copy"]["median"],
+            "product_rate": 2 * n**3 / times[clock]["product"]["median"],
+        }
+        for clock in ("seconds", "events")
     }
+    yield {**found, **rates["seconds"], "by_events": rates["events"]}
 
 
 def check(size: Size, only: str) -> Iterator[dict[str, Any]]:
@@ -85,11 +88,11 @@ def kernels(size: Size) -> Iterator[dict[str, Any]]:
                     found = dense_block(members, own, tuple(sizes), rule, normed, dtype)  # type: ignore[arg-type]
                     worst = max(worst, found)
             yield {"kernels": f"dense blocks, {activation}", "dtype": dtype, "error": worst}
-    recipes: dict[str, Any] = {"iql": IQL, "iql, another order": IQL, "robust_q": ROBUST_Q,
-                               "cfgrl": CFGRL}  # fmt: skip
-    for name, recipe in recipes.items():
-        parameters, losses = update_errors(recipe, ORDERED if "order" in name else {})
-        error = max(parameters, losses)
+    agents: dict[str, Any] = {**AGENTS, "iql, another order": AGENTS["iql"]}
+    for name, agent in agents.items():
+        if size.platform != "cuda" and name not in ("iql", "qam"):
+            continue
+        error = max(update_errors(agent, ORDERED if "order" in name else {}))
         yield {"kernels": f"two updates of {name}", "dtype": "float32", "error": error}
 
 
@@ -137,6 +140,16 @@ def programs(size: Size) -> Iterator[dict[str, Any]]:
                         "graph": _graph(),
                     }  # fmt: skip
                 setattr(DeviceSampler, "few_rows", True)  # noqa: B010
+            if rows > FEW_ROWS:
+                how = {"estimator": "qgf", "weight": WEIGHT}
+                expected = sample(exact, obs * 1.0, noise=noise.astype(np.float64), **how)
+                got = sample(flow, obs, noise=noise, backend="cupy:tf32", **how)
+                tf32_sampler.samplers.clear()
+                error = float(np.abs(got - expected).max())
+                yield {
+                    "network": network, "rows": rows, "estimator": "qgf", "tf32": True,
+                    "error": error,
+                }  # fmt: skip
 
 
 def _graph() -> bool | None:

@@ -9,6 +9,12 @@ from qgf_ref.tables import markdown_table
 
 OURS = "cupy"
 TORCH = "PyTorch"
+CLOCK = (
+    "Milliseconds and what others take: by the host's clock, a call and the wait for its result, "
+    "on both sides, since JAX's streams are out of reach of events. Shares of the two ceilings: by "
+    "CUDA events on both sides. All clocks' numbers (`seconds`, `queued`, `events`), and ratios by "
+    "each, are in the JSON."
+)
 ACCURACY = 1e-5
 """Of actions, against float64."""
 
@@ -18,7 +24,7 @@ def targets(content: dict[str, Any]) -> str:
     parts = {name: part["rows"] for name, part in content["parts"].items()}
     ceilings = (parts.get("device") or [{}])[0]
     lines: list[tuple[str, float, float, bool]] = []  # what, wanted, found, whether less is better
-    programs = [row for row in parts.get("check", []) if "estimator" in row]
+    programs = [row for row in parts.get("check", []) if "estimator" in row and "tf32" not in row]
     if programs:
         lines.append(("error of an action", ACCURACY, max(map(_error, programs)), True))
         lines.append(("same bits twice", 1, float(all(r["same_bits"] for r in programs)), False))
@@ -90,7 +96,8 @@ def _device(rows: list[dict[str, Any]], _: dict[str, Any]) -> str:
 
 def _check(rows: list[dict[str, Any]], _: dict[str, Any]) -> str:
     kernels = [row for row in rows if "kernels" in row]
-    programs = [row for row in rows if "estimator" in row]
+    programs = [row for row in rows if "estimator" in row and "tf32" not in row]
+    rounded = [row for row in rows if "tf32" in row]
     text = []
     for dtype in ("float32", "float64"):
         if of_dtype := [row for row in kernels if row["dtype"] == dtype]:
@@ -110,6 +117,12 @@ def _check(rows: list[dict[str, Any]], _: dict[str, Any]) -> str:
             f"{ACCURACY:.0e}. The same bits twice: {'yes' if same else 'NO'}. Of {len(graphs)} "
             f"programs of many launches, {sum(graphs)} became CUDA graphs."
         )
+    if rounded:
+        worst = max(rounded, key=_error)
+        text.append(
+            f"With products in TF32, which none of the others has: {worst['error']:.1e} "
+            f"({worst['estimator']}, {worst['network']}, {worst['rows']} rows)."
+        )
     return " ".join(text)
 
 
@@ -119,21 +132,22 @@ def _error(row: dict[str, Any]) -> float:
 
 
 def _sampler(rows: list[dict[str, Any]], ceilings: dict[str, Any]) -> str:
-    header = ["", "network", "batch", "ms", "JAX takes", "JAX, TF32", "best PyTorch", "official"]
+    header = ["", "network", "batch", "ms", "ms by events", "JAX takes", "JAX, TF32", "ours, TF32"]
+    header += ["best PyTorch", "official"]
     header += ["of the products' rate", "of the copies'", "failed"]
-    return markdown_table(header, [_cells(row, ceilings) for row in rows])
+    return f"{CLOCK}\n\n" + markdown_table(header, [_cells(row, ceilings) for row in rows])
 
 
 def _cells(row: dict[str, Any], ceilings: dict[str, Any]) -> list[str]:
-    ratios, ours = row["ratios"], row["seconds"].get(OURS)
+    ratios = row["ratios"]
     torch = {n: r for n, r in ratios.items() if n.startswith(TORCH)}
     best = min(torch, key=lambda name: torch[name]["median"], default=None)
     return [
         row["estimator"],
         row["network"],
         str(row["batch"]),
-        f"{ours['median'] * 1e3:.3f}" if ours else "–",
-        *(_times(ratios.get(name)) for name in ("JAX", "JAX, TF32")),
+        *(_ms(row.get(clock, {}).get(OURS)) for clock in ("seconds", "events")),
+        *(_times(ratios.get(name)) for name in ("JAX", "JAX, TF32", "cupy, TF32")),
         f"{_times(torch[best])} {best.removeprefix(TORCH).strip()}" if best else "–",
         _times(ratios.get("JAX, official Jacobian")),
         *(_percent(share) for share in shares(row, ceilings)),
@@ -142,12 +156,21 @@ def _cells(row: dict[str, Any], ceilings: dict[str, Any]) -> list[str]:
 
 
 def shares(row: dict[str, Any], ceilings: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Of what the device's products and copies could do, what the program's floor takes."""
+    """Of what the device's products and copies could do, what the program's floor takes: both by
+    events, else both by the host's clock.
+    """
     if not ceilings or OURS not in row["seconds"]:
         return None, None
-    seconds = row["seconds"][OURS]["median"]
-    operations = row["operations"] / seconds / ceilings["product_rate"]
-    return operations, row["bytes"] / seconds / ceilings["bandwidth"]
+    clock, most = "seconds", ceilings
+    if OURS in row.get("events", {}) and "by_events" in ceilings:
+        clock, most = "events", ceilings["by_events"]
+    seconds = row[clock][OURS]["median"]
+    operations = row["operations"] / seconds / most["product_rate"]
+    return operations, row["bytes"] / seconds / most["bandwidth"]
+
+
+def _ms(spread: dict[str, float] | None) -> str:
+    return "–" if spread is None else f"{spread['median'] * 1e3:.3f}"
 
 
 def _percent(share: float | None) -> str:
@@ -162,7 +185,7 @@ def _times(ratio: dict[str, float] | None) -> str:
 
 def _training(rows: list[dict[str, Any]], _: dict[str, Any]) -> str:
     header = ["preset", "updates/s", "JAX takes", "500,000 updates, projected", "failed"]
-    return markdown_table(
+    return f"{CLOCK}\n\n" + markdown_table(
         header,
         [
             [

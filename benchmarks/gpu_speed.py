@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_timing import Size, Start, timed, told
+from benchmarks.gpu_timing import Clock, OwnClock, Size, Start, timed, told
 from qgf_ref import sample
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, update
 from qgf_ref.backends.cupy.device import device
-from qgf_ref.backends.cupy.sampler import DeviceSampler, device_sampler
+from qgf_ref.backends.cupy.few_rows import FEW_ROWS
+from qgf_ref.backends.cupy.sampler import DeviceSampler, device_sampler, tf32_sampler
 from qgf_ref.backends.engine import backend_named
 from qgf_ref.backends.program.program import Op
 from qgf_ref.backends.program.registers import NETWORK, OP
@@ -91,13 +92,17 @@ def cell(size: Size, name: str, network: str, batch: int) -> dict[str, Any]:
         other = DeviceSampler.__new__(DeviceSampler)
         other.__dict__.update(sampler.__dict__, _ready={}, few_rows=False)
         starts["cupy, many launches"] = lambda: other(*there, WEIGHT)
+    if batch > FEW_ROWS:  # fewer are not cuBLAS's
+        starts["cupy, TF32"] = lambda: sample(
+            flow, there[0], noise=there[1], backend="cupy:tf32", **how
+        )
     failed = {}
     for contender, make in contenders(size, name, (checkpoint, obs, noise)).items():
         try:
             starts[contender] = make()
         except Exception as error:  # noqa: BLE001
             failed[contender] = told(error)
-    row = timed(starts, size)
+    row = timed(starts, size, clocks=clocks_of(starts, size))
     row["failed"] |= failed
     if "JAX" in row["seconds"]:
         row["from_jax"] = float(np.abs(ours.get() - np.asarray(starts["JAX"]())).max())
@@ -107,12 +112,28 @@ def cell(size: Size, name: str, network: str, batch: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def forget() -> None:
+    """Free what samplers hold."""
+    for remembered in (device_sampler, tf32_sampler):
+        remembered.samplers.clear()
+
+
+def clocks_of(names: Iterable[str], size: Size) -> dict[str, Clock]:
+    """CUDA events for those on whose streams they can be put: ours and, on a GPU, PyTorch's."""
+    clocks: dict[str, Clock] = {name: OwnClock() for name in names if name.startswith("cupy")}
+    if size.platform == "cuda" and any(name.startswith("PyTorch") for name in names):
+        from benchmarks.peers.gpu import TorchClock
+
+        clocks |= {name: TorchClock() for name in names if name.startswith("PyTorch")}
+    return clocks
+
+
 def samplers(size: Size, only: str) -> Iterator[dict[str, Any]]:
     """qgf, the cells that have targets first."""
     for batch in size.batches:
         for network in (only,) if only else size.networks:
             yield cell(size, "qgf", network, batch)
-            device_sampler.samplers.clear()
+            forget()
 
 
 def gradients(size: Size, only: str) -> Iterator[dict[str, Any]]:
@@ -120,7 +141,7 @@ def gradients(size: Size, only: str) -> Iterator[dict[str, Any]]:
     for batch in size.gradient_batches:
         for name in ("qgf_jacobian", "bptt"):
             yield cell(size, name, only or size.gradient_network, batch)
-            device_sampler.samplers.clear()
+            forget()
 
 
 def dataset(rng: np.random.Generator, steps: int) -> Transitions:
@@ -160,7 +181,7 @@ def trainings(size: Size, only: str) -> Iterator[dict[str, Any]]:
             starts["JAX"] = peers.jax_training(checkpoint, hyper, batches)
         except Exception as error:  # noqa: BLE001
             failed["JAX"] = told(error)
-        row = timed(starts, size, size.training_seconds, 0.2)
+        row = timed(starts, size, size.training_seconds, 0.2, clocks_of(starts, size))
         row["failed"] |= failed
         with contextlib.suppress(KeyError):
             row["projected_hours"] = 500_000 * row["seconds"]["cupy"]["median"] / 3600

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -77,12 +77,54 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def timed(
-    starts: dict[str, Start], size: Size, seconds: float | None = None, turn: float = 0.02
-) -> dict[str, Any]:
-    """Seconds of one call, its result waited for, by contender; who fails says why.
+class Clock(Protocol):
+    """CUDA events on the stream on which a contender's caller is: times that the device took."""
 
-    Contenders take turns of about `turn` seconds, until `seconds` (the size's) have passed.
+    def mark(self) -> Any:
+        """An event, recorded now."""
+        ...
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds from one to the other, both past."""
+        ...
+
+
+class OwnClock:
+    """Of CuPy's current stream, which our own stream waits for and is waited for by."""
+
+    def __init__(self) -> None:
+        self.cuda = device().xp.cuda
+
+    def mark(self) -> Any:
+        """An event."""
+        event = self.cuda.Event()
+        event.record()
+        return event
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds."""
+        return float(self.cuda.get_elapsed_time(first, last)) / 1e3
+
+
+CLOCKS = {
+    "seconds": "host's clock: a call and the wait for its result",
+    "queued": "host's clock: calls started one after another, waited for once, by their number",
+    "events": "CUDA events before and after a call on the caller's stream",
+}
+"""How a contender's time is measured. JAX's streams are out of reach: of it there are the first
+two. Ratios are of one clock on both sides."""
+
+
+def timed(
+    starts: dict[str, Start], size: Size, seconds: float | None = None, turn: float = 0.02,
+    clocks: Mapping[str, Clock] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The time of one call by contender, by each of the `CLOCKS`; who fails says why.
+
+    Contenders take turns of about `turn` seconds for each clock, until `seconds` (the size's) have
+    passed. clocks: of those whose streams are in reach.
+    Returns seconds, queued, events: {contender: spread}; ratios, queued_ratios, event_ratios: how
+    many times as long as "cupy" the others take, by that clock; failed.
     """
     seconds = size.seconds if seconds is None else seconds
     calls: dict[str, int] = {}
@@ -96,21 +138,65 @@ def timed(
             calls[name] = max(1, min(200, int(turn / (time.perf_counter() - began))))
         except Exception as error:  # noqa: BLE001  the others are timed all the same
             failed[name] = told(error)
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, dict[str, list[float]]] = {clock: {} for clock in CLOCKS}
     began = time.perf_counter()
     for rounds in range(15):
         if rounds >= size.turns and time.perf_counter() - began > seconds:
             break
         for name, count in calls.items():
-            since = time.perf_counter()
-            for _ in range(count):
-                starts[name]()
-                wait()
-            found[name].append((time.perf_counter() - since) / count)
-    times = {name: spread(found[name]) | {"calls": calls[name]} for name in calls}
-    ratios = {
-        name: spread([theirs / own for own, theirs in zip(found["cupy"], found[name], strict=True)])
-        for name in calls
-        if name != "cupy" and "cupy" in calls
+            for clock, value in one_turn(starts[name], count, (clocks or {}).get(name)).items():
+                found[clock].setdefault(name, []).append(value)
+    times = {clock: {name: spread(x) for name, x in of.items()} for clock, of in found.items()}
+    for name, own in times["seconds"].items():
+        own["calls"] = calls[name]
+    ratios = {"ratios": "seconds", "queued_ratios": "queued", "event_ratios": "events"}
+    return {
+        **times,
+        **{name: _ratios(found[clock]) for name, clock in ratios.items()},
+        "failed": failed,
     }
-    return {"seconds": times, "ratios": ratios, "failed": failed}
+
+
+def one_turn(start: Start, count: int, clock: Clock | None) -> dict[str, float]:
+    """The mean time of `count` calls by each clock that there is.
+
+    Where one call fills the turn the clocks run together, and nothing is queued: an event takes the
+    host some microseconds, which a short call would feel.
+    """
+    since = time.perf_counter()
+    first = clock.mark() if clock is not None and count == 1 else None
+    for _ in range(count):
+        start()
+        if first is not None and clock is not None:
+            last = clock.mark()
+        wait()
+    told = {"seconds": (time.perf_counter() - since) / count}
+    if first is not None and clock is not None:
+        return {**told, "queued": told["seconds"], "events": clock.between(first, last)}
+    if count == 1:
+        return {**told, "queued": told["seconds"]}
+    since = time.perf_counter()
+    for _ in range(count):
+        start()
+    wait()
+    told["queued"] = (time.perf_counter() - since) / count
+    if clock is not None:
+        marks = []
+        for _ in range(count):
+            before = clock.mark()
+            start()
+            marks.append((before, clock.mark()))
+            wait()
+        told["events"] = sum(clock.between(*pair) for pair in marks) / count
+    return told
+
+
+def _ratios(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """By contender, how many times as long as "cupy" in the same turn."""
+    if "cupy" not in found:
+        return {}
+    return {
+        name: spread([theirs / own for own, theirs in zip(found["cupy"], times, strict=True)])
+        for name, times in found.items()
+        if name != "cupy"
+    }

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, gpu_checks, gpu_speed
-from benchmarks.gpu_report import targets
+from benchmarks import gpu, gpu_checks, gpu_speed, gpu_timing
+from benchmarks.gpu_report import shares, targets
 from tests.helpers.gpu.on_cpu import require_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +75,9 @@ def test_device_and_sampler(dry: Any, tmp_path: Path) -> None:
     assert [row["batch"] for row in rows] == [1, 20]
     for row in rows:
         assert not row["failed"] and row["operations"] > 0 and row["bytes"] > 0
+        assert set(row["queued"]) == set(row["events"]) == set(row["seconds"])
+        assert set(row["event_ratios"]) == set(row["ratios"]) == set(row["seconds"]) - {"cupy"}
+        assert ("cupy, TF32" in row["seconds"]) == (row["batch"] > 16)
     again = dry("sampler", "--only", "2x6")
     assert [row["network"] for row in again] == ["2x8", "2x8", "2x6", "2x6"]
     text = (tmp_path / "gpu_dry.md").read_text()
@@ -102,11 +105,50 @@ def test_without_the_sanitizer(dry: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_other_parts(dry: Any, part: str) -> None:
     rows = dry(part)
     if part == "check":
-        assert max(row["error"] for row in rows) < 1e-4
+        rounded = [row["error"] for row in rows if "tf32" in row]
+        assert max(row["error"] for row in rows if "tf32" not in row) < 1e-4
+        assert rounded and 1e-6 < max(rounded) < 1e-1
         assert {row["graph"] for row in rows if "graph" in row} == {None, True}
     else:
         assert [row["preset"] for row in rows] == ["paper", "small"]
         assert all("cupy" in row["seconds"] for row in rows)
+
+
+def test_each_clock_has_its_ratios_and_its_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of contenders whose streams are out of reach there are no events, and no ratio by them."""
+    now = [0.0]
+    monkeypatch.setattr(gpu_timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(gpu_timing, "wait", lambda: advance(4e-3))
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    class Clock:
+        def mark(self) -> float:
+            return now[0]
+
+        def between(self, first: float, last: float) -> float:
+            return last - first
+
+    starts = {"cupy": lambda: advance(1e-3), "JAX": lambda: advance(6e-3)}
+    size = gpu_timing.Size(turns=2, seconds=0.0)
+    found = gpu_timing.timed(starts, size, clocks={"cupy": Clock()})
+    medians = {c: {n: t["median"] for n, t in found[c].items()} for c in gpu_timing.CLOCKS}
+    assert medians["seconds"] == pytest.approx({"cupy": 5e-3, "JAX": 1e-2})
+    calls = found["seconds"]["cupy"]["calls"]
+    assert calls > 1 and medians["queued"]["cupy"] == pytest.approx(1e-3 + 4e-3 / calls)
+    assert medians["events"] == pytest.approx({"cupy": 1e-3})
+    assert found["ratios"]["JAX"]["median"] == pytest.approx(2.0)
+    assert found["event_ratios"] == {} and set(found["queued_ratios"]) == {"JAX"}
+    slow = gpu_timing.timed({"cupy": lambda: advance(1.0)}, size, clocks={"cupy": Clock()})
+    # one call fills a turn: its clocks run together
+    assert slow["events"]["cupy"]["median"] == pytest.approx(1.0)
+    assert slow["queued"]["cupy"]["median"] == slow["seconds"]["cupy"]["median"]
+    row = {**found, "operations": 6.0, "bytes": 3.0}
+    by_host = {"product_rate": 2400.0, "bandwidth": 1200.0}
+    assert shares(row, by_host) == pytest.approx((0.5, 0.5))
+    by_both = {**by_host, "by_events": {"product_rate": 12000.0, "bandwidth": 6000.0}}
+    assert shares(row, by_both) == pytest.approx((0.5, 0.5))
 
 
 def test_results_that_came_back_are_merged(tmp_path: Path) -> None:

@@ -83,6 +83,22 @@ def torch_sampler(
     return start
 
 
+class TorchClock:
+    """CUDA events on PyTorch's current stream: `benchmarks.gpu_timing.Clock`."""
+
+    def mark(self) -> Any:
+        """An event."""
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds."""
+        return float(first.elapsed_time(last)) / 1e3
+
+
 def jax_training(checkpoint: Checkpoint, hyper: Any, batches: list[Any]) -> Start:
     """The jitted update; a call makes one, on the next of the batches (batch, x0, t)."""
     import jax
