@@ -90,7 +90,7 @@ def cell(size: Size, name: str, network: str, batch: int) -> dict[str, Any]:
     }
     if batch <= 64:
         other = DeviceSampler.__new__(DeviceSampler)
-        other.__dict__.update(sampler.__dict__, _ready={}, few_rows=False)
+        other.__dict__.update(sampler.__dict__, _ready={}, memory=None, few_rows=False)
         starts["cupy, many launches"] = lambda: other(*there, WEIGHT)
     if batch > FEW_ROWS:  # fewer are not cuBLAS's
         starts["cupy, TF32"] = lambda: sample(

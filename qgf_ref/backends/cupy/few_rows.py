@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from qgf_ref.backends.cupy.device import INTERPRETER
 from qgf_ref.backends.cupy.layout import LINE, Space
 from qgf_ref.backends.cupy.structs import CALL, arguments, struct
@@ -27,9 +25,9 @@ WARP = 32
 
 
 class FewRows(Workspace):
-    """The launch of a program for a number of rows, and its workspace. draws: as of `ManyRows`."""
+    """The launch of a program for a number of rows. draws: as of `ManyRows`."""
 
-    def __init__(self, tables: Tables, rows: int, draws: int, allocate: bool = True) -> None:
+    def __init__(self, tables: Tables, rows: int, draws: int) -> None:
         super().__init__(tables, rows, draws)
         weights, itemsize = self.weights, self.itemsize
         self.high = 2 if tables.code.asks(Op.HVP) else 1
@@ -53,10 +51,6 @@ class FewRows(Workspace):
         outside = 0 if self.inside else self.own["values"].size * self.device.processors
         self.own_at = space.take(outside)
         self.bytes = space.size * itemsize
-        if not allocate:
-            return
-        self.memory = self.device.empty(self.bytes, np.uint8)
-        self.offset_array = self.device.array(np.array(self.offsets, np.int64))
 
     @staticmethod
     def fits(tables: Tables, rows: int) -> bool:
@@ -64,7 +58,7 @@ class FewRows(Workspace):
         device = tables.weights.device
         if rows > FEW_ROWS or not device.cooperative:
             return False
-        few = FewRows(tables, rows, 1, allocate=False)
+        few = FewRows(tables, rows, 1)
         return MACHINE_BYTES + few.room["end"] * few.itemsize <= device.shared_bytes
 
     @property

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from qgf_ref.backends.cupy.cublas import Matrices
 from qgf_ref.backends.cupy.layout import LINE, Net, Space
 from qgf_ref.backends.cupy.structs import VALUES, arguments, struct
@@ -20,12 +18,12 @@ from qgf_ref.ops.time_embedding import DIM
 
 
 class ManyRows(Sweeps):
-    """The launches of a program for a number of rows, and their workspace.
+    """The launches of a program for a number of rows.
 
     draws  rows of each observation, which follow each other
     """
 
-    def __init__(self, tables: Tables, rows: int, draws: int, allocate: bool = True) -> None:
+    def __init__(self, tables: Tables, rows: int, draws: int) -> None:
         super().__init__(tables, rows, draws)
         weights, code, space = self.weights, tables.code, Space(self.itemsize)
         self.asks = frozenset(Op(op) for op in code.table[:, OP])
@@ -45,19 +43,22 @@ class ManyRows(Sweeps):
         self.noise_at, self.weight_at = self.offsets[NOISE], self.offsets[WEIGHT]
         self.flags = space.take(LINE // self.itemsize)
         self.bytes = space.size * self.itemsize
-        if not allocate:
+
+    def bind(self, memory: Any) -> None:
+        """Lie in this array of bytes from now on; None: nowhere."""
+        super().bind(memory)
+        if memory is None:
             return
-        self.memory = self.device.empty(self.bytes, np.uint8)
-        self.offset_array = self.device.array(np.array(self.offsets, np.int64))
         self.values = struct(
             VALUES, base=self.at(0), offsets=self.offset_array.data.ptr,
-            kinds=tables.kinds.data.ptr, rows=rows, D=weights.action_dim, E=weights.members,
+            kinds=self.tables.kinds.data.ptr, rows=self.rows, D=self.weights.action_dim,
+            E=self.weights.members,
         )  # fmt: skip
 
     @classmethod
     def bytes_of(cls, tables: Tables, rows: int, draws: int) -> int:
-        """How large the workspace would be."""
-        return cls(tables, rows, draws, allocate=False).bytes
+        """How large the memory would have to be."""
+        return cls(tables, rows, draws).bytes
 
     def results(self) -> list[Any]:
         """The program's results, in the workspace."""

@@ -20,16 +20,18 @@ from qgf_ref.backends.program.remembered import Remembered
 SHARE = 0.8
 """Of the free memory, what a call's workspace may take; more rows run in several parts."""
 KEPT = 4
-"""Numbers of rows whose workspaces and graphs a sampler keeps."""
+"""Numbers of rows whose places and graphs a sampler keeps, all in one memory."""
 
 
 class DeviceSampler:
     """A program with its weights. Calls may come from several threads, and run one by one.
 
     few_rows  whether few rows may run in one launch (`FewRows.fits`); the benchmark compares
+    memory    the one workspace, as large as the largest call so far needed; None before the first
     """
 
     few_rows = True
+    memory: Any = None
 
     def __init__(self, code: Code, weights: DeviceWeights, networks: Sequence[Any]) -> None:
         self.tables, self.device = Tables(code, weights, networks), weights.device
@@ -67,8 +69,9 @@ class DeviceSampler:
 
     @property
     def bytes(self) -> int:
-        """Of all workspaces that are kept."""
-        return sum(ready.plan.bytes for ready in self._ready.values())
+        """Of the workspace, and of the tables of what lies where in it."""
+        tables = [ready.plan.offset_array for ready in self._ready.values()]
+        return sum(int(array.nbytes) for array in (self.memory, *tables) if array is not None)
 
     def _column(self, weight: Any, B: int) -> Any:
         if self.device.is_own(weight):
@@ -79,7 +82,10 @@ class DeviceSampler:
         """The rows of each part, whole observations: as many as the memory has room for."""
         if not B:
             return []
-        if (B, draws) in self._ready or (self.few_rows and FewRows.fits(self.tables, B)):
+        known = self._ready.get((B, draws))
+        if known is not None and known.plan.memory is not None:
+            return [(0, B)]
+        if self.few_rows and FewRows.fits(self.tables, B):
             return [(0, B)]
         most = SHARE * (self.device.memory()[0] + self.bytes)
         one, two = (ManyRows.bytes_of(self.tables, n * draws, draws) for n in (64, 128))
@@ -106,14 +112,27 @@ class DeviceSampler:
             few = self.few_rows and FewRows.fits(self.tables, rows)
             ready = _Ready((FewRows if few else ManyRows)(self.tables, rows, draws))
         self._ready[rows, draws] = ready
+        if self.memory is None or self.memory.nbytes < ready.plan.bytes:
+            # graphs hold addresses, so that all go; the old memory first, to be part of the new one
+            for each in self._ready.values():
+                each.bind(None)
+            self.memory = None
+            self.memory = self.device.empty(ready.plan.bytes, np.uint8)
+        if ready.plan.memory is not self.memory:
+            ready.bind(self.memory)
         return ready
 
 
 class _Ready:
-    """A plan with its workspace: run plainly once, then captured, then replayed."""
+    """A plan: run plainly once, then captured, then replayed."""
 
     def __init__(self, plan: ManyRows | FewRows) -> None:
         self.plan, self.calls, self.graph = plan, 0, None
+
+    def bind(self, memory: Any) -> None:
+        """Lie in this memory from now on; what was captured of another is forgotten."""
+        self.plan.bind(memory)
+        self.calls, self.graph = min(self.calls, 1), None
 
     def start(self) -> None:
         device = self.plan.device

@@ -1,4 +1,4 @@
-"""The memory of one way to run a program, for a number of rows."""
+"""Where everything lies of one way to run a program, for a number of rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from qgf_ref.backends.cupy.tables import Tables
 
 
 class Workspace:
-    """One allocation, by offsets in numbers of the networks' dtype.
+    """Places in a sampler's memory, by offsets in numbers of the networks' dtype.
+
+    Whatever a run reads it has written: other numbers of rows have the same memory in between.
 
     obs_at, noise_at, weight_at  where the inputs go; flags: a line, whose first integer becomes 1
     when something was not finite
+    bytes    how large the memory must be
+    offsets  of the program's registers
     """
 
-    memory: Any
+    memory: Any = None
+    offset_array: Any = None
+    offsets: list[int]
     obs_at: int
     noise_at: int
     weight_at: int
@@ -31,6 +37,12 @@ class Workspace:
         nets = self.weights.nets.values()
         hidden = [net.members * sum(map(self._stride, net.widths)) for net in nets]
         self.tangent_width = max(hidden)
+
+    def bind(self, memory: Any) -> None:
+        """Lie in this array of bytes from now on; None: nowhere."""
+        self.memory = memory
+        if self.offset_array is None and memory is not None:
+            self.offset_array = self.device.array(np.array(self.offsets, np.int64))
 
     def _stride(self, columns: int) -> int:
         return padded(columns, self.dtype)

@@ -176,6 +176,36 @@ def test_the_second_call_is_captured_and_the_third_replayed(
     assert said.count("no CUDA graph") == 1 and "OperationNotPermitted" not in said
 
 
+@WAYS
+def test_all_numbers_of_rows_share_one_workspace(
+    gpu: ModuleType, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows with the largest call; what was captured of the old one is captured anew."""
+    monkeypatch.setattr(samplers.DeviceSampler, "few_rows", few)
+    flow, obs, _ = small(rows=12)
+    noise = np.random.default_rng(2).standard_normal((12, 3))
+    before, sizes = stand_in.settings.taken, []
+    for rows in (3, 3, 3, 2, 2, 12, 3, 3, 12, 5, 4, 6, 3, 2, 12, 3):
+        how: dict[str, Any] = {"weight": 0.3, "noise": noise[:rows]}
+        got = sample(flow, obs[:rows], backend="cupy", **how)
+        expected = sample(flow, obs[:rows], **how)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64, err_msg=str(rows))
+        (sampler,) = samplers.device_sampler.samplers.values()
+        assert sampler._ready[rows, 1].plan.memory is sampler.memory
+        kept = [ready.plan for ready in sampler._ready.values()]
+        assert {id(plan.memory) for plan in kept} <= {id(sampler.memory), id(None)}
+        sizes.append(sampler.memory.nbytes)
+    assert sizes == sorted(sizes) and len(set(sizes)) == 2 and len(kept) == samplers.KEPT
+    tables = sum(plan.offset_array.nbytes for plan in kept)
+    assert sampler.bytes == sizes[-1] + tables < stand_in.settings.taken - before
+    assert few or sampler._ready[3, 1].graph is not None
+    held, weights = sampler.bytes, sampler.tables
+    taken = stand_in.settings.taken
+    del sampler, kept, weights
+    samplers.device_sampler.samplers.clear()
+    assert taken - stand_in.settings.taken >= held
+
+
 def test_few_memory_means_several_parts(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers.DeviceSampler, "few_rows", False)
     flow, obs, _ = small(rows=80)
@@ -192,6 +222,10 @@ def test_few_memory_means_several_parts(gpu: ModuleType, monkeypatch: pytest.Mon
     stand_in.settings.free = stand_in.settings.taken + 500
     with pytest.raises(InputError, match=r"the GPU has not enough memory: .* bytes are needed"):
         sample(flow, obs, backend="cupy", **how)
+    # and once there is some again
+    stand_in.settings.free = 1 << 33
+    got = sample(flow, obs, backend="cupy", **how)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=FLOAT64)
 
 
 def _bare(array: Any) -> Any:
