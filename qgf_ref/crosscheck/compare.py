@@ -216,6 +216,7 @@ def as_dict(result: Comparison) -> dict[str, Any]:
                     for m in e.mistakes
                 ],
                 "excess": e.excess,
+                "record": list(e.record),
             }
             for e in d.explanations
         ],

@@ -196,7 +196,7 @@ def test_an_input_that_separates_what_is_ambiguous(
 def test_no_line_is_wider_than_100_columns(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qgf_ref.crosscheck.sampler.diagnosis.MAX_PAIRS", 5)
+    monkeypatch.setattr("qgf_ref.crosscheck.sampler.search.MAX_PAIRS", 5)
     ck = small_checkpoint(hidden=(4, 3), steps=2, dtype="float32")
     save_checkpoint(ck, place / "model.safetensors")
     arrays = ours(ck)

@@ -210,6 +210,12 @@ class RecordedCase:
         """Whether their states are known, so that each step can be recomputed from them."""
         return self.states is not None
 
+    def final(self) -> RecordedCase:
+        """Its final actions alone, sampled from the noise."""
+        alone = copy(self)
+        alone.states, alone.theirs, alone._references = None, {"action": self.theirs["action"]}, {}
+        return alone
+
     @property
     def observed(self) -> tuple[str, ...]:
         """The recorded quantities in causal order."""
@@ -247,9 +253,9 @@ class RecordedCase:
         """The truth under these mistakes and how far our own runs are from it."""
         return self._runs(setting, made, given, free)[0]
 
-    def free_runs(self, setting: Setting) -> Runs:
+    def free_runs(self, setting: Setting, made: Mistakes = ()) -> Runs:
         """The scatter of runs from the noise alone, and those runs."""
-        return self._runs(setting, free=True)
+        return self._runs(setting, made, free=True)
 
     def _runs(
         self, setting: Setting, made: Mistakes = (), given: Given = None, free: bool = False

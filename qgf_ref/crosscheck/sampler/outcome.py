@@ -24,11 +24,13 @@ class Explanation:
 
     excess   largest times over the limit of any quantity and step, ≤ 1
     variants what else fits under the same names (a place, a rounding)
+    record   what was recorded under which name, beside the mistakes
     """
 
     mistakes: Mistakes
     excess: float
     variants: tuple[Mistakes, ...] = ()
+    record: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +78,9 @@ class Diagnosis:
     @property
     def agrees(self) -> bool:
         """Whether no mistake at all, or nothing but harmless rounding, explains everything."""
-        return any(all(made.harmless for made in e.mistakes) for e in self.explanations)
+        return any(
+            all(made.harmless for made in e.mistakes) and not e.record for e in self.explanations
+        )
 
     @property
     def explained(self) -> bool:

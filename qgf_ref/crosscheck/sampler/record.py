@@ -1,9 +1,10 @@
-"""How a run was written down, where the sampler is right and its record is not.
+"""How a run was written down, where its final actions are explained and its record is not.
 
-The final actions agree, so that the sampler computed what it should; a recorded quantity that does
+Where the final actions agree, the sampler computed what it should; a recorded quantity that does
 not is then something else under that name: the state after the step, −v, the gradient with its
-weight, another layout of the same numbers. Every way of writing (`WAYS`, combined) is applied to
-the reference's own run, and one that gives what was recorded, to rounding, is named.
+weight, another layout of the same numbers. Every way of writing (a base, a sign, a factor, an order
+of steps, a layout) is applied to the reference's own run, and one that gives what was recorded, to
+rounding, is named. The same of a sampler whose final actions one mistake explains, beside its run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.crosscheck.sampler.rounding import Scatter, measured
 from qgf_ref.crosscheck.sampler.runs import Predicted
@@ -165,18 +167,18 @@ def _rechunked(first: int, second: int) -> Change:
 
 
 class Recorded:
-    """One case beside the reference's run of it, from the noise alone."""
+    """One case beside the reference's run of it, from the noise alone, with these mistakes."""
 
-    def __init__(self, setting: Setting, case: RecordedCase) -> None:
+    def __init__(self, setting: Setting, case: RecordedCase, made: Mistakes = ()) -> None:
         self.case = case
-        self.scatter, ours = case.free_runs(setting)
+        self.scatter, ours = case.free_runs(setting, made)
         options = setting.checkpoint
         times = np.array(setting.port().flow.times)
         weight = case.weight
 
         def run(quantities: Predicted) -> Run:
             chunk = options.horizon, options.action_dim
-            return Run(quantities, weight, times, chunk, setting.port())
+            return Run(quantities, weight, times, chunk, setting.port(made))
 
         self.truth, self.ours = run(self.scatter.truth), [run(one) for one in ours]
 
@@ -204,8 +206,11 @@ class Recorded:
         return self.agrees(name, measured(exact, ours, self.scatter))
 
 
-def misrecorded(setting: Setting, cases: list[RecordedCase]) -> tuple[str, ...]:
-    """What was written under which name, if the sampler is right and only its record is not.
+def misrecorded(
+    setting: Setting, cases: list[RecordedCase], made: Mistakes = ()
+) -> tuple[str, ...]:
+    """What was written under which name, if the sampler is right and only its record is not; made:
+    if it has these mistakes and no other.
 
     () unless the final actions of all cases agree, and every recorded quantity that does not is
     something else of the same run.
@@ -216,7 +221,7 @@ def misrecorded(setting: Setting, cases: list[RecordedCase]) -> tuple[str, ...]:
         return ()
     recorded = []
     for case in cases:
-        recorded.append(Recorded(setting, case))
+        recorded.append(Recorded(setting, case, made))
         if "action" not in case.theirs or not recorded[-1].agrees("action"):
             return ()
     says = []

@@ -94,7 +94,9 @@ def headline(diagnosis: Diagnosis, call: str = "") -> str:
         return "; ".join(("your sampler agrees", *diagnosis.record))
     if diagnosis.unknown is not None:
         return f"unknown at {diagnosis.unknown}" + (f" (call '{call}')" if call else "")
-    return " or ".join(" + ".join(e.names) for e in diagnosis.explanations[:MANY])
+    return " or ".join(
+        "; ".join((" + ".join(e.names), *e.record)) for e in diagnosis.explanations[:MANY]
+    )
 
 
 def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
@@ -136,6 +138,8 @@ def _explained(rank: int, explanation: Explanation, hints: Mapping[str, str]) ->
                     - {str(made) for made in explanation.mistakes})  # fmt: skip
     if others:
         lines += wrapped(f"as well as: {', '.join(others)}", "   ")
+    for line in explanation.record:
+        lines += wrapped(f"and {line}", "   ")
     lines.append(
         f"   reproduces every recorded number; largest error {explanation.excess:.2g} of the limit"
     )
