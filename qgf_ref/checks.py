@@ -19,14 +19,17 @@ float32) is not believed: the check's remark says so, and differences judge (`qg
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.errors import InputError
 from qgf_ref.oracles import Derivatives, Oracle, derivatives
 from qgf_ref.quotients import FLOAT32_ACCURACY, central_difference, complex_step
-from qgf_ref.trees import Function, Tree, leaves, like, norm, shifted
+from qgf_ref.trees import Function, Tree, leaves, like, norm, own_copy, shifted
+from qgf_ref.user_code import require_function, told_whose
 
 __all__ = [
     "Check", "DerivativeMismatch", "central_difference", "check_adjoint", "check_jvp", "check_vjp",
@@ -108,6 +111,33 @@ def random_like(x: Tree, rng: np.random.Generator) -> Tree:
     return like(tuple(rng.standard_normal(a.shape).astype(a.real.dtype) for a in leaves(x)), x)
 
 
+def _asked(name: str, function: Function, *given: Tree) -> Any:
+    """A copy of what somebody's function answers on copies: which arrays it writes into, its
+    arguments or one that it keeps for its answers, is its own affair.
+
+    Raises InputError, with the function, the call and the line, when it raises, and where it
+    answers in no numbers.
+    """
+    require_function(function, name, "of arrays, which returns arrays")
+    with _told(name, *given):
+        answer = function(*map(own_copy, given))
+    try:
+        kinds = {a.dtype.kind for a in leaves(answer)}
+    except (TypeError, ValueError):  # rows of several lengths
+        kinds = {"O"}
+    if not kinds <= set("biufc"):
+        raise InputError(
+            f"the {name} must return numbers, an array or a tuple of them, got "
+            f"{type(answer).__name__}"
+        )
+    return own_copy(answer)
+
+
+def _told(name: str, *given: Tree) -> AbstractContextManager[None]:
+    shapes = " and ".join(", ".join(str(a.shape) for a in leaves(x)) for x in given)
+    return told_whose(f"your {name}", f"with arguments of shape {shapes}")
+
+
 class _Verdict:
     """What a check gathers: the largest error, and whether a rule answers in float32."""
 
@@ -167,15 +197,16 @@ def check_jvp(
     f       x ↦ y on arrays (or tuples of arrays); accepts complex arrays for "complex_step"
     error   max over directions of ‖jvp − oracle‖/‖oracle‖
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
-    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
+    on derivatives of another shape, on x that is not float64, where nothing would be checked, and
+    from what a function of yours raises, naming it and the line.
     """
     x, rng = _point(x, directions), _directions_rng(seed)
     verdict = _Verdict(name, oracle, tolerance, directions)
     along = [random_like(x, rng) for _ in range(directions)]
-    answer = derivatives(oracle, f, x, along)
+    answer = _by_oracle(oracle, f, x, along)
     verdict.judged_by(answer)
     for x_dot, expected in zip(along, answer.values, strict=True):
-        actual = jvp(x, x_dot)
+        actual = _asked("jvp", jvp, x, x_dot)
         verdict.rule(actual, expected, "jvp")
         verdict.worse(_distance(actual, expected))
     return verdict.finish(raises)
@@ -202,17 +233,18 @@ def check_vjp(
     ‖vjp‖‖x_dot‖/√size, the typical size of that product (of a scalar function, J x_dot can be far
     smaller by chance: a direction almost orthogonal to the gradient).
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
-    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
+    on derivatives of another shape, on x that is not float64, where nothing would be checked, and
+    from what a function of yours raises, naming it and the line.
     """
     x, rng = _point(x, directions), _directions_rng(seed)
-    verdict, y = _Verdict(name, oracle, tolerance, directions), f(x)
+    verdict, y = _Verdict(name, oracle, tolerance, directions), _asked("f", f, x)
     size = sum(a.size for a in leaves(x))
     full = size <= max_full
     drawn = [(random_like(y, rng), x if full else random_like(x, rng)) for _ in range(directions)]
-    answer = derivatives(oracle, f, x, _basis(x) if full else [x_dot for _, x_dot in drawn])
+    answer = _by_oracle(oracle, f, x, _basis(x) if full else [x_dot for _, x_dot in drawn])
     verdict.judged_by(answer)
     for n, (y_bar, x_dot) in enumerate(drawn):
-        x_bar = vjp(x, y_bar)
+        x_bar = _asked("vjp", vjp, x, y_bar)
         verdict.rule(x_bar, x, "vjp")
         if full:
             expected = np.array([_dot(y_bar, column) for column in answer.values])
@@ -242,19 +274,26 @@ def check_adjoint(
 
     error   max over directions of |difference|/max(‖y_bar‖‖J x_dot‖, ‖Jᵀ y_bar‖‖x_dot‖)
     Raises DerivativeMismatch (an AssertionError) on failure, unless `raises` is false; InputError
-    on derivatives of another shape, on x that is not float64, and where nothing would be checked.
+    on derivatives of another shape, on x that is not float64, where nothing would be checked, and
+    from what a function of yours raises, naming it and the line.
     """
     x, rng = _point(x, directions), _directions_rng(seed)
-    verdict, y = _Verdict(name, "adjoint identity", tolerance, directions), f(x)
+    verdict, y = _Verdict(name, "adjoint identity", tolerance, directions), _asked("f", f, x)
     for _ in range(directions):
         x_dot, y_bar = random_like(x, rng), random_like(y, rng)
-        y_dot, x_bar = jvp(x, x_dot), vjp(x, y_bar)
+        y_dot, x_bar = _asked("jvp", jvp, x, x_dot), _asked("vjp", vjp, x, y_bar)
         verdict.rule(y_dot, y_bar, "jvp")
         verdict.rule(x_bar, x, "vjp")
         difference = abs(_dot(y_bar, y_dot) - _dot(x_bar, x_dot))
         scale = max(norm(y_bar) * norm(y_dot), norm(x_bar) * norm(x_dot))
         verdict.worse(_ratio(difference, scale))
     return verdict.finish(raises)
+
+
+def _by_oracle(oracle: Oracle, f: Function, x: Tree, along: list[Tree]) -> Derivatives:
+    require_function(f, "f", "of arrays, which returns arrays")
+    with _told("f", x):
+        return derivatives(oracle, f, x, along)
 
 
 def _directions_rng(seed: int) -> np.random.Generator:

@@ -20,6 +20,12 @@ KnownFailures = Mapping[str, str]
 NO_FAILURES: KnownFailures = {}
 
 
+ONE_ARRAY = (
+    "answers every call in the same array, so that a later one changes what an earlier one gave: "
+    "return a new array"
+)
+
+
 class ContractError(QGFError, AssertionError):
     """A clause is broken: `subject` and `clause` name it, the message says what came instead."""
 

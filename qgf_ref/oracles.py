@@ -39,7 +39,7 @@ from qgf_ref.quotients import (
     scale_of,
     unit_step,
 )
-from qgf_ref.trees import Function, Tree, leaves, like, norm, shifted
+from qgf_ref.trees import Function, Tree, leaves, like, norm, own_copy, shifted
 
 Oracle = Literal["complex_step", "central_difference"]
 
@@ -164,11 +164,11 @@ class Objection(NamedTuple):
 
 
 def _numeric(f: Function) -> Function:
-    """f with arrays of floats for whatever numbers it answers in."""
+    """f with arrays of floats of our own for whatever numbers it answers in, given copies."""
 
     @wraps(f)
     def numbers(*x: Any) -> Tree:
-        answer = f(*x)
+        answer = f(*map(own_copy, x))
         try:
             arrays = leaves(answer)
         except ValueError:  # rows of several lengths
@@ -178,8 +178,10 @@ def _numeric(f: Function) -> Function:
                 "f must answer in numbers, an array or a tuple of them, got "
                 f"{type(answer).__name__} (dtype {', '.join(str(a.dtype) for a in arrays)})"
             )
-        # differences of unsigned integers would wrap around
-        return like(tuple(a if a.dtype.kind in "fc" else a.astype(float) for a in arrays), answer)
+        # differences of unsigned integers would wrap around; f may answer in one array for ever
+        return like(
+            tuple(np.array(a) if a.dtype.kind in "fc" else a.astype(float) for a in arrays), answer
+        )
 
     return numbers
 

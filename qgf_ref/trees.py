@@ -19,6 +19,11 @@ def leaves(x: Tree) -> tuple[Array, ...]:
     return tuple(np.asarray(a) for a in x) if isinstance(x, tuple) else (np.asarray(x),)
 
 
+def own_copy(x: Tree) -> Tree:
+    """The tree with arrays of its own."""
+    return like(tuple(np.array(a, subok=True) for a in leaves(x)), x)
+
+
 def like(arrays: tuple[Array, ...], x: Tree) -> Tree:
     """Arrays in the structure of x."""
     return arrays if isinstance(x, tuple) else arrays[0]

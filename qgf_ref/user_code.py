@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
-from qgf_ref.errors import InputError, listing
+from qgf_ref.contracts import Broken, Unchecked
+from qgf_ref.errors import InputError, QGFError, listing
 
 OWN = str(Path(__file__).parent)
 MOST = 200
@@ -37,6 +41,23 @@ def require_function(value: Any, name: str, takes: str) -> None:
     """Raise InputError unless `value` can be called; `takes`: with what, and what it returns."""
     if not callable(value):
         raise InputError(f"{name} must be a function {takes}, got {type(value).__name__}")
+
+
+@contextmanager
+def told_whose(whose: str, when: str) -> Iterator[None]:
+    """Raise InputError from whatever somebody's code raises meanwhile: whose it is, when it was
+    asked, and the line. What this package itself raises, or a test that skips, goes through.
+
+    whose  "your jvp"; when  "with x of shape (5,)"
+    """
+    try:
+        yield
+    except (QGFError, Broken, Unchecked, SkipTest):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{whose} raised {type(error).__name__} {when}: {error_said(error)}"
+        ) from error
 
 
 def error_summary(error: BaseException) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -176,3 +179,98 @@ def test_nothing_passes_vacuously() -> None:
     assert check_jvp(f, jvp, whole).passed
     for seed in range(20):
         assert not check_jvp(f, lambda x, u: 2 * jvp(x, u), whole, seed=seed, raises=False).passed
+
+
+KEPT = np.empty((5, 3)), np.empty((5, 4))
+
+
+def kept(answer: Array) -> Array:
+    """The answer, in the one array of its shape that is kept for answers."""
+    (place,) = (p for p in KEPT if p.shape == answer.shape)
+    place[...] = answer
+    return place
+
+
+IN_PLACE: dict[str, tuple[Any, Any, Any]] = {
+    "into the tangent": (np.sin, lambda x, u: np.multiply(u, np.cos(x), out=u), np.cos),
+    "into x": (lambda x: np.sin(x, out=x), lambda x, u: np.cos(x, out=x) * u, np.cos),
+    "a kept array": (lambda x: kept(x**3), lambda x, u: kept(3 * x**2 * u), lambda x: 3 * x**2),
+    "a kept array, not analytic": (
+        lambda x: kept(x * np.abs(x)), lambda x, u: kept(2 * abs(x) * u), lambda x: 2 * abs(x),
+    ),
+}  # fmt: skip
+"""f, its jvp (and vjp: they are elementwise), and its derivative."""
+
+
+@pytest.mark.parametrize("oracle", ["complex_step", "central_difference"])
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_arrays_that_are_written_into_decide_nothing(how: str, oracle: Any) -> None:
+    """A right rule was called wrong, and rules of zero, or of any two factors, passed."""
+    function, rule, slope = IN_PLACE[how]
+    for check in (check_jvp, check_vjp):
+        assert check(function, rule, X, oracle=oracle).passed
+        assert check(function, rule, X, oracle=oracle, directions=2, seed=3).passed
+        assert not check(function, lambda x, u: kept(0 * u), X, oracle=oracle, raises=False).passed
+        assert not check(
+            function, lambda x, u: kept(1.01 * slope(x) * u), X, oracle=oracle, raises=False
+        ).passed
+    assert check_vjp(function, rule, X, oracle=oracle, max_full=0).passed
+
+
+def test_the_adjoint_identity_of_rules_in_place() -> None:
+    def times(factor: float, x: Array, u: Array) -> Array:
+        u *= factor * np.cos(x)
+        return u
+
+    def keeping(factor: float, x: Array, u: Array) -> Array:
+        return kept(factor * np.cos(x) * u)
+
+    for rule in (times, keeping):
+        assert check_adjoint(np.sin, partial(rule, 1), partial(rule, 1), X).passed
+        assert not check_adjoint(np.sin, partial(rule, 5), partial(rule, 7), X, raises=False).passed
+
+
+def test_whose_line_raised_is_said_once_and_the_exception_stays() -> None:
+    def broken(*given: Array) -> Array:
+        raise KeyError("gain")
+
+    def shapes(x: Array) -> Array:
+        return x @ np.ones(7)
+
+    cases: list[tuple[Any, str, type[Exception]]] = [
+        (lambda: check_jvp(broken, jvp, X), r"your f raised KeyError .*\(5, 4\)", KeyError),
+        (lambda: check_jvp(shapes, jvp, X), "your f raised ValueError", ValueError),
+        (lambda: check_vjp(broken, vjp, X), "your f raised KeyError", KeyError),
+        (
+            lambda: check_jvp(f, broken, X),
+            r"your jvp raised KeyError with arguments of shape \(5, 4\) and \(5, 4\): 'gain' at "
+            r".*test_checks.py:\d+$",
+            KeyError,
+        ),
+        (
+            lambda: check_vjp(f, broken, X),
+            r"your vjp raised KeyError with arguments of shape \(5, 4\) and \(5, 3\)",
+            KeyError,
+        ),
+        (lambda: check_adjoint(f, broken, vjp, X), "your jvp raised KeyError", KeyError),
+        (lambda: check_adjoint(f, jvp, broken, X), "your vjp raised KeyError", KeyError),
+        (lambda: check_vjp(f, lambda x: x, X), "your vjp raised TypeError", TypeError),
+    ]
+    for call, message, kind in cases:
+        with pytest.raises(InputError, match=message) as raised:
+            call()
+        assert isinstance(raised.value.__cause__, kind)
+    # what is no error of a function goes through as it is
+    for passing in (InputError("own"), unittest.SkipTest("own"), KeyboardInterrupt()):
+        with pytest.raises(type(passing)) as through:
+            check_jvp(f, Mock(side_effect=passing), X)
+        assert through.value is passing
+
+
+@pytest.mark.parametrize("answer", [None, "a", {"x": X}, [[1.0], [1.0, 2.0]], (X, None)])
+def test_a_rule_that_answers_in_no_numbers(answer: Any) -> None:
+    kind = type(answer).__name__
+    with pytest.raises(InputError, match=f"the jvp must return numbers, .* got {kind}"):
+        check_jvp(f, lambda x, u: answer, X)
+    with pytest.raises(InputError, match="vjp must be a function of arrays"):
+        check_vjp(f, answer, X)

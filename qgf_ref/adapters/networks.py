@@ -23,7 +23,7 @@ def _real(x: Array, dtype: np.dtype[Any], what: str) -> Array:
 def _returned(y: Array, dtype: np.dtype[Any], what: str) -> Array:
     if y.dtype.kind != "f":
         raise InputError(f"{what} must return real numbers, it returned {y.dtype}")
-    return np.asarray(y, dtype)
+    return np.array(y, dtype)  # a copy: the function may keep one array for its answers
 
 
 @dataclass(frozen=True)

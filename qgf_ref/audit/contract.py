@@ -12,7 +12,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.audit.by_oracle import OracleStep
 from qgf_ref.audit.definitions import has_definition
 from qgf_ref.audit.derivatives import estimator_checks
-from qgf_ref.contracts import Broken, Clause, Unchecked, nothing_to_check
+from qgf_ref.contracts import ONE_ARRAY, Broken, Clause, Unchecked, nothing_to_check
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, Guidance, GuidedFlow
 from qgf_ref.guidance.counting import counted
@@ -116,8 +116,10 @@ def _dtype(trial: Trial) -> None:
 
 def _deterministic(trial: Trial) -> None:
     for k in trial.steps:
-        once, again = trial.gradient(k), trial.gradient(k)
-        _require(np.array_equal(once, again), f"at step {k}, the same call gave other bits")
+        once = trial.gradient(k)
+        before, again = once.copy(), trial.gradient(k)
+        _require(np.array_equal(before, again), f"at step {k}, the same call gave other bits")
+        _require(not np.shares_memory(once, again), f"it {ONE_ARRAY}")
 
 
 def _leaves_its_input(trial: Trial) -> None:

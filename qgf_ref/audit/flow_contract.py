@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from qgf_ref.audit.flow_direction import Direction, flow_direction
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
 from qgf_ref.contracts import (
     NO_FAILURES,
+    ONE_ARRAY,
     Broken,
     Clause,
     ContractReport,
@@ -136,8 +138,10 @@ def _shape(trial: FlowTrial, name: str) -> None:
 
 
 def _deterministic(trial: FlowTrial, name: str) -> None:
-    first, again = (trial.forward(name, trial.action)[0] for _ in range(2))
-    _near(trial, name, again, first, f"the {name} gives other numbers when it is called again: "
+    first = trial.forward(name, trial.action)[0]
+    before, again = np.array(first), trial.forward(name, trial.action)[0]
+    _require(not np.shares_memory(first, again), f"the {name} {ONE_ARRAY}")
+    _near(trial, name, again, before, f"the {name} gives other numbers when it is called again: "
           "noise inside, Dropout, or state; they differ")  # fmt: skip
 
 
@@ -232,9 +236,7 @@ def _derivative_check(trial: FlowTrial, name: str) -> Check:
     def product_of(kind: str) -> Callable[[Array, Array], Array]:
         return lambda x, bar: trial.product(network, kind, bar, x)
 
-    how: dict[str, Any] = {
-        "directions": DIRECTIONS, "seed": trial.seed, "name": name, "raises": False
-    }  # fmt: skip
+    how: Any = {"directions": DIRECTIONS, "seed": trial.seed, "name": name, "raises": False}
     if kind == "adjoint":
         return check_adjoint(f, product_of("jvp"), product_of("vjp"), trial.action, **how)
     oracle = _oracle(f, trial.action)
@@ -270,11 +272,10 @@ def _of(network: Any, attribute: str) -> Any:
 
 def _oracle(f: Callable[[Array], Array], x: Array) -> Oracle:
     """By complex step where f computes with complex numbers, else by differences."""
-    try:
-        complex_ = np.asarray(f(x + 0j)).dtype.kind == "c"
-    except (QGFError, TypeError, ValueError, RuntimeError):
-        complex_ = False
-    return "complex_step" if complex_ else "central_difference"
+    with suppress(QGFError, TypeError, ValueError, RuntimeError):
+        if np.asarray(f(x + 0j)).dtype.kind == "c":
+            return "complex_step"
+    return "central_difference"
 
 
 def _near(trial: FlowTrial, name: str, actual: Array, expected: Array, what: str) -> None:

@@ -75,7 +75,7 @@ class FunctionEstimator(Estimator):
         return replace(guidance, gradient=gradient, acceleration=acceleration)
 
     def _like(self, action: Array, answer: Any) -> Array:
-        found = np.asarray(answer)
+        found = np.array(answer)  # a copy: the next answer may come in the same array
         if found.dtype.kind not in "fiu" or found.shape != action.shape:
             raise InputError(
                 f"estimator {self.title} returned {found.dtype} of shape {found.shape}, "

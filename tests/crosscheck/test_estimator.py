@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import SkipTest
 
 import numpy as np
@@ -137,6 +137,17 @@ class NotRecorded(Partial):
         return 1.0 * g
 
 
+class OneArray(Partial):
+    """A later call changes what an earlier one gave."""
+
+    kept: ClassVar[dict[Any, Array]] = {}
+
+    def spoilt(self, step: DenoisingStep, g: Array) -> Array:
+        place = self.kept.setdefault((g.shape, g.dtype), np.empty_like(g))
+        place[...] = g
+        return place
+
+
 class RecordedBranch(Mine):
     """On the recorder's stand-ins, which are small, it does something else."""
 
@@ -152,6 +163,7 @@ PLANTED: dict[type[Estimator], str] = {
     InfiniteAtStep1: "finite",
     AlwaysFloat64: "dtype",
     Random: "deterministic",
+    OneArray: "deterministic",
     ChangesItsInput: "leaves_its_input",
     NoRows: "zero_rows",
     OneWeight: "row_weights",

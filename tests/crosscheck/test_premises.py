@@ -10,7 +10,13 @@ import pytest
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.premises import Arrays, another, broken_premise
 from qgf_ref.crosscheck.sampler import diagnosis
-from qgf_ref.testing import CrossCheckError, check_critic, check_sampler, check_velocity
+from qgf_ref.testing import (
+    CrossCheckError,
+    check_critic,
+    check_gradient,
+    check_sampler,
+    check_velocity,
+)
 from tests.crosscheck.plain_port import (
     CHECKPOINT,
     GIVEN,
@@ -69,6 +75,39 @@ def test_functions_alone_have_premises_too(monkeypatch: pytest.MonkeyPatch) -> N
             check_velocity(fn, CHECKPOINT, rows=8)
     with pytest.raises(CrossCheckError, match=r"^your critic does not depend on the observations"):
         check_critic(lambda obs, a: critic.forward(0 * obs, a)[0], CHECKPOINT, rows=8)
+
+
+def test_which_arrays_are_written_into_decides_nothing() -> None:
+    """Right functions that work in place, and a sampler with noise of its own in one array."""
+    field, critic = RIGHT.flow.field, RIGHT.flow.critic
+    places: dict[tuple[int, ...], Array] = {}
+
+    def kept(answer: Array, *spoilt: Array) -> Array:
+        for each in spoilt:
+            each *= 0
+        place = places.setdefault(answer.shape, np.empty_like(answer))
+        place[...] = answer
+        return place
+
+    def gradient(obs: Array, a: Array) -> Array:
+        q, cache = critic.forward(obs, a)
+        least = (q == q.min(axis=0)).astype(q.dtype)
+        return kept(critic.vjp(least, cache), obs, a)
+
+    def velocity(obs: Array, a: Array, t: Array) -> Array:
+        return kept(field.forward(obs, a, t)[0], obs, a, t)
+
+    assert check_velocity(velocity, CHECKPOINT, rows=8).agrees
+    assert check_critic(
+        lambda obs, a: kept(critic.forward(obs, a)[0], obs, a), CHECKPOINT, rows=8
+    ).agrees
+    assert check_gradient(gradient, CHECKPOINT, rows=8).agrees
+    own, message = WILFUL["own noise"]
+    with pytest.raises(CrossCheckError, match=message):
+        check_sampler(
+            lambda *given: kept(own(*given)["action"], *given[:2]), CHECKPOINT, rows=8,
+            coverage=False,
+        )  # fmt: skip
 
 
 def test_chunks_and_other_layouts_are_read() -> None:

@@ -232,7 +232,7 @@ def _returned(
 
 def _array(name: str, value: Any) -> Array:
     try:
-        array = np.asarray(value)
+        array = np.array(value)
     except ValueError as error:
         raise InputError(f"{name} is no array: {error}") from error
     if array.dtype.kind not in "biuf":

@@ -47,7 +47,7 @@ def array_of(
 
 def _numbers(answer: Any, shape: tuple[int, ...] | None, what: str) -> Array:
     try:
-        array = np.asarray(answer)
+        array = np.array(answer)  # a copy: the next answer may come in the same array
     except (TypeError, ValueError, RuntimeError) as error:
         raise CrossCheckError(f"on {what}, what came back is no array: {error}") from error
     wrong = array.dtype.kind != "f" or (shape is not None and array.shape != shape)

@@ -223,8 +223,7 @@ class RecordedCase:
 
     def drew(self, z: Array | None) -> bool:
         """Whether it added other noise than the z that it was given, and said which."""
-        own = self.trace.z
-        return z is not None and own is not None and not np.array_equal(own, z)
+        return not (z is None or self.trace.z is None or np.array_equal(self.trace.z, z))
 
     def simulate(
         self,
@@ -236,8 +235,8 @@ class RecordedCase:
         """What `port` does on this case (on some observations of it), as it was recorded."""
         inputs, states, dtype = self.inputs, self.states, port.flow.field.dtype
         if rows is not None:
-            inputs, many = inputs.rows(rows), candidates_of(rows, self.best_of)
-            states = None if states is None else states[:, many]
+            inputs = inputs.rows(rows)
+            states = None if states is None else states[:, candidates_of(rows, self.best_of)]
         cast = inputs.astype(dtype)
         if states is None:
             return free_running(port, cast)

@@ -199,7 +199,7 @@ def _at_times(
 
     def call(given: Arrays, k: int) -> Arrays:
         at = given.get("time", np.full(len(obs), times[k]))
-        ask = partial(fn, given["observations"], given["actions"], at)
+        ask = partial(fn, given["observations"].copy(), given["actions"].copy(), at.copy())
         return {name: sign * array_of(ask, actions.shape, f"step {k} of {T}", networks)}
 
     answers = [call(inputs, k)[name] for k in range(T)]
@@ -230,7 +230,7 @@ def _at_states(
         shape = networks.target_critic.ensemble or 1, len(obs)
 
     def call(given: Arrays) -> Arrays:
-        ask = partial(fn, *given.values())
+        ask = partial(fn, *(x.copy() for x in given.values()))
         return {name: array_of(ask, shape, f"{len(obs)} rows", networks, name)}
 
     answer = call(inputs)

@@ -234,7 +234,7 @@ def _shaped(array: Any, name: str, shape: tuple[int, ...], several: bool) -> Arr
 
 
 def _numbers(array: Any, name: str, finite: bool = True, whole: bool = False) -> Array:
-    values = np.asarray(array)
+    values = np.array(array)
     if whole and values.dtype.kind not in "iu":
         raise InputError(f"{name} must be an array of integers, got dtype {values.dtype}")
     if whole:
