@@ -84,3 +84,12 @@ def odd_kind(start: bytes) -> str | None:
     if _JSON.match(start):
         return f"JSON ({first}): give the file of the arrays that belongs to it"
     return f"plain text ({first}): give the file of the arrays"
+
+
+def require_text(data: bytes, path: object) -> None:
+    """Raise InputError, saying what they are, on the bytes of a file that should be text and is of
+    a kind that is known: a pointer, a web page, compressed.
+    """
+    kind = odd_kind(data[:START]) if data else None
+    if kind is not None and not kind.startswith(("plain text", "JSON")):
+        raise InputError(f"{path} is no text: it is {kind}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.errors import InputError, reason
+from qgf_ref.file_kinds import require_text
 from qgf_ref.files import user_path
 from qgf_ref.tables import text_table
 
@@ -21,12 +22,19 @@ _CELL = ("estimator", "dtype", "network", "batch", "threads", "denoise_steps")
 def earlier(path: Path) -> dict[str, Any]:
     """The bench.json at `path`. Raises InputError when it is none."""
     try:
-        content = json.loads(user_path(path).read_bytes())
+        data = user_path(path).read_bytes()
+        require_text(data, path)
+        content = json.loads(data)
         _seconds(content)
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no bench.json of qgf-ref bench: {error!r}") from error
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no bench.json of qgf-ref bench ({type(error).__name__}: {error}): give one "
+            "that it has written"
+        ) from error
     return dict(content)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import textwrap
 from collections import Counter
@@ -15,6 +16,7 @@ from qgf_ref.cli.arguments import next_command
 from qgf_ref.cli.checkpoint_options import path_or_name
 from qgf_ref.errors import InputError
 from qgf_ref.files import sole_use, user_path
+from qgf_ref.threads import thread_count
 
 if TYPE_CHECKING:
     from qgf_ref.sweeps.driver import Report
@@ -71,8 +73,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where.add_argument("--threads", type=int, default=1, metavar="N", help="of a job (default 1)")
     where.add_argument("--serial", action="store_true", help="one job after the other, no Dask")
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler that runs")
+    queues = where.add_mutually_exclusive_group()
     for queue in QUEUES:
-        where.add_argument(
+        queues.add_argument(
             f"--{queue}", dest="queue", action="store_const", const=queue,
             help="start workers by this queue" if queue == "slurm" else argparse.SUPPRESS,
         )  # fmt: skip
@@ -87,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
     if args.what in _WAYS:
         return _tell(args)
     if args.directory is not None:
+        if near := difflib.get_close_matches(args.what, _WAYS, 1):
+            raise InputError(
+                f"unknown {args.what!r}; did you mean qgf-ref sweep {near[0]} {args.directory}?"
+            )
         raise InputError(
             f"a directory goes with {' or '.join(_WAYS)}: qgf-ref sweep {args.what} --out "
             f"{args.directory}"
@@ -120,6 +127,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name} must be ≥ {least}, got {value}")
+    thread_count(args.threads)
     if args.workers is not None and (args.serial or args.scheduler):
         raise InputError(f"--workers does not go with {ways[0]}, which has its own")
 

@@ -22,6 +22,7 @@ from qgf_ref.agents.options import options_from
 from qgf_ref.agents.shapes import with_ensembles
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
+from qgf_ref.file_kinds import require_text
 from qgf_ref.interop.flax_msgpack import FLAX
 from qgf_ref.interop.format import Format
 from qgf_ref.interop.official_agents import (
@@ -49,9 +50,12 @@ def read_flags(path: Path) -> dict[str, Any]:
     network (BroNet critics).
     """
     try:
-        flags = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    require_text(data, path)
+    try:
+        flags = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(flags, dict):

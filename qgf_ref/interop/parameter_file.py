@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from qgf_ref.arrays import Array, require_finite
 from qgf_ref.errors import InputError, listing
+from qgf_ref.file_kinds import require_text
 from qgf_ref.interop.real_tensors import TensorFile
 from qgf_ref.interop.safetensors_file import read_safetensors
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -117,6 +118,8 @@ def json_object(text: str | bytes, what: str) -> dict[str, Any]:
     """The JSON object in `text`, or in a file's bytes as any editor saves them (with a mark of
     their order, in UTF-16); raises InputError if it is none.
     """
+    if isinstance(text, bytes):
+        require_text(text, what)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

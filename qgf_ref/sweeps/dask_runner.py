@@ -11,6 +11,7 @@ import logging
 import platform
 import queue
 import secrets
+import shutil
 import signal
 import socket
 import threading
@@ -26,7 +27,7 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from qgf_ref.errors import InputError
+from qgf_ref.errors import InputError, QGFError
 from qgf_ref.provenance import provenance
 from qgf_ref.sweeps.driver import RunnerLost
 from qgf_ref.sweeps.jobs import SweepJob
@@ -146,17 +147,30 @@ def queued(kind: str, workers: int, threads: int, asked: Mapping[str, Any]) -> I
     """A client of workers that a queueing system starts, one job of the queue for each.
 
     asked  arguments of the class of dask-jobqueue (queue, account, walltime, memory, …)
-    Raises InputError on arguments that it does not have.
+    Raises InputError on arguments that it does not have, and where this machine has no such queue.
     """
     cluster_class = getattr(_jobqueue(), QUEUES[kind])
+    submit = cluster_class.job_cls.submit_command.split()[0]
+    if shutil.which(submit) is None:
+        raise InputError(
+            f"--{kind} starts workers by {submit}, which is not on this machine's PATH: begin the "
+            f"sweep where it is (a login node), or without --{kind}"
+        )
     usual = {"cores": threads, "processes": 1, "memory": "4GB"}
     try:
         cluster = cluster_class(**{**usual, **asked})
     except (TypeError, ValueError) as error:
         raise InputError(f"cluster: {QUEUES[kind]} of dask-jobqueue says: {error}") from error
-    with cluster, distributed.Client(cluster) as client:
-        cluster.scale(jobs=workers)
-        yield client
+    try:
+        with cluster, distributed.Client(cluster) as client:
+            cluster.scale(jobs=workers)
+            yield client
+    except AssertionError as error:
+        # Dask's, when it closes workers that the queue has never taken; it hides what we said
+        ours: BaseException | None = error
+        while ours is not None and not isinstance(ours, QGFError):
+            ours = ours.__context__
+        raise error if ours is None else ours from None
 
 
 def _jobqueue() -> Any:

@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, it is made again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is no file of a sweep: remove it, it is made again")

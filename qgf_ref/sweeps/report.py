@@ -67,7 +67,11 @@ def opened(root: Path) -> Sweep:
         raise InputError(
             f"{root} holds no sweep: begin one with qgf-ref sweep SPEC.toml --out {root}"
         )
-    return Sweep(spec_from_json(content.get("spec", {})), SweepPlace(root), content.get("data"))
+    try:
+        spec = spec_from_json(content.get("spec", {}))
+    except InputError as error:
+        raise InputError(f"{root / SWEEP} is no sweep's ({error}): give its directory") from error
+    return Sweep(spec, SweepPlace(root), content.get("data"))
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,24 @@ class SweepSpec:
                     f"collect: no task uses the data set {name}; they use "
                     f"{', '.join(sorted(datasets))}"
                 )
+        self._check_made()
         if self.baseline != "qgf" and self.baseline not in labels:
             raise unknown_name("baseline", self.baseline, labels)
+
+    def _check_made(self) -> None:
+        """The data sets that are made, and the settings of auxiliary networks."""
+        from qgf_ref.data.collection.collect import make_plan
+
+        for name, episodes in self.collect.items():
+            try:
+                make_plan(name, episodes=episodes)
+            except InputError as error:
+                raise InputError(f"collect.{name}: {error}") from error
+        if self.beside:
+            try:
+                replace(self.config(self.entries[0], self.tasks[0], self.seeds[0]), **self.beside)
+            except InputError as error:
+                raise InputError(f"extra: {error}") from error
 
     def _check_entries(self) -> dict[str, str]:
         """The entries checked one by one, and {label: entry} of all their methods."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.data.tasks import is_dataset_name
 from qgf_ref.errors import InputError, reason, unknown_name
+from qgf_ref.file_kinds import require_text
 from qgf_ref.files import user_path
 from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
 
@@ -21,11 +23,15 @@ def read_spec(path: Path) -> SweepSpec:
     """The spec in a TOML file. Raises InputError on what is no TOML and on unknown keys."""
     path = user_path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(f"cannot read {path}: {reason(error)}") from error
+    require_text(data, path)
     try:
-        return spec_of(parsed(text))
+        # whatever mark of the byte order an editor writes
+        return spec_of(parsed(data.decode(json.detect_encoding(data))))
+    except UnicodeError as error:
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -142,21 +142,60 @@ TRACES: dict[str, tuple[bytes, str]] = {
     "other_names.npz": (npz(observations=np.ones((2, 5))), "lacks obs.*it holds observations"),
 }
 
+TASK = "cube-single-play-singletask-task1-v0"
+SETTINGS: dict[str, tuple[bytes, str]] = {
+    "pointer": (POINTER, LFS),
+    "page": (PAGE, HTML),
+    "zeros": (bytes(99), AGAIN),
+    "compressed": (gzip.compress(b"{}"), UNZIP),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture: get it again"),
+    "noise": (b"\xff\xca" + RNG.bytes(300), "no text|not valid JSON|is no bench.json|cannot read"),
+    "latin": ('{"größe": 1}'.encode("latin-1"), "no text|not valid JSON|cannot read"),
+    "cut": (b'{"updates": ', "no TOML|not valid JSON|is no bench.json"),
+    "list": (b"[1, 2]", "sweep needs|no TOML|not a JSON object|is no bench.json|unknown key"),
+    "deep": (9999 * b"[", "no TOML|not valid JSON|is no bench.json|nested"),
+    "of another": (b'{"nope": 1}', "no TOML|nope|is no bench.json"),
+}
+"""What a person writes: a sweep's spec, a run's settings, rules, an earlier result."""
+OBSERVATIONS: dict[str, tuple[bytes, str]] = {
+    "pointer.npz": (POINTER, LFS),
+    "empty.npz": (b"", AGAIN),
+    "obs.npy": (npy(np.ones((3, 28))), r"numpy\.savez"),
+    "nothing.npz": (npz(), "lacks obs; it holds nothing"),
+    "one.npz": (npz(obs=np.float64(1)), r"obs must have shape \(rows, 28\), got \(\)"),
+    "text.npz": (npz(obs=np.array(["a"])), "array of real numbers"),
+    "wide.npz": (npz(obs=np.ones((3, 7))), r"\(rows, 28\), got \(3, 7\)"),
+    "deep.npz": (npz(obs=np.ones((3, 28, 1))), r"\(rows, 28\), got \(3, 28, 1\)"),
+    "nan.npz": (npz(obs=np.full((3, 28), np.nan)), "must be finite: 84 of 84"),
+    "complex.npz": (npz(obs=np.ones((3, 28), complex)), "array of real numbers"),
+    "objects.npz": (npz(obs=np.array([None])), r"numpy\.stack"),
+}
+GROUPS: dict[str, tuple[dict[str, tuple[bytes, str]], str]] = {
+    "convert": (CHECKPOINTS, "convert {} out.pt"),
+    "compare": (TRACES, "compare --trace {} --out report"),
+    "sweep": (SETTINGS, "sweep {} --out report --serial"),
+    "config": (SETTINGS, f"train {TASK} --config {{}} --out report"),
+    "rules": (SETTINGS, "convert mine.safetensors out.pt --rules {}"),
+    "against": (SETTINGS, "bench --smoke --against {} --out report"),
+    "observations": (OBSERVATIONS, "explain --obs {}"),
+}
+CASES = [(group, name) for group, (files, _) in GROUPS.items() for name in files]
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [*(("convert", name) for name in CHECKPOINTS), *(("compare", name) for name in TRACES)],
-)
+
+@pytest.mark.parametrize(("group", "name"), CASES)
 def test_odd_files(
-    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    group: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    data, message = (CHECKPOINTS if command == "convert" else TRACES)[name]
+    files, words = GROUPS[group]
+    data, message = files[name]
     monkeypatch.chdir(tmp_path)
+    name = name.replace(" ", "_")
     (tmp_path / name).write_bytes(data)
     (tmp_path / "out.pt").write_bytes(b"kept")
-    words = {"convert": [name, "out.pt"], "compare": ["--trace", name, "--out", "report"]}[command]
-    assert main([command, *words]) == 2
+    (tmp_path / "mine.safetensors").write_bytes(SAFE)
+    command = words.split()[0]
+    assert main(words.format(name).split()) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"qgf-ref {command}: ")
@@ -165,11 +204,12 @@ def test_odd_files(
     assert re.search(message, captured.err), captured.err
     assert (tmp_path / name).read_bytes() == data
     assert (tmp_path / "out.pt").read_bytes() == b"kept"
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in (name, "out.pt")]
+    own = (name, "out.pt", "mine.safetensors")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in own]
 
 
-def test_there_are_sixty() -> None:
-    assert len(CHECKPOINTS) + len(TRACES) >= 60
+def test_there_are_a_hundred() -> None:
+    assert len(CASES) >= 100
 
 
 def test_json_in_messages_can_be_pasted() -> None:

@@ -60,6 +60,10 @@ def generated(name: str, command: argparse.ArgumentParser) -> list[tuple[str, st
 
 
 ADDRESS = "is an address"
+SPEC = """tasks = ["pointmaze-medium-navigate-singletask-task1-v0"]
+[agents.iql]
+methods = ["bc"]
+"""
 SAID: list[tuple[str, str]] = [
     ("", "required"),
     ("audti", "choose from audit"),
@@ -168,6 +172,28 @@ SAID: list[tuple[str, str]] = [
     ("bench --network 2x8 --checkpoint model.safetensors --out x", "not both"),
     ("bench --against nowhere.json --out x", "cannot read nowhere.json"),
     ("bench --against held/report.json --out x", "is no bench.json"),
+    ("sweep", "required: SPEC.toml"),
+    ("sweep nowhere.toml", "cannot read nowhere.toml"),
+    ("sweep in.npz", "in.npz is no text"),
+    ("sweep held", "cannot read held"),
+    ("sweep hf://org/spec.toml", ADDRESS),
+    ("sweep spec.toml --jobs 3", "unrecognized arguments: --jobs"),
+    ("sweep spec.toml --slurm --pbs", "not allowed with argument --slurm"),
+    ("sweep spec.toml --serial --slurm", "--serial and --slurm are different workers"),
+    ("sweep spec.toml --serial --workers 2", "--workers does not go with --serial"),
+    ("sweep spec.toml --workers 0", "--workers must be ≥ 1"),
+    ("sweep spec.toml --threads 9999 --serial", "threads must be a whole number from 1 to 1024"),
+    ("sweep spec.toml --retries -1", "--retries must be ≥ 0"),
+    ("sweep spec.toml --serial --data hf://org/data", ADDRESS),
+    ("sweep spec.toml --out in.npz", "is a file: give a directory"),
+    ("sweep spec.toml --out in.npz/x", "in.npz/x"),
+    ("sweep spec.toml held", "a directory goes with status or table"),
+    ("sweep status", "status of which sweep?"),
+    ("sweep table nowhere", "holds no sweep: begin one with"),
+    ("sweep statsu held", "did you mean qgf-ref sweep status held?"),
+    ("sweep tabel held", "did you mean qgf-ref sweep table held?"),
+    ("sweep status held", "is no sweep's"),
+    ("sweep table held --serial", "only reads held: it takes no --serial"),
     ("bench --out held", "held holds an earlier run's bench.json"),
 ]
 
@@ -188,8 +214,9 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 def held(place: Path) -> dict[Path, bytes]:
     """What is in the current directory, and must stay: results of earlier runs among it."""
     (place / "held").mkdir()
-    for name in ("report.json", "bench.json", "study_didactic.csv"):
+    for name in ("report.json", "bench.json", "study_didactic.csv", "sweep.json"):
         (place / "held" / name).write_text('{"earlier": 1}')
+    (place / "spec.toml").write_text(SPEC)
     (place / "out.npz").write_text("precious")
     return {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
 

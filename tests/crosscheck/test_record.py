@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.compare import as_dict
 from qgf_ref.crosscheck.sampler.record import misrecorded
-from qgf_ref.crosscheck.sampler.report import text
+from qgf_ref.crosscheck.sampler.report import headline, text
+from qgf_ref.crosscheck.sampler.search import Search
 from qgf_ref.testing import CrossCheckError, check_sampler
 from tests.crosscheck.plain_port import (
     CHECKPOINT,
@@ -98,3 +101,67 @@ def test_what_is_computed_is_no_matter_of_the_record() -> None:
     flipped: Line = lambda self, k, t, g: -g  # noqa: E731
     assert not misrecorded(CHOSEN, [recorded(0.0, gradient=flipped)])
     assert named(recorded(0.0, gradient=flipped)) == ["gradient-negated"]
+
+
+NEGATED: dict[str, Line] = {"gradient": lambda self, k, t, g: -g}
+UNIT: dict[str, Line] = {
+    "gradient": lambda self, k, t, g: g / np.linalg.norm(g, axis=-1, keepdims=True)
+}
+SHRUNK: dict[str, Line] = {"gradient": lambda self, k, t, g: g * (1 - t)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "mistake", "how"),
+    [
+        (NEGATED, "gradient-negated", "sign"),
+        (NEGATED, "gradient-negated", "weighted"),
+        (UNIT, "gradient-unit-norm", "after"),
+        (SHRUNK, "gradient-times-1-t", "before the clip"),
+        (SHRUNK, "gradient-times-1-t", "minimum"),
+    ],
+)
+def test_a_mistake_and_a_record_of_something_else(
+    lines: dict[str, Line], mistake: str, how: str
+) -> None:
+    """The record hid the mistake, and was unknown itself, as the final actions are wrong."""
+    name, write, words = MISRECORDED[how]
+    result = compared(record=lambda trace: {**trace, name: write(trace)}, **lines)
+    written = f"what was recorded as {name} is {words}"
+    assert [(e.names, e.record) for e in result.diagnosis.explanations] == [
+        ((mistake,), (written,))
+    ]
+    assert not result.agrees and not result.diagnosis.unknown
+    assert headline(result.diagnosis) == f"{mistake}; {written}"
+    assert f"and {written}" in " ".join(text(result).split())
+    (told,) = as_dict(result)["explanations"]
+    assert told["record"] == [written]
+
+
+def test_what_two_mistakes_explain_a_record_may_explain_as_well() -> None:
+    """A gradient of length 1, recorded with its weight, is one of length w that was not weighted:
+    nothing in one trace tells them apart, and both are said.
+    """
+    result = compared(record=lambda trace: {**trace, "g": W * trace["g"]}, **UNIT)
+    found = {e.names: e.record for e in result.diagnosis.explanations}
+    assert found[("gradient-unit-norm",)] == ("what was recorded as g is w·g (with its weight)",)
+    assert len(found) == 2 and all(len(names) + len(says) == 2 for names, says in found.items())
+
+
+def test_a_record_that_hangs_together_is_taken_at_its_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where one quantity is wrong and the others follow from it, nothing is simulated again."""
+    searched: list[bool] = []
+    search = Search.diagnose
+
+    def diagnose(self: Search, progress: bool = False, pairs: bool = True) -> Any:
+        searched.append(pairs)
+        return search(self, progress, pairs=False)
+
+    monkeypatch.setattr(Search, "diagnose", diagnose)
+    odd: Line = lambda self, k, t, g: g * np.float32(0.77)  # noqa: E731
+    assert compared(gradient=odd).diagnosis.unknown == "g"
+    assert all(searched)
+    both = compared(gradient=odd, record=lambda trace: {**trace, "v": -trace["v"]})
+    assert both.diagnosis.unknown == "v" and not all(searched)
+    assert "theirs is -1 times the reference's" in " ".join(both.diagnosis.known)

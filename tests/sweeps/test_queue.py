@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import subprocess
@@ -74,3 +75,26 @@ def test_what_a_queue_is_not_asked(slurm: Path) -> None:
     asked = {"colour": "blue"}
     with pytest.raises(InputError, match=said), dask_runner.queued("slurm", 1, 1, asked):
         pass
+
+
+def test_a_queue_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found out after a minute, by an assertion of Dask's."""
+    monkeypatch.setenv("PATH", "")
+    for kind, command in (("slurm", "sbatch"), ("pbs", "qsub"), ("htcondor", "condor_submit")):
+        said = f"--{kind} starts workers by {command}, which is not on this machine's PATH: begin"
+        with pytest.raises(InputError, match=said), dask_runner.queued(kind, 1, 1, {}):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_queue_that_takes_no_job(slurm: Path, tmp_path: Path) -> None:
+    """What we say of it is not hidden by what Dask says when it closes."""
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'Invalid account' >&2\nexit 1\n")
+    sweep = swept(tmp_path / "sweep")
+    said = "no Dask worker has come within 0.5 s: .* see why the queue does not start them"
+    with (
+        pytest.raises(InputError, match=said),
+        dask_runner.queued("slurm", 1, 1, {"memory": "1GB"}) as client,
+    ):
+        dask_runner.check_workers(client, sweep.place, wait=0.5)
+    gc.collect()  # a cluster that Dask could not close warns when it goes

@@ -13,7 +13,7 @@ from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method, parse_method
 from qgf_ref.sweeps.spec import spec_from_json
 from qgf_ref.sweeps.spec_file import read_spec, spec_of
-from tests.data.synthetic import GOALS, TASK
+from tests.data.synthetic import DATASET, GOALS, TASK
 from tests.sweeps.conftest import tiny, toml
 
 
@@ -147,6 +147,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "agents.iql and agents.bc would both be called bc in tables: give one another name",
     ),
     ({"agents": {"edp": 3}}, "agents.edp must be a table, got 3"),
+    ({"collect": {DATASET: 0}}, f"collect.{DATASET}: need at least 1, got 0 training episodes"),
+    (
+        {
+            "tasks": ["antmaze-large-navigate-singletask-v0"],
+            "collect": {"antmaze-large-navigate-v0": 3},
+        },
+        "cannot collect 'antmaze-large-navigate-v0'",
+    ),
+    ({"extra": {"updates": -1}}, "extra: updates must be at least 0, got -1"),
+    ({"extra": {"hidden": []}}, "extra: hidden must be one or more widths"),
+    ({"extra": {"learning_rate": float("nan")}}, "extra: learning_rate must be finite"),
 ]
 
 
@@ -163,6 +174,13 @@ def test_no_toml(tmp_path: Path) -> None:
     path.write_text("tasks = [")
     with pytest.raises(InputError, match=r"s\.toml: no TOML: "):
         read_spec(path)
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes(b"\xff\xfe\x80")  # half a letter of UTF-16
     with pytest.raises(InputError, match=r"cannot read .*s\.toml"):
         read_spec(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_spec_of_any_editor(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_bytes(toml(tiny()).replace("\n", "\r\n").encode(encoding))
+    assert read_spec(path) == spec_of(tiny())
