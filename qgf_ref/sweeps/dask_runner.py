@@ -25,6 +25,7 @@ from typing import Any
 import dask
 import distributed
 from distributed.comm import CommClosedError
+from distributed.core import Status
 from distributed.scheduler import KilledWorker
 
 from qgf_ref.errors import InputError, QGFError
@@ -166,7 +167,9 @@ def queued(kind: str, workers: int, threads: int, asked: Mapping[str, Any]) -> I
             cluster.scale(jobs=workers)
             yield client
     except AssertionError as error:
-        # Dask's, when it closes workers that the queue has never taken; it hides what we said
+        # Dask's, when it closes workers that the queue has never taken; it hides what we said, and
+        # leaves nothing that could still be closed
+        cluster.status = Status.closed
         ours: BaseException | None = error
         while ours is not None and not isinstance(ours, QGFError):
             ours = ours.__context__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import stat
 import subprocess
@@ -97,4 +96,3 @@ def test_a_queue_that_takes_no_job(slurm: Path, tmp_path: Path) -> None:
         dask_runner.queued("slurm", 1, 1, {"memory": "1GB"}) as client,
     ):
         dask_runner.check_workers(client, sweep.place, wait=0.5)
-    gc.collect()  # a cluster that Dask could not close warns when it goes
