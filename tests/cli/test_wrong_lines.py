@@ -174,7 +174,7 @@ SAID: list[tuple[str, str]] = [
     ("bench --against held/report.json --out x", "is no bench.json"),
     ("sweep", "required: SPEC.toml"),
     ("sweep nowhere.toml", "cannot read nowhere.toml"),
-    ("sweep in.npz", "in.npz is no text"),
+    ("sweep in.npz", "cannot read in.npz"),
     ("sweep held", "cannot read held"),
     ("sweep hf://org/spec.toml", ADDRESS),
     ("sweep spec.toml --jobs 3", "unrecognized arguments: --jobs"),
