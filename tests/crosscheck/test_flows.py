@@ -17,13 +17,13 @@ from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.compare import Comparison, compare
 from qgf_ref.crosscheck.errors import CrossCheckError
-from qgf_ref.crosscheck.sampler.diagnosis import Search
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, with_mistakes
 from qgf_ref.crosscheck.sampler.mistakes.convention import CONVENTION
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.port import reference_port
 from qgf_ref.crosscheck.sampler.report import text
 from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
+from qgf_ref.crosscheck.sampler.search import Search
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_npz

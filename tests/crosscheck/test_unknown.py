@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler import calls_report, diagnosis
+from qgf_ref.crosscheck.sampler import calls_report, search
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import known
 from qgf_ref.crosscheck.sampler.report import text
@@ -123,8 +123,8 @@ def test_a_time_wrong_in_one_of_its_uses_is_named(use: str, time: Line, name: st
 
 def test_a_nearest_mistake_contradicts_nothing_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels transposed everywhere would be near a gradient in which only a chunk is."""
-    monkeypatch.setattr(diagnosis, "MAX_PAIRS", 0)
-    monkeypatch.setattr(diagnosis, "NEAREST", -9.0)
+    monkeypatch.setattr(search, "MAX_PAIRS", 0)
+    monkeypatch.setattr(search, "NEAREST", -9.0)
     case = recorded(gradient=lambda self, k, t, g: g / (1 + norms(g)))
     told = diagnose(CHOSEN, [case])[2]
     assert told.unknown == "g" and told.nearest
@@ -237,7 +237,7 @@ def test_where_a_difference_is() -> None:
 
 
 def test_the_report_begins_with_the_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "MAX_PAIRS", 0)
+    monkeypatch.setattr(search, "MAX_PAIRS", 0)
     port = NumpySampler(CHECKPOINT, gradient=lagging)
     with pytest.raises(CrossCheckError) as caught:
         check_sampler(port, CHECKPOINT, rows=8)
