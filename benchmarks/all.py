@@ -57,6 +57,7 @@ def minutes(entry: Result) -> str:
     """How long it took: training and evaluation of a suite together; +: at least."""
     content, more = entry.content, ""
     seconds = content.get("seconds", 0.0) or 60 * (entry.minutes or 0)
+    seconds += content.get("sweep_seconds", 0.0)  # of a study that trains: of all its jobs
     if "tasks" in content:
         seconds = sum(task["seconds"] for task in content["tasks"])
         more = "+" if seconds < 60 else ""  # episodes taken from the records of an earlier session

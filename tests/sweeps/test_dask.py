@@ -17,7 +17,7 @@ import pytest
 
 from qgf_ref.errors import InputError
 from qgf_ref.sweeps import dask_runner
-from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, work_off
+from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, on_this_machine, work_off
 from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
 from qgf_ref.sweeps.place import SweepPlace
@@ -243,6 +243,19 @@ class Answering:
 
     def run(self, function: Any, *arguments: Any) -> dict[str, Any]:
         return {"tcp://other:1": {**function(*arguments), **self.other}}
+
+
+def test_runners_of_this_machine(tmp_path: Path) -> None:
+    """Of one job at once without Dask, of two on a cluster, which tells why a job failed."""
+    sweep = begin(spec_of(tiny()), SweepPlace(tmp_path), str(tmp_path / "nowhere"))
+    with on_this_machine(sweep, 1) as one:
+        assert isinstance(one, SerialRunner)
+    with on_this_machine(sweep, 2) as runner:
+        assert isinstance(runner, dask_runner.DaskRunner)
+        report = work_off(sweep, runner)
+    ((name, why),) = report.failed.items()
+    assert name.startswith("data ")
+    assert why.startswith("no data set at")
 
 
 def test_workers_that_do_not_fit(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def _speed(axes: Any, ladder: str, rows: Rows) -> None:
         mine = sorted(select(rows, agent=agent), key=lambda r: r[ladder])
         axes.plot([r[ladder] for r in mine], [r["updates_per_second"] for r in mine],
                   **style(name))  # fmt: skip
-    _dress(axes, ladder, rows, "updates a second, one thread")
+    _dress(axes, ladder, rows, "updates a processor second")
     axes.set_ylim(bottom=0)
 
 

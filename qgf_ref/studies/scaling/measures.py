@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.agents.step import TrainState, update
-from qgf_ref.bench.measure import Turn, interleaved
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.data.tasks import task
 from qgf_ref.errors import InputError
@@ -123,18 +123,26 @@ def state_bytes(train: TrainState) -> int:
 def updates_per_second(
     runs: Mapping[str, Path], data: HeldOutData, rounds: int
 ) -> dict[str, float]:
-    """By name, of one update of each run on one thread, its batch drawn: the median over rounds, in
-    each of which every run has its turn and its fastest update counts, since what else the machine
-    does must not decide.
+    """By name, of one update of each run, its batch drawn: in seconds of processor time on one
+    thread, so that what else the machine does counts for little. The median over rounds, in each
+    of which every run has its turn and its fastest update counts.
     """
-    turns = [Turn(name, _update(run, data), _REPETITIONS, fastest=True)
-             for name, run in runs.items()]  # fmt: skip
+    updates = {name: _update(run, data) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     with limited(1):
-        for turn in turns:
-            turn.run()  # compiles
-        every = tracked(interleaved(turns, rounds), rounds, "round", title="timing")
-        seconds: list[dict[str, float]] = list(every)
-    return {name: 1 / float(np.median([s[name] for s in seconds])) for name in runs}
+        for once in updates.values():
+            once()  # compiles
+        for _ in tracked(range(rounds), rounds, "round", title="timing"):
+            for name, once in updates.items():
+                seconds[name].append(min(_processor_seconds(once) for _ in range(_REPETITIONS)))
+    return {name: 1 / float(np.median(each)) for name, each in seconds.items()}
+
+
+def _processor_seconds(once: Callable[[], object]) -> float:
+    started = process_time()
+    once()
+    # a clock of coarse ticks (Windows) must not give nothing
+    return max(process_time() - started, 1e-6)
 
 
 def _update(run: Path, data: HeldOutData) -> Callable[[], object]:

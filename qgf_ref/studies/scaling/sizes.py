@@ -93,7 +93,7 @@ def _sizes(*pairs: tuple[int, int]) -> tuple[NetworkSize, ...]:
 
 GRID = ScalingGrid(
     {
-        "width": _sizes((3, 32), (3, 64), (3, 256)),
+        "width": _sizes((3, 32), (3, 256)),
         "depth": _sizes((1, 256), (3, 256)),
     }
 )

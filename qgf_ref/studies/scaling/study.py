@@ -7,7 +7,7 @@ that selection episodes choose. Source: method.md, section 7 (paper, Fig. 9).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def study(settings: StudySettings) -> StudyOutcome:
         "task": name, "seeds": list(sweep.spec.seeds), "updates": grid.updates,
         "weights": list(grid.weights), "bc_weights": list(grid.bc_weights),
         "selection_episodes": grid.selection, "episodes": grid.held_out, "ladders": ladders,
+        "sweep_seconds": round(sum(_seconds(sweep, name)), 1),
         "bc_rise": max(run["bc_rise"] for each in every for run in each.runs[GUIDED]),
     }  # fmt: skip
     return StudyOutcome(
@@ -92,6 +93,19 @@ def _measure(
         updates = {agent: speed[size.entry(agent)] for agent in (GUIDED, TRAINED)}
         made.append(SizeResults(size, of_runs, wins, chosen_by, updates, critic))
     return made
+
+
+def _seconds(sweep: Sweep, name: str) -> Iterator[float]:
+    """What training and playing took, of every entry and of every value that was tried."""
+    for entry in sweep.spec.entries:
+        trained: dict[str, float] = {}
+        for value in ("", *entry.values):
+            costs = (sweep.result(name, entry, value) or {}).get("costs", {})
+            trained[value] = costs.get("training_seconds", 0.0)
+            yield costs.get("playing_seconds", 0.0)
+        chosen = sweep.chosen(name, entry)
+        # the chosen value's runs are among the entry's, too
+        yield sum(seconds for value, seconds in trained.items() if not value or value != chosen)
 
 
 def _of(each: SizeResults) -> dict[str, Any]:

@@ -45,8 +45,8 @@ _SUCCESS = (
 _COSTS = (
     "Losses on one batch of held-out windows, means of the training seeds: cloning, of the flow, "
     "whatever trained it; critic, whose targets are its own, so that sizes are not to be ranked by "
-    "it. Updates a second: on one thread, the best of several, in turns. state: networks and "
-    "Adam's moments. process: the most that a training's process took, mostly the data set."
+    "it. Updates a second of processor time, on one thread. state: networks and Adam's moments. "
+    "process: the most that a training's process took, mostly the data set."
 )
 _SLOPES = (
     "Change for twice the parameters: least squares for each training seed, Student's t over them; "
