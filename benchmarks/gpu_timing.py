@@ -98,7 +98,7 @@ class OwnClock:
     def mark(self) -> Any:
         """An event."""
         event = self.cuda.Event()
-        event.record()
+        event.record(self.cuda.get_current_stream())
         return event
 
     def between(self, first: Any, last: Any) -> float:

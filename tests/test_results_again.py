@@ -89,7 +89,9 @@ def test_check_says_how_each_compares(
 
 def test_every_sample_is_of_a_result_that_is_there() -> None:
     for each in again.SAMPLES:
-        assert (again.RESULTS / f"{each.name}.json").exists() or (again.RESULTS / each.name).is_dir()
+        assert (again.RESULTS / f"{each.name}.json").exists() or (
+            again.RESULTS / each.name
+        ).is_dir()
         assert each.name in (again.__doc__ or "")
 
 

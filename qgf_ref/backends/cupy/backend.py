@@ -81,9 +81,10 @@ def own_array(array: Any) -> Any:
     kind, number = map(int, array.__dlpack_device__())
     if kind not in CUDA:
         return None
-    from qgf_ref.backends.cupy.device import cupy, device
+    from qgf_ref.backends.cupy.device import cupy
 
-    xp, current = cupy(), device().number
+    xp = cupy()
+    current = int(xp.cuda.runtime.getDevice())
     if number != current:
         raise InputError(
             f"this {type(array).__name__} is on GPU {number}, and CuPy works on GPU {current}: "

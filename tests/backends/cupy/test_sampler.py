@@ -182,10 +182,10 @@ def test_all_numbers_of_rows_share_one_workspace(
 ) -> None:
     """It grows with the largest call; what was captured of the old one is captured anew."""
     monkeypatch.setattr(samplers.DeviceSampler, "few_rows", few)
-    flow, obs, _ = small(rows=12)
-    noise = np.random.default_rng(2).standard_normal((12, 3))
+    flow, obs, _ = small(rows=20)  # too many for one launch
+    noise = np.random.default_rng(2).standard_normal((20, 3))
     before, sizes = stand_in.settings.taken, []
-    for rows in (3, 3, 3, 2, 2, 12, 3, 3, 12, 5, 4, 6, 3, 2, 12, 3):
+    for rows in (3, 3, 3, 2, 2, 20, 3, 3, 20, 5, 4, 6, 3, 2, 20, 3):
         how: dict[str, Any] = {"weight": 0.3, "noise": noise[:rows]}
         got = sample(flow, obs[:rows], backend="cupy", **how)
         expected = sample(flow, obs[:rows], **how)

@@ -88,6 +88,10 @@ def test_arrays_of_the_host_stay_there(gpu: ModuleType) -> None:
     (one, _), (other, _) = (adam(net, net, state, kernels=kernels) for kernels in (ours, numpys))
     assert all(map(np.array_equal, one.arrays(), other.arrays()))
     assert not stand_in.settings.launches
+    parameters, moments, losses = update_errors(AGENTS["qam"], {}, there=False)
+    assert max(parameters, moments) < 2e-5 and losses < 5e-6
+    assert "block_forward" in stand_in.settings.launches
+    assert "adam_steps" not in stand_in.settings.launches
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -65,12 +65,13 @@ def chunk_of(agent: Agent) -> int:
 
 
 def update_errors(
-    agent: Agent, options: dict[str, Any], updates: int = 2
+    agent: Agent, options: dict[str, Any], updates: int = 2, there: bool = True
 ) -> tuple[float, float, float]:
     """The largest error of a parameter and of a moment, in units of their arrays' sizes, and of a
     loss, relative to its own, after some updates.
 
     Moments say what parameters hide: Adam's first steps are nearly the gradients' signs.
+    there  whether the arrays are on the device; else they are NumPy's, on the device's kernels
     """
     recipe, backend = agent.require_recipe(), backend_named("cupy")
     assert recipe.resident and backend.residence is not None
@@ -78,19 +79,20 @@ def update_errors(
     starts = sample_starts(rng, transitions(), 9, chunk_of(agent))
     plain = windows(transitions(), starts, chunk_of(agent), HYPER.discount).astype(np.float32)
     batch: Any = recipe.taking(plain).astype(np.float32)
-    there, reference = place.upload(batch), backend_named("numpy").kernels()
-    drawn = recipe.draw(rng, batch, HYPER)
-    drawn_there = {name: place.put(array) for name, array in drawn.items()}
+    reference, drawn = backend_named("numpy").kernels(), recipe.draw(rng, batch, HYPER)
+    given = batch, drawn
+    if there:
+        given = place.upload(batch), {name: place.put(array) for name, array in drawn.items()}
     ours, theirs = (
         TrainState.create(recipe, networks(agent, kernels, **options))
         for kernels in (backend.kernels(), reference)
     )
-    ours, losses = ours.map(place.put), [0.0]
+    ours, losses = ours.map(place.put) if there else ours, [0.0]
     for _ in range(updates):
         theirs, expected = update(recipe, theirs, batch, drawn, HYPER)
-        ours, got = update(recipe, ours, there, drawn_there, HYPER)
+        ours, got = update(recipe, ours, *given, HYPER)
         losses += [
-            abs(got.values[name] - float(value)) / abs(float(value))
+            abs(float(got.values[name]) - float(value)) / abs(float(value))
             for name, value in expected.values.items()
         ]
     back = ours.map(place.get)
