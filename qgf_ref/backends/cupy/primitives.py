@@ -64,13 +64,11 @@ class _Leaves:
         space = Space(self.dtype.itemsize)
         self.starts = [space.take(int(leaf[0].size)) for leaf in leaves]
         self.size = space.size
-        table = np.zeros(len(leaves), LEAF)
         self.kept = [[here.array(array, self.dtype) for array in leaf] for leaf in leaves]
+        table = np.zeros((len(leaves), len(LEAF.names or ())), np.int64)
         for row, start, arrays in zip(table, self.starts, self.kept, strict=True):
-            row["start"], row["size"] = start, arrays[0].size
-            for field, array in zip(("theta", "bar", "mean", "square"), arrays):
-                row[field] = array.data.ptr
-        self.uploaded = here.array(table.view(np.int64))
+            row[: len(arrays) + 2] = start, arrays[0].size, *(a.data.ptr for a in arrays)
+        self.uploaded = here.array(table)
 
     @property
     def blocks(self) -> int:
