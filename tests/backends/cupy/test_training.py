@@ -143,8 +143,11 @@ def test_a_run_begun_on_one_backend_goes_on_with_the_other(
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)
 
 
-def test_training_on_goals(gpu: ModuleType, tmp_path: Path) -> None:
+def test_training_on_goals(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches of integers, booleans and goals of no columns: uploaded, the reference's run."""
+    monkeypatch.setattr(loop, "VALIDATION_ROWS", 16)
     write_dataset(tmp_path, count=5, steps=41)
     found = []
     for backend in ("cupy", "numpy"):
