@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
+from qgf_ref.processes import peak_bytes  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 from qgf_ref.sweeps import dask_runner  # noqa: E402
 from qgf_ref.sweeps.driver import work_off  # noqa: E402
@@ -186,7 +186,7 @@ def scale(workers: int) -> dict[str, Any]:
             began = timed("cluster", began)
             report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=stubbed))
             began = timed("work", began)
-            memory = client.run_on_scheduler(_peak)
+            memory = client.run_on_scheduler(peak_bytes)
         assert len(report.done) == len(every), report.failed
         began = time.perf_counter()
         write_tables(sweep)
@@ -194,10 +194,6 @@ def scale(workers: int) -> dict[str, Any]:
         status(sweep)
         timed("status", began)
     return {"jobs": len(every), "seconds": seconds, "scheduler_and_client_peak_bytes": memory}
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -1,5 +1,5 @@
 """Jobs spread over processes: the number of processes decides nothing but the time, and one that
-dies gives an error, never a hang.
+dies gives an error, never a hang. And what a process takes of the memory.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -15,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 from qgf_ref.errors import QGFError
 from qgf_ref.threads import BLAS_VARIABLES, limited
@@ -27,6 +29,7 @@ Tool = Callable[[], AbstractContextManager[Callable[[Job], Result]]]
 several processes, tool, jobs and results must be picklable.
 """
 
+_STATUS = Path("/proc/self/status")
 _PATIENCE = 5.0
 """Seconds that a process has to go of its own accord before it is killed."""
 
@@ -194,3 +197,33 @@ def _start_deaf(process: BaseProcess) -> None:
         process.start()
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def resident(what: Literal["VmRSS", "VmHWM"] = "VmHWM") -> int | None:
+    """Bytes of this process in memory, now (VmRSS) or at most so far (VmHWM, the peak).
+
+    None where there is no /proc.
+    """
+    try:
+        match = re.search(rf"^{what}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has had; None on Windows.
+
+    By /proc where it is: getrusage's number is never less than that of the process that started
+    this one, which a program run by a larger one would be told to have taken.
+    """
+    peak = resident()
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # in bytes on macOS, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

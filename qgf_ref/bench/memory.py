@@ -10,7 +10,6 @@ Compilation counts. Read from /proc (Linux), whose peak is set back before each 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 from qgf_ref.bench.contenders import Declined, Factory, backend, first_call, peer
 from qgf_ref.bench.settings import BenchSettings, Peer
 from qgf_ref.bench.validation import random_inputs
+from qgf_ref.processes import resident
 from qgf_ref.threads import limited
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def measured(
@@ -59,7 +59,7 @@ def in_this_process(job: dict[str, Any]) -> dict[str, int]:
     )
     checkpoint = settings.load(job["network"]).astype(job["dtype"])
     steps = settings.denoise_steps or checkpoint.options.denoise_steps
-    start = _resident("VmRSS")
+    start = resident("VmRSS")
     if start is None or not _set_back():
         return {}
     peaks: dict[str, int] = {}
@@ -73,22 +73,13 @@ def in_this_process(job: dict[str, Any]) -> dict[str, int]:
             obs, noise = random_inputs(checkpoint, batch, job["dtype"], settings.seed)
             for _ in range(2):
                 first_call(job["name"], run, obs, noise)
-            peak = _resident("VmHWM")
+            peak = resident("VmHWM")
             assert peak is not None
             peaks[str(batch)] = peak - start
             _set_back()
     except Declined:
         pass
     return peaks
-
-
-def _resident(what: str) -> int | None:
-    """VmRSS, or its peak VmHWM, in bytes. None where there is no /proc."""
-    try:
-        match = re.search(rf"^{what}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) * 1024 if match else None
 
 
 def _set_back() -> bool:

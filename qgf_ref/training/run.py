@@ -32,6 +32,7 @@ from qgf_ref.files import (
     write_atomically,
 )
 from qgf_ref.interop.native import CONFIG, MODEL, save_checkpoint
+from qgf_ref.processes import peak_bytes
 from qgf_ref.tracking import Start, Tracking
 from qgf_ref.training import loop
 from qgf_ref.training.config import TrainConfig
@@ -232,20 +233,10 @@ def _run(
         recipe = config.trained_agent().require_recipe()
         place = OwnRunFiles(config, recipe.losses, directory, record)
         ended = loop.run(config, recipe, state, feed.at, validation, place, evaluate, sent)
-    peak = _peak_bytes()
+    peak = peak_bytes()
     record.note(peak_data_bytes=feed.peak_bytes(), peak_process_bytes=peak)
     record.write()
     return Finished(directory, config, state, ended, feed.peak_bytes(), peak)
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    # in bytes on macOS, in KiB elsewhere
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _alone(directory: Path) -> AbstractContextManager[None]:
