@@ -3,9 +3,9 @@
     python benchmarks/speed.py             (about ten minutes, on an otherwise idle machine)
     python benchmarks/speed.py --smoke     (about a minute, noisy, writes nothing)
 
-`qgf-ref bench` with our own peers (benchmarks/peers/speed_jax.py, speed_torch.py): all contenders
-are compared with the float64 reference, then timed in turns. qgf at every batch; qgf_jacobian, also
-in the official formulation (the whole Jacobian for each row), and bptt at some. Writes
+`qgf-ref bench` with our own peers (benchmarks/peers/speed_*.py): all contenders are compared with
+the float64 reference, then timed in turns. qgf at every batch; qgf_jacobian, also in the official
+formulation (the whole Jacobian for each row), and bptt at some. Writes
 benchmarks/results/speed.json, .md and .png. Needs Linux and the `peers` extra.
 """
 
@@ -34,12 +34,16 @@ from qgf_ref.tables import markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, OURS_NUMPY, JAX, FORMED = "numba", "numpy", "JAX", "JAX, official Jacobian"
-TORCH = ("PyTorch", "PyTorch compiled")
+TORCH = ("PyTorch", "PyTorch compiled", "PyTorch autotuned")
+DEPLOYED = ("ONNX Runtime", "OpenVINO")
 PEERS = (
     Peer(JAX, "benchmarks.peers.speed_jax:sampler"),
     Peer(FORMED, "benchmarks.peers.speed_jax:official_jacobian"),
     Peer(TORCH[0], "benchmarks.peers.speed_torch:eager"),
     Peer(TORCH[1], "benchmarks.peers.speed_torch:compiled"),
+    Peer(TORCH[2], "benchmarks.peers.speed_torch:autotuned"),
+    Peer(DEPLOYED[0], "benchmarks.peers.speed_onnx:onnxruntime"),
+    Peer(DEPLOYED[1], "benchmarks.peers.speed_onnx:openvino"),
 )
 BATCHES = {
     "qgf": (1, 16, 64, 256, 1024, 4096),
@@ -56,7 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All estimators: rows, notes and origin, as `benchmark` gives them for one."""
     common = BenchSettings(
         networks=tuple(args.networks or (("3x256",) if args.smoke else NETWORKS)),
-        peers=PEERS,
+        peers=tuple(p for p in PEERS if args.autotuned or p.name != TORCH[2]),
         skip=((OURS_NUMPY, MOST_NUMPY),),
         rounds=args.rounds or (3 if args.smoke else 9),
         cell=2.0 if args.smoke else 5.0,
@@ -112,27 +116,28 @@ def table(content: dict[str, Any]) -> str:
         formed = any(FORMED in row["contenders"] for row in rows)
         header = ["network", "batch", "samples/s", "ms a call", "faster than JAX"]
         header += ["than the official formulation"] * formed
-        header += ["than PyTorch", "of the ceiling"]
+        others = [n for n in DEPLOYED if any(n in row["contenders"] for row in rows)]
+        header += ["than PyTorch", *(f"than {n}" for n in others), "of the ceiling"]
         parts += [
             f"`{name}`:",
             "",
-            markdown_table(header, (_cells(row, formed) for row in rows)),
+            markdown_table(header, (_cells(row, formed, others) for row in rows)),
             "",
         ]
     row = content["rows"][0]
     parts.append(
         f"{row['threads']} threads, {row['dtype']}, T = {row['denoise_steps']}. Rounds of all in "
-        "turn: medians; ratios, taken within each round, with 25%–75%. PyTorch: its better mode "
-        "(e eager, c compiled). Ceiling: the fastest matrix product of the same run "
-        f"({row['gemm_peak_gflops']:.0f} GFLOP/s); at batch 1 the rate of reading as many bytes as "
-        f"the networks have ({_reads(content['rows'])})."
+        "turn: medians; ratios, taken within each round, with 25%–75%. PyTorch: its fastest mode "
+        "(e eager, c compiled, a autotuned and frozen). Ceiling: the fastest matrix product of the "
+        f"same run ({row['gemm_peak_gflops']:.0f} GFLOP/s); at batch 1 the rate of reading as many "
+        f"bytes as the networks have ({_reads(content['rows'])})."
     )
     if over(content["rows"]):
         parts += ["", ABOVE]
     return "\n".join(parts) + "\n"
 
 
-def _cells(row: dict[str, Any], formed: bool) -> list[str]:
+def _cells(row: dict[str, Any], formed: bool, others: Sequence[str]) -> list[str]:
     ours = row["contenders"][OURS]
     which, torch = better(row)
     measured = "read" if row["batch"] == 1 else "gemm"
@@ -146,16 +151,17 @@ def _cells(row: dict[str, Any], formed: bool) -> list[str]:
     ]
     cells += [_times(row, FORMED)] * formed
     cells.append(f"**{interval(torch)}** {which}" if torch else "–")
+    cells += [_times(row, name) for name in others]
     return [*cells, f"{share(ours, f'share_of_{measured}_peak')} {unit}"]
 
 
 def better(row: dict[str, Any]) -> tuple[str, dict[str, float] | None]:
-    """PyTorch's mode with the smaller median, "e" or "c", and how many times ours it takes."""
+    """PyTorch's mode of the smallest median, "e", "c" or "a", and how many times ours it takes."""
     found = {name: row["contenders"][name] for name in TORCH if name in row["contenders"]}
     if not found:
         return "", None
     fastest = min(found, key=lambda name: found[name]["seconds"]["median"])
-    return "ec"[TORCH.index(fastest)], _against(row, fastest)
+    return "eca"[TORCH.index(fastest)], _against(row, fastest)
 
 
 def _against(row: dict[str, Any], name: str) -> dict[str, float]:
@@ -181,6 +187,9 @@ def main() -> None:
     parser.add_argument("--estimators", nargs="+", metavar="E", help=f"default {tuple(BATCHES)}")
     parser.add_argument("--rounds", type=int, help="at most (default 9; smoke 3)")
     parser.add_argument("--threads", type=int, help="cores (default all)")
+    parser.add_argument(
+        "--autotuned", action="store_true", help=f"also {TORCH[2]}: a minute more for each cell"
+    )
     parser.add_argument("--memory", action="store_true", help="also peak memory: minutes more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -8,6 +8,8 @@ embeddings are made once.
     compiled  one denoising step under torch.compile, gradients by torch.func, called T times: the
               whole loop in one graph took five times as long to compile and ran no faster.
               Needs a C++ compiler. Shapes: the first batch fixed, then dynamic, as by default.
+    autotuned the same with max-autotune, and the networks frozen: their weights are constants that
+              are repacked, and each batch is compiled anew
 """
 
 from __future__ import annotations
@@ -123,6 +125,46 @@ class Model:
         return found
 
 
+class Frozen(torch.nn.Module, Model):
+    """A `Model` whose networks are a module's buffers: of others torch.compile makes arguments."""
+
+    def __init__(self, *given: Any) -> None:
+        torch.nn.Module.__init__(self)
+        Model.__init__(self, *given)
+
+    def _keep(self, network: str, layers: list[Layer]) -> list[list[str]]:
+        names = [[f"{network}_{i}_{j}" for j in range(4)] for i in range(len(layers))]
+        for of_layer, layer in zip(names, layers):
+            for name, tensor in zip(of_layer, layer):
+                self.register_buffer(name, tensor)
+        return names
+
+    def _kept(self, names: list[list[str]]) -> list[Layer]:
+        return [tuple(getattr(self, name) for name in layer) for layer in names]
+
+    @property
+    def policy(self) -> list[Layer]:
+        """Its layers."""
+        return self._kept(self.names_of_policy)
+
+    @policy.setter
+    def policy(self, layers: list[Layer]) -> None:
+        self.names_of_policy = self._keep("policy", layers)
+
+    @property
+    def critic(self) -> list[Layer]:
+        """The members' layers."""
+        return self._kept(self.names_of_critic)
+
+    @critic.setter
+    def critic(self, layers: list[Layer]) -> None:
+        self.names_of_critic = self._keep("critic", layers)
+
+    def forward(self, *given: Any) -> Tensor:
+        """As `Model.step`."""
+        return self.step(_by_func, *given)
+
+
 def bound(x: Tensor) -> Tensor:
     """To ±1."""
     return x.clamp(-1, 1)
@@ -144,18 +186,26 @@ def compiled(
     checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
 ) -> Callable[[Array, Array], Array]:
     """As `eager`, but BPTT: its ten steps are ten graphs. Raises InputError without a compiler."""
+    model = Model(checkpoint, estimator, weight, denoise_steps)
+    return _compiled(model, lambda *given: model.step(_by_func, *given))
+
+
+def autotuned(
+    checkpoint: Checkpoint, *, estimator: str, weight: float, denoise_steps: int
+) -> Callable[[Array, Array], Array]:
+    """As `compiled`."""
+    model = Frozen(checkpoint, estimator, weight, denoise_steps)
+    return _compiled(model, model, options={"max_autotune": True, "freezing": True})
+
+
+def _compiled(model: Model, step: Any, **how: Any) -> Callable[[Array, Array], Array]:
     if not any(shutil.which(name) for name in COMPILERS):
         raise InputError(f"torch.compile needs a C++ compiler ({' or '.join(COMPILERS)})")
-    if estimator == "bptt":
+    if model.estimator == "bptt":
         raise InputError("takes minutes to compile the rollouts of bptt: left out")
-    model = Model(checkpoint, estimator, weight, denoise_steps)
     # code compiled for other networks would be searched at each call, and is limited in number
     torch._dynamo.reset()
-
-    def step(*given: Any) -> Tensor:
-        return model.step(_by_func, *given)
-
-    fast = torch.compile(step, fullgraph=True)
+    fast = torch.compile(step, fullgraph=True, **how)
     return lambda obs, noise: model.chain(fast, obs, noise)
 
 
