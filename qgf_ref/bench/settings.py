@@ -163,10 +163,12 @@ def hidden_of(network: str) -> tuple[int, ...]:
     return (width,) * layers
 
 
-def fresh_checkpoint(hidden: tuple[int, ...], seed: int) -> Checkpoint:
-    """Networks at their initial values, float32, of the sizes `O`, `D`, `E` and `T` above."""
+def fresh_checkpoint(
+    hidden: tuple[int, ...], seed: int, *, action_dim: int = D, ensemble: int = E
+) -> Checkpoint:
+    """Networks at their initial values, float32, of the sizes `O` and `T` above; chunks of 5."""
     rng = np.random.default_rng(seed)
     options = Options("gelu", "min", T, 5, True, 0.99, 0.9)
-    critic = init_value(rng, O + D, hidden, ensemble=E)
-    policy, value = init_velocity(rng, O, D, hidden), init_value(rng, O, hidden)
+    critic = init_value(rng, O + action_dim, hidden, ensemble=ensemble)
+    policy, value = init_velocity(rng, O, action_dim, hidden), init_value(rng, O, hidden)
     return Checkpoint(options, policy, critic, critic, value)

@@ -1,0 +1,98 @@
+"""benchmarks/jobs.py: what it measures of a process, in turns; exponents; its inputs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import jobs
+from benchmarks.jobs import Job
+from qgf_ref import load
+from qgf_ref.interop.trace_file import read_trace
+
+BUSY = "import time\nt = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
+
+
+def test_a_process_is_measured_with_its_children(tmp_path: Path) -> None:
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}], check=True)"
+    alone = jobs.run(Job("alone", ("-c", BUSY)), tmp_path, tmp_path)
+    nested = jobs.run(Job("nested", ("-c", child)), tmp_path, tmp_path)
+    for found in (alone, nested):
+        assert found["cpu"] >= 0.3
+        assert found["wall"] >= 0.3
+        assert found["megabytes"] > 1
+
+
+def test_memory_is_the_largest_of_its_own(tmp_path: Path) -> None:
+    """A job after one that took much is not told to have taken as much."""
+    much = jobs.run(Job("much", ("-c", "x = b'1' * 400_000_000")), tmp_path, tmp_path)
+    little = jobs.run(Job("little", ("-c", "")), tmp_path, tmp_path)
+    assert much["megabytes"] > 380
+    assert little["megabytes"] < 30
+
+
+def test_it_runs_in_an_empty_directory_by_the_tree_that_is_given(tmp_path: Path) -> None:
+    (tmp_path / "qgf_ref.py").write_text("")
+    code = (
+        "import os, sys, qgf_ref; assert os.listdir() == []; "
+        "assert qgf_ref.__file__.startswith(sys.argv[1]); open(sys.argv[2] + '/x', 'w').close()"
+    )
+    jobs.run(Job("there", ("-c", code, "{in}", "{out}")), tmp_path, tmp_path)
+
+
+def test_another_exit_code_ends_it_with_what_was_said(tmp_path: Path) -> None:
+    wrong = Job("wrong", ("-c", "import sys; sys.exit('it has no trace')"), 0)
+    with pytest.raises(SystemExit, match="wrong: exit code 1, not 0\nit has no trace"):
+        jobs.run(wrong, tmp_path, tmp_path)
+
+
+def test_ratios_are_of_the_other_tree_by_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def run(job: Job, tree: Path, inputs: Path) -> dict[str, float]:
+        order.append(tree.name)
+        turn = (len(order) - 1) // 2  # the first of which fills caches
+        wall = 100.0 if turn == 0 else {"a": 1.0, "b": 2.0 + turn}[tree.name]
+        return {"wall": wall, "cpu": wall, "megabytes": 10.0}
+
+    monkeypatch.setattr(jobs, "run", run)
+    monkeypatch.setattr(jobs, "prepare", lambda place: None)
+    trees = {"this tree": Path("a"), "old": Path("b")}
+    (row,) = jobs.in_turns([Job("job", ())], trees, 3)
+    assert row["this tree"]["wall"] == 1.0
+    assert row["old"]["wall"] == 4.0
+    assert row["wall ratio"] == 4.0
+    assert order == ["b", "a", "a", "b"] * 2
+    page = jobs.table({"jobs": [row], "against": "old"})
+    assert "| job | 1 | 1 | 10 | **4.00** | **4.00** |" in page
+
+
+def test_exponents() -> None:
+    assert jobs.exponent((1, 2, 4), (9.0, 3.0, 12.0)) == 2.0
+    assert math.isclose(jobs.exponent((128, 1024), (1.0, 8**1.5)), 1.5)
+    (row,) = jobs.growth(1, {"batch": (2, 4)})
+    assert row["values"] == (2, 4)
+    assert all(s > 0 for s in row["seconds"])
+    assert "| batch | 2, 4 |" in jobs.table({"growth": [row]})
+
+
+def test_what_is_prepared(tmp_path: Path) -> None:
+    jobs.prepare(tmp_path)
+    for name, hidden in jobs.NETWORKS.items():
+        checkpoint = load(tmp_path / f"{name}.safetensors")
+        assert [layer.kernel.shape[1] for layer in checkpoint.policy.layers[:-1]] == list(hidden)
+    for name in ("right", "unknown"):
+        found = read_trace(tmp_path / f"{name}.npz")
+        assert len(found.obs) == jobs.ROWS
+        assert set(found.stepwise) == {"a", "v", "a1_hat", "q", "g"}
+
+
+def test_no_such_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs.py", "jobs", "--only", "adit"])
+    with pytest.raises(SystemExit, match="no such job; there are audit; audit, 4x1024; compare"):
+        jobs.main()
