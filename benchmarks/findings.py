@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.findings_ours import continues, forgiving, helps, nearer
+from benchmarks.findings_scaling import scales
 from benchmarks.reading import RESULTS, Finding, interval, rows, study, suite, verdict
 
 PAPERS_RIVALS = ("ood", "bptt", "qgf_jacobian")
@@ -272,6 +273,7 @@ FINDINGS: tuple[Callable[[Path], Finding], ...] = (
     leaves_data,
     plateau,
     compute,
+    scales,
     methods,
     jacobian_dropped,
     clean_ablation,

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import all as every  # noqa: E402
 from benchmarks import banks, sentences  # noqa: E402
 from benchmarks.findings import findings  # noqa: E402
+from benchmarks.findings_scaling import scaling_table  # noqa: E402
 from qgf_ref.cli.main import main as qgf_ref_command  # noqa: E402
 from qgf_ref.files import write_atomically  # noqa: E402
 from qgf_ref.guidance.registry import estimator, estimator_names  # noqa: E402
@@ -206,6 +207,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         f"found_{name}": partial(sentences.findings_of, f"python benchmarks/success.py {name}")
         for name in ("methods", "corrections")
     },
+    "scaling_table": scaling_table,
     "estimators": estimators,
     "studies": studies,
     "rooms": rooms,

@@ -101,6 +101,7 @@ RESULTS_IN_ORDER = (
     _study("q-optimizer", "backends", "evaluation", on=TRAINED),
     _study("compute", "backends", "evaluation", on=TRAINED),
     _study("ablation", "backends", "evaluation", on=TRAINED),
+    _study("scaling", *PLAYED[len(CORE) :], "sweeps", on=DATA),
     Result("startup", ("python benchmarks/startup.py",), ("backends", "sampling.py"), 5),
     Result("speed", ("python benchmarks/speed.py",), (*CORE, "backends", "bench")),
     Result(
