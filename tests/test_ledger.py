@@ -112,6 +112,17 @@ def test_references_and_replay() -> None:
         ledger(linear, x, kernel, bias=bias)
 
 
+def test_a_copy_of_an_outcome_is_that_outcome() -> None:
+    """As answers of users' functions are, which may come in one array that they keep."""
+    ledger, x = Ledger(), np.array([1.0, 2.0])
+    ledger.declare("x", x)
+    sine = ledger(np.sin, x)
+    ledger(np.cos, x)
+    assert np.array_equal(ledger.replay(sine.copy()), np.sin(x))
+    with pytest.raises(KeyError):
+        ledger.replay(np.sin(x) * (1 + 1e-15))
+
+
 def test_out_of_range() -> None:
     ck = small_checkpoint()
     obs, noise = states(ck, 2)

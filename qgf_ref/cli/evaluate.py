@@ -171,12 +171,10 @@ def run(args: argparse.Namespace) -> int:
             evaluation = evaluate(
                 checkpoints, chosen, settings, directory=out, overwrite=args.overwrite
             )
-        except KeyboardInterrupt:
-            print(
-                f"stopped; finished groups are kept in {out}: give the same command to go on",
-                file=sys.stderr,
-            )
-            raise
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"stopped; finished groups are kept in {out}: give the same command to go on"
+            ) from error
         evaluation.provenance["simulator"] = about
         write_report(evaluation, out)
         send(evaluation, out, tracking)

@@ -133,8 +133,8 @@ def _run(name: str, words: list[str]) -> int:
             raise
         print(laid_out(name, str(lacking)), file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; no file is left half written", file=sys.stderr)
+    except KeyboardInterrupt as error:  # with words where a command knows what was kept
+        print(str(error) or "interrupted; no file is left half written", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -162,12 +162,10 @@ def _work(args: argparse.Namespace, sweep: Sweep) -> int:
     with _runner(args, sweep, len(wanted)) as runner, progress(len(wanted), "job") as job:
         try:
             report = work_off(sweep, runner, retries=args.retries, progress=job)
-        except KeyboardInterrupt:
-            print(
-                f"stopped; what was under way saves itself in {root}. The same command goes on",
-                file=sys.stderr,
-            )
-            raise
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"stopped; what was under way saves itself in {root}. The same command goes on"
+            ) from error
     code = _say(report, sweep)
     shown = _tables(args, sweep)
     args.result = {**vars(report), **shown}

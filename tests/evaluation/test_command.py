@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qgf_ref.cli import evaluate
+from qgf_ref.cli.main import main
 from qgf_ref.errors import InputError
 from qgf_ref.interop.native import save_checkpoint
 from tests.conftest import small_checkpoint
@@ -53,6 +54,18 @@ def test_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (place / "out" / "episodes.csv").read_bytes() == first
     with pytest.raises(InputError, match=r"other environments \(2 there, 1 here\).*--overwrite"):
         command(*words, "--envs", "1")
+
+
+def test_what_is_stopped_says_once_what_is_kept(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qgf_ref.evaluation.protocol.evaluate", stopped)
+    assert main(["evaluate", "--checkpoint", "0.safetensors", *SMALL, "--out", "out"]) == 130
+    said = capsys.readouterr().err
+    assert said == "stopped; finished groups are kept in out: give the same command to go on\n"
 
 
 def test_estimators_with_best_of(place: Path) -> None:

@@ -122,6 +122,24 @@ def test_one_process_at_a_time(
     assert [p.name for p in out.iterdir()] == [".lock"], "and it has changed nothing"
 
 
+def test_what_is_stopped_says_once_what_is_kept(
+    spec_file: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr("qgf_ref.sweeps.driver.work_off", stopped)
+    words = ["sweep", str(spec_file), "--data", str(data), "--out", str(out), "--serial"]
+    assert main(words) == 130
+    said = f"stopped; what was under way saves itself in {out}. The same command goes on\n"
+    assert capsys.readouterr().err == said
+
+
 WRONG = [
     ("sweep status", r"status of which sweep\? qgf-ref sweep status DIR"),
     ("sweep table", r"table of which sweep\?"),
