@@ -84,6 +84,7 @@ class Backend:
     residence where a training's arrays are; None: with NumPy
     ways      the same backend, told to work otherwise: each is named NAME:WAY
     double    whether it computes in float64, too
+    coarser   how many times as coarse as float32 the factors of its float32 products are rounded
     """
 
     name: str
@@ -96,6 +97,7 @@ class Backend:
     residence: Callable[[], Residence] | None = None
     ways: tuple[Backend, ...] = ()
     double: bool = True
+    coarser: float = 1.0
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.bench.contenders import (
     Declined,
     Factory,
@@ -109,7 +110,9 @@ class Bench:
                 run = self._sampler(name, cell, checkpoint, steps)
                 actions = first_call(name, run, *inputs[0])
                 seconds = time.perf_counter() - started
-                contenders[name] = reference.require(name, actions, str(cell))
+                contenders[name] = reference.require(
+                    name, actions, str(cell), coarser=self._coarser(name)
+                )
             except Declined as declined:
                 self._note(str(declined))
                 continue
@@ -127,7 +130,7 @@ class Bench:
         for name, call in calls.items():
             where = f"{cell}, the last of {call.calls + 1} calls, each on other inputs,"
             try:
-                reference.require(name, call.last(), where, call.shift)
+                reference.require(name, call.last(), where, call.shift, self._coarser(name))
             except InputError as error:
                 self.refused.setdefault(name, str(error))
                 del contenders[name]
@@ -192,6 +195,10 @@ class Bench:
         if not known:
             known = sum(next(interleaved(turns, 1)).values())
         return max(_LEAST_ROUNDS, min(self.settings.rounds, int(self.settings.cell / known)))
+
+    def _coarser(self, name: str) -> float:
+        """How coarse a contender says that its products are: a backend of ours in TF32 does."""
+        return backend_named(name).coarser if name in self.settings.backends else 1.0
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

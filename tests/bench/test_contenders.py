@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qgf_ref import sample
+from qgf_ref.backends.engine import _ways, backend_named
 from qgf_ref.bench.contenders import Declined, first_call, imported, peer
 from qgf_ref.bench.settings import Peer, TimedCell
 from qgf_ref.bench.validation import FACTOR, ROWS, Reference
 from qgf_ref.errors import InputError
+from qgf_ref.ops import linear
 from tests.conftest import small_checkpoint
 
 PLACE = "tests.bench.peers:"
@@ -49,6 +52,28 @@ def test_the_tolerance_is_what_rounding_explains(reference: Reference) -> None:
     assert reference.tolerance("float32") == FACTOR * reference.rounding["float32"]
     assert reference.tolerance("float64") < 2e-15
     assert reference.stable.sum() > 3 * ROWS / 4
+
+
+def test_products_in_tf32_are_judged_by_their_own_rounding(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a backend that says so; another contender with them is refused, and so is a wrong one."""
+    ck, times, coarser = small_checkpoint(dtype="float32"), linear._times, 2.0**13
+    obs, noise = reference.inputs(ck, ROWS, "float32", 0)
+
+    def rounded(x: Any) -> Any:
+        bits = np.ascontiguousarray(x).view(np.uint32)
+        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+    monkeypatch.setattr(linear, "_times", lambda x, kernel: times(rounded(x), rounded(kernel)))
+    right, wrong = (sample(ck.flow, obs, weight=w, noise=noise) for w in (0.3, 0.4))
+    found = reference.require("tf32", right, "32 rows", coarser=coarser)
+    assert found["tolerance"] / 100 < found["error"] < found["tolerance"] / 2
+    with pytest.raises(InputError, match="tf32 does not compute the sampler"):
+        reference.require("tf32", right, "32 rows")
+    with pytest.raises(InputError, match="tf32 does not compute the sampler"):
+        reference.require("tf32", wrong, "32 rows", coarser=coarser)
+    assert backend_named("numpy").coarser == 1 and _ways("cupy")["cupy:tf32"].coarser == coarser
 
 
 def test_a_row_that_nearly_ties_is_left_out() -> None:

@@ -115,5 +115,6 @@ _EXACT = Backend(
 _ROUNDED = replace(
     _EXACT, name=TF32, kernels=partial(kernels, tf32=True), executor=partial(executor, tf32=True),
     require=require_tf32, residence=partial(residence, tf32=True), double=False,
+    coarser=2.0**13,
 )  # fmt: skip
 BACKEND = replace(_EXACT, ways=(_ROUNDED,))
