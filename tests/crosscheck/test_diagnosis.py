@@ -158,6 +158,26 @@ def test_frequencies_off_by_a_unit_are_harmless_and_more_are_named() -> None:
     assert [e.mistakes for e in diagnosis.explanations] == [(large,)]
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        Made("time-scaled-frequencies", ""),
+        Made("time-scaled-frequencies", offset_variant((0, 1, 0, 0, 0, -1, 0, 0))),
+    ],
+    ids=str,
+)
+def test_angles_that_are_multiplied_in_another_order_agree(made: Made) -> None:
+    """t·(10⁴·f) for (10⁴·t)·f, as a PyTorch port with a table of frequencies writes it."""
+    assert found_in((made,)).agrees  # at T = 5 frequencies that are rounded otherwise say as much
+    checkpoint = lively(steps=10)
+    chosen, given = setting(checkpoint), inputs(checkpoint)
+    worse = Made(made.name, offset_variant((0, 0, 1, 0, 0, 4, 0, 0)))
+    for both in ((made,), (worse, Made("gradient-clip-masked", ""))):
+        seen = case(given, port_run(chosen, both, given))
+        (found,) = diagnose(chosen, [seen])[2].explanations
+        assert found.names == tuple(item.name for item in both)
+
+
 def test_quotients_for_products_of_times_agree() -> None:
     """T = 6: fl(5)/fl(6) is not fl(5)·fl(1/6); both are k/T."""
     checkpoint = lively(steps=6)

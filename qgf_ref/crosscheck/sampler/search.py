@@ -103,6 +103,8 @@ class Search(Simulations):
         hypotheses: list[Mistakes] = []
         additions = screen.additions({made.name for made in base})
         for made in watched(additions, "simulating mistakes", progress):
+            if made.mistake.unless in {h[-1].name for h in hypotheses}:
+                continue
             self.singles += 1
             if screen.passes((made,)) and self.agrees((*base, made), quantity):
                 hypotheses.append((*base, made))

@@ -63,7 +63,7 @@ class Made(NamedTuple):
     def harmless(self) -> bool:
         """Whether it is another library's rounding rather than a mistake."""
         m = self.mistake
-        return m.harmless > 0 and max(map(abs, offsets_of(self.variant))) <= m.harmless
+        return m.harmless > 0 and max(map(abs, offsets_of(self.variant)), default=0) <= m.harmless
 
     def __str__(self) -> str:
         return f"{self.name} ({self.variant})" if self.variant else self.name

@@ -59,6 +59,7 @@ class Mistake:
              the last place of the embedding's frequencies, which a diagnosis fits
     at       variants beyond the listed ones: a value > 0 → change, which a diagnosis fits
     harmless offsets up to this size are another library's rounding, not a mistake
+    unless   a mistake before it that, where it fits, is enough
     coarse   it rounds: where float32 rounding tips a value over the edge between two coarse
              numbers, two runs of the same mistake differ by a share of its own effect
     """
@@ -75,6 +76,7 @@ class Mistake:
     family: Callable[[tuple[int, ...]], Change] | None = None
     harmless: int = 0
     at: Callable[[float], Change] | None = None
+    unless: str = ""
 
     def made_in(self, variant: str, port: Port) -> Port:
         """`port` with this mistake, in a listed variant, one of the family, or at a value."""

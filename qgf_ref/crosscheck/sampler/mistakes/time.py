@@ -38,15 +38,21 @@ def _with_constants(**constants: float) -> Mapping[str, Change]:
 
 
 def _off_by_units(
-    scale: float = TIME_SCALE, max_period: float = MAX_PERIOD, divisor: int = DIM // 2
+    scale: float = TIME_SCALE,
+    max_period: float = MAX_PERIOD,
+    divisor: int = DIM // 2,
+    scaled_first: bool = False,
 ) -> Callable[[tuple[int, ...]], Change]:
-    """The family whose float32 frequencies are so many units in the last place off."""
+    """The family whose float32 frequencies are so many units in the last place off; scaled_first:
+    and the angles t·(scale·f) instead of (scale·t)·f.
+    """
 
     def family(offsets: tuple[int, ...]) -> Change:
         def embed(t: Array, dim: int, precision: Any) -> tuple[Array, TimeEmbeddingCache]:
             unscaled = time_embedding(t[:1], dim, "float32", 1.0, max_period, divisor)[1].omega
             freq = (unscaled.view(np.int32) + np.array(offsets, np.int32)).view(np.float32)
-            angle = (np.asarray(t).astype(np.float32) * np.float32(scale))[:, None] * freq
+            single, factor = np.asarray(t).astype(np.float32)[:, None], np.float32(scale)
+            angle = single * (factor * freq) if scaled_first else (single * factor) * freq
             embedding = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
             return embedding, TimeEmbeddingCache(freq * np.float32(scale), embedding)
 
@@ -213,6 +219,13 @@ TIME: tuple[Mistake, ...] = (
         "table): each angle is 10⁴ times as far off. Up to 2 units in the last place are "
         "within what a float32 exp may return",
         {}, _single, family=_off_by_units(), harmless=2,
+    ),
+    Mistake(
+        "time-scaled-frequencies", "time", "v",
+        "t is multiplied by the frequencies times 10⁴, where the official code multiplies t by 10⁴ "
+        "first: float32 rounds the angles otherwise, within what its frequencies leave open",
+        one(_off_by_units(scaled_first=True)((0,) * HALF)), _single,
+        family=_off_by_units(scaled_first=True), harmless=2, unless="time-frequencies",
     ),
     Mistake(
         "grid-next", "time", "v", f"t = (k+1)/T: {GRID}",
