@@ -137,6 +137,10 @@ def test_every_mistake_is_named_or_among_equals(name: str, traced: bool) -> None
     try:
         if name == "grid-accumulated":
             pytest.skip("five additions of 1/5 are exact")
+        if found[0].harmless:  # another way to round, with which a port is right
+            mine = port(CHECKPOINT, (found[0],), traced=traced)
+            assert check_sampler(mine, CHECKPOINT, coverage=False, rows=8, best_of=4).agrees
+            return
         names = said((found[0],), best_of=4, traced=traced)
     finally:
         CHECKPOINT = kept
