@@ -117,6 +117,19 @@ def differences(kept: Values, made: Values, allowed: Allowed) -> list[str]:
     return found
 
 
+def largest(kept: Values, made: Values) -> str:
+    """The largest relative difference between numbers, and where it is, in words."""
+    apart = {
+        where: abs(made[where] - value) / max(abs(value), abs(made[where]))
+        for where, value in kept.items()
+        if isinstance(value, (int, float)) and made[where] != value
+    }
+    if not apart:
+        return "all the same"
+    most = max(apart, key=lambda where: apart[where])
+    return f"largest relative difference {apart[most]:.1e}, {most}"
+
+
 def check(names: list[str], data: str | None) -> int:
     """Make samples again and say how each compares; the exit code."""
     every = {sample.name: sample for sample in SAMPLES}
@@ -135,7 +148,7 @@ def check(names: list[str], data: str | None) -> int:
                 continue
         found = differences(kept, made, sample.allowed)
         if not found:
-            print(f"  {len(kept)} values: as kept ({sample.allowed.why})")
+            print(f"  {len(kept)} values: as kept ({sample.allowed.why}); {largest(kept, made)}")
             continue
         code = 1
         print(f"  DIFFERS: {len(found)} of {len(kept)} values ({sample.allowed.why})")

@@ -53,8 +53,9 @@ CHECK_SAMPLER = """
 import qgf_ref
 from qgf_ref.testing import check_sampler
 ck = qgf_ref.load(dtype="float32")
+flow = ck.guided_flow(embedding="float32")  # as the official code has it
 def mine(obs, noise, weight):
-    return qgf_ref.sample(ck.flow, obs, weight=weight, noise=noise)
+    return qgf_ref.sample(flow, obs, weight=weight, noise=noise)
 assert check_sampler(mine, ck).agrees
 """
 
@@ -64,15 +65,21 @@ class Job:
     """A command after `python`, in which {in} is the prepared inputs and {out} an empty directory.
 
     code  that it ends with
+    says  what it prints, if it does what it should
     """
 
     name: str
     command: tuple[str, ...]
     code: int = 0
+    says: str = ""
 
 
-def _command(name: str, line: str, code: int = 0) -> Job:
-    return Job(name, ("-m", "qgf_ref", *line.split()), code)
+class JobFailed(Exception):
+    """A job did not do what it should; says what it did."""
+
+
+def _command(name: str, line: str, code: int = 0, says: str = "") -> Job:
+    return Job(name, ("-m", "qgf_ref", *line.split()), code, says)
 
 
 JOBS = (
@@ -83,6 +90,7 @@ JOBS = (
         "compare, unknown mistake, 4x256",
         "compare --checkpoint {in}/4x256.safetensors --trace {in}/unknown.npz --out {out}/compare",
         1,
+        "DIAGNOSIS: unknown",
     ),
     Job("check_sampler, right", ("-c", CHECK_SAMPLER)),
     _command("study correction --quick", "study correction --quick --out {out}/study"),
@@ -128,7 +136,7 @@ with open(sys.argv[1], "w") as file:
 
 
 def run(job: Job, tree: Path, inputs: Path) -> Numbers:
-    """One run by a tree: wall and cpu seconds, and MB. Raises SystemExit where it fails."""
+    """One run by a tree: wall and cpu seconds, and MB. Raises JobFailed."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "MPLBACKEND": "Agg"}
     with TemporaryDirectory() as place:
         told, out = Path(place) / "told.json", Path(place) / "out"
@@ -143,33 +151,44 @@ def run(job: Job, tree: Path, inputs: Path) -> Numbers:
         found: Numbers = json.loads(told.read_text())
     code = found.pop("code")
     if code != job.code:
-        raise SystemExit(f"{job.name}: exit code {code}, not {job.code}\n{done.stderr[-800:]}")
+        raise JobFailed(f"exit code {code}, not {job.code}\n{done.stderr[-800:]}")
+    if job.says not in done.stdout:
+        raise JobFailed(f"it did not say {job.says!r}\n{done.stdout[-800:]}")
     return {"wall": wall, **found}
 
 
 def in_turns(jobs: Sequence[Job], trees: dict[str, Path], rounds: int) -> list[dict[str, Any]]:
-    """One row a job: each tree's medians, and how many times as long the other tree takes."""
-    rows = []
+    """One row a job: each tree's medians, and how many times as long the other tree takes; of one
+    that fails, how.
+    """
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as place, progress(len(jobs) * (rounds + 1), "round") as bar:
         prepare(Path(place))
         for job in jobs:
             turns: list[dict[str, Numbers]] = []
-            for i in range(rounds + 1):
-                order = list(trees.items())[:: 1 if i % 2 else -1]
-                turns.append({name: run(job, tree, Path(place)) for name, tree in order})
-                bar.advance()
-            counted = turns[1:]  # the first fills caches
-            row: dict[str, Any] = {"job": job.name, "rounds": rounds}
-            for name in trees:
-                row[name] = {k: median(t[name][k] for t in counted) for k in counted[0][name]}
-            if len(trees) > 1:
-                ours, theirs = trees
-                for clock in ("wall", "cpu"):
-                    row[f"{clock} ratio"] = median(
-                        t[theirs][clock] / t[ours][clock] for t in counted
-                    )
-            rows.append(row)
+            try:
+                for i in range(rounds + 1):
+                    order = list(trees.items())[:: 1 if i % 2 else -1]
+                    turns.append({name: run(job, tree, Path(place)) for name, tree in order})
+                    bar.advance()
+            except JobFailed as error:
+                bar.advance(rounds + 1 - len(turns))
+                rows.append({"job": job.name, "failed": str(error)})
+            else:
+                rows.append({"job": job.name, "rounds": rounds, **_medians(turns[1:], trees)})
     return rows
+
+
+def _medians(turns: Sequence[dict[str, Numbers]], trees: dict[str, Path]) -> dict[str, Any]:
+    """Each tree's, and the ratios; the first turn, which fills caches, is not among them."""
+    row: dict[str, Any] = {
+        name: {k: median(turn[name][k] for turn in turns) for k in turns[0][name]} for name in trees
+    }
+    if len(trees) > 1:
+        ours, theirs = trees
+        for clock in ("wall", "cpu"):
+            row[f"{clock} ratio"] = median(t[theirs][clock] / t[ours][clock] for t in turns)
+    return row
 
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -228,6 +247,10 @@ def table(content: dict[str, Any]) -> str:
         header += [f"wall, times of {other}", "processor"] * (other is not None)
         lines = []
         for row in content["jobs"]:
+            if "failed" in row:
+                first = row["failed"].splitlines()[0]
+                lines.append([row["job"], f"failed: {first}", *[""] * (len(header) - 2)])
+                continue
             own = row["this tree"]
             cells = [row["job"], *(f"{own[k]:.3g}" for k in ("wall", "cpu"))]
             cells.append(f"{own['megabytes']:.0f}")
@@ -273,6 +296,10 @@ def main() -> None:
     page = table(content)
     write_atomically(args.results / "jobs.md", page.encode())
     print(page)
+    failed = [row for row in content["jobs"] if "failed" in row] if args.what != "growth" else []
+    for row in failed:
+        print(f"{row['job']}: {row['failed']}", file=sys.stderr)
+    raise SystemExit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="at most (default 9; smoke 3)")
     parser.add_argument("--threads", type=int, help="cores (default all)")
     parser.add_argument(
-        "--autotuned", action="store_true", help=f"also {TORCH[2]}: a minute more for each cell"
+        "--autotuned", action="store_true", help=f"also {TORCH[2]}, which compiles long"
     )
     parser.add_argument("--memory", action="store_true", help="also peak memory: minutes more")
     parser.add_argument("--seed", type=int, default=0)

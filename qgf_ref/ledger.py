@@ -125,7 +125,7 @@ class Ledger:
         Raises KeyError if `result` is neither an output of a recorded operation nor a copy of one,
         as the answers of users' functions are.
         """
-        reference = self._references.get(id(result), self._copied(result))
+        reference = self._references.get(id(result)) or self._copied(result)
         if not isinstance(reference, Output):
             raise KeyError("the array is not the output of a recorded operation")
         values: list[tuple[Any, ...]] = []
@@ -136,7 +136,9 @@ class Ledger:
         return np.asarray(values[reference.entry][reference.part])
 
     def _copied(self, result: Array) -> Output | None:
-        """The last output of the same bits."""
+        """The last output of the same bits; zeros, which anybody may make, are nobody's."""
+        if not np.any(result):
+            return None
         for entry in reversed(self.entries):
             for part, output in enumerate(entry.outputs):
                 if isinstance(output, np.ndarray) and np.array_equal(output, result):

@@ -43,10 +43,19 @@ def test_it_runs_in_an_empty_directory_by_the_tree_that_is_given(tmp_path: Path)
     jobs.run(Job("there", ("-c", code, "{in}", "{out}")), tmp_path, tmp_path)
 
 
-def test_another_exit_code_ends_it_with_what_was_said(tmp_path: Path) -> None:
-    wrong = Job("wrong", ("-c", "import sys; sys.exit('it has no trace')"), 0)
-    with pytest.raises(SystemExit, match="wrong: exit code 1, not 0\nit has no trace"):
-        jobs.run(wrong, tmp_path, tmp_path)
+def test_a_job_that_fails_is_told_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "prepare", lambda place: None)
+    wrong = Job("wrong", ("-c", "import sys; sys.exit('it has no trace')"))
+    silent = Job("silent", ("-c", "print('agrees')"), says="DISAGREES")
+    sound = Job("sound", ("-c", "print('DISAGREES')"), says="DISAGREES")
+    rows = jobs.in_turns([wrong, silent, sound], {"this tree": tmp_path}, 1)
+    assert rows[0]["failed"] == "exit code 1, not 0\nit has no trace\n"
+    assert rows[1]["failed"] == "it did not say 'DISAGREES'\nagrees\n"
+    assert rows[2]["this tree"]["cpu"] > 0
+    page = jobs.table({"jobs": rows})
+    assert "| wrong | failed: exit code 1, not 0 |" in page
 
 
 def test_ratios_are_of_the_other_tree_by_this_one(

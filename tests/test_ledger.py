@@ -121,6 +121,9 @@ def test_a_copy_of_an_outcome_is_that_outcome() -> None:
     assert np.array_equal(ledger.replay(sine.copy()), np.sin(x))
     with pytest.raises(KeyError):
         ledger.replay(np.sin(x) * (1 + 1e-15))
+    ledger(np.multiply, x, 0.0)
+    with pytest.raises(KeyError):
+        ledger.replay(np.zeros(2))
 
 
 def test_out_of_range() -> None:

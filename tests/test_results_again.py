@@ -74,12 +74,13 @@ def sample(name: str, made: dict[str, Any] | None) -> Sample:
 def test_check_says_how_each_compares(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    same, other = {"x": 1.0, "y": 2.0}, {"x": 1.0, "y": 2.1}
+    same, other = {"x": 1.0, "y": 2.0 + 1e-7}, {"x": 1.0, "y": 2.1}
     samples = (sample("same", same), sample("lacking", None), sample("other", other))
     monkeypatch.setattr(again, "SAMPLES", samples)
     assert again.check(["same", "lacking"], None) == 0
     said = capsys.readouterr().out
-    assert "2 values: as kept (to 1e-6)" in said and "not checked: no data set here" in said
+    assert "2 values: as kept (to 1e-6); largest relative difference 5.0e-08, y" in said
+    assert "not checked: no data set here" in said
     assert again.check([], None) == 1
     said = capsys.readouterr().out
     assert "DIFFERS: 1 of 2 values" in said and "y: 2.0 is kept, 2.1 was made" in said

@@ -125,6 +125,23 @@ class Model:
         return found
 
 
+def _of_buffers(network: str) -> Any:
+    """A property of a module, layers which it keeps as its buffers."""
+
+    def get(module: Any) -> list[Layer]:
+        names = getattr(module, f"names_of_{network}")
+        return [tuple(getattr(module, name) for name in layer) for layer in names]
+
+    def keep(module: Any, layers: list[Layer]) -> None:
+        names = [[f"{network}_{i}_{j}" for j in range(4)] for i in range(len(layers))]
+        setattr(module, f"names_of_{network}", names)
+        for of_layer, layer in zip(names, layers):
+            for name, tensor in zip(of_layer, layer):
+                module.register_buffer(name, tensor)
+
+    return property(get, keep)
+
+
 class Frozen(torch.nn.Module, Model):
     """A `Model` whose networks are a module's buffers: of others torch.compile makes arguments."""
 
@@ -132,33 +149,8 @@ class Frozen(torch.nn.Module, Model):
         torch.nn.Module.__init__(self)
         Model.__init__(self, *given)
 
-    def _keep(self, network: str, layers: list[Layer]) -> list[list[str]]:
-        names = [[f"{network}_{i}_{j}" for j in range(4)] for i in range(len(layers))]
-        for of_layer, layer in zip(names, layers):
-            for name, tensor in zip(of_layer, layer):
-                self.register_buffer(name, tensor)
-        return names
-
-    def _kept(self, names: list[list[str]]) -> list[Layer]:
-        return [tuple(getattr(self, name) for name in layer) for layer in names]
-
-    @property
-    def policy(self) -> list[Layer]:
-        """Its layers."""
-        return self._kept(self.names_of_policy)
-
-    @policy.setter
-    def policy(self, layers: list[Layer]) -> None:
-        self.names_of_policy = self._keep("policy", layers)
-
-    @property
-    def critic(self) -> list[Layer]:
-        """The members' layers."""
-        return self._kept(self.names_of_critic)
-
-    @critic.setter
-    def critic(self, layers: list[Layer]) -> None:
-        self.names_of_critic = self._keep("critic", layers)
+    policy = _of_buffers("policy")
+    critic = _of_buffers("critic")
 
     def forward(self, *given: Any) -> Tensor:
         """As `Model.step`."""

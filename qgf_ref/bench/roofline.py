@@ -75,6 +75,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], names: list[str]) -> None:
         if points:
             axes.plot(*zip(*(p[:2] for p in points), strict=True), color=look.color,
                       linestyle=("-", "--", ":")[n // len(_LOOKS) % 3], marker=look.marker,
+                      markerfacecolor="white" if n >= len(_LOOKS) else look.color,
                       markersize=4, linewidth=1, label=name)  # fmt: skip
     axes.set(xscale="log", yscale="log")
     lowest = min(e["gflops_necessary"] for r in rows for e in r["contenders"].values())
