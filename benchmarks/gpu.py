@@ -42,6 +42,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,12 @@ def work(part: str) -> Callable[[Any, str], Iterator[dict[str, Any]]]:
     }[part]  # fmt: skip
 
 
-def run_part(part: str, name: str, only: str, places: list[Path]) -> None:
+def run_part(part: str, name: str, only: str, places: list[Path], seed: int | None = None) -> None:
     """Do one part in this process, and write each row."""
     from benchmarks.gpu_timing import SIZES
 
     made, rows = provenance(), []
-    for row in work(part)(SIZES[name], only):
+    for row in work(part)(replace(SIZES[name], seed=seed), only):
         rows.append({**row, "commit": made["commit"]})
         print(json.dumps(row, default=str)[:400], flush=True)
         if part != "short":
@@ -151,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="LxW", help="this network, or tool, alone")
     parser.add_argument("--smoke", action="store_true", help="small sizes")
     parser.add_argument("--dry", action="store_true", help="without a GPU: do all parts run?")
+    parser.add_argument("--seed", type=int, help="of check's inputs (default: of the clock, told)")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="FILE", help="gpu.json of runs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/results")
     args = parser.parse_args(argv)
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.part:
 
         def do() -> None:
-            run_part(args.part, name, args.only, places)
+            run_part(args.part, name, args.only, places, args.seed)
 
         in_place_of_a_gpu(do) if args.dry else do()
         return 0
@@ -171,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     for part, seconds in PARTS.items():
         command = [sys.executable, __file__, "--part", part, "--out", str(out)]
         command += ["--smoke"] * args.smoke + ["--dry"] * args.dry
+        command += ["--seed", str(args.seed)] if args.seed is not None else []
         command += ["--only", args.only] if args.only and part != "sanitizer" else []
         most = seconds * (DRY if args.dry else 1)
         print(f"== {part}, at most {most} s", flush=True)

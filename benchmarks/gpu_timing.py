@@ -27,6 +27,7 @@ class Size:
     copy, product                        numbers that are copied; rows of a square matrix
     steps, hidden, batch                 of the training data; instead of the preset's, if not None
     platform                             where JAX and PyTorch run: "cuda", and "cpu" without a GPU
+    seed                                 of the networks and inputs of `check`; None: the clock's
     """
 
     networks: tuple[str, ...] = ("4x1024", "3x256", "4x512")
@@ -45,6 +46,7 @@ class Size:
     batch: int | None = None
     platform: str = "cuda"
     turns: int = 3
+    seed: int | None = None
 
 
 SIZES = {
