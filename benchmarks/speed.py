@@ -1,18 +1,20 @@
 """How fast is the sampler, against JAX and PyTorch on the same cores, and against the machine?
 
-    python benchmarks/speed.py             (about ten minutes, on an otherwise idle machine)
+    python benchmarks/speed.py             (about 25 minutes, on an otherwise idle machine)
+    python benchmarks/speed.py --isa avx2  (where the processor has more: `benchmarks.isa`)
     python benchmarks/speed.py --smoke     (about a minute, noisy, writes nothing)
 
 `qgf-ref bench` with our own peers (benchmarks/peers/speed_*.py): all contenders are compared with
 the float64 reference, then timed in turns. qgf at every batch; qgf_jacobian, also in the official
 formulation (the whole Jacobian for each row), and bptt at some. Writes
-benchmarks/results/speed.json, .md and .png. Needs Linux and the `peers` extra.
+benchmarks/results/speed.json, .md and .png, or speed_avx2. Needs Linux and the `peers` extra.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.isa import SETS, environment, ran  # noqa: E402
 from qgf_ref.bench.measure import spread  # noqa: E402
 from qgf_ref.bench.report import ABOVE, interval, markdown, number, over, share, text  # noqa: E402
 from qgf_ref.bench.roofline import roofline  # noqa: E402
@@ -33,6 +36,8 @@ from qgf_ref.plotting import png  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+HELD = "QGF_REF_BENCHMARK_ISA"
+"""Set in a process whose libraries are held to an instruction set."""
 OURS, OURS_NUMPY, JAX, FORMED = "numba", "numpy", "JAX", "JAX, official Jacobian"
 TORCH = ("PyTorch", "PyTorch compiled", "PyTorch autotuned")
 DEPLOYED = ("ONNX Runtime", "OpenVINO")
@@ -72,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name in args.estimators or (("qgf",) if args.smoke else tuple(BATCHES)):
         usual = (1, 64) if args.smoke else BATCHES.get(name, OTHER_BATCHES)
         settings = replace(common, estimators=(name,), batches=tuple(args.batches or usual))
-        part = benchmark(settings)
+        part = benchmark(settings, first=found is None)
         if part["refused"]:
             raise SystemExit("; ".join(part["refused"].values()))
         if found is None:
@@ -83,6 +88,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     assert found is not None
     ceilings(found["rows"])
     found["seconds"] = time.perf_counter() - started
+    found["isa"] = {"asked": args.isa, "ran": ran(args.isa)}
     where = origin()
     for row in found["rows"]:
         row["commit"], row["time"] = where["commit"], where["time"]
@@ -130,11 +136,38 @@ def table(content: dict[str, Any]) -> str:
         "turn: medians; ratios, taken within each round, with 25%–75%. PyTorch: its fastest mode "
         "(e eager, c compiled, a autotuned and frozen). Ceiling: the fastest matrix product of the "
         f"same run ({row['gemm_peak_gflops']:.0f} GFLOP/s); at batch 1 the rate of reading as many "
-        f"bytes as the networks have ({_reads(content['rows'])})."
+        f"bytes as the networks have ({_reads(content['rows'])}). {steadiness(content['rows'])}"
     )
+    if "isa" in content:
+        parts += ["", vectors(content["isa"])]
     if over(content["rows"]):
         parts += ["", ABOVE]
     return "\n".join(parts) + "\n"
+
+
+def steadiness(rows: Sequence[dict[str, Any]]) -> str:
+    """How far the machine's own product was from its fastest, which says how idle it was."""
+    slowest, middle = (
+        min(row["gemm_gflops"][which] / row["gemm_peak_gflops"] for row in rows)
+        for which in ("q25", "median")
+    )
+    return (
+        f"That product, timed in the same rounds, ran in no cell below {middle:.0%} of its fastest "
+        f"(a quarter of the rounds: {slowest:.0%})."
+    )
+
+
+def vectors(isa: dict[str, Any]) -> str:
+    """Which instruction set each contender ran."""
+    told = "; ".join(f"{who} {each['says']}" for who, each in isa["ran"].items())
+    wider = [who for who, each in isa["ran"].items() if each["wider"]]
+    line = f"Instruction sets: {told}."
+    if not wider:
+        return line
+    return (
+        f"{line} Asked for {isa['asked']}, {' and '.join(wider)} multiplied matrices faster than "
+        "it can: they ran wider vectors."
+    )
 
 
 def _cells(row: dict[str, Any], formed: bool, others: Sequence[str]) -> list[str]:
@@ -190,6 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--autotuned", action="store_true", help=f"also {TORCH[2]}, which compiles long"
     )
+    parser.add_argument("--isa", choices=tuple(SETS), default="native", help="hold all to it")
     parser.add_argument("--memory", action="store_true", help="also peak memory: minutes more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -197,20 +231,25 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help=f"directory (default {RESULTS}; smoke: none)")
     args = parser.parse_args()
+    if SETS[args.isa] and os.environ.get(HELD) != args.isa:
+        env = {**environment(args.isa), HELD: args.isa}
+        os.execve(sys.executable, [sys.executable, *sys.argv], env)
+    name = "speed" if args.isa == "native" else f"speed_{args.isa}"
     content = measure(args)
     if args.replace:
-        content = replaced(json.loads(((args.out or RESULTS) / "speed.json").read_text()), content)
+        old = json.loads(((args.out or RESULTS) / f"{name}.json").read_text())
+        content = replaced(old, content)
     print(text(content))
     page = table(content)
     print(f"\n{page}\n{content['seconds']:.0f} s")
     out = args.out or (None if args.smoke else RESULTS)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "speed.json", content)
-        write_atomically(out / "speed.md", page.encode())
-        write_atomically(out / "speed_all.md", markdown(content, "speed.png").encode())
-        write_atomically(out / "speed.png", png(roofline(content["rows"])))
-        print(f"wrote {out / 'speed.json'}, speed.md, speed_all.md and speed.png")
+        write_json(out / f"{name}.json", content)
+        write_atomically(out / f"{name}.md", page.encode())
+        write_atomically(out / f"{name}_all.md", markdown(content, f"{name}.png").encode())
+        write_atomically(out / f"{name}.png", png(roofline(content["rows"])))
+        print(f"wrote {out / name}.json, {name}.md, {name}_all.md and {name}.png")
 
 
 if __name__ == "__main__":

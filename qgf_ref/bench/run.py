@@ -25,12 +25,16 @@ from qgf_ref.progress import tracked
 from qgf_ref.provenance import provenance
 from qgf_ref.threads import VARIABLE, available_cores, thread_count
 
+FRAMEWORKS = "jax", "jaxlib", "torch", "onnx", "onnxruntime", "openvino"
+"""Whose versions are kept with the numbers: peers may use them."""
 _IDLE = 0.25
 """Load average for each core up to which a machine is idle."""
 
 
-def benchmark(settings: BenchSettings) -> dict[str, Any]:
+def benchmark(settings: BenchSettings, *, first: bool = True) -> dict[str, Any]:
     """Everything that `settings` ask for: content for JSON.
+
+    first: of the caller's measurements. The load that a later one finds is that of the one before.
 
     settings, rows (one for each cell and number of threads; see `cells.Bench.measure_cell`), notes
     (what was left out, and why), refused (by name: why a contender that does not compute the
@@ -39,7 +43,7 @@ def benchmark(settings: BenchSettings) -> dict[str, Any]:
     """
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     rows: list[dict[str, Any]] = []
-    notes = [*busy(load), *settings.assumed()]
+    notes = [*(busy(load) if first else []), *settings.assumed()]
     refused: dict[str, str] = {}
     threads = settings.threads or (min(thread_count(), available_cores()),)
     for number in threads:
@@ -76,7 +80,7 @@ def busy(load: tuple[float, float, float] | None) -> list[str]:
 def origin() -> dict[str, Any]:
     """`provenance`, and the versions of the frameworks that peers may use."""
     made_by = provenance()
-    for name in ("jax", "jaxlib", "torch"):
+    for name in FRAMEWORKS:
         try:
             made_by["versions"][name] = version(name)
         except PackageNotFoundError:
