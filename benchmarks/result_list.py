@@ -90,6 +90,9 @@ RESULTS_IN_ORDER = (
         60,
         "results/cube-single-play-singletask-task1-v0/iql.json",
     ),
+    Result(
+        "fig5_actions", (f"python benchmarks/fig5_actions.py fig5{DATA}",), (*PLAYED, "sweeps"), 1
+    ),
     Result("sweep_cost", ("python benchmarks/sweep_cost.py",), ("sweeps",), 3),
     _study("didactic"),
     _study("bias-variance"),
