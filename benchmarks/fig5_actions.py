@@ -30,6 +30,7 @@ from qgf_ref.agents.agent import Acting  # noqa: E402
 from qgf_ref.agents.checkpoint import Checkpoint  # noqa: E402
 from qgf_ref.agents.fql import CLONE  # noqa: E402
 from qgf_ref.arrays import Array  # noqa: E402
+from qgf_ref.data.datasets import CACHE  # noqa: E402
 from qgf_ref.errors import InputError  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
 from qgf_ref.interop.load import load  # noqa: E402
@@ -150,11 +151,16 @@ def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sweep", type=Path, help="directory of the sweep, with its runs")
-    parser.add_argument("--data", type=Path, required=True, help="of cube-single-play-v0-val.npz")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=CACHE,
+        help="of cube-single-play-v0-val.npz (default OGBench's)",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     table = json.loads((args.sweep / "table.json").read_text())
-    rows = measured(Subject(args.sweep, args.data), table)
+    rows = measured(Subject(args.sweep, args.data.expanduser()), table)
     write_json(args.out / "fig5_actions.json", {"rows": rows, "states": ROWS, **provenance()})
     write_atomically(args.out / "fig5_actions.md", page(rows).encode())
     print(page(rows))
