@@ -267,6 +267,56 @@ def test_whose_line_raised_is_said_once_and_the_exception_stays() -> None:
         assert through.value is passing
 
 
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        ([np.ones(2), np.ones(3)], "list"),
+        ({"a": np.ones(2)}, "dict"),
+        (None, "NoneType"),
+        (np.array([0.1, None]), "object array"),
+        ((np.ones(2), {"a": 1.0}), "float64 array, dict"),
+    ],
+)
+def test_a_point_that_is_none(x: Any, got: str) -> None:
+    for check in (check_vjp, check_jvp):
+        with pytest.raises(InputError, match=f"or a tuple of them, got {got}$"):
+            check(lambda x: x, lambda x, other: other, x)
+
+
+ROW = np.linspace(0.1, 1.0, 6)
+FORMS: dict[str, Any] = {
+    "read-only": lambda out: np.broadcast_to(out, out.shape),
+    "Fortran order": lambda out: np.array(out, order="F"),
+    "float32": lambda out: out.astype(np.float32),
+    "a list": lambda out: out.tolist(),
+    "a view": lambda out: out.T.T[...],
+    "one buffer for all calls": None,
+}
+POINTS = {
+    "C order": ROW.reshape(2, 3), "Fortran order": np.asfortranarray(ROW.reshape(2, 3)),
+    "reversed": ROW[::-2], "read-only": np.broadcast_to(ROW[:3], (2, 3)), "0-d": np.array(0.7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("point", POINTS)
+def test_right_rules_pass_and_wrong_ones_fail_in_whatever_arrays(form: str, point: str) -> None:
+    x = POINTS[point]
+    buffer = np.empty_like(x)
+
+    def rule(factor: float) -> Any:
+        def answer(x: Any, other: Any) -> Any:
+            if FORMS[form] is None:
+                return np.multiply(factor * x, other, out=buffer)
+            return FORMS[form](np.asarray(factor * x * other))
+
+        return answer
+
+    for check in (check_vjp, check_jvp):
+        check(np.square, rule(2.0), x)
+        assert not check(np.square, rule(1.999), x, raises=False).passed
+
+
 @pytest.mark.parametrize("answer", [None, "a", {"x": X}, [[1.0], [1.0, 2.0]], (X, None)])
 def test_a_rule_that_answers_in_no_numbers(answer: Any) -> None:
     kind = type(answer).__name__
