@@ -113,7 +113,8 @@ def require_backend(name: str) -> None:
         return
     base, colon, _ = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon or base not in backend_names():
-        raise unknown_name("backend", name, backend_names())
+        every = [way for base in backend_names() for way in _ways(base)]
+        raise unknown_name("backend", name, every)
     if name not in _ways(base):
         raise unknown_name(f"way of backend {base}", name, _ways(base))
 

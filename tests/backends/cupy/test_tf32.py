@@ -70,8 +70,9 @@ def test_it_is_said_of_whatever_is_made(gpu: ModuleType) -> None:
     [
         ("cupy:tf16", "unknown way of backend cupy 'cupy:tf16'; the valid ones are: cupy:tf32"),
         ("numba:tf32", "unknown way of backend numba 'numba:tf32'; the valid ones are: numba"),
-        ("tf32", "unknown backend 'tf32'"),
-        ("cuda:tf32", "unknown backend 'cuda:tf32'; the valid ones are: cupy, numba, numpy"),
+        ("tf32", "unknown backend 'tf32'; the valid ones are: cupy:tf32, cupy, numba, numpy"),
+        ("cuda", "unknown backend 'cuda'; the valid ones are: cupy, cupy:tf32, numba, numpy"),
+        ("cuda:tf32", "unknown backend 'cuda:tf32'; the valid ones are: cupy:tf32, cupy, numba,"),
     ],
 )
 def test_another_way_is_one_sentence(name: str, message: str) -> None:
