@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from qgf_ref.sweeps.place import SweepPlace, make_directories
     from qgf_ref.sweeps.report import begin, continued
     from qgf_ref.sweeps.spec_file import read_spec
+    from qgf_ref.sweeps.work import require_backends
 
     _check(args)
     spec = read_spec(Path(args.what))
@@ -111,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
     place = SweepPlace(root)
     if args.dry_run:
         return _dry_run(args, continued(spec, place, data)[0])
-    continued(spec, place, data)  # refused before anything is made
+    sweep, _ = continued(spec, place, data)  # refused before anything is made
+    if not (args.scheduler or args.queue):
+        require_backends(sweep)
     make_directories(root)
     busy = f"another process works off the sweep in {root}: qgf-ref sweep status {root}"
     with sole_use(root / ".lock", busy):
@@ -155,17 +158,16 @@ def _dry_run(args: argparse.Namespace, sweep: Sweep) -> int:
 
 def _work(args: argparse.Namespace, sweep: Sweep) -> int:
     from qgf_ref.progress import progress
-    from qgf_ref.sweeps.driver import work_off
+    from qgf_ref.sweeps.driver import goes_on, work_off
 
     _, wanted = sweep.wanted()
     root = sweep.place.root
-    with _runner(args, sweep, len(wanted)) as runner, progress(len(wanted), "job") as job:
-        try:
-            report = work_off(sweep, runner, retries=args.retries, progress=job)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"stopped; what was under way saves itself in {root}. The same command goes on"
-            ) from error
+    with (
+        _runner(args, sweep, len(wanted)) as runner,
+        progress(len(wanted), "job") as job,
+        goes_on(root),
+    ):
+        report = work_off(sweep, runner, retries=args.retries, progress=job)
     code = _say(report, sweep)
     shown = _tables(args, sweep)
     args.result = {**vars(report), **shown}

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from qgf_ref.errors import InputError, QGFError, missing_package
@@ -78,6 +79,17 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def goes_on(root: Path) -> Iterator[None]:
+    """While a sweep in `root` is worked off, Ctrl-C says what becomes of it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"stopped; what was under way saves itself in {root}. The same command goes on"
+        ) from error
 
 
 def work_off(

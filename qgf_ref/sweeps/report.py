@@ -53,6 +53,8 @@ def continued(
         raise InputError(f"{path} is no sweep's: give another --out")
     before, now = (_shared(each, found) for each in (found, _plain(spec)))
     if before != now:
+        if before["tasks"] != now["tasks"]:
+            now["tasks"] = list(spec.tasks)  # all that were asked for, not only the shared
         raise InputError(
             f"{place.root} belongs to another sweep ({differing(before, now)}): give another "
             "--out. Only tasks and agents may be added to a sweep"

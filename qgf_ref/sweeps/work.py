@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qgf_ref.agents.registry import agent_named
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.data.datasets import find_dataset
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.evaluation.records import RecordsError
 from qgf_ref.files import sole_use, write_json
-from qgf_ref.sweeps.jobs import SweepJob
+from qgf_ref.sweeps.jobs import CHOSEN, SweepJob
 from qgf_ref.sweeps.place import SweepPlace, make_directories
 from qgf_ref.sweeps.playing import play, try_value
 from qgf_ref.sweeps.spec import SweepSpec, spec_from_json
@@ -89,6 +90,15 @@ def _beside(sweep: Sweep, job: SweepJob) -> int:
     changes = {**usual, "backend": "numba", **sweep.spec.beside, "data": sweep.config(job).data}
     trained = train_beside(agent_named(job.network), sweep.run(job), changes)
     return 0 if trained.signal is None else 128 + trained.signal
+
+
+def require_backends(sweep: Sweep) -> None:
+    """Raise InputError where a training that is wanted has a backend that cannot run here."""
+    asked: set[str] = set()
+    for job in sweep.wanted()[1]:
+        if job.kind == "train" and job.value != CHOSEN and job.entry not in asked:
+            asked.add(job.entry)
+            backend_named(sweep.config(job).backend)
 
 
 def order(sweep: Sweep, job: SweepJob) -> bytes:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import qgf_ref.sweeps
 from qgf_ref.cli.main import main
 from qgf_ref.errors import InputError, QGFError
 from qgf_ref.studies.base import StudyOutcome, StudySettings
+from qgf_ref.studies.scaling import measures
 from qgf_ref.studies.scaling import study as scaling
 from qgf_ref.studies.scaling.ladders import SizeResults, per_doubling, slope, slopes
 from qgf_ref.studies.scaling.measures import rise
@@ -82,6 +85,30 @@ def test_how_far_a_loss_rises() -> None:
         rise([])
 
 
+def test_updates_per_second_by_a_clock_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call, which compiles, and all but the fastest of a round count for nothing."""
+    now = 0.0
+    rounds = {
+        "slow": [[9, 2.0, 9, 9, 9], [9, 9, 8.0, 9, 9], [4.0, 9, 9, 9, 9]],
+        "fast": [[1.0, 9, 9, 9, 9], [0.5, 9, 9, 9, 9], [0.25, 9, 9, 9, 9]],
+    }
+
+    def update(run: Path, data: object) -> Callable[[], object]:
+        durations = iter([100.0, *(s for each in rounds[run.name] for s in each)])
+
+        def once() -> None:
+            nonlocal now
+            now += next(durations)
+
+        return once
+
+    monkeypatch.setattr(measures, "_update", update)
+    monkeypatch.setattr(measures, "process_time", lambda: now)
+    runs = {name: Path(name) for name in rounds}
+    found = measures.updates_per_second(runs, cast(Any, None), 3)
+    assert found == {"slow": 1 / 4.0, "fast": 1 / 0.5}
+
+
 def test_what_is_trained() -> None:
     sizes = [str(size) for size in GRID.sizes]
     assert sizes == ["3×32", "3×256", "1×256"]
@@ -124,13 +151,16 @@ def settings(tmp_path: Path) -> StudySettings:
 
 
 def test_the_study(
-    in_this_process: list[str], settings: StudySettings, monkeypatch: pytest.MonkeyPatch
+    in_this_process: list[str],
+    settings: StudySettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = scaling.study(settings)
     counts = {kind: sum(job.startswith(kind) for job in in_this_process)
               for kind in ("train", "try", "evaluate")}  # fmt: skip
     assert counts == {"train": 3 * (2 + 3), "try": 6, "evaluate": 6}
-    _check(found, settings)
+    _check(found, settings, tmp_path)
     assert drawn("scaling", found) == {""}
     assert max(map(len, found.text.splitlines())) <= 100, found.text
 
@@ -152,7 +182,7 @@ def test_the_study(
         scaling.study(settings)
 
 
-def _check(found: StudyOutcome, settings: StudySettings) -> None:
+def _check(found: StudyOutcome, settings: StudySettings, tmp_path: Path) -> None:
     assert settings.records is not None
     runs = list(found.tables["runs"])
     assert len(runs) == 3 * 2 * 2
@@ -176,7 +206,20 @@ def _check(found: StudyOutcome, settings: StudySettings) -> None:
     iql = runs[0]
     (record,) = (settings.records / "runs" / TASK / "iql_1x4").glob("seed0")
     assert Record.read(record).config.hidden == (4,)
-    assert 4 * iql["parameters"] < iql["state_bytes"] < 3 * 4 * iql["parameters"]
+    config, state = measures.saved(record)
+    target = sum(a.size for a in vars(state.train.networks)["target_critic"].params.arrays())
+    assert iql["state_bytes"] == 4 * (3 * iql["parameters"] - 2 * target)
+
+    # a run that was stopped twice: the most that one of its processes took
+    content = json.loads((record / "train.json").read_text())
+    (session,) = content["sessions"]
+    peaks = (5, 70, None, 60)
+    content["sessions"] = [{**session, "peak_process_bytes": peak} for peak in peaks]
+    stopped = tmp_path / "stopped"
+    shutil.copytree(record, stopped)
+    (stopped / "train.json").write_text(json.dumps(content))
+    data = measures.HeldOutData.of(config)
+    assert measures.measured(stopped, data)["peak_process_bytes"] == 70
 
     rows = list(found.tables[""])
     assert [(r["method"], r["size"]) for r in rows[:3]] == [
@@ -216,6 +259,17 @@ def test_a_job_that_fails_is_told_and_the_rest_is_done(
     assert "edp_2x4.json" not in done
 
 
+def test_stopped_it_says_that_it_goes_on(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qgf_ref.studies.scaling.runs.work_off", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"saves itself in .*\. The same command goes on"):
+        scaling.study(settings)
+
+
 def test_refusals(
     in_this_process: list[str],
     settings: StudySettings,
@@ -239,5 +293,9 @@ def test_refusals(
     said = capsys.readouterr().err
     assert 'pip install "qgf_ref[cluster]"; or give --workers 1' in said
     (Path(str(settings.data)) / f"{DATASET}-val.npz").unlink()
+    in_this_process.clear()
     assert main(["study", "scaling", "--workers", "1", *here]) == 2
     assert f"{DATASET}-val.npz is missing there" in capsys.readouterr().err
+    assert main(["study", "scaling", "--workers", "1", "--data", "nowhere", *here[:2]]) == 2
+    assert "no data set at" in capsys.readouterr().err
+    assert not in_this_process, "refused before hours of training"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qgf_ref.backends.engine import backend_named
 from qgf_ref.cli.main import main
 from qgf_ref.files import sole_use
 from qgf_ref.sweeps.driver import SerialRunner, work_off
@@ -108,6 +109,22 @@ def test_a_failed_job_is_told_with_its_log(
     assert "no data set at" in Path(log[1]).read_text()
     assert main(["sweep", "status", str(out)]) == 0
     assert "failed: data pointmaze-medium-navigate-v0" in capsys.readouterr().out
+
+
+def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "qgf_ref.backends.engine.find_spec", lambda package: package != "cupy" or None
+    )
+    backend_named.cache_clear()
+    spec, out = tmp_path / "gpu.toml", tmp_path / "out"
+    spec.write_text(toml(tiny(train={**tiny()["train"], "backend": "cupy:tf32"})))
+    words = ["sweep", str(spec), "--data", str(data), "--out", str(out)]
+    assert main([*words, "--serial"]) == 2
+    assert "backend cupy:tf32 needs cupy: pip install" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--dry-run"]) == 0, "elsewhere there may be what is lacking here"
 
 
 def test_one_process_at_a_time(

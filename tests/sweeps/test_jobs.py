@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.data.synthetic import DATASET, TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny
 
-OTHER = TASK.replace("task1", "task2")
+OTHER, THIRD = (TASK.replace("task1", name) for name in ("task2", "task3"))
 
 
 @pytest.fixture
@@ -141,7 +142,8 @@ def test_a_sweep_may_grow_and_not_change(tmp_path: Path) -> None:
             r'agents\.iql\.methods \["bc", "qgf", "cfgrl"\] there, \["bc"\] here',
         ),
         ({"tasks": [TASK, OTHER]}, "agents.fql"),
-        ({"tasks": [TASK]}, "tasks"),
+        ({"tasks": [TASK]}, "tasks other values there, " + re.escape(f'["{TASK}"] here')),
+        ({"tasks": [THIRD]}, f'"{THIRD}".* here'),
     ):
         with pytest.raises(InputError, match=f"belongs to another sweep.*{message}"):
             swept(tmp_path, **changes)

@@ -18,7 +18,7 @@ import numpy as np
 from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.agents.step import TrainState, update
-from qgf_ref.data.datasets import find_dataset
+from qgf_ref.data.datasets import DatasetFiles, find_dataset
 from qgf_ref.data.tasks import task
 from qgf_ref.errors import InputError
 from qgf_ref.progress import tracked
@@ -46,14 +46,9 @@ class HeldOutData:
     def of(cls, config: TrainConfig) -> HeldOutData:
         """Raises InputError where the task's data set has no held-out part."""
         problem = task(config.task)
-        found = find_dataset(problem.dataset, config.data)
-        if found.validation is None:
-            raise InputError(
-                f"the study compares losses on held-out data, and {problem.dataset} in "
-                f"{found.train[0].parent} has none: {problem.dataset}-val.npz is missing there"
-            )
+        path = held_out(problem.dataset, find_dataset(problem.dataset, config.data))
         recipe = agent_named(GUIDED).require_recipe()
-        data = load_data(found.validation, problem, config)
+        data = load_data(path, problem, config)
         batch = ValidationSet.draw(data, recipe, config.hyperparameters())
         return cls(data, batch, recipe)
 
@@ -61,6 +56,16 @@ class HeldOutData:
         """The batch's cloning loss, critic's loss, and mean Q of the data's actions."""
         found = self.batch.metrics(self.recipe, train, config.hyperparameters(), _LOSSES)
         return {ours: found[f"validation_{name}"] for ours, name in _COLUMNS.items()}
+
+
+def held_out(name: str, files: DatasetFiles) -> Path:
+    """The held-out part of the data set `name`. Raises InputError where it has none."""
+    if files.validation is None:
+        raise InputError(
+            f"the study compares losses on held-out data, and {name} in {files.train[0].parent} "
+            f"has none: {name}-val.npz is missing there"
+        )
+    return files.validation
 
 
 _LOSSES = ("policy", "critic", "value")
