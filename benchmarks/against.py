@@ -116,10 +116,20 @@ class Worker(subprocess.Popen[str]):
 
 @contextmanager
 def tree_of(revision: str) -> Iterator[Path]:
-    """The tree of a commit, exported for as long as this lasts; or a directory, as it is."""
+    """The tree of a commit, exported for as long as this lasts; or a directory, as it is.
+
+    Raises InputError on what is neither: a worker would import whatever is installed.
+    """
+    from qgf_ref.errors import InputError
+
     if Path(revision).is_dir():
+        if not (Path(revision) / "qgf_ref" / "__init__.py").exists():
+            raise InputError(f"{revision} holds no tree of this repository: no qgf_ref in it")
         yield Path(revision).resolve()
         return
+    named = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    if subprocess.run(named, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise InputError(f"{revision} is neither a commit of this repository nor a directory")
     with tempfile.TemporaryDirectory() as place:
         command = ["git", "-C", str(ROOT), "archive", revision]
         archive = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -201,4 +211,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if TREE in os.environ:  # a worker, by a tree that may lack what follows
+        main()
+    else:
+        from benchmarks.command import ended
+
+        sys.exit(ended(main))

@@ -7,8 +7,9 @@
     python benchmarks/all.py --age                    commits and changed lines since each was made
 
 --run goes on where it was stopped: what it finished with the code as it is now is not made again
-(unless --again), a command that fails does not stop the others, and is told at the end (exit code
-1). What it made is noted in qgf_results.json beside this repository's README.
+(unless --again), a command that fails does not stop the others, and is told at the end. Exit
+code: 1 then, 2 on bad input, 130 on Ctrl-C. What it made is noted in qgf_results.json beside this
+repository's README.
 
 A result's age counts the lines, added and removed, of the modules that it measures, between the
 commit that made it and now. benchmarks/README.md holds the list and the ages at a commit it states.
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import shlex
 import subprocess
 import sys
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.check import check  # noqa: E402
+from benchmarks.command import code_of, content_of  # noqa: E402
 from benchmarks.result_list import (  # noqa: E402
     DATA,
     RESULTS_IN_ORDER,
@@ -37,7 +38,8 @@ from benchmarks.result_list import (  # noqa: E402
     result,
 )
 from benchmarks.suites import SUITES  # noqa: E402
-from qgf_ref.files import write_json  # noqa: E402
+from qgf_ref.errors import InputError  # noqa: E402
+from qgf_ref.files import user_path, write_json  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 
 MADE = ROOT / "qgf_results.json"
@@ -168,12 +170,19 @@ def run(names: list[str], data: str | None, *, again: bool = False) -> int:
     chosen = set(names) if names != ["all"] else {entry.name for entry in RESULTS_IN_ORDER}
     for name in chosen:
         result(name)
-    done: dict[str, str] = json.loads(MADE.read_text()) if MADE.exists() else {}
+    done = content_of(MADE)
     failed, now = [], code()
     for entry in (entry for entry in RESULTS_IN_ORDER if entry.name in chosen):
         if done.get(entry.name) == now and not again:
             print(f"{entry.name}: made already, with this code")
-        elif all(_succeeds(command, data, entry) for command in entry.commands):
+            continue
+        try:
+            succeeds = all(_succeeds(command, data, entry) for command in entry.commands)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"stopped in {entry.name}; the same command goes on with it"
+            ) from error
+        if succeeds:
             done[entry.name] = now
             write_json(MADE, done)
         else:
@@ -188,8 +197,7 @@ def _succeeds(command: str, data: str | None, entry: Result) -> bool:
     print(f"\n$ {command}    (about {minutes(entry)} minutes)", flush=True)
     program, *arguments = shlex.split(command)
     programs = {"python": [sys.executable], "qgf-ref": [sys.executable, "-m", "qgf_ref"]}
-    done = subprocess.run([*programs[program], *arguments], cwd=ROOT, check=False)
-    return done.returncode == 0
+    return code_of([*programs[program], *arguments], ROOT) == 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,20 +215,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main() -> None:
-    """List the results, say how old they are, or make them."""
+def main() -> int:
+    """List the results, say how old they are, or make them; the exit code."""
     args = parser().parse_args()
+    if args.again and not args.run:
+        raise InputError("--again goes with --run")
+    if args.data is not None and not user_path(args.data).exists():
+        raise InputError(f"no data sets at {args.data}: there is no such directory")
     if args.run:
-        raise SystemExit(run(args.run, args.data, again=args.again))
+        return run(args.run, args.data, again=args.again)
     if args.check is not None:
-        raise SystemExit(check(args.check, args.data))
+        return check(args.check, args.data)
     for entry in RESULTS_IN_ORDER:
         if args.age:
             print(f"{entry.name:22} {age_text(entry, 'HEAD'):>20} since {made(entry)}")
         else:
             commands = "; ".join(map(shown, entry.commands))
             print(f"{entry.name:22} {minutes(entry):>4} min  {commands}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

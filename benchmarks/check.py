@@ -11,7 +11,7 @@ embedded_checkpoint  the first 1,000 of the 30,000 updates of the run inside the
 success_embedded     its held-out episodes by cloning and by qgf
 
 Every number is compared with the one that is kept. Exit code: 0; 1 if one differs by more than is
-allowed, which is listed; 2 on an unknown name.
+allowed, which is listed, or cannot be made; 2 on an unknown name, 130 on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ Values = dict[str, Any]
 
 class CannotCheck(Exception):
     """What a sample needs is not here; says what."""
+
+
+class CannotMake(Exception):
+    """A command that makes a sample failed; says how."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,10 @@ def check(names: list[str], data: str | None) -> int:
             except CannotCheck as error:
                 print(f"  not checked: {error}")
                 continue
+            except CannotMake as error:
+                print(f"  FAILED: {error}")
+                code = 1
+                continue
         found = differences(kept, made, sample.allowed)
         if not found:
             print(f"  {len(kept)} values: as kept ({sample.allowed.why}); {largest(kept, made)}")
@@ -161,7 +169,7 @@ def check(names: list[str], data: str | None) -> int:
 def _run(*command: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+        raise CannotMake(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
 
 
 def _verification(place: Path, data: str | None) -> tuple[Values, Values]:

@@ -347,4 +347,6 @@ def alarm_table(found: dict[str, list[Alarm]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

@@ -199,4 +199,6 @@ def finish(content: dict[str, Any], places: list[Path], name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

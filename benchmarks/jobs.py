@@ -35,8 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.against import tree_of  # noqa: E402
+from benchmarks.command import content_of, positive  # noqa: E402
 from qgf_ref import sample  # noqa: E402
 from qgf_ref.bench.settings import fresh_checkpoint  # noqa: E402
+from qgf_ref.errors import InputError  # noqa: E402
 from qgf_ref.files import write_atomically, write_json, write_npz  # noqa: E402
 from qgf_ref.interop.native import save_checkpoint  # noqa: E402
 from qgf_ref.progress import progress  # noqa: E402
@@ -270,20 +272,23 @@ def table(content: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    """Measure, print, write."""
+def main() -> int:
+    """Measure, print, write; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", nargs="?", choices=("jobs", "growth"), help="default: both")
     parser.add_argument("--against", metavar="COMMIT", help="another commit, or a directory")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="jobs whose name has one of them")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--rounds", type=positive, default=3, help="default: 3")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="written there")
     args = parser.parse_args()
     jobs = [j for j in JOBS if not args.only or any(w in j.name for w in args.only)]
     if not jobs:
-        raise SystemExit(f"no such job; there are {'; '.join(j.name for j in JOBS)}")
+        raise InputError(f"no such job; there are {'; '.join(j.name for j in JOBS)}")
+    if args.what == "growth" and (args.only or args.against):
+        raise InputError("growth is measured by this tree, whole: no --only, no --against")
     path = args.results / "jobs.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    args.results.mkdir(parents=True, exist_ok=True)  # refused before minutes are spent
+    content = content_of(path)
     if args.what != "growth":
         with tree_of(args.against or str(ROOT)) as other:
             trees = {"this tree": ROOT} | ({args.against: other} if args.against else {})
@@ -291,7 +296,6 @@ def main() -> None:
     if args.what != "jobs":
         content["growth"] = growth(args.rounds)
     content |= provenance()
-    args.results.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     page = table(content)
     write_atomically(args.results / "jobs.md", page.encode())
@@ -299,8 +303,10 @@ def main() -> None:
     failed = [row for row in content["jobs"] if "failed" in row] if args.what != "growth" else []
     for row in failed:
         print(f"{row['job']}: {row['failed']}", file=sys.stderr)
-    raise SystemExit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

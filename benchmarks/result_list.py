@@ -11,6 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from qgf_ref.errors import unknown_name  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = " --data DIR"
 """Stands in a command that reads an OGBench data set, and goes unless `--data` is given."""
@@ -159,9 +161,8 @@ RESULTS_IN_ORDER = (
 
 
 def result(name: str) -> Result:
-    """The result of this name; raises SystemExit, listing the names, when there is none."""
+    """The result of this name; raises InputError, listing the names, when there is none."""
     for entry in RESULTS_IN_ORDER:
         if entry.name == name:
             return entry
-    names = ", ".join(entry.name for entry in RESULTS_IN_ORDER)
-    raise SystemExit(f"no result {name!r}; expected one of {names}")
+    raise unknown_name("result", name, [entry.name for entry in RESULTS_IN_ORDER])

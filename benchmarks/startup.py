@@ -253,4 +253,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

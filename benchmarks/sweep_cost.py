@@ -238,4 +238,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

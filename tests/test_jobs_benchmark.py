@@ -11,6 +11,7 @@ import pytest
 from benchmarks import jobs
 from benchmarks.jobs import Job
 from qgf_ref import load
+from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import read_trace
 
 BUSY = "import time\nt = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
@@ -101,7 +102,34 @@ def test_what_is_prepared(tmp_path: Path) -> None:
         assert set(found.stepwise) == {"a", "v", "a1_hat", "q", "g"}
 
 
-def test_no_such_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["jobs.py", "jobs", "--only", "adit"])
-    with pytest.raises(SystemExit, match="no such job; there are audit; audit, 4x1024; compare"):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("jobs --only adit", "no such job; there are audit; audit, 4x1024; compare"),
+        ("growth --only audit", "growth is measured by this tree"),
+        ("jobs --against no-such-commit", "neither a commit of this repository nor a directory"),
+        ("jobs --against .", "no qgf_ref in it"),
+        ("jobs --results a-file", "File exists"),
+        ("jobs --results damaged", "cannot read damaged/jobs.json .*: remove it"),
+        ("jobs --results foreign", "foreign/jobs.json is no file of ours: remove it"),
+    ],
+)
+def test_wrong_lines_are_refused_before_anything_is_measured(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    for name, content in (("damaged", "{"), ("foreign", "[]")):
+        Path(name).mkdir()
+        Path(name, "jobs.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["jobs.py", "--results", "out", *words.split()])
+    monkeypatch.setattr(jobs, "in_turns", None)
+    with pytest.raises((InputError, OSError), match=message):
+        jobs.main()
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1"])
+def test_no_rounds(rounds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs.py", "--rounds", rounds])
+    with pytest.raises(SystemExit, match="2"):
         jobs.main()

@@ -29,15 +29,14 @@ from qgf_ref.cli import (
     train,
     train_extra,
 )
-from qgf_ref.cli.output import LastingStream, as_json, laid_out
+from qgf_ref.cli.answers import BAD_INPUT, answered
+from qgf_ref.cli.output import LastingStream, as_json
 from qgf_ref.cli.parser import CommandParser
-from qgf_ref.errors import InputError, QGFError, missing_package, reason
+from qgf_ref.errors import reason
 from qgf_ref.files import no_empty_directories, page
 from qgf_ref.plotting import own_look
 from qgf_ref.threads import one_blas_thread
 
-BAD_INPUT = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with redirect_stdout(out), redirect_stderr(LastingStream(sys.stderr)):
         words = sys.argv[1:] if argv is None else list(argv)
         name = f"qgf-ref {words[0]}" if words else "qgf-ref"
-        code = _run(name, words)
+        code = answered(name, lambda: _run(words))
         out.flush()
         if isinstance(out.error, BrokenPipeError) or (out.error and os.name == "nt"):
             return code or BROKEN_PIPE  # it was head, or less, and it has what it wanted
@@ -99,43 +98,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _run(name: str, words: list[str]) -> int:
-    """Run a command; its errors to stderr, and its exit code."""
-    try:
-        args = parser().parse_args(words)
-        args.words = words
-        with suppress(OSError):  # a directory that was removed meanwhile
-            if (here := str(Path.cwd())) not in sys.path:
-                # so that --estimator my_module:function finds a module beside the user
-                sys.path.insert(0, here)
-        if getattr(args, "agent", None) is not None:
-            agent_named(args.agent)  # known from now on: files say that they are of it
-        with one_blas_thread(later=True), own_look(), no_empty_directories():
-            if not getattr(args, "json", False):
-                return int(args.run(args))
-            with redirect_stdout(io.StringIO()):
-                code = int(args.run(args))
-            print(as_json(args.result))
-            return code
-    except InputError as error:
-        print(laid_out(name, str(error)), file=sys.stderr)
-        return BAD_INPUT
-    except QGFError as error:
-        print(laid_out(name, str(error)), file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        print(laid_out(name, f"{where}{reason(error)}"), file=sys.stderr)
-        return BAD_INPUT
-    except ModuleNotFoundError as error:
-        lacking = missing_package(error.name)
-        if lacking is None:
-            raise
-        print(laid_out(name, str(lacking)), file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt as error:  # with words where a command knows what was kept
-        print(str(error) or "interrupted; no file is left half written", file=sys.stderr)
-        return INTERRUPTED
+def _run(words: list[str]) -> int:
+    args = parser().parse_args(words)
+    args.words = words
+    with suppress(OSError):  # a directory that was removed meanwhile
+        if (here := str(Path.cwd())) not in sys.path:
+            # so that --estimator my_module:function finds a module beside the user
+            sys.path.insert(0, here)
+    if getattr(args, "agent", None) is not None:
+        agent_named(args.agent)  # known from now on: files say that they are of it
+    with one_blas_thread(later=True), own_look(), no_empty_directories():
+        if not getattr(args, "json", False):
+            return int(args.run(args))
+        with redirect_stdout(io.StringIO()):
+            code = int(args.run(args))
+        print(as_json(args.result))
+        return code
 
 
 if __name__ == "__main__":
