@@ -28,7 +28,7 @@ import numpy as np
 from qgf_ref.errors import InputError
 from qgf_ref.oracles import Derivatives, Oracle, derivatives
 from qgf_ref.quotients import FLOAT32_ACCURACY, central_difference, complex_step
-from qgf_ref.trees import Function, Tree, leaves, like, norm, own_copy, shifted
+from qgf_ref.trees import Function, Tree, leaves, like, norm, numbers, own_copy, shifted
 from qgf_ref.user_code import require_function, told_whose
 
 __all__ = [
@@ -81,24 +81,13 @@ def _point(x: Tree, directions: int) -> Tree:
     """x as float64, or an error where a check would say nothing."""
     if directions < 1:
         raise InputError(f"directions must be at least 1, got {directions}")
-    try:
-        arrays = leaves(x)
-    except ValueError as error:  # a list of arrays of different shapes
-        raise _no_point(x) from error
-    if any(a.dtype.kind not in "biufc" for a in arrays):
-        raise _no_point(x)
+    arrays = numbers(x)
     if any(a.dtype.kind not in "iuf" or a.dtype.name in ("float16", "float32") for a in arrays):
         kinds = ", ".join(str(a.dtype) for a in arrays)
         raise InputError(f"derivatives are checked in float64: cast x first (it is {kinds})")
     if not sum(a.size for a in arrays):
         raise InputError("x is empty: there is nothing to check")
     return like(tuple(a.astype(np.float64) for a in arrays), x)
-
-
-def _no_point(x: object) -> InputError:
-    parts = x if isinstance(x, tuple) else (x,)
-    kinds = [f"{a.dtype} array" if isinstance(a, np.ndarray) else type(a).__name__ for a in parts]
-    return InputError(f"x must be an array of numbers, or a tuple of them, got {', '.join(kinds)}")
 
 
 def _dot(x: Tree, y: Tree) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.errors import InputError
 
 Tree = Array | tuple[Array, ...]
 """An array, or a tuple of arrays (the inputs or outputs of a function of several)."""
@@ -17,6 +18,22 @@ Function = Callable[..., Any]
 def leaves(x: Tree) -> tuple[Array, ...]:
     """The arrays of a tree."""
     return tuple(np.asarray(a) for a in x) if isinstance(x, tuple) else (np.asarray(x),)
+
+
+def numbers(x: Tree) -> tuple[Array, ...]:
+    """The arrays of what a user gives as x. Raises InputError where it has anything else."""
+    try:
+        arrays = leaves(x)
+    except ValueError:  # a list of arrays of different shapes
+        arrays = (np.array(None),)
+    if any(a.dtype.kind not in "biufc" for a in arrays):
+        parts = x if isinstance(x, tuple) else (x,)
+        kinds = ", ".join(
+            f"{part.dtype} array" if isinstance(part, np.ndarray) else type(part).__name__
+            for part in parts
+        )
+        raise InputError(f"x must be an array of numbers, or a tuple of them, got {kinds}")
+    return arrays
 
 
 def own_copy(x: Tree) -> Tree:
