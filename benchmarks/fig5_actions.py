@@ -168,4 +168,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from benchmarks.command import ended
+
+    sys.exit(ended(main))

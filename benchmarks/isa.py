@@ -213,4 +213,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from benchmarks.command import ended
+
+    sys.exit(ended(lambda: main(sys.argv[1:])))
