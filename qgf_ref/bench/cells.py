@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import backend_named
 from qgf_ref.bench.contenders import (
     Declined,
@@ -127,10 +129,12 @@ class Bench:
         turns += [Turn(GEMM, product, 5, fastest=True), Turn(READ, read, 5, fastest=True)]
         rounds = self._rounds(sum(first.values()) if heavy else 0.0, turns)
         timings = list(interleaved(turns, rounds))
+        others = [x.copy() for x in inputs[1]]
         for name, call in calls.items():
             where = f"{cell}, the last of {call.calls + 1} calls, each on other inputs,"
             try:
                 reference.require(name, call.last(), where, call.shift, self._coarser(name))
+                self._require_no_memory(name, call, inputs[0], others, reference, cell)
             except InputError as error:
                 self.refused.setdefault(name, str(error))
                 del contenders[name]
@@ -180,6 +184,29 @@ class Bench:
                 denoise_steps=steps,
             )
         return self._samplers[name]
+
+    def _require_no_memory(
+        self,
+        name: str,
+        call: InTurn,
+        known: tuple[Array, Array],
+        others: Sequence[Array],
+        reference: Reference,
+        cell: TimedCell,
+    ) -> None:
+        """Raise InputError where a contender, called with arrays that it knows and other numbers in
+        them, answers from memory: what it was timed at was no sampling.
+        """
+        before = [x.copy() for x in known]
+        for x, other in zip(known, others, strict=True):
+            x[...] = other
+        try:
+            actions = first_call(name, call.run, *known)
+            where = f"{cell}, called with arrays that it knows and other numbers in them,"
+            reference.require(name, actions, where, 1, self._coarser(name))
+        finally:
+            for x, kept in zip(known, before, strict=True):
+                x[...] = kept
 
     def _require_any(self, contenders: dict[str, Any], cell: TimedCell) -> None:
         if not contenders:

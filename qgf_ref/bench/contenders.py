@@ -100,9 +100,20 @@ def peer(given: Peer) -> Factory:
 def first_call(name: str, run: Sampler, obs: Array, noise: Array) -> Array:
     """The actions of a contender's first call, checked for shape, dtype and finite numbers.
 
-    Raises Declined and InputError as `peer` says.
+    Raises Declined and InputError as `peer` says; InputError, too, when it wrote into obs or noise,
+    which are put right again: the others are called with them.
     """
-    return finished(name, _asked(Peer(name, name), lambda: np.asarray(run(obs, noise))), noise)
+    given = [(x, x.copy()) for x in (obs, noise)]
+    actions = _asked(Peer(name, name), lambda: np.array(run(obs, noise)))
+    changed = [not np.array_equal(x, before) for x, before in given]
+    for x, before in given:
+        x[...] = before
+    if any(changed):
+        raise InputError(
+            f"{name} writes into the {'obs' if changed[0] else 'noise'} that it is called with, "
+            "and a user's arrays would change: let it write into a copy"
+        )
+    return finished(name, actions, noise)
 
 
 class InTurn:

@@ -101,6 +101,31 @@ def reused_graph(checkpoint: Any, **given: Any) -> Run:
     return replayed
 
 
+def known_arrays(checkpoint: Any, **given: Any) -> Run:
+    """Takes an array that it has seen for what was in it then, as one that uploads each once."""
+    run = right(checkpoint, **given)
+    kept: dict[tuple[int, int], Array] = {}
+
+    def remembering(obs: Array, noise: Array) -> Array:
+        key = id(obs), id(noise)
+        if key not in kept:
+            kept[key] = run(obs, noise)
+        return kept[key]
+
+    return remembering
+
+
+def in_its_input(checkpoint: Any, **given: Any) -> Run:
+    """Right, and its actions are written where the noise was."""
+    run = right(checkpoint, **given)
+
+    def writing(obs: Array, noise: Array) -> Array:
+        noise[...] = run(obs, noise)
+        return noise
+
+    return writing
+
+
 def late_failure(checkpoint: Any, **given: Any) -> Run:
     run, calls = right(checkpoint, **given), [0]
 
