@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -158,11 +159,17 @@ def told_of_cache(path: Path) -> Iterator[None]:
         cache = None
         with suppress(InputError):  # a user without a home has none
             cache = user_path(CACHE).absolute()
-        if user_path(path).absolute().parent != cache:
+        parent, what = user_path(path).absolute().parent, str(error).rstrip(".")
+        if parent == cache:
+            what += f". It lies in OGBench's cache: remove it (rm {path}), and it is fetched again"
+        elif parent.parent == cache:
+            what += (
+                f". It lies in OGBench's cache: remove it (rm {path}) and put it there again; "
+                "slices are not fetched by themselves"
+            )
+        else:
             raise
-        raise InputError(
-            f"{error}. It lies in OGBench's cache: remove it (rm {path}), and it is fetched again"
-        ) from error
+        raise InputError(what) from error
 
 
 def _cached(name: str) -> Path:
@@ -188,8 +195,10 @@ def _cached(name: str) -> Path:
 
 
 def _require_all_parts(directory: Path, files: Sequence[Path], held_out: Sequence[Path]) -> None:
-    """Raise InputError where slices are missing: by their numbers, by their validation files, or
-    by what `qgf-ref collect` wrote down. Training would take the part for the whole.
+    """Raise InputError where slices are missing: by their numbers, by their validation files, by
+    names that stand for a file (a link to nowhere, NAME-001.npz.part), or by what `qgf-ref
+    collect` wrote down. Training would take the part for the whole. Raises it, too, on a slice that
+    was cut off: it would be met when its turn comes, hours later.
     """
     present = {path.stem for path in files}
     whole = {path.name.removesuffix(VALIDATION_SUFFIX) for path in held_out}
@@ -198,6 +207,8 @@ def _require_all_parts(directory: Path, files: Sequence[Path], held_out: Sequenc
         numbers = sorted(int(match[2]) for match in numbered)
         first, digits = numbered[0][1], len(numbered[0][2])
         whole |= {f"{first}{n:0{digits}d}" for n in range(numbers[0], numbers[-1] + 1)}
+    begun = (re.match(r"\.?(.+-[0-9]+)\.npz(\.|$)", path.name) for path in directory.iterdir())
+    whole |= {match[1] for match in begun if match}
     with suppress(OSError, ValueError, KeyError, TypeError):
         report = directory.parent / f"{directory.name}.json"
         written = json.loads(report.read_bytes())["files"]
@@ -212,6 +223,9 @@ def _require_all_parts(directory: Path, files: Sequence[Path], held_out: Sequenc
             f"{directory} holds slices of a data set and lacks {listing(missing)}: put them there, "
             "or give --data a directory of only those that you mean, numbered without gaps"
         )
+    for path in (*files, *held_out):
+        if not zipfile.is_zipfile(path):
+            read_dataset(path, _REQUIRED)  # says what it is
 
 
 def _refuse_others(name: str, files: Sequence[Path]) -> None:

@@ -233,11 +233,18 @@ def test_names() -> None:
         (("a-1", "a-2", "a-5"), "a-3.npz, a-4.npz"),
         (("a-000", "a-001", "a-000-val", "a-001-val", "a-002-val"), "a-002.npz"),
         (("a-000", "a-001", "a-002", "a-000-val", "a-001-val"), "a-002-val.npz"),
+        (("a-000", "a-001.npz.part"), "a-001.npz"),
+        (("a-000", "a-001.npz.crdownload", "a-000.npz.md5"), "a-001.npz"),
+        (("a-000", ".a-001.npz.Qz81hF"), "a-001.npz"),
+        (("a-000", "a-001.npz.link"), "a-001.npz"),
     ],
 )
 def test_a_missing_part_is_named(present: tuple[str, ...], missing: str, tmp_path: Path) -> None:
     for name in present:
-        (tmp_path / f"{name}.npz").write_bytes(b"")
+        if name.endswith(".link"):  # to nowhere, as of a disk that is not mounted
+            (tmp_path / name.removesuffix(".link")).symlink_to(tmp_path / "nowhere")
+        else:
+            (tmp_path / (name if ".npz" in name else f"{name}.npz")).write_bytes(b"")
     with pytest.raises(InputError, match=f"lacks {missing}: put them there"):
         find_dataset(DATASET, tmp_path)
 
@@ -270,9 +277,16 @@ def test_a_damaged_file_in_the_cache_says_how_to_get_another(
 def test_slices_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "CACHE", tmp_path)
     (tmp_path / DATASET).mkdir()
-    for n in range(2):
-        (tmp_path / DATASET / f"{DATASET}-{n:03d}.npz").write_bytes(b"")
-    assert len(find_dataset(DATASET).train) == 2
+    paths = [tmp_path / DATASET / f"{DATASET}-{n:03d}.npz" for n in range(3)]
+    for path in paths:
+        np.savez(path, observations=np.zeros((2, 3)))
+    assert len(find_dataset(DATASET).train) == 3
+    # one that was cut off is told at once, not when its turn comes
+    paths[2].write_bytes(paths[2].read_bytes()[:100])
+    with pytest.raises(InputError) as error:
+        find_dataset(DATASET)
+    assert f"{paths[2]} is not a readable npz" in str(error.value)
+    assert f"remove it (rm {paths[2]}) and put it there again" in str(error.value)
 
 
 @pytest.mark.parametrize(
