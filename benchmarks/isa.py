@@ -12,6 +12,7 @@ known to heed the switch ran wider vectors. The other way round a rate proves no
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -195,18 +196,18 @@ def ran(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    if argv == ["--measured"]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("set", nargs="?", choices=SETS, default="native", help="default: native")
+    parser.add_argument("--measured", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.measured:
         print(json.dumps(_measured()))
         return 0
-    name = argv[0] if argv else "native"
-    if name not in SETS or len(argv) > 1:
-        print(f"expected one of {', '.join(SETS)}, got {' '.join(argv)}", file=sys.stderr)
-        return 2
     rows = [
         [who, each["says"], str(each["gflops"]), "yes" if each["wider"] else ""]
-        for who, each in ran(name).items()
+        for who, each in ran(args.set).items()
     ]
     print(text_table(["contender", "says", "GFLOP/s", "wider than asked"], rows))
     return 0
@@ -215,4 +216,4 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     from benchmarks.command import ended
 
-    sys.exit(ended(lambda: main(sys.argv[1:])))
+    sys.exit(ended(main))
