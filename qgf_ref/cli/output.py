@@ -9,7 +9,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -80,6 +80,18 @@ def laid_out(command: str, message: str) -> str:
         )
         for i, sentence in enumerate(sentences)
     )  # fmt: skip
+
+
+def listed(head: str, items: Sequence[str], between: str = "") -> str:
+    """A head and its items in lines of at most WIDTH columns; an item is never broken."""
+    lines = [head]
+    for i, item in enumerate(items, 1):
+        shown = f"{item}{between}" if i < len(items) else item
+        if len(lines[-1]) + 1 + len(shown) > WIDTH:
+            lines.append(f"  {shown}")
+        else:
+            lines[-1] += f" {shown}"
+    return "\n".join(lines)
 
 
 def as_json(result: Any) -> str:

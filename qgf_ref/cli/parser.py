@@ -35,7 +35,8 @@ class CommandParser(argparse.ArgumentParser):
         return known, unknown
 
     def _meant(self, unknown: Sequence[str]) -> str:
-        if _GPU & {part for argument in unknown for part in argument.split("=")}:
+        parts = (part for argument in unknown for part in argument.split("="))
+        if _GPU & {part.partition(":")[0] for part in parts}:
             if "--backend" in self._option_string_actions:
                 return "; for a GPU give --backend cupy; numpy and numba compute on the CPU"
             return "; this command computes on the CPU"

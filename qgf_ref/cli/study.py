@@ -19,6 +19,7 @@ from qgf_ref.cli.arguments import (
     task_name,
 )
 from qgf_ref.cli.checkpoint_options import given_options, path_or_name
+from qgf_ref.cli.output import listed
 from qgf_ref.errors import InputError
 from qgf_ref.interop.load import EMBEDDED
 
@@ -138,4 +139,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(directory: Path, files: Sequence[Path]) -> None:
-    print(f"\nin {directory}: {' '.join(f.name for f in files)}")
+    print(listed(f"\nin {directory}:", [f.name for f in files]))

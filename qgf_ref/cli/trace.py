@@ -15,6 +15,7 @@ from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.backends.engine import Engine, backend_names
 from qgf_ref.cli.arguments import add_checkpoint_arguments, load_checkpoint, output_file
 from qgf_ref.cli.flow_arguments import add_flow_argument, flow_of
+from qgf_ref.cli.output import listed
 from qgf_ref.errors import InputError
 from qgf_ref.files import read_npz, write_npz
 from qgf_ref.flow.convention import CORE, convention, own_convention
@@ -156,8 +157,8 @@ def _written(
     write_npz(out, {**arrays, "metadata": np.array(json.dumps(metadata))})
     shape_of = {name: list(array.shape) for name, array in arrays.items()}
     args.result = {"file": out, "shapes": shape_of, "metadata": metadata}
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-    print(f"wrote {out}: {shapes}")
+    shapes = [f"{name} {array.shape}" for name, array in arrays.items()]
+    print(listed(f"wrote {out}:", shapes, ","))
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.cli.main import main
-from qgf_ref.cli.output import LONG, WIDTH, laid_out
+from qgf_ref.cli.output import LONG, WIDTH, laid_out, listed
 from qgf_ref.interop.native import save_checkpoint
 from tests.conftest import small_checkpoint
 
@@ -52,3 +52,14 @@ def test_what_is_left_over_in_a_file(
     assert lines[0].startswith(f"qgf-ref {command.split()[0]}: a.npz: ")
     assert any(line.startswith("  Mapping found so far: ") for line in lines)
     assert any("--rules" in line for line in lines[1:])
+
+
+def test_a_list_keeps_to_the_columns_and_breaks_no_item() -> None:
+    assert listed("wrote t.npz:", ["obs (2, 28)", "q (10, 2, 2)"], ",") == (
+        "wrote t.npz: obs (2, 28), q (10, 2, 2)"
+    )
+    items = [f"study_correction_{n}.csv" for n in range(12)]
+    said = listed("\nin out:", items)
+    assert said.split() == ["in", "out:", *items]
+    assert max(map(len, said.splitlines())) <= WIDTH
+    assert listed("in out:", ["x" * 120]) == "in out:\n  " + "x" * 120
