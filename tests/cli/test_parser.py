@@ -24,6 +24,11 @@ def commands() -> dict[str, argparse.ArgumentParser]:
         ("evaluate --best_of 4", "usage: qgf-ref evaluate ", "did you mean --best-of?"),
         ("audit --device cuda", "usage: qgf-ref audit ", "for a GPU give --backend cupy"),
         ("explain --backend=cupy", "usage: qgf-ref explain ", "this command computes on the CPU"),
+        (
+            "explain --backend cupy:tf32",
+            "usage: qgf-ref explain ",
+            "this command computes on the CPU",
+        ),
         ("estimators --zzz", "usage: qgf-ref estimators ", "arguments: --zzz\n"),
         ("audti", "usage: qgf-ref [-h]", "invalid choice: 'audti' (choose from audit, "),
         ("train --preset papr", "usage: qgf-ref train ", "(choose from paper, small)"),
