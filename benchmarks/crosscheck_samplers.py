@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.judging import run
 from benchmarks.peers.jax_actor_samplers import OWN, sampler
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import candidates
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.guidance.registry import estimator
 from qgf_ref.tables import markdown_table
 from qgf_ref.testing import CrossCheckError, check_sampler

@@ -40,10 +40,10 @@ from qgf_ref.crosscheck.estimator import (
 )
 from qgf_ref.crosscheck.sampler.calls import Sampler, called, require_drawn, require_premises
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
-from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.pointwise import check_critic, check_gradient, check_velocity
 from qgf_ref.crosscheck.sampler.probes import actor_of, hidden, loud, probes
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     Compared,

@@ -11,13 +11,14 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.arguments import known_precision, require_plain
 from qgf_ref.crosscheck.located import Element, located
-from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.probes import Probe, actor_of, hidden, probes, separating
 from qgf_ref.crosscheck.sampler.requirements import prepared
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     FlowNetworks,

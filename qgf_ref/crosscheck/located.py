@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, Setting, causal_order
+from qgf_ref.crosscheck.sampler.case import Judgement, RecordedCase, causal_order
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ forward, jvp and vjp, the vjp's own jvp, and the gradient in the parameters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -98,7 +99,7 @@ class JointMLP:
         rows = values[self.active]
         encoded = [self._encoded(name, values, rows) for name in self.inputs]
         x, widths = self._joined([e for e, _ in encoded])
-        y, layers = mlp(self.params, x, self.options, self.kernels)
+        y, layers = self._run(mlp, self.params, x, self.options)
         if self.scalar:
             y = self.kernels(squeeze_last, y)
         return y, JointCache(tuple(saved for _, saved in encoded), widths, layers)
@@ -121,7 +122,7 @@ class JointMLP:
                 raise InputError("a network that takes a step needs parameters with an encoder")
             step = self.kernels(cast, self.kernels(per_row, values["step"], rows), rows)
             features, saved = self.kernels(fourier_features, step, encoder.table)
-            columns, layers = mlp(encoder, features, self.options, self.kernels)
+            columns, layers = self._run(mlp, encoder, features, self.options)
             return columns, (saved, layers)
         return values[name], None
 
@@ -132,7 +133,7 @@ class JointMLP:
 
     def joint_jvp(self, cache: JointCache, **tangents: Array) -> Array:
         """y_dot along a direction in the columns of the named inputs; the others are held."""
-        y_dot = mlp_jvp(self._direction(cache, tangents), cache.layers, self.kernels)
+        y_dot: Array = self._run(mlp_jvp, self._direction(cache, tangents), cache.layers)
         return self.kernels(squeeze_last, y_dot) if self.scalar else y_dot
 
     def jvp(self, x_dot: Array, cache: JointCache) -> Array:
@@ -141,12 +142,12 @@ class JointMLP:
 
     def vjp(self, y_bar: Array, cache: JointCache) -> Array:
         """x_bar = (∂y/∂x)ᵀ y_bar, x the active input; summed over the members of an ensemble."""
-        x_bar = mlp_vjp(self._y_bar(y_bar), cache.layers, self.kernels)
+        x_bar = self._run(mlp_vjp, self._y_bar(y_bar), cache.layers)
         return self._part(self.active, x_bar, cache)
 
     def vjp_inputs(self, y_bar: Array, cache: JointCache) -> tuple[Array, ...]:
         """(∂y/∂eᵢ)ᵀ y_bar for every input's columns, in order."""
-        return self._parts(mlp_vjp(self._y_bar(y_bar), cache.layers, self.kernels), cache)
+        return self._parts(self._run(mlp_vjp, self._y_bar(y_bar), cache.layers), cache)
 
     def hvp(self, x_dot: Array, y_bar: Array, cache: JointCache) -> Array:
         """x_bar_dot = (Σ y_bar ∂²y/∂x²) x_dot, x the active input: the jvp of `vjp`, y_bar held.
@@ -186,7 +187,15 @@ class JointMLP:
 
     def _hvp(self, cache: JointCache, y_bar: Array, tangents: dict[str, Array]) -> Array:
         x_dot = self._direction(cache, tangents)
-        return mlp_vjp_jvp(x_dot, self._y_bar(y_bar), cache.layers, self.kernels)
+        x_bar_dot: Array = self._run(mlp_vjp_jvp, x_dot, self._y_bar(y_bar), cache.layers)
+        return x_bar_dot
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`mlp` or a product of it, by kernels that run it as a whole (whole(function, *args),
+        whose caches are theirs) if these do.
+        """
+        whole = getattr(self.kernels, "whole", None)
+        return function(*args, self.kernels) if whole is None else whole(function, *args)
 
     def _direction(self, cache: JointCache, tangents: dict[str, Array]) -> Array:
         """x_dot of the whole input, zero where no tangent is given."""

@@ -10,9 +10,10 @@ import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.guidance.queries import critic_gradient
 from qgf_ref.guidance.registry import estimator

@@ -19,10 +19,10 @@ from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.cli.main import main
 from qgf_ref.crosscheck.compare import compare
-from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, candidates
 from qgf_ref.crosscheck.sampler.report import text
 from qgf_ref.crosscheck.sampler.runs import Inputs, free_running
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.errors import InputError
 from qgf_ref.files import write_npz
 from qgf_ref.flow.diffusion import OFFICIAL, vp_schedule

@@ -10,10 +10,10 @@ import pytest
 import qgf_ref
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.crosscheck.compare import Comparison, as_dict, compare
-from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.hints import hints
 from qgf_ref.crosscheck.sampler.mistakes.bank import BANK, Made
 from qgf_ref.crosscheck.sampler.report import text
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.interop.trace_file import recorded_trace
 from tests.crosscheck.ports import inputs, lively, port_run, setting
 from tests.helpers.agents import variant

@@ -13,10 +13,11 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.errors import CrossCheckError, answer_of
 from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.probes import Probe, actor_of
 from qgf_ref.crosscheck.sampler.requirements import of_chain, require_members
 from qgf_ref.crosscheck.sampler.runs import free_running
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import Compared, row_numbers
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import STEPWISE, recorded_trace

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qgf_ref.crosscheck.located import Element, located
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting, causal_order
+from qgf_ref.crosscheck.sampler.case import RecordedCase, causal_order
 from qgf_ref.crosscheck.sampler.known import described
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.probes import Probe, probes, separating
 from qgf_ref.crosscheck.sampler.report import diagnosis_lines, headline, place, wrapped
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import Compared
 
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order, with_mistakes
-from qgf_ref.crosscheck.sampler.outcome import PLACES
+from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.sampler.port import (
     Port,
-    divided_times,
-    ranked_as_usual,
-    reference_port,
-    retimed,
 )
-from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, reordered, scatter
+from qgf_ref.crosscheck.sampler.rounding import UNIT, Scatter, by_step, norms, scatter
 from qgf_ref.crosscheck.sampler.runs import (
     Inputs,
     Predicted,
@@ -29,11 +22,8 @@ from qgf_ref.crosscheck.sampler.runs import (
     free_running,
     teacher_forced,
 )
-from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
-from qgf_ref.denoising import GradientSteps
-from qgf_ref.guidance.base import Estimator
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.interop.trace_file import CAUSAL, PRECISIONS, RecordedTrace
-from qgf_ref.ops.time_embedding import Precision
 
 RUNS, MOST_RUNS, ENOUGH_ROWS = 4, 16, 64
 """Float32 runs in other summation orders: more where a case has few rows to measure rounding on."""
@@ -43,95 +33,6 @@ Correct JAX and PyTorch ports reach about half of both limits (benchmarks/result
 """
 PEAK_LIMIT = 16.0
 """The same for the largest error of any element."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a port is meant to be: checkpoint, estimator, T, and how the times are rounded.
-
-    time_precision  of times and embedding: "float32" as the official code, or "exact"
-    divided         fl(k)/fl(T) rather than XLA's fl(k)·fl(1/T): see `divided_times`
-    climb           GradStep after the flow
-    only            "policy" or "critic", where one network alone is checked
-    open_ended      a diffusion's result is not clipped, as the official code leaves it
-    wide_times      a float32 port whose times are embedded in float64: "exact", and not rounded
-    """
-
-    checkpoint: Compared
-    estimator: Estimator
-    denoise_steps: int
-    time_precision: Precision = "float32"
-    divided: bool = False
-    climb: GradientSteps | None = None
-    only: str = ""
-    open_ended: bool = False
-    wide_times: bool = False
-
-    @property
-    def method(self) -> str:
-        """The estimator's name, and the gradient steps."""
-        if self.climb is None:
-            return self.estimator.label
-        sign = " by the sign" if self.climb.sign else ""
-        steps = f"{self.climb.steps} gradient steps of {self.climb.size:g}{sign}"
-        return f"{self.estimator.label}, then {steps}"
-
-    def how(self, weight: Any) -> str:
-        """How actions are sampled, in words."""
-        actor = self.actor
-        return f"estimator {self.method}, weight {weight:g}" if actor is None else actor.acts
-
-    @property
-    def actor(self) -> ActorAgent | None:
-        """The agent, if it acts by a chain of its own."""
-        networks = self.checkpoint
-        agent = None if isinstance(networks, FlowNetworks) else networks.agent
-        return agent if isinstance(agent, ActorAgent) else None
-
-    @property
-    def places(self) -> Mapping[str, str]:
-        """What the quantities are, in words; those of a chain alone."""
-        return PLACES if self.actor is None else self.actor.chain.words
-
-    @property
-    def opaque(self) -> bool:
-        """Whether the networks are somebody's, not a checkpoint's."""
-        return isinstance(self.checkpoint, FlowNetworks)
-
-    @cached_property
-    def _references(self) -> dict[str, Port]:
-        """The ports without a mistake, by dtype: every simulation begins with one."""
-        return {}
-
-    def port(self, made: Mistakes = (), dtype: str = "float64", seed: int | None = None) -> Port:
-        """The port with these mistakes, in this precision, summing in the order of this seed."""
-        if dtype not in self._references:
-            self._references[dtype] = _reference(self, dtype)
-        port = with_mistakes(self._references[dtype], made)
-        if seed is None:
-            return port
-        rounded = self.time_precision == "exact" and not self.wide_times
-        if not port.opaque and rounded and dtype == "float32":
-            # a float64 port's times are rounded, too, and its angles reach 10⁴ rad
-            rng = np.random.default_rng(seed)
-            off = 1 + UNIT[np.dtype("float32")] * rng.choice((-1, 1), len(port.flow.times))
-            grid = tuple(float(t) for t in np.array(port.flow.times) * off)
-            port = replace(port, flow=retimed(port.flow, grid))
-        return reordered(port, seed)
-
-
-def _reference(setting: Setting, dtype: str) -> Port:
-    T = setting.denoise_steps
-    checkpoint = setting.checkpoint.astype(dtype)
-    port = reference_port(checkpoint, setting.estimator, setting.time_precision, T)
-    port = replace(port, climb=setting.climb, only=setting.only)
-    if setting.climb is None and port.stated == "none":
-        port = ranked_as_usual(port, checkpoint)
-    if setting.open_ended:
-        port = port.with_scheme(finish=lambda flow, action: action)
-    if setting.divided:
-        port = replace(port, flow=retimed(port.flow, divided_times(T)))
-    return port
 
 
 AXIS_OF = {"action": 0, "a": 1, "v": 1, "a1_hat": 1, "g": 1, "q": 2}
@@ -231,8 +132,12 @@ class RecordedCase:
         rows: Array | None = None,
         upto: str = "action",
         given: Given = None,
+        only: int | None = None,
     ) -> Predicted:
-        """What `port` does on this case (on some observations of it), as it was recorded."""
+        """What `port` does on this case (on some observations of it), as it was recorded.
+
+        only  of a run of known states, one step: the rest is NaN
+        """
         inputs, states, dtype = self.inputs, self.states, port.flow.field.dtype
         if rows is not None:
             inputs = inputs.rows(rows)
@@ -240,16 +145,23 @@ class RecordedCase:
         cast = inputs.astype(dtype)
         if states is None:
             return free_running(port, cast)
-        return teacher_forced(port, cast, states.astype(dtype), given, upto)
+        return teacher_forced(port, cast, states.astype(dtype), given, upto, only)
 
     def free(self, port: Port) -> Predicted:
         """What `port` does from the noise alone."""
         return free_running(port, self.inputs.astype(port.flow.field.dtype))
 
     def scatter(
-        self, setting: Setting, made: Mistakes = (), given: Given = None, free: bool = False
+        self,
+        setting: Setting,
+        made: Mistakes = (),
+        given: Given = None,
+        free: bool = False,
+        upto: str = "action",
     ) -> Scatter:
         """The truth under these mistakes and how far our own runs are from it."""
+        if made and upto == "v":
+            return self._simulated(setting, made, given, free, upto)[0]
         return self._runs(setting, made, given, free)[0]
 
     def free_runs(self, setting: Setting, made: Mistakes = ()) -> Runs:
@@ -267,9 +179,11 @@ class RecordedCase:
             self._references[key] = setting, self._simulated(setting, made, given, free)
         return self._references[key][1]
 
-    def _simulated(self, setting: Setting, made: Mistakes, given: Given, free: bool) -> Runs:
+    def _simulated(
+        self, setting: Setting, made: Mistakes, given: Given, free: bool, upto: str = "action"
+    ) -> Runs:
         def run(port: Port) -> Predicted:
-            return self.free(port) if free else self.simulate(port, given=given)
+            return self.free(port) if free else self.simulate(port, None, upto, given)
 
         exact = setting.port(made)
         count = int(np.clip(ENOUGH_ROWS // len(self.inputs.noise), RUNS, MOST_RUNS))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.hints import hints
 from qgf_ref.crosscheck.sampler.mistakes.bank import order
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis, Explanation
 from qgf_ref.crosscheck.sampler.record import misrecorded
 from qgf_ref.crosscheck.sampler.search import Search
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.simulations import ended_like, settings_for
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.errors import BudgetSpent

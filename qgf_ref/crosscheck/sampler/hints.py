@@ -12,8 +12,8 @@ from typing import Any
 from qgf_ref.agents.by_network import ALL, value_text, values_by_network
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.goal_guided import GoalGuided
-from qgf_ref.crosscheck.sampler.case import Setting
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.flow.diffusion import SamplerClips
 
 ACTIVATIONS = {

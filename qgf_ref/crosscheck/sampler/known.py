@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import PEAK_LIMIT, RMS_LIMIT, RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.mistakes.gradient import of_member
 from qgf_ref.crosscheck.sampler.mistakes.parameters import has_members
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
 from qgf_ref.crosscheck.sampler.runs import free_running
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.flow.diffusion import DDPM
 from qgf_ref.relations import Difference, listed, relation
 

@@ -21,9 +21,10 @@ from qgf_ref.crosscheck.errors import CrossCheckError
 from qgf_ref.crosscheck.premises import MATTERS, Arrays, another, difference, require
 from qgf_ref.crosscheck.sampler.calls import array_of
 from qgf_ref.crosscheck.sampler.calls_report import SamplerReport, disagreement
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.probes import actor_of, hidden
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import (
     FLOW_BUDGET,
     Compared,

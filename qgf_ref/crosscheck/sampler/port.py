@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from qgf_ref.nets.joint import JointMLP
 from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.nets.velocity import FieldAround, VelocityField
 from qgf_ref.ops.kernels import Kernels
-from qgf_ref.ops.time_embedding import Precision
+from qgf_ref.ops.time_embedding import Precision, time_embedding
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class Substituted:
     def __call__(self, primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the primitive, or its substitute, returns."""
         return self.kernels(self.by.get(primitive, primitive), *args, **kwargs)
+
+    @property
+    def whole(self) -> Any:
+        """How the kernels run a network as a whole, if they do: with these substitutes."""
+        whole = getattr(self.kernels, "whole", None)
+        return None if whole is None else partial(whole, kernels=self)
+
+    @property
+    def inside(self) -> frozenset[Any]:
+        """What is substituted inside of networks, by which; their inputs come from outside."""
+        mine = frozenset(pair for pair in self.by.items() if pair[0] is not time_embedding)
+        return mine | getattr(self.kernels, "inside", frozenset())
 
 
 @dataclass(frozen=True)

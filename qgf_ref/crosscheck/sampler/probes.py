@@ -14,7 +14,7 @@ from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.arrays import Array
 from qgf_ref.crosscheck.arguments import asked_observations
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import (
     Made,
     Mistakes,
@@ -24,6 +24,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
 )
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.runs import Inputs, Predicted, free_running
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import Compared, FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.nets.mlp import LayerParams, MLPParams

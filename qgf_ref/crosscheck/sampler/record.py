@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.crosscheck.sampler.rounding import Scatter, measured
 from qgf_ref.crosscheck.sampler.runs import Predicted
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.flow.diffusion import DDPM
 from qgf_ref.interop.trace_file import STEPWISE
 

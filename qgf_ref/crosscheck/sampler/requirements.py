@@ -8,8 +8,9 @@ import numpy as np
 
 from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.probes import actor_of
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import Compared
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.registry import EstimatorLike

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.crosscheck.sampler.memory import Memory
 from qgf_ref.crosscheck.sampler.port import Port, Substituted
 from qgf_ref.crosscheck.sampler.runs import Predicted
 from qgf_ref.crosscheck.sampler.subject import jittered_networks
@@ -64,18 +65,21 @@ def jittered(kernel: Array, seed: int) -> Array:
     return np.where(kernel == 0, kernel, (bits.view(np.int32) + units).view(np.float32))
 
 
-def reordered(port: Port, seed: int) -> Port:
+def reordered(port: Port, seed: int, memory: Memory | None = None) -> Port:
     """The same float32 port, its networks summing in another order, its kernels jittered."""
     if port.opaque:
         return replace(port, flow=jittered_networks(port.flow, seed))
-    rng = np.random.default_rng(seed)
+    rng, memory = np.random.default_rng(seed), memory or Memory()
 
     def change(net: Any) -> Any:
-        params = permuted(net.params, rng, net.options)
-        if params.layers[0].kernel.dtype == np.float32:
+        def moved() -> MLPParams:
+            params = permuted(net.params, rng, net.options)
+            if params.layers[0].kernel.dtype != np.float32:
+                return params
             layers = (replace(x, kernel=jittered(x.kernel, seed)) for x in params.layers)
-            params = replace(params, layers=tuple(layers))
-        return replace(net, params=params)
+            return replace(params, layers=tuple(layers))
+
+        return replace(net, params=memory.reordered(net, seed, rng, moved))
 
     port = port.with_policy(change).with_critics(change)
     if isinstance(port.chain, DDPM) and port.flow.field.dtype == np.float32:
@@ -111,6 +115,8 @@ class Branches:
         """`port` with its derivatives at kinks, and its ranking, looked at."""
 
         def watch(net: Any) -> Any:
+            if net.options.activation != "relu":  # no other has a kink
+                return net
             kernels = Substituted(net.kernels, {activation_vjp: self._slope})
             return replace(net, kernels=kernels)
 

@@ -85,12 +85,14 @@ def teacher_forced(
     states: Array,
     given: Mapping[str, Array] | None = None,
     upto: str = "action",
+    only: int | None = None,
 ) -> Predicted:
     """Every step recomputed from `states` (T, B·n, D), *their* a_t, so that no error accumulates.
 
     a[k] is what the update makes of their a[k−1]; action what follows their last state.
     given   their v and a1_hat, which then replace the port's own as inputs of what comes after
     upto    the last quantity wanted: "v" leaves the critic alone
+    only    the one step wanted, if not all; what comes of the others is NaN
     """
     if port.chain is not None:
         return _chain_forced(port, inputs, states, given or {}, upto)
@@ -104,6 +106,8 @@ def teacher_forced(
     last = states[-1]
     with np.errstate(all="ignore"):
         for k, state in enumerate(states):
+            if only not in (None, k):
+                continue
             step = denoising_step(flow, obs, state, k, inputs.weight)
             quantities["v"][k] = step.velocity
             if upto == "v":

@@ -13,6 +13,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
     order,
 )
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant, value_variant
+from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
 from qgf_ref.errors import InputError
@@ -75,6 +76,8 @@ class Screen:
         rows = None if coupled else self.rows
         port = self.search.setting.port(made)
         try:
+            if self._ruled_out_by_v(port, more) or self._ruled_out_by_a_step(port, more, rows):
+                return False
             simulated = whole = self.case.simulate(port, rows, self.upto)
         except InputError:
             # somebody's function lacks a product, or raised at a time that their sampler never
@@ -99,6 +102,37 @@ class Screen:
             whole = self.case.simulate(port, None, self.upto)
         expected, kept = self.case.theirs[self.quantity], self.scatter.rows(self.quantity)
         return self._near(self.quantity, expected, whole[self.quantity], kept)
+
+    def _ruled_out_by_v(self, port: Port, more: Mistakes) -> bool:
+        """Whether one mistake more changes the v that base explains, so that nothing which comes
+        after it need be simulated. What rounds, or has offsets to be fitted, may come back to it.
+        """
+        if "v" not in self.earlier or not self.case.forced or port.opaque or len(more) > 1:
+            return False
+        if any(x.mistake.coarse or x.mistake.coupled for x in (*self.base, *more)):
+            return False
+        if more[0].mistake.family is not None or first_quantity(more[0]) > order("v"):
+            return False
+        v = self.case.simulate(port, self.rows, "v")["v"]
+        return not self._near("v", self.earlier["v"], v)
+
+    def _ruled_out_by_a_step(self, port: Port, more: Mistakes, rows: Array | None) -> bool:
+        """Whether a pair is off at the step that base misses most. Of a pair nothing else is asked,
+        and from known states every step is simulated by itself.
+        """
+        if len(more) < 2 or not self.case.forced or port.opaque:
+            return False
+        if self.quantity in ("a", "action") or any(x.mistake.coarse for x in (*self.base, *more)):
+            return False
+        off = (by_step(self.quantity, self.missing) ** 2).sum(axis=(1, 2))
+        noise = self.scatter.typical(self.quantity)
+        step = int(np.argmax(off / np.maximum(noise, 1e-30) ** 2))
+        value = self.case.simulate(port, rows, self.upto, only=step)[self.quantity]
+        if rows is None:
+            value = self._cut(value, self.quantity)
+        if value.shape != self.theirs.shape:
+            return False
+        return not self._within(self.quantity, self.theirs, value)[step]
 
     def fitted(self, made: Made) -> Made | None:
         """This mistake with the frequencies' offsets that fit best, or None if none are needed.
@@ -190,6 +224,12 @@ class Screen:
         """Whether the two are within some rounding of each other (in the rows kept), as a screen
         sees it.
         """
+        return bool(self._within(quantity, expected, value, kept).all())
+
+    def _within(
+        self, quantity: str, expected: Array, value: Array, kept: Array | None = None
+    ) -> Array:
+        """`_near` by step, (T,)."""
         error, at = by_step(quantity, expected - value), by_step(quantity, value)
         every = np.ones(at.shape[1], bool) if kept is None else kept
         noise = self.scatter.typical(quantity)
@@ -200,7 +240,8 @@ class Screen:
             # where the reference is 0 (guidance outside its interval) nothing is known of its
             # rounding: that of other steps stands for it
             relative = np.where(known > 0, relative, relative.max(initial=self.case.unit))
-            return bool((rms <= SCREEN * np.maximum(noise, relative * size)).all())
+            within: Array = rms <= SCREEN * np.maximum(noise, relative * size)
+            return within
 
     def _telling_rows(self) -> Array:
         """Observations with the largest and with the smallest error."""

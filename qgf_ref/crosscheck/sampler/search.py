@@ -13,12 +13,13 @@ from itertools import combinations
 
 import numpy as np
 
-from qgf_ref.crosscheck.sampler.case import RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, Mistakes, order
 from qgf_ref.crosscheck.sampler.mistakes.base import is_guided
 from qgf_ref.crosscheck.sampler.mistakes.gradient import FACTORS
 from qgf_ref.crosscheck.sampler.outcome import Diagnosis, Explanation, Near
 from qgf_ref.crosscheck.sampler.screen import Screen
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.simulations import Simulations
 from qgf_ref.interop.trace_file import CAUSAL
 from qgf_ref.progress import watched

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from qgf_ref.crosscheck.sampler.case import RMS_LIMIT, Judgement, RecordedCase, Setting
+from qgf_ref.crosscheck.sampler.case import RMS_LIMIT, Judgement, RecordedCase
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, order
 from qgf_ref.crosscheck.sampler.port import divides_otherwise
 from qgf_ref.crosscheck.sampler.rounding import Scatter, by_step
+from qgf_ref.crosscheck.sampler.setting import Setting
 from qgf_ref.crosscheck.sampler.subject import FlowNetworks
 from qgf_ref.interop.trace_file import CAUSAL
 
@@ -30,15 +31,21 @@ class Simulations:
 
     def __init__(self, setting: Setting, cases: list[RecordedCase]) -> None:
         self.setting, self.cases = setting, cases
-        self._scatters: dict[tuple[int, Mistakes], Scatter] = {}
+        self._scatters: dict[tuple[int, Mistakes, str], Scatter] = {}
 
-    def scatter(self, index: int, made: Mistakes) -> Scatter:
-        """`RecordedCase.scatter`, computed once."""
-        key = (index, made)
+    def scatter(self, index: int, made: Mistakes, quantity: str = "action") -> Scatter:
+        """`RecordedCase.scatter`, computed once, as far as this quantity takes it.
+
+        Most mistakes are ruled out by v, before which the critic need not be asked.
+        """
+        alone = quantity == "v" and self.cases[index].forced and not self.setting.opaque
+        whole, key = (index, made, "action"), (index, made, "v" if alone and made else "action")
+        if whole in self._scatters:
+            return self._scatters[whole]
         if key not in self._scatters:
-            scatter = self.cases[index].scatter(self.setting, made)
+            scatter = self.cases[index].scatter(self.setting, made, upto=key[2])
             if without_coarse(made) != made:
-                other = self.scatter(index, without_coarse(made)).truth
+                other = self.scatter(index, without_coarse(made), key[2]).truth
                 scatter = scatter.widened(other, COARSE / RMS_LIMIT)
             self._scatters[key] = scatter
         return self._scatters[key]
@@ -52,7 +59,7 @@ class Simulations:
         """The quantity of every case that has it, against these mistakes."""
         for index, case in enumerate(self.cases):
             if quantity in case.theirs:
-                yield index, case.judge(quantity, self.scatter(index, made))
+                yield index, case.judge(quantity, self.scatter(index, made, quantity))
 
     def excess(self, made: Mistakes, quantity: str) -> float:
         """The largest excess over all cases; stops at the first that disagrees."""
@@ -82,8 +89,8 @@ class Simulations:
             if (judged.excess <= 1).all():
                 continue
             without, with_them = (
-                self.scatter(index, without_coarse(made)),
-                self.scatter(index, made),
+                self.scatter(index, without_coarse(made), quantity),
+                self.scatter(index, made, quantity),
             )
             theirs, rows = self.cases[index].theirs[quantity], with_them.rows(quantity)
             for_both = (by_step(quantity, theirs - x.truth[quantity]) for x in (with_them, without))
