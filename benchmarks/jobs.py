@@ -240,25 +240,32 @@ def _call(size: dict[str, int]) -> Callable[[], Any]:
     )
 
 
+def replaced(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`old` with the rows of `new` in place of its own of the same jobs, in the jobs' order."""
+    rows = {row["job"]: row for row in [*old, *new]}
+    return [rows[job.name] for job in JOBS if job.name in rows]
+
+
 def table(content: dict[str, Any]) -> str:
     """The page's tables."""
     parts = []
     if content.get("jobs"):
-        other = content.get("against")
+        beside = any(row.get("against") for row in content["jobs"])
         header = ["job", "wall s", "processor s", "MB"]
-        header += [f"wall, times of {other}", "processor"] * (other is not None)
+        header += ["beside", "wall, times of it", "processor"] * beside
         lines = []
         for row in content["jobs"]:
             if "failed" in row:
                 first = row["failed"].splitlines()[0]
                 lines.append([row["job"], f"failed: {first}", *[""] * (len(header) - 2)])
                 continue
-            own = row["this tree"]
+            own, other = row["this tree"], row.get("against")
             cells = [row["job"], *(f"{own[k]:.3g}" for k in ("wall", "cpu"))]
             cells.append(f"{own['megabytes']:.0f}")
-            if other is not None:
-                cells += [f"**{row[f'{clock} ratio']:.2f}**" for clock in ("wall", "cpu")]
-            lines.append(cells)
+            if other:
+                ratios = (f"**{row[f'{clock} ratio']:.2f}**" for clock in ("wall", "cpu"))
+                cells += [f"`{other}`", *ratios]
+            lines.append(cells + [""] * (len(header) - len(cells)))
         parts.append(markdown_table(header, lines))
     if content.get("growth"):
         lines = [
@@ -292,7 +299,9 @@ def main() -> int:
     if args.what != "growth":
         with tree_of(args.against or str(ROOT)) as other:
             trees = {"this tree": ROOT} | ({args.against: other} if args.against else {})
-            content |= {"jobs": in_turns(jobs, trees, args.rounds), "against": args.against}
+            found = in_turns(jobs, trees, args.rounds)
+        made = {"commit": provenance()["commit"], "against": args.against}
+        content["jobs"] = replaced(content.get("jobs", []), [{**row, **made} for row in found])
     if args.what != "jobs":
         content["growth"] = growth(args.rounds)
     content |= provenance()
@@ -300,7 +309,7 @@ def main() -> int:
     page = table(content)
     write_atomically(args.results / "jobs.md", page.encode())
     print(page)
-    failed = [row for row in content["jobs"] if "failed" in row] if args.what != "growth" else []
+    failed = [row for row in found if "failed" in row] if args.what != "growth" else []
     for row in failed:
         print(f"{row['job']}: {row['failed']}", file=sys.stderr)
     return 1 if failed else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import jobs
-from benchmarks.jobs import Job
+from benchmarks.jobs import JOBS, Job
 from qgf_ref import load
 from qgf_ref.errors import InputError
 from qgf_ref.interop.trace_file import read_trace
@@ -78,8 +78,18 @@ def test_ratios_are_of_the_other_tree_by_this_one(
     assert row["old"]["wall"] == 4.0
     assert row["wall ratio"] == 4.0
     assert order == ["b", "a", "a", "b"] * 2
-    page = jobs.table({"jobs": [row], "against": "old"})
-    assert "| job | 1 | 1 | 10 | **4.00** | **4.00** |" in page
+    alone = {"job": "alone", "this tree": {"wall": 2.0, "cpu": 3.0, "megabytes": 4.0}}
+    page = jobs.table({"jobs": [{**row, "against": "old"}, alone]})
+    assert "| job | 1 | 1 | 10 | `old` | **4.00** | **4.00** |" in page
+    assert "| alone | 2 | 3 | 4 |  |  |  |" in page
+    assert "beside" not in jobs.table({"jobs": [alone]})
+
+
+def test_some_jobs_again_cost_the_others_nothing() -> None:
+    """Each keeps the commit that it was measured at."""
+    first, second, third = ({"job": job.name, "commit": "a"} for job in JOBS[:3])
+    again = {"job": second["job"], "commit": "b"}
+    assert jobs.replaced([first, second], [third, again]) == [first, again, third]
 
 
 def test_exponents() -> None:
