@@ -49,9 +49,8 @@ PANEL_VECTORS = 2
 LINE = 64
 """Bytes of a cache line."""
 AHEAD = 8192
-"""Bytes of B that the tile asks for before it needs them. Weights are mostly streamed from beyond
-the second-level cache: with an Emerald Rapids' third level the tile is 3 to 9% faster on up to
-four rows, 18% on 16, 3 to 9% on 128 (benchmarks/NOTES.md)."""
+"""Bytes of B that the tile of several rows asks for before it needs them: weights are mostly
+streamed from beyond the second-level cache (benchmarks/NOTES.md)."""
 
 
 @register_jitable
@@ -126,9 +125,10 @@ def _tile(rows: int) -> Any:
             sums = [[builder.phi(vector) for _ in range(PANEL_VECTORS)] for _ in range(rows)]
             b_at = builder.gep(b_start, [builder.mul(k, b_row)])
             b_k = [builder.load(pointer, align=size) for pointer in vectors(b_at)]
-            later = builder.gep(b_at, [number(AHEAD // size)])
-            for line in range(0, PANEL_VECTORS * lanes, LINE // size):
-                _ask_for(builder, builder.gep(later, [number(line)]))
+            if rows > 1:
+                later = builder.gep(b_at, [number(AHEAD // size)])
+                for line in range(0, PANEL_VECTORS * lanes, LINE // size):
+                    _ask_for(builder, builder.gep(later, [number(line)]))
             undefined = ir.Constant(vector, ir.Undefined)
             everywhere = ir.Constant(ir.VectorType(lane, lanes), [ir.Constant(lane, 0)] * lanes)
             a_offset = builder.mul(k, a_col)
