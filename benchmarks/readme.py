@@ -171,6 +171,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed": partial(written, "speed"),
     "speed_short": lambda: sentences.speed_table() + origin("speed"),
     "speed_sentences": sentences.speed_sentences,
+    "speed_epyc_sentences": lambda: sentences.speed_sentences("speed_epyc") + origin("speed_epyc"),
     "crosscheck": partial(written, "crosscheck"),
     "adapter_overhead": partial(written, "adapter_overhead"),
     "goal_batches": partial(written, "goal_batches"),

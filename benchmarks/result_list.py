@@ -108,7 +108,10 @@ RESULTS_IN_ORDER = (
     _study("ablation", "backends", "evaluation", on=TRAINED),
     _study("scaling", *PLAYED[len(CORE) :], "sweeps", on=DATA),
     Result("startup", ("python benchmarks/startup.py",), ("backends", "sampling.py"), 5),
-    Result("speed", ("python benchmarks/speed.py",), (*CORE, "backends", "bench")),
+    *(
+        Result(name, ("python benchmarks/speed.py",), (*CORE, "backends", "bench"))
+        for name in ("speed", "speed_epyc")
+    ),
     Result(
         "train_speed",
         ("python benchmarks/train_speed.py",),

@@ -160,8 +160,8 @@ def _times(row: Mapping[str, Any], names: Sequence[str]) -> tuple[float, str] | 
     return min(each) if each else None
 
 
-def _speed() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((RESULTS / "speed.json").read_text())["rows"]
+def _speed(name: str = "speed") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
     return rows
 
 
@@ -190,9 +190,9 @@ def speed_table() -> str:
     return page_table(header, cells)
 
 
-def speed_sentences() -> str:
+def speed_sentences(name: str = "speed") -> str:
     """How much faster everywhere, where it is less than meant, and how near the machine."""
-    rows = _speed()
+    rows = _speed(name)
     ranges, short = [], []
     rivals = {JAX: [JAX], "PyTorch in its fastest mode": PYTORCH, **{n: [n] for n in DEPLOYED}}
     for title, names in rivals.items():
