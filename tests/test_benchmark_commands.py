@@ -53,8 +53,9 @@ def test_an_interrupted_child_ends_in_its_own_way(tmp_path: Path) -> None:
         "import sys, time\nopen('begun', 'w').close()\ntry:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5)\n    open('saved', 'w').close()\n"
     )
-    parent = (
-        "import sys; from pathlib import Path; from benchmarks import command as c; "
+    parent = (  # a shell's background jobs inherit that Ctrl-C is ignored
+        "import signal, sys; from pathlib import Path; from benchmarks import command as c; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "c.PATIENCE = 0.1; sys.argv = ['all.py']; "
         f"line = [sys.executable, {str(child)!r}]; "
         "sys.exit(c.ended(lambda: c.code_of(line, Path.cwd())))"
