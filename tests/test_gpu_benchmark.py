@@ -68,6 +68,7 @@ def dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_device_and_sampler(dry: Any, tmp_path: Path) -> None:
     (facts,) = dry("device")
     assert facts["bandwidth"] > 0 and facts["product_rate"] > 0

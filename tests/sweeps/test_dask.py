@@ -258,6 +258,7 @@ def test_runners_of_this_machine(tmp_path: Path) -> None:
     assert why.startswith("no data set at")
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_fit(tmp_path: Path) -> None:
     sweep = swept(tmp_path)
     check = dask_runner.check_workers
