@@ -76,12 +76,12 @@ def test_report(content: dict[str, Any], tmp_path: Path, draws: None) -> None:
 
 WRONG = {
     "heavier": "heavier does not compute the sampler.* on qgf, 2x16, batch 1",
+    "in_its_input": "in_its_input writes into the noise that it is called with",
     "first_answer": r"on qgf, 2x16, batch \d, float32, the last of \d+ calls, each on other inputs",
     "reused_graph": "the last of .* calls",
     "late_failure": "late_failure raised, in a timed call, RuntimeError: out of memory at",
     "narrowed_later": "narrowed_later returned float16",
     "known_arrays": "called with arrays that it knows and other numbers in them, its ",
-    "in_its_input": "in_its_input writes into the noise that it is called with",
 }
 
 
