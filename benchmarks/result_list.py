@@ -119,6 +119,12 @@ RESULTS_IN_ORDER = (
         10,
     ),
     Result(
+        "jobs",
+        ("python benchmarks/jobs.py jobs --only compare check --against 747f7da --rounds 1",),
+        (*CORE, "backends", "crosscheck"),
+        6,
+    ),
+    Result(
         "crosscheck",
         ("python benchmarks/crosscheck.py", "python benchmarks/crosscheck.py --example"),
         (*CORE, "crosscheck"),
