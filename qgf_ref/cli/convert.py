@@ -17,6 +17,7 @@ from qgf_ref.interop.format import Format, Written
 from qgf_ref.interop.formats import recognised, suffixes, to_write, written_formats
 from qgf_ref.interop.load import load_as_stored
 from qgf_ref.interop.mapping.mapping import NameMapping
+from qgf_ref.interop.native import MODEL
 
 _NAME = 36
 _WIDE = 100
@@ -67,6 +68,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"a directory, {', '.join(s for f in forms.values() for s in f.suffixes)}",
     )
     parser.add_argument("--to", choices=sorted(forms), help="default: by the suffix of DST")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the model in a directory DST"
+    )
     add_option_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -84,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
         args.destination.resolve()
     ):
         raise InputError(f"cannot write {args.destination}: it holds the source {args.source}")
+    elif (args.destination / MODEL).exists() and not args.overwrite:
+        raise InputError(
+            f"{args.destination} holds a run's {MODEL}: give --overwrite to replace it, or another "
+            "directory"
+        )
     written = export(checkpoint, args.destination, form.name)
     lines, sources = table(checkpoint, mapping, written), names_of(checkpoint, mapping)
     args.result = {

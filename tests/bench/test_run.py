@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qgf_ref.bench import run
 from qgf_ref.bench.against import against, earlier
 from qgf_ref.bench.against import text as against_text
 from qgf_ref.bench.report import FILES, number, text, write_report
@@ -100,6 +101,13 @@ def test_a_busy_machine_is_told() -> None:
     cores = os.cpu_count() or 1
     assert busy(None) == busy((0.1, 9.0, 9.0)) == []
     assert busy((18.4, 0.0, 0.0))[0].startswith(f"NOT IDLE: load 18.4 on {cores} cores")
+
+
+def test_the_load_of_an_earlier_part_is_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.os, "getloadavg", lambda: (9.0, 9.0, 9.0), raising=False)
+    monkeypatch.setattr(run, "measure_on", lambda *_: {"rows": [], "notes": [], "refused": {}})
+    told = [benchmark(SMALL, first=first)["notes"][:1] for first in (True, False)]
+    assert told[0][0].startswith("NOT IDLE") and not str(told[1]).count("NOT IDLE")
 
 
 def test_against_an_earlier_measurement(content: dict[str, Any], tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def refused(tmp_path: Path, name: str) -> tuple[Any, ...]:
         "onto itself": (ours, ours),
         "into its own directory": (directory / "model.safetensors", directory),
         "onto the file of a directory": (directory, directory / "model.safetensors"),
+        "over another run": (ours, directory),
         "nowhere": (ours, tmp_path / "none" / "a.pt"),
         "from nothing": (tmp_path / "none", tmp_path / "a.pt"),
         "our format by another name": (ours, tmp_path / "a.pt", "--to", "qgf"),
@@ -142,6 +143,7 @@ def refused(tmp_path: Path, name: str) -> tuple[Any, ...]:
         ("onto itself", "it is an input of this command"),
         ("into its own directory", "it holds the source"),
         ("onto the file of a directory", "it is an input of this command|it holds the source"),
+        ("over another run", r"d holds a run's model\.safetensors: give --overwrite"),
         ("nowhere", "there is no directory"),
         ("from nothing", "no checkpoint at"),
         ("our format by another name", "a .safetensors file or a directory"),
@@ -155,6 +157,14 @@ def test_bad_places(
     assert re.search(message, capsys.readouterr().err)
     same(qgf_ref.load(tmp_path / "ours.safetensors"), small_checkpoint())
     same(qgf_ref.load(tmp_path / "d"), small_checkpoint())
+
+
+def test_a_run_is_replaced_where_that_is_said(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.safetensors"
+    save_checkpoint(small_checkpoint(1), ours)
+    save_checkpoint(small_checkpoint(), tmp_path / "d")
+    assert run(ours, tmp_path / "d", "--overwrite") == 0
+    same(qgf_ref.load(tmp_path / "d"), small_checkpoint(1))
 
 
 def test_the_embedded_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,3 +199,10 @@ def test_the_committed_results_are_their_tables(tmp_path: Path) -> None:
     for name in ("table.csv", "table.md", "table.json"):
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), name
     assert sweep.chosen(spec.tasks[0], spec.entry("edp")) == "bc_weight=100"
+    folder = committed / "results" / spec.tasks[0]
+    for name in ("edp", "fql"):  # the values tried, from what each of them did
+        for one in json.loads((folder / f"{name}.json").read_text())["tried"]:
+            content = json.loads((folder / f"{name}@{one['value']}.json").read_text())
+            (cell,) = (c for c in content["cells"] if c["split"] == "selection")
+            wins = [win for seed in cell["by_seed"] for win in seed["wins"]]
+            assert one["success"] == sum(wins) / len(wins), one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import platform
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ import pytest
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels.cache import compiled
 from qgf_ref.backends.numba.kernels.gemm import multiply, packed, panels
-from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, panel_width, power_of_two
+from qgf_ref.backends.numba.kernels.simd import (
+    PANEL_VECTORS,
+    TILE_ROWS,
+    VECTOR_BYTES,
+    panel_width,
+    power_of_two,
+)
 
 
 @compiled
@@ -45,6 +52,20 @@ def test_against_exact_sums(dtype: Any) -> None:
         bound = depth * np.finfo(dtype).eps / 2 * scale
         for transposed in (False, True):
             assert (abs(product(a, b, transposed=transposed) - exact) <= bound).all()
+
+
+def test_weights_are_asked_for_ahead_of_their_use() -> None:
+    """By the tile of several rows, a line at a time; that of one row gains nothing by it."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("looks for x86's instruction")
+    product(np.ones((9, 3), np.float32), np.ones((3, 40), np.float32))
+    (text,) = (
+        text
+        for signature, text in compiled_multiply.inspect_asm().items()
+        if signature[0].dtype.name == "float32"
+    )
+    several = 3  # tiles: of TILE_ROWS, 4 and 2 rows
+    assert text.count("prefetcht0") >= several * PANEL_VECTORS * VECTOR_BYTES // 64
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
