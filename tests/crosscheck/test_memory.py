@@ -12,7 +12,7 @@ import pytest
 from qgf_ref.crosscheck.sampler import memory
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
 from qgf_ref.crosscheck.sampler.memory import Memory, Recent
-from qgf_ref.crosscheck.sampler.mistakes.bank import Made
+from qgf_ref.crosscheck.sampler.mistakes.bank import Made, first_quantity, order
 from qgf_ref.crosscheck.sampler.port import Substituted
 from qgf_ref.crosscheck.sampler.search import Search
 from qgf_ref.ops.activations import activation, activation_vjp
@@ -105,6 +105,26 @@ def test_a_diagnosis_computes_little_of_what_it_asks(monkeypatch: pytest.MonkeyP
     diagnosis = diagnose(fresh, [case(given, found)])[2]
     assert diagnosis.unknown == "g" and diagnosis.pairs > 50
     assert 3 * fresh.memory.runs < asked
+
+
+def test_v_rules_out_what_changes_it_and_nothing_else() -> None:
+    """Of mistakes that arise up to v, where v is right: those that leave it may explain more."""
+    chosen, given = setting(CHECKPOINT), inputs(CHECKPOINT)
+    one = case(given, port_run(chosen, (Made("gradient-sign", ""),), given))
+    screen = Search(chosen, [one]).screen((), "g")
+    right, ruled = one.theirs["v"], 0
+    for made in screen.additions(set()):
+        if first_quantity(made) > order("v") or made.mistake.coarse or made.mistake.coupled:
+            continue
+        port = chosen.port((made,))
+        v = one.simulate(port, screen.rows, "v")["v"]
+        far = np.abs(v - right[:, screen.rows]).max() / np.abs(right).max()
+        if screen._ruled_out_by_v(port, (made,)):
+            ruled += 1
+            assert far > 1e-7, made
+        elif made.mistake.family is None:
+            assert far < 1e-3, made
+    assert ruled > 5
 
 
 def test_one_step_rules_out_what_the_whole_run_does() -> None:
