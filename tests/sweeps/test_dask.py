@@ -18,9 +18,9 @@ import pytest
 from qgf_ref.errors import InputError
 from qgf_ref.sweeps import dask_runner
 from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, on_this_machine, work_off
-from qgf_ref.sweeps.jobs import SweepJob
+from qgf_ref.sweeps.jobs import SweepJob, jobs_of
 from qgf_ref.sweeps.perform import Outcome, perform
-from qgf_ref.sweeps.place import SweepPlace
+from qgf_ref.sweeps.place import SweepPlace, read_json
 from qgf_ref.sweeps.report import begin, write_tables
 from qgf_ref.sweeps.spec_file import spec_of
 from qgf_ref.sweeps.sweep import Sweep
@@ -62,11 +62,17 @@ def same(one: Path, other: Path) -> None:
 
 
 def under_way(sweep: Sweep, kind: str) -> dict[str, Any] | None:
-    """The note of a job of that kind that runs and has left something behind."""
-    for path in sorted((sweep.place.root / "jobs").glob(f"{kind}_*.json")):
-        note: dict[str, Any] = json.loads(path.read_text())
-        left = "runs/**/state.safetensors" if kind == "train" else "evaluations/**/records.jsonl"
-        if note["state"] == "running" and any(sweep.place.root.glob(left)):
+    """The note of a job of that kind that runs and has itself left something behind."""
+    for job in jobs_of(sweep.spec):
+        note = read_json(sweep.place.note(job.name)) if job.kind == kind else None
+        if note is None or note["state"] != "running":
+            continue
+        if job.seed is None:
+            left = sweep.place.records(job.task, job.entry).rglob("records.jsonl")
+        else:
+            run = sweep.place.run(job.task, job.entry, job.value, job.seed)
+            left = run.glob("state.safetensors")
+        if any(left):
             return note
     return None
 
