@@ -19,7 +19,7 @@ from qgf_ref.losses.batch import Batch
 from qgf_ref.losses.iql import bootstrapped, critic_loss, dataset_q, value_regression
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.networks import Networks
+from qgf_ref.nets.networks import Networks, forward_only
 
 CRITIC_PARTS = (
     Part("critic", ("obs", "action"), "scalar", ensemble=True),
@@ -52,7 +52,9 @@ class CriticRecipe(Recipe):
     stage.
     """
 
-    bootstrap: Ingredient = lambda inputs: inputs.nets.value.forward(inputs.batch.next_obs)[0]
+    bootstrap: Ingredient = lambda inputs: forward_only(inputs.nets.value).forward(
+        inputs.batch.next_obs
+    )[0]
     next_draws: tuple[Draw, ...] = ()
     next_reads: tuple[str, ...] = ("value",)
     masks: Callable[[Batch], Array] = lambda batch: batch.masks

@@ -30,6 +30,7 @@ from qgf_ref.losses.dqc import (
     reach_target,
 )
 from qgf_ref.nets.critic import Critic
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.probability import ProbabilityCritic
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.logits import logit_of, probability, reduced_logit
@@ -62,7 +63,7 @@ def backup_logit(inputs: StageInputs) -> Array:
     """Logit (B,) of agg_e σ(z_e), z the target action critic at the data's first h_a actions."""
     critic, batch = inputs.nets[TARGET], of_goals(inputs.batch)
     width = critic.params.in_features - batch.obs.shape[1] - batch.goal.shape[1]
-    z, _ = critic.forward(with_goal(inputs), batch.action[:, :width])
+    z, _ = forward_only(critic).forward(with_goal(inputs), batch.action[:, :width])
     return critic.kernels(reduced_logit, z, critic.aggregation)
 
 
@@ -144,7 +145,8 @@ class DQCRecipe(Recipe):
         """The chunk critic's logits (E, B); those of y (B,), which may be ∞, without one."""
         if not self.settings.use_chunk_critic:
             return logit_of(self.reach(inputs))
-        z: Array = inputs.nets.chunk_critic.forward(with_goal(inputs), inputs.batch.action)[0]
+        critic = forward_only(inputs.nets.chunk_critic)
+        z: Array = critic.forward(with_goal(inputs), inputs.batch.action)[0]
         return z
 
     def _taught(self, inputs: StageInputs) -> Array:

@@ -21,6 +21,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.flow.chain import Chain
 from qgf_ref.losses.actor import endpoint, q_at
 from qgf_ref.losses.fql import one_step_loss
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.ops.clip import clip
 
 CLONE, ONE_STEP = "actor_bc_flow", "actor_onestep_flow"
@@ -85,7 +86,7 @@ class FQLRecipe(CriticRecipe):
 def next_q(inputs: StageInputs) -> Array:
     """Q̄(s', c(μ(s', z'))) (B,) of the current one-step policy; aggregated as the options say."""
     nets, obs = inputs.nets, inputs.batch.next_obs
-    action, _ = nets[ONE_STEP].forward(obs, inputs.drawn["next_noise"])
+    action, _ = forward_only(nets[ONE_STEP]).forward(obs, inputs.drawn["next_noise"])
     return q_at(nets.target_critic, obs, action, nets.target_critic.aggregation)[0]
 
 

@@ -12,6 +12,7 @@ from qgf_ref.flow.path import time_grid
 from qgf_ref.losses.flow_matching import velocity_regression
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.velocity import LearnedField, MLPVelocity
 from qgf_ref.ops.clip import ClipCache, clip, clip_vjp
 from qgf_ref.ops.ensemble import EnsembleCache, ensemble_reduce, ensemble_reduce_vjp
@@ -54,9 +55,9 @@ def endpoint(field: MLPVelocity, obs: Array, noise: Array, denoise_steps: int) -
     obs (B, O). Times are those that the field's embedding precision rounds to.
     """
     times = time_grid(denoise_steps, field.embedding)
-    action = noise
+    action, alone = noise, forward_only(field)
     for moved in integrate(
-        lambda k, time, a: field.forward(obs, a, time)[0], noise, times, kernels=field.kernels
+        lambda k, time, a: alone.forward(obs, a, time)[0], noise, times, kernels=field.kernels
     ):
         action = moved
     return action
@@ -79,7 +80,7 @@ def pessimistic_q(critic: MLPCritic, obs: Array, action: Array, rho: float) -> A
 
     obs (B, O), action (B, D); nothing is differentiated. Source: baselines.md, section 3.
     """
-    q, _ = critic.forward(obs, action)
+    q, _ = forward_only(critic).forward(obs, action)
     return q.mean(axis=0) - rho * q.std(axis=0) if rho else q.mean(axis=0)
 
 
@@ -88,6 +89,7 @@ def best_action(critic: MLPCritic, obs: Array, candidates: Array) -> Array:
     B, n, D = candidates.shape
     if n == 1:
         return candidates[:, 0]
-    q, _ = critic.forward(np.repeat(obs, n, axis=0), candidates.reshape(B * n, D))
+    alone = forward_only(critic)
+    q, _ = alone.forward(np.repeat(obs, n, axis=0), candidates.reshape(B * n, D))
     best = q.real.mean(axis=0).reshape(B, n).argmax(axis=1)
     return np.take_along_axis(candidates, best[:, None, None], axis=1)[:, 0]

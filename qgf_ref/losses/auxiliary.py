@@ -12,6 +12,7 @@ from qgf_ref.losses.flow_matching import velocity_regression
 from qgf_ref.losses.iql import dataset_q
 from qgf_ref.nets.critic import MLPCritic, RobustCritic
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.learning import path_point, squared_error
@@ -52,7 +53,7 @@ def cfgrl_loss(
     both; A = Q(s, x1) − V(s) with the aggregated target critic. Shapes as in `robust_q_loss`.
     Source: method.md, section 4; official.md, section 6 (CFGRL).
     """
-    advantage = dataset_q(target_critic, obs, x1) - value.forward(obs)[0]
+    advantage = dataset_q(target_critic, obs, x1) - forward_only(value).forward(obs)[0]
     better = (advantage.real > 0).astype(obs.dtype)
     # both conditions in one batch of 2B rows, whose mean halves each: hence the factor 2
     weight = 2 * np.concatenate([better, np.full_like(better, UNCONDITIONAL_SHARE)])
@@ -94,7 +95,7 @@ def endpoints(
     Rows are sorted by their start, so that those under way are the first ones: step k asks the
     policy for those alone, in all B·(T + 1)/2 rows instead of B·T when starts are uniform.
     """
-    kernels = policy.kernels
+    kernels, policy = policy.kernels, forward_only(policy)
     start = kernels(on_host, start)
     order = np.argsort(start, kind="stable")
     begun = np.searchsorted(start[order], np.arange(len(times)), side="right")

@@ -13,6 +13,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.ops.logits import CLIPPED, asymmetric_bce, bce, logit_pinball, probability
 
@@ -27,7 +28,7 @@ def reach_target(
 
     next_obs (B, O + G); rewards, masks, discounts γᵏ (B,). The clip never binds for γ ≤ 1.
     """
-    next_q, _ = value.kernels(probability, value.forward(next_obs)[0])
+    next_q, _ = value.kernels(probability, forward_only(value).forward(next_obs)[0])
     return np.clip(rewards + discounts * masks * next_q, 0, 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qgf_ref.arrays import Array
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.value import MLPValue
 from qgf_ref.ops.ensemble import ensemble_reduce
 from qgf_ref.ops.learning import expectile_error, squared_error
@@ -17,7 +18,7 @@ def critic_target(
 
     rewards (B,): R = Σ_{i<H} γⁱ r_{k+i}, already discounted. Source: method.md, section 1.
     """
-    bootstrap, _ = value.forward(next_obs)
+    bootstrap, _ = forward_only(value).forward(next_obs)
     return bootstrapped(bootstrap, rewards, masks, discount, horizon)
 
 
@@ -60,7 +61,7 @@ def value_loss(
 
 def dataset_q(target_critic: MLPCritic, obs: Array, action: Array) -> Array:
     """q (B,) of `value_loss`: the members' values at the dataset action, reduced."""
-    q, _ = target_critic.forward(obs, action)
+    q, _ = forward_only(target_critic).forward(obs, action)
     return target_critic.kernels(ensemble_reduce, q, target_critic.aggregation)[0]
 
 

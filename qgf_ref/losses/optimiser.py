@@ -62,10 +62,10 @@ def adam(
 
 
 def steps_at_once(kernels: Kernels) -> bool:
-    """Whether the kernels step any number of arrays in one go, so that several networks' can be
-    given together (`qgf_ref.nets.parameter_sets.joined`).
+    """Whether the kernels want the arrays of all networks together, as a GPU's launches do
+    (`qgf_ref.nets.parameter_sets.joined`), rather than each network's once its gradient is there.
     """
-    return hasattr(kernels, "adam_steps")
+    return bool(getattr(kernels, "steps_at_once", False))
 
 
 def target_update(

@@ -16,6 +16,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.losses.actor import q_at, q_at_vjp
 from qgf_ref.nets.critic import MLPCritic
 from qgf_ref.nets.mlp import MLPParams
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.velocity import MLPVelocity
 from qgf_ref.ops.learning import squared_error
 from qgf_ref.ops.structure import axpy, per_row, scaled, zeros
@@ -55,6 +56,7 @@ def simulated(
     T, kernels = len(noise), fast.kernels
     h, x = 1 / T, start
     points, velocities = [], []
+    base, fast = forward_only(base), forward_only(fast)
     for i in range(T):
         points.append(x)
         velocities.append(base.forward(obs, x, i / T)[0])

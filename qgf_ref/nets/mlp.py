@@ -166,15 +166,20 @@ def mlp(
     Source: official.md, section 1 (utils/networks.py).
     """
     blocks = fused(kernels)
-    saved, residual = [], []
-    for i, layer in enumerate(params.layers):
-        rule = options.rule(hidden=i < len(params.layers) - 1)
-        parts = DenseParts(layer.kernel, layer.bias, layer.scale, layer.offset)
-        residual.append(options.adds_input(params, i))
+    last = len(params.layers) - 1
+    layers = [DenseParts(*layer.parts()) for layer in params.layers]  # type: ignore[arg-type]
+    rules = [options.rule(hidden=i < last) for i in range(last + 1)]
+    residual = tuple(options.adds_input(params, i) for i in range(last + 1))
+    in_one = None if any(residual) else getattr(blocks, "network", None)
+    made = None if in_one is None else in_one(x, layers, rules)
+    if made is not None:
+        return made[0], MLPCache(made[1], residual)
+    saved = []
+    for parts, rule, added in zip(layers, rules, residual, strict=True):
         y, cache = blocks.dense(x, parts, rule)
-        x = _sum(kernels, residual[i], x, y)
+        x = _sum(kernels, added, x, y)
         saved.append(cache)
-    return x, MLPCache(tuple(saved), tuple(residual))
+    return x, MLPCache(tuple(saved), residual)
 
 
 def _sum(kernels: Kernels, residual: bool, x: Array, block: Array) -> Array:
@@ -207,6 +212,10 @@ def mlp_vjp_params(
                matrix product as large as the first layer's forward
     """
     blocks = fused(kernels)
+    in_one = None if any(cache.residual) else getattr(blocks, "network_vjp_params", None)
+    made = None if in_one is None else in_one(y_bar, cache.blocks, input_bar)
+    if made is not None:
+        return made[0], MLPParams(tuple(LayerParams(*parts_bar) for parts_bar in made[1]))
     layers_bar: list[LayerParams] = []
     x_bar: Array | None = None
     for i, (block, residual) in reversed(tuple(enumerate(zip(*cache, strict=True)))):

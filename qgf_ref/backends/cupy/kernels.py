@@ -44,6 +44,8 @@ class BlockCache(NamedTuple):
 class DeviceKernels:
     """`qgf_ref.ops.dense.FusedKernels` on one GPU; what it does not know, the reference does."""
 
+    steps_at_once = True
+
     def __init__(self, here: Device) -> None:
         self.device = here
         self.composed = Composed(reference_kernels)

@@ -18,6 +18,7 @@ from qgf_ref.backends.numba.kernels.packing import (
     block_rows,
     copy_rows,
     pack,
+    pack_rows,
     pack_strips,
     pack_transposed,
     padded,
@@ -55,9 +56,12 @@ def rows_times_panels(a, a_at, rows, K, w, b, F, a_work, c_work):
 
 
 @kernel
-def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
+def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast, saving,
             y, x_hat, rstd, slope, packed, a_work, c_work):  # fmt: skip
-    """y (B, F), and what the products need: x̂, rstd if `normed`, f′ if there is an activation."""
+    """y (B, F), and what the products need: x̂, rstd if `normed`, f′ if there is an activation.
+
+    Unless `saving`, every row of the latter lies on the first one: written, but not to memory.
+    """
     pack_wide(w, K, F, packed)
     itemsize = x.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
@@ -69,18 +73,19 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast,
         rows = min(block, B - begin)
         rows_times_panels(x, begin * K, rows, K, w, packed, F, a_work, c_work)
         for m in range(rows):
-            at = (begin + m) * F
-            z, y_row = view(c_work, m * stride, F), view(y, at, F)
+            row = begin + m if saving else 0
+            at = row * F
+            z, y_row = view(c_work, m * stride, F), view(y, (begin + m) * F, F)
             for j in range(F):
                 z[j] += bias[j]
             if normed == NORM_AFTER:
                 activate(z, one, code, h, view(slope, at, F))
-                rstd[begin + m] = normalise(h, scale, offset, eps, fast, view(x_hat, at, F), y_row)
+                rstd[row] = normalise(h, scale, offset, eps, fast, view(x_hat, at, F), y_row)
                 continue
             result = z
             if normed:
                 result = h
-                rstd[begin + m] = normalise(z, scale, offset, eps, fast, view(x_hat, at, F), h)
+                rstd[row] = normalise(z, scale, offset, eps, fast, view(x_hat, at, F), h)
             if code == NO_ACTIVATION:
                 for j in range(F):
                     y_row[j] = result[j]
@@ -120,6 +125,9 @@ def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h,
 def back_through_linear(a, a_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work):
     """x_bar = z_bar·Wᵀ for some rows, or added to it; z_bar from a[a_at], rows `stride` apart."""
     width = panel_width_of(a.itemsize)
+    if K % width == 0 and not add:  # whole panels: straight to where they belong
+        multiply(a, a_at, stride, 1, rows, packed, 0, F, 0, K // width, x_bar, x_at, K)
+        return
     c_row = padded(K, a.itemsize)
     multiply(a, a_at, stride, 1, rows, packed, 0, F, 0, -(-K // width), c_work, 0, c_row)
     for m in range(rows):
@@ -199,18 +207,28 @@ def add_outer_products(strips, panels, rows, K, F, w_bar, fresh, c_work):
     """w_bar (K, F) = xᵀ·z_bar over `rows` rows, or added to it unless `fresh`."""
     itemsize = w_bar.itemsize
     width = panel_width_of(itemsize)
+    direct = fresh and F % width == 0  # whole panels: straight to where they belong
     c_row = padded(F, itemsize)
     per_block = max(1, BLOCK_BYTES // (TILE_ROWS * rows * itemsize))
-    strip_count = -(-K // TILE_ROWS)
+    strip_count, whole_strips = -(-K // TILE_ROWS), K // TILE_ROWS
     for begin in range(0, strip_count, per_block):
         end = min(strip_count, begin + per_block)
         for panel in range(-(-F // width)):  # outside, so that a panel is used while it is near
             for s in range(begin, end):
-                multiply(
-                    strips, s * rows * TILE_ROWS, 1, TILE_ROWS, TILE_ROWS, panels, 0, rows,
-                    panel, panel + 1, c_work, (s - begin) * TILE_ROWS * c_row, c_row,
-                )  # fmt: skip
+                at = s * rows * TILE_ROWS
+                if direct and s < whole_strips:
+                    multiply(
+                        strips, at, 1, TILE_ROWS, TILE_ROWS, panels, 0, rows,
+                        panel, panel + 1, w_bar, s * TILE_ROWS * F, F,
+                    )  # fmt: skip
+                else:
+                    multiply(
+                        strips, at, 1, TILE_ROWS, TILE_ROWS, panels, 0, rows,
+                        panel, panel + 1, c_work, (s - begin) * TILE_ROWS * c_row, c_row,
+                    )  # fmt: skip
         for k in range(begin * TILE_ROWS, min(K, end * TILE_ROWS)):
+            if direct and k < whole_strips * TILE_ROWS:
+                continue
             product = view(c_work, (k - begin * TILE_ROWS) * c_row, F)
             goal = view(w_bar, k * F, F)
             if fresh:
@@ -229,18 +247,19 @@ def vjp_params(y_bar, x, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, 
         pack_transposed(w, K, F, packed)
     itemsize = y_bar.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
-    h = view(a_work, min(B, CHUNK) * stride, F)
-    u = view(a_work, (min(B, CHUNK) + 1) * stride, F)
+    h, u = view(a_work, block * stride, F), view(a_work, (block + 1) * stride, F)
     for j in range(F):
         bias_bar[j] = scale_bar[j] = offset_bar[j] = like(0, h[0])
+    if F == 1:
+        for k in range(K):
+            w_bar[k] = like(0, h[0])
     for chunk in range(0, B, CHUNK):
         chunk_rows = min(CHUNK, B - chunk)
-        for begin in range(0, chunk_rows, block):
-            rows = min(block, chunk_rows - begin)
-            for m in range(begin, begin + rows):
-                row = chunk + m
+        for begin in range(chunk, chunk + chunk_rows, block):
+            rows = min(block, chunk + chunk_rows - begin)
+            for m in range(rows):
+                row, z_bar = begin + m, view(a_work, m * stride, F)
                 at = row * F
-                z_bar = view(a_work, m * stride, F)
                 pulled_back(
                     y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h, u, z_bar
                 )
@@ -251,18 +270,14 @@ def vjp_params(y_bar, x, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, 
                     for j in range(F):
                         scale_bar[j] += h[j] * x_hat_row[j]
             if wanted:
-                x_at = (chunk + begin) * K
-                z_at = begin * stride
                 back_through_linear(
-                    a_work, z_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work
+                    a_work, 0, stride, rows, K, F, packed, x_bar, begin * K, add, c_work
                 )
-        if F == 1:
-            if chunk == 0:
-                for k in range(K):
-                    w_bar[k] = like(0, h[0])
-            for m in range(chunk_rows):
-                add_scaled(w_bar, a_work[m * stride], view(x, (chunk + m) * K, K))
-        else:
-            pack(a_work, chunk_rows, F, stride, panels)
+            if F == 1:
+                for m in range(rows):
+                    add_scaled(w_bar, a_work[m * stride], view(x, (begin + m) * K, K))
+            else:
+                pack_rows(a_work, rows, F, stride, panels, begin - chunk, chunk_rows)
+        if F > 1:
             pack_strips(x, chunk * K, chunk_rows, K, strips)
             add_outer_products(strips, panels, chunk_rows, K, F, w_bar, chunk == 0, c_work)

@@ -9,19 +9,23 @@ that are not contiguous are copied.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba.kernels import blocks
+from qgf_ref.backends.numba.kernels import blocks, network
 from qgf_ref.backends.numba.kernels.cache import compiling
-from qgf_ref.backends.numba.kernels.learning import DTYPES, LEARNING
-from qgf_ref.backends.numba.kernels.memory import empty
+from qgf_ref.backends.numba.kernels.learning import (
+    DTYPES,
+    LEARNING,
+    adam_steps,
+    moving_averages,
+)
+from qgf_ref.backends.numba.kernels.memory import empty, scratch
+from qgf_ref.backends.numba.kernels.network import CompiledCache
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
-from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.ops import learning
 from qgf_ref.ops.activations import activation, require_activation
 from qgf_ref.ops.dense import (
@@ -41,27 +45,18 @@ from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.layer_norm import LayerNormCache
 from qgf_ref.ops.linear import LinearCache, linear
 
-
-class CompiledCache(NamedTuple):
-    """What the compiled block's forward saved; arrays of no elements where it has no such part.
-
-    x (B, I) or (E, B, I), kernel, scale as given; x_hat and slope (E, B, F), rstd (E, B). E is 1
-    without an ensemble. The rule is what second derivatives need besides.
-    """
-
-    x: Array
-    parts: DenseParts
-    x_hat: Array
-    rstd: Array
-    slope: Array
-    rule: DenseRule
-
-
 _reference = Composed(reference_kernels)
 
 
 class NumbaKernels:
-    """Kernels with compiled dense blocks. Use the one instance, `numba_kernels`."""
+    """Kernels with compiled dense blocks. Use the one instance, `numba_kernels`.
+
+    forwards_alone  the same for networks of which nobody asks a product: None in place of caches
+    """
+
+    def __init__(self, saving: bool = True) -> None:
+        self._saving = saving
+        self.forwards_alone = NumbaKernels(False) if saving else self
 
     def __call__(self, primitive: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The compiled equal of a primitive of `qgf_ref.ops.learning`, else the primitive."""
@@ -76,30 +71,29 @@ class NumbaKernels:
         dtype = x.dtype
         if any(a is not None and a.dtype != dtype for a in parts):
             dtype = np.result_type(*(a for a in (x, *parts) if a is not None))
-        if dtype not in DTYPES or not _fits(x, parts, rule):
+        if dtype not in DTYPES:
             return _reference.dense(x, parts, rule)
         if rule.activation is not None:
             require_activation(rule.activation)
         x = np.ascontiguousarray(x, dtype)
         parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
-        E, B, K, F = _sizes(x, parts)
-        normed, sloped = _order(parts, rule), rule.activation is not None
-        y = empty((E, B, F), dtype)
-        x_hat = empty((E, B, F if normed else 0), dtype)
-        rstd = np.empty((E, B if normed else 0), dtype)
-        slope = empty((E, B, F if sloped else 0), dtype)
-        code = blocks.NO_ACTIVATION if rule.activation is None else CODES[rule.activation]
-        buffers = _buffers(B, K, F, dtype)
-        for e in range(E):
-            blocks.forward(
-                _member(x, e, 2), _member(parts.kernel, e, 2), _member(parts.bias, e, 1),
-                _member(parts.scale, e, 1, parts.bias), _member(parts.offset, e, 1, parts.bias),
-                B, K, F, normed, code, rule.layer_norm_eps, rule.variance == "fast",
-                y[e].ravel(), x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                buffers["packed"], buffers["a_work"], buffers["c_work"],
-            )  # fmt: skip
-        cache = CompiledCache(x, parts, x_hat, rstd, slope, rule)
-        return (y if parts.kernel.ndim == 3 else y[0]), cache
+        made = network.forward(x, [parts], [rule], self._saving)
+        if made is None:
+            return _reference.dense(x, parts, rule)
+        y, (cache,) = made
+        return y, cache
+
+    def network(
+        self, x: Array, layers: Sequence[DenseParts], rules: Sequence[DenseRule]
+    ) -> tuple[Array, tuple[Any, ...]] | None:
+        """Blocks one after another in one call, as `dense` of each; None if it cannot be."""
+        return network.forward(x, layers, rules, self._saving)
+
+    def network_vjp_params(
+        self, y_bar: Array, caches: Sequence[Any], input_bar: bool
+    ) -> tuple[Array | None, list[DenseParts]] | None:
+        """Of such blocks, as `dense_vjp_params` of each; None if it cannot be."""
+        return network.vjp_params(y_bar, caches, input_bar)
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
         """As `qgf_ref.ops.dense.Composed.dense_jvp`."""
@@ -162,26 +156,18 @@ class NumbaKernels:
             return x_bar, DenseParts(
                 *(None if a is None or b is None else a + 1j * b for a, b in both)  # type: ignore[arg-type]
             )
-        x, parts, x_hat, rstd, slope, rule = cache
-        order = _order(parts, rule)
-        y_bar = np.ascontiguousarray(y_bar, x.dtype)
-        E, B, K, F = _sizes(x, parts)
-        x_bar = empty(x.shape, x.dtype) if input_bar else None
-        bars = [empty(parts.kernel.shape, x.dtype)]
-        bars += [np.empty_like(parts.bias) for _ in range(3)]
-        buffers = _buffers(B, K, F, x.dtype)
-        for e in range(E):
-            blocks.vjp_params(
-                _member(y_bar, e, 2), _member(x, e, 2), _member(parts.kernel, e, 2),
-                _member(parts.scale, e, 1, parts.bias),
-                x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                B, K, F, order, slope.size > 0, input_bar, e > 0 and x.ndim == 2,
-                _member(x_bar, e, 2, x), _member(bars[0], e, 2),
-                *(_member(bar, e, 1) for bar in bars[1:]), *buffers.values(),
-            )  # fmt: skip
-        if parts.scale is None:
-            bars[2:] = []
-        return x_bar, DenseParts(*bars)
+        made = network.vjp_params(y_bar, [cache], input_bar)
+        assert made is not None
+        x_bar, (parts_bar,) = made
+        return x_bar, parts_bar
+
+    def adam_steps(self, leaves: Sequence[Any], *settings: Any) -> Any:
+        """Adam on all arrays of a network in one call; None if it cannot be."""
+        return adam_steps(leaves, *settings)
+
+    def moving_averages(self, pairs: Sequence[tuple[Array, Array]], tau: float) -> Any:
+        """(target, online) → τ·online + (1 − τ)·target of all pairs; None if it cannot be."""
+        return moving_averages(pairs, tau)
 
     def dense_tangents(
         self, x_dot: Array, cache: Any
@@ -221,40 +207,14 @@ def prepare(dtype: np.dtype[Any]) -> None:
             (learning.moving_average, (one, one, 0.5)),
         ):
             numba_kernels(primitive, *arguments)
-
-
-_local = threading.local()
+        numba_kernels.adam_steps([(one, one, one, one)], 1, 0.1)
+        numba_kernels.moving_averages([(one, one)], 0.5)
 
 
 def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
-    """This thread's scratch memory, kept between calls: fresh pages cost more than small blocks."""
-    if not hasattr(_local, "sets"):
-        _local.sets, _local.held = {}, {}
-    sets: dict[Any, dict[str, Array]] = _local.sets
-    held: dict[Any, Array] = _local.held
-    if (B, K, F, dtype) not in sets:
-        found = {}
-        for name, size in buffer_sizes(B, K, F, dtype).items():
-            if (name, dtype) not in held or held[name, dtype].size < size:
-                held[name, dtype] = np.empty(size, dtype)
-                sets.clear()  # else they would keep what was too small
-            found[name] = held[name, dtype]
-        sets[B, K, F, dtype] = found
-    return sets[B, K, F, dtype]
-
-
-def _fits(x: Array, parts: DenseParts, rule: DenseRule) -> bool:
-    """Whether shapes are those that the compiled block knows."""
-    kernel = parts.kernel
-    if kernel.ndim not in (2, 3) or x.ndim not in (2, kernel.ndim) or not kernel.size or not x.size:
-        return False
-    if (parts.scale is None) != (parts.offset is None) or x.shape[-1] != kernel.shape[-2]:
-        return False
-    if x.ndim == 3 and len(x) != len(kernel):
-        return False
-    row = kernel.shape[:-2] + kernel.shape[-1:]
-    vectors = (parts.bias,) if parts.scale is None else parts[1:]
-    return rule.variance in ("fast", "two_pass") and all(a.shape == row for a in vectors)  # type: ignore[union-attr]
+    """This thread's scratch memory of a layer, by name."""
+    sizes = buffer_sizes(B, K, F, dtype)
+    return dict(zip(sizes, scratch(sizes, dtype), strict=True))
 
 
 def _composed(cache: CompiledCache) -> DenseCache:

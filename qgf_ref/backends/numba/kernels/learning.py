@@ -6,14 +6,14 @@ another way than the primitive documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import REAL_DTYPES, Array
 from qgf_ref.backends.numba.kernels import updates
-from qgf_ref.backends.numba.kernels.memory import empty
+from qgf_ref.backends.numba.kernels.memory import address, empty, layout, pieces
 from qgf_ref.ops import learning
 
 DTYPES = tuple(np.dtype(name) for name in REAL_DTYPES)
@@ -100,3 +100,60 @@ LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
     learning.moving_average: _moving_average,
 }
 """Primitive → its compiled equal."""
+
+
+def adam_steps(
+    leaves: Sequence[Any],
+    count: int,
+    learning_rate: float,
+    eps: float = learning.EPS,
+    eps_root: float = 0.0,
+) -> list[tuple[Array, Array, Array]] | None:
+    """`adam_step` of each (θ, θ_bar, m, s), in one call. What θ, m and s become lies in one piece
+    each.
+    """
+    table, example = _table(leaves), leaves[0][0]
+    if table is None:
+        return None
+    made = [_like([leaf[0] for leaf in leaves]) for _ in range(3)]
+    table[:, 5:] = [[address(a) for a in new] for new in zip(*made, strict=True)]
+    b1, b2 = learning.BETA1, learning.BETA2
+    scales = 1 / (1 - b1**count), 1 / (1 - b2**count)
+    updates.adam_steps(table, example.reshape(-1), b1, b2, *scales, learning_rate, eps, eps_root)
+    return list(zip(*made, strict=True))
+
+
+def moving_averages(pairs: Sequence[tuple[Array, Array]], tau: float) -> list[Array] | None:
+    """`moving_average` of each (target, online), in one call; the results lie in one piece."""
+    table, example = _table(pairs), pairs[0][0]
+    if table is None:
+        return None
+    made = _like([target for target, _ in pairs])
+    table[:, 3] = [address(a) for a in made]
+    updates.moving_averages(table, example.reshape(-1), tau)
+    return made
+
+
+def _table(leaves: Sequence[Sequence[Array]]) -> Array | None:
+    """A row for each: its size, the addresses of its arrays, and room for as many results as
+    the kernels of `updates` need. None unless all are contiguous arrays of one real dtype, those
+    of a row of one shape.
+    """
+    dtype = leaves[0][0].dtype
+    if dtype not in DTYPES:
+        return None
+    for leaf in leaves:
+        shape = leaf[0].shape
+        if any(a.dtype != dtype or a.shape != shape or not a.flags.c_contiguous for a in leaf):
+            return None
+    inputs = len(leaves[0])
+    table = np.empty((len(leaves), 8 if inputs == 4 else 4), np.int64)
+    table[:, : inputs + 1] = [[leaf[0].size, *map(address, leaf)] for leaf in leaves]
+    return table
+
+
+def _like(arrays: Sequence[Array]) -> list[Array]:
+    """New arrays of the same shapes and dtype, in one piece."""
+    shapes = [a.shape for a in arrays]
+    dtype = arrays[0].dtype
+    return pieces(shapes, *layout(shapes, dtype.itemsize), dtype)[1]

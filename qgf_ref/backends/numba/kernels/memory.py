@@ -1,4 +1,4 @@
-"""Results of compiled kernels, on memory that earlier results no longer use.
+"""Memory of compiled kernels: results, on what earlier results no longer use, and scratch.
 
 A training update makes and drops the same arrays each time. The C library hands their pages back
 in between, and fresh pages must be mapped and zeroed, and are in no cache: a tenth of an update.
@@ -12,16 +12,22 @@ import math
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from qgf_ref.arrays import Array
+from qgf_ref.backends.numba.kernels.cache import kernel
+from qgf_ref.backends.numba.kernels.simd import address_of
 
 SMALLEST = 1 << 14
 """Bytes below which the C library keeps its memory itself."""
 LIMIT = 1 << 28
 """Bytes that one thread keeps at most."""
+LINE = 64
+"""Bytes of a cache line."""
+_BYTE = np.dtype(np.uint8)
 
 
 class Pool:
@@ -66,3 +72,44 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if pool is None:
         pool = _local.pool = Pool()
     return pool.empty(shape, dtype)
+
+
+def scratch(sizes: Mapping[str, int], dtype: np.dtype[Any]) -> list[Array]:
+    """This thread's buffers of at least so many elements, kept between calls, in the order given.
+
+    What is in them lasts until the next call; fresh pages cost more than small blocks.
+    """
+    held: dict[Any, Array] | None = getattr(_local, "scratch", None)
+    if held is None:
+        held = _local.scratch = {}
+    for name, size in sizes.items():
+        if (name, dtype) not in held or held[name, dtype].size < size:
+            held[name, dtype] = np.empty(size, dtype)
+    return [held[name, dtype] for name in sizes]
+
+
+@kernel
+def address(array):
+    """Where its first element lies. NumPy takes ten times as long to say it."""
+    return address_of(array)
+
+
+def layout(shapes: Sequence[tuple[int, ...]], itemsize: int) -> tuple[list[int], int]:
+    """Offsets of arrays that lie one after another in one piece, and its bytes.
+
+    Each begins with a cache line.
+    """
+    offsets, at = [], 0
+    for shape in shapes:
+        offsets.append(at)
+        at += -(-math.prod(shape) * itemsize // LINE) * LINE
+    return offsets, at
+
+
+def pieces(
+    shapes: Sequence[tuple[int, ...]], offsets: Sequence[int], count: int, dtype: np.dtype[Any]
+) -> tuple[Array, list[Array]]:
+    """Bytes from this thread's pool, and the arrays of these shapes in them (see `layout`)."""
+    whole = empty((count,), _BYTE)
+    made = [np.ndarray(s, dtype, whole, at) for s, at in zip(shapes, offsets, strict=True)]
+    return whole, made

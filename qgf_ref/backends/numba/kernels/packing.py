@@ -39,16 +39,22 @@ def block_rows(depth, columns, rows, itemsize):
 @inner
 def pack(w, K, F, stride, out):
     """Panels of w (K, F), whose rows are `stride` apart, as `gemm.packed`."""
+    pack_rows(w, K, F, stride, out, 0, K)
+
+
+@inner
+def pack_rows(w, count, F, stride, out, first_row, K):
+    """The first `count` rows of w as rows `first_row` … of the panels of a matrix (K, F)."""
     width = panel_width_of(w.itemsize)
     for panel in range(-(-F // width)):
         first = panel * width
-        count = min(width, F - first)
-        base = panel * K * width
-        for k in range(K):
-            source, goal = view(w, k * stride + first, count), view(out, base + k * width, width)
-            for j in range(count):
+        columns = min(width, F - first)
+        base = (panel * K + first_row) * width
+        for k in range(count):
+            source, goal = view(w, k * stride + first, columns), view(out, base + k * width, width)
+            for j in range(columns):
                 goal[j] = source[j]
-            for j in range(count, width):
+            for j in range(columns, width):
                 goal[j] = like(0, goal[j])
 
 
@@ -105,7 +111,7 @@ def buffer_sizes(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, int]
     strip_rows = -(-K // TILE_ROWS) * TILE_ROWS
     return {
         "packed": max(K * wide[F], F * wide[K]),
-        "a_work": (max(rows, 128) + 2) * stride,
+        "a_work": 130 * stride,
         "c_work": (max(130, strip_rows) + TILE_ROWS) * stride,
         "strips": strip_rows * rows,
         "panels": rows * wide[F],

@@ -207,6 +207,43 @@ def view(typing, array, start, length):
 
 
 @intrinsic
+def memory_at(typing, address, length, example):
+    """The `length` numbers at an address, as `view` of an array like `example`.
+
+    Python has many arrays to pass, and a number is passed in less time than an array; the caller
+    keeps what lies there alive.
+    """
+    result = types.Array(example.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        made = context.make_array(sig.return_type)(context, builder)
+        element = context.get_data_type(sig.return_type.dtype)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+        populate_array(
+            made,
+            data=builder.inttoptr(args[0], element.as_pointer()),
+            shape=[args[1]],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return result(types.intp, types.intp, example), codegen
+
+
+@intrinsic
+def address_of(typing, array):
+    """Where the first element of an array lies."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source = context.make_array(sig.args[0])(context, builder, args[0])
+        return builder.ptrtoint(source.data, ir.IntType(64))
+
+    return types.intp(array), codegen
+
+
+@intrinsic
 def like(typing, value, example):
     """The number `value` in the type of `example`, so that float32 code stays in float32."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from qgf_ref.backends.numba.kernels.cache import kernel
-from qgf_ref.backends.numba.kernels.simd import like
+from qgf_ref.backends.numba.kernels.simd import like, memory_at
 
 
 @kernel
@@ -78,3 +78,32 @@ def moving_average(target, online, tau, out):
     new, old = like(tau, target[0]), like(1 - tau, target[0])
     for j in range(target.size):
         out[j] = new * online[j] + old * target[j]
+
+
+@kernel
+def adam_steps(table, example, b1, b2, mean_scale, square_scale, rate, eps, eps_root):
+    """`adam_step` of many arrays: a row for each, its size and the addresses of θ, θ_bar, m, s and
+    of what they become. `example` is any array of the dtype.
+    """
+    for i in range(table.shape[0]):
+        n = table[i, 0]
+        adam_step(
+            memory_at(table[i, 1], n, example), memory_at(table[i, 2], n, example),
+            memory_at(table[i, 3], n, example), memory_at(table[i, 4], n, example),
+            b1, b2, mean_scale, square_scale, rate, eps, eps_root,
+            memory_at(table[i, 5], n, example), memory_at(table[i, 6], n, example),
+            memory_at(table[i, 7], n, example),
+        )  # fmt: skip
+
+
+@kernel
+def moving_averages(table, example, tau):
+    """`moving_average` of many arrays: a row for each, its size and the addresses of target, online
+    and of what is made.
+    """
+    for i in range(table.shape[0]):
+        n = table[i, 0]
+        moving_average(
+            memory_at(table[i, 1], n, example), memory_at(table[i, 2], n, example), tau,
+            memory_at(table[i, 3], n, example),
+        )  # fmt: skip
