@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -62,6 +63,11 @@ class Recipe:
         """The losses, in the order in which they are reported."""
         raise NotImplementedError(f"{type(self).__name__} has no stages")
 
+    @cached_property
+    def made_stages(self) -> tuple[Stage, ...]:
+        """`stages`, made once."""
+        return self.stages
+
     def held_out(self, inputs: StageInputs) -> dict[str, float]:
         """What validation reports beside the losses, by name."""
         del inputs
@@ -74,12 +80,12 @@ class Recipe:
     @property
     def losses(self) -> tuple[str, ...]:
         """The stages' names."""
-        return tuple(stage.name for stage in self.stages)
+        return tuple(stage.name for stage in self.made_stages)
 
     @property
     def trained(self) -> tuple[str, ...]:
         """The parts that have an optimiser."""
-        return tuple(part for stage in self.stages for part in stage.trains)
+        return tuple(part for stage in self.made_stages for part in stage.trains)
 
     @property
     def targets(self) -> dict[str, str]:
@@ -89,7 +95,7 @@ class Recipe:
     @property
     def draws(self) -> tuple[Draw, ...]:
         """The stages' draws, each once, in the order in which the generator is asked."""
-        return tuple({draw.name: draw for s in self.stages for draw in s.draws}.values())
+        return tuple({draw.name: draw for s in self.made_stages for draw in s.draws}.values())
 
     def received(self, nets: Networks, bars: Gradients) -> dict[str, MLPParams]:
         """What the optimiser is given of the gradients of all parts."""

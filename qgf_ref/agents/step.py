@@ -86,7 +86,7 @@ def losses(
     Raises InputError on a batch of 0 rows, whose mean is undefined.
     """
     inputs = _inputs(nets, batch, drawn, hyper)
-    of_stage = run_stages(recipe.stages, inputs, lambda stage, i: stage.loss(i), threads)
+    of_stage = run_stages(recipe.made_stages, inputs, lambda stage, i: stage.loss(i), threads)
     return Losses.of({name: of_stage[name] for name in recipe.losses})
 
 
@@ -133,8 +133,8 @@ def update(
 
 def _rounds(recipe: Recipe) -> Iterable[tuple[Stage, ...]]:
     """The stages that see the same networks."""
-    by_name = {stage.name: stage for stage in recipe.stages}
-    return [(by_name[name],) for name in recipe.in_turn] or [recipe.stages]
+    by_name = {stage.name: stage for stage in recipe.made_stages}
+    return [(by_name[name],) for name in recipe.in_turn] or [recipe.made_stages]
 
 
 def _steps(

@@ -42,22 +42,17 @@ def adam(
     Source: optax.adam (official.md, section 3).
     """
     count = state.count + 1
-    leaves = list(
-        zip(
-            params.arrays(),
-            params_bar.arrays(),
-            state.mean.arrays(),
-            state.square.arrays(),
-            strict=True,
-        )
-    )
+    sets = (params, params_bar, state.mean, state.square)
     at_once = getattr(kernels, "adam_steps", None)
-    stepped = None if at_once is None else at_once(leaves, count, learning_rate, eps, eps_root)
+    stepped = None if at_once is None else at_once(*sets, count, learning_rate, eps, eps_root)
     if stepped is None:
-        stepped = [
+        params_bars, means, squares = (each.arrays() for each in sets[1:])
+        leaves = zip(params.arrays(), params_bars, means, squares, strict=True)
+        each_stepped = [
             kernels(adam_step, *leaf, count, learning_rate, eps, eps_root) for leaf in leaves
         ]
-    theta, mean, square = (params.replace(part) for part in zip(*stepped, strict=True))
+        stepped = [params.replace(part) for part in zip(*each_stepped, strict=True)]
+    theta, mean, square = stepped
     return theta, AdamState(mean, square, count)
 
 
@@ -77,7 +72,7 @@ def target_update(
     """φ̄ ← τφ + (1 − τ)φ̄. The official code passes the critic from *before* its update."""
     at_once = getattr(kernels, "moving_averages", None)
     if at_once is not None:
-        moved = at_once(list(zip(target.arrays(), online.arrays(), strict=True)), tau)
+        moved: MLPParams | None = at_once(target, online, tau)
         if moved is not None:
-            return target.replace(iter(moved))
+            return moved
     return target.map(lambda t, o: kernels(moving_average, t, o, tau), online)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from numpy.typing import DTypeLike
@@ -71,9 +72,22 @@ class MLPParams:
 
     def arrays(self) -> tuple[Array, ...]:
         """The arrays alone, in the order of `named`."""
+        return self._arrays
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, ...]:
         within = () if self.encoder is None else self.encoder.arrays()
-        parts = (part for layer in self.layers for part in layer.parts())
-        return tuple(part for part in (self.table, *within, *parts) if part is not None)
+        parts = [part for layer in self.layers for part in layer.parts()]
+        return tuple([part for part in (self.table, *within, *parts) if part is not None])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, in this process or another: without what holds of these arrays alone."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def memo(self) -> dict[str, Any]:
+        """What kernels work out of these arrays once, by the kernels' name."""
+        return {}
 
     def map(self, f: Callable[..., Array], *others: MLPParams) -> MLPParams:
         """f applied to corresponding arrays of this and the other parameter sets."""
@@ -85,11 +99,11 @@ class MLPParams:
         values = iter(arrays)
         table = None if self.table is None else next(values)
         encoder = None if self.encoder is None else self.encoder.replace(values)
-        layers = tuple(
-            LayerParams(*(None if part is None else next(values) for part in layer.parts()))  # type: ignore[arg-type]
+        layers = [
+            LayerParams(*[None if part is None else next(values) for part in layer.parts()])  # type: ignore[arg-type]
             for layer in self.layers
-        )
-        return MLPParams(layers, table, encoder)
+        ]
+        return MLPParams(tuple(layers), table, encoder)
 
     def astype(self, dtype: DTypeLike) -> MLPParams:
         """Every array in another dtype."""
@@ -151,6 +165,21 @@ class MLPOptions:
         activation = self.activation if hidden else None
         return DenseRule(activation, self.layer_norm_eps, self.variance, self.norm_after_activation)
 
+    @cached_property
+    def _rules(self) -> tuple[DenseRule, DenseRule]:
+        return self.rule(hidden=True), self.rule(hidden=False)
+
+    def rules(self, layers: int) -> tuple[DenseRule, ...]:
+        """Of all layers: the last one is the output layer."""
+        hidden, output = self._rules
+        return (hidden,) * (layers - 1) + (output,)
+
+    def residual_layers(self, params: MLPParams) -> tuple[bool, ...]:
+        """Of all layers, whether each is a residual block."""
+        if not self.residual:
+            return (False,) * len(params.layers)
+        return tuple(self.adds_input(params, i) for i in range(len(params.layers)))
+
     def adds_input(self, params: MLPParams, layer: int) -> bool:
         """Whether a layer, by its number, is a residual block."""
         rows, columns = params.layers[layer].kernel.shape[-2:]
@@ -166,17 +195,15 @@ def mlp(
     Source: official.md, section 1 (utils/networks.py).
     """
     blocks = fused(kernels)
-    last = len(params.layers) - 1
-    layers = [DenseParts(*layer.parts()) for layer in params.layers]  # type: ignore[arg-type]
-    rules = [options.rule(hidden=i < last) for i in range(last + 1)]
-    residual = tuple(options.adds_input(params, i) for i in range(last + 1))
+    rules = options.rules(len(params.layers))
+    residual = options.residual_layers(params)
     in_one = None if any(residual) else getattr(blocks, "network", None)
-    made = None if in_one is None else in_one(x, layers, rules)
+    made = None if in_one is None else in_one(x, params, rules)
     if made is not None:
         return made[0], MLPCache(made[1], residual)
     saved = []
-    for parts, rule, added in zip(layers, rules, residual, strict=True):
-        y, cache = blocks.dense(x, parts, rule)
+    for layer, rule, added in zip(params.layers, rules, residual, strict=True):
+        y, cache = blocks.dense(x, DenseParts(*layer.parts()), rule)  # type: ignore[arg-type]
         x = _sum(kernels, added, x, y)
         saved.append(cache)
     return x, MLPCache(tuple(saved), residual)
@@ -213,9 +240,11 @@ def mlp_vjp_params(
     """
     blocks = fused(kernels)
     in_one = None if any(cache.residual) else getattr(blocks, "network_vjp_params", None)
-    made = None if in_one is None else in_one(y_bar, cache.blocks, input_bar)
+    made: tuple[Array | None, MLPParams] | None = (
+        None if in_one is None else in_one(y_bar, cache.blocks, input_bar)
+    )
     if made is not None:
-        return made[0], MLPParams(tuple(LayerParams(*parts_bar) for parts_bar in made[1]))
+        return made
     layers_bar: list[LayerParams] = []
     x_bar: Array | None = None
     for i, (block, residual) in reversed(tuple(enumerate(zip(*cache, strict=True)))):

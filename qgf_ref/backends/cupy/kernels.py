@@ -59,19 +59,28 @@ class DeviceKernels:
                 return substitute(self.device, *args, **kwargs)
         return primitive(*args, **kwargs)
 
-    def adam_steps(self, leaves: Any, *settings: Any) -> Any:
-        """Adam on all arrays, of any number of networks, in one launch; None of NumPy arrays."""
+    def adam_steps(
+        self, params: Any, params_bar: Any, mean: Any, square: Any, *settings: Any
+    ) -> Any:
+        """Adam on all arrays, of any number of networks, in one launch: what θ, m and s become.
+
+        None of NumPy arrays.
+        """
+        leaves = _leaves(params, params_bar, mean, square)
         if not self.device.is_own(leaves[0][0]):
             return None
         with self.device.working():
-            return adam_steps(self.device, leaves, *settings)
+            stepped = adam_steps(self.device, leaves, *settings)
+        return [params.replace(part) for part in zip(*stepped, strict=True)]
 
-    def moving_averages(self, pairs: Any, tau: float) -> Any:
-        """(target, online) → τ·online + (1 − τ)·target of all pairs; None of NumPy arrays."""
+    def moving_averages(self, target: Any, online: Any, tau: float) -> Any:
+        """τ·online + (1 − τ)·target of all arrays; None of NumPy arrays."""
+        pairs = _leaves(target, online)
         if not self.device.is_own(pairs[0][0]):
             return None
         with self.device.working():
-            return moving_averages(self.device, pairs, tau)
+            moved = moving_averages(self.device, pairs, tau)
+        return target.replace(iter(moved))
 
     def dense(self, x: Array, parts: DenseParts, rule: DenseRule) -> tuple[Array, Any]:
         """y = f(LayerNorm(x W + b)), in the rule's order, and what the products need."""
@@ -258,3 +267,8 @@ def _kernels(here: Device) -> DeviceKernels:
 def device_kernels(tf32: bool = False) -> DeviceKernels:
     """The current GPU's. Raises InputError as `qgf_ref.backends.cupy.device.cupy`."""
     return _kernels(device(tf32))
+
+
+def _leaves(*sets: Any) -> list[Any]:
+    """Corresponding arrays of the parameter sets."""
+    return list(zip(*(each.arrays() for each in sets), strict=True))

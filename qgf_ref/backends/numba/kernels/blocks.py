@@ -9,7 +9,7 @@ with their shapes beside them; the last axis of every buffer is padded. `normed`
 
 from __future__ import annotations
 
-from qgf_ref.backends.numba.kernels.cache import inner, kernel
+from qgf_ref.backends.numba.kernels.cache import inner, kernel, spliced
 from qgf_ref.backends.numba.kernels.gemm import dot, multiply
 from qgf_ref.backends.numba.kernels.packing import (
     BLOCK_BYTES,
@@ -55,7 +55,7 @@ def rows_times_panels(a, a_at, rows, K, w, b, F, a_work, c_work):
         multiply(a_work, 0, stride, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
 
 
-@kernel
+@spliced
 def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast, saving,
             y, x_hat, rstd, slope, packed, a_work, c_work):  # fmt: skip
     """y (B, F), and what the products need: x̂, rstd if `normed`, f′ if there is an activation.
@@ -238,7 +238,7 @@ def add_outer_products(strips, panels, rows, K, F, w_bar, fresh, c_work):
                 add_row(goal, product)
 
 
-@kernel
+@spliced
 def vjp_params(y_bar, x, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, wanted, add,
                x_bar, w_bar, bias_bar, scale_bar, offset_bar,
                packed, a_work, c_work, strips, panels):  # fmt: skip

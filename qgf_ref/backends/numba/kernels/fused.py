@@ -17,15 +17,12 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks, network
 from qgf_ref.backends.numba.kernels.cache import compiling
-from qgf_ref.backends.numba.kernels.learning import (
-    DTYPES,
-    LEARNING,
-    adam_steps,
-    moving_averages,
-)
+from qgf_ref.backends.numba.kernels.learning import LEARNING, adam_steps, moving_averages
+from qgf_ref.backends.numba.kernels.leaves import DTYPES
 from qgf_ref.backends.numba.kernels.memory import empty, scratch
 from qgf_ref.backends.numba.kernels.network import CompiledCache
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
+from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops import learning
 from qgf_ref.ops.activations import activation, require_activation
 from qgf_ref.ops.dense import (
@@ -77,22 +74,22 @@ class NumbaKernels:
             require_activation(rule.activation)
         x = np.ascontiguousarray(x, dtype)
         parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
-        made = network.forward(x, [parts], [rule], self._saving)
+        made = network.forward(x, MLPParams((LayerParams(*parts),)), (rule,), self._saving)
         if made is None:
             return _reference.dense(x, parts, rule)
         y, (cache,) = made
         return y, cache
 
     def network(
-        self, x: Array, layers: Sequence[DenseParts], rules: Sequence[DenseRule]
+        self, x: Array, params: MLPParams, rules: tuple[DenseRule, ...]
     ) -> tuple[Array, tuple[Any, ...]] | None:
-        """Blocks one after another in one call, as `dense` of each; None if it cannot be."""
-        return network.forward(x, layers, rules, self._saving)
+        """The layers one after another in one call, as `dense` of each; None if it cannot be."""
+        return network.forward(x, params, rules, self._saving)
 
     def network_vjp_params(
         self, y_bar: Array, caches: Sequence[Any], input_bar: bool
-    ) -> tuple[Array | None, list[DenseParts]] | None:
-        """Of such blocks, as `dense_vjp_params` of each; None if it cannot be."""
+    ) -> tuple[Array | None, MLPParams] | None:
+        """Of such layers, as `dense_vjp_params` of each; None if it cannot be."""
         return network.vjp_params(y_bar, caches, input_bar)
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
@@ -102,7 +99,7 @@ class NumbaKernels:
         if np.iscomplexobj(x_dot):  # linear in x_dot
             real, imaginary = (self.dense_jvp(part, cache) for part in (x_dot.real, x_dot.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope, rule = cache
+        x, parts, x_hat, rstd, slope, rule, *_ = cache
         order = _order(parts, rule)
         x_dot = np.ascontiguousarray(x_dot, x.dtype)
         E, B, K, F = _sizes(x, parts)
@@ -125,7 +122,7 @@ class NumbaKernels:
         if np.iscomplexobj(y_bar):
             real, imaginary = (self.dense_vjp(part, cache) for part in (y_bar.real, y_bar.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope, rule = cache
+        x, parts, x_hat, rstd, slope, rule, *_ = cache
         order = _order(parts, rule)
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
@@ -158,16 +155,16 @@ class NumbaKernels:
             )
         made = network.vjp_params(y_bar, [cache], input_bar)
         assert made is not None
-        x_bar, (parts_bar,) = made
-        return x_bar, parts_bar
+        x_bar, params_bar = made
+        return x_bar, DenseParts(*params_bar.layers[0].parts())  # type: ignore[arg-type]
 
-    def adam_steps(self, leaves: Sequence[Any], *settings: Any) -> Any:
+    def adam_steps(self, *sets_and_settings: Any) -> Any:
         """Adam on all arrays of a network in one call; None if it cannot be."""
-        return adam_steps(leaves, *settings)
+        return adam_steps(*sets_and_settings)
 
-    def moving_averages(self, pairs: Sequence[tuple[Array, Array]], tau: float) -> Any:
-        """(target, online) → τ·online + (1 − τ)·target of all pairs; None if it cannot be."""
-        return moving_averages(pairs, tau)
+    def moving_averages(self, target: MLPParams, online: MLPParams, tau: float) -> Any:
+        """τ·online + (1 − τ)·target of all arrays; None if it cannot be."""
+        return moving_averages(target, online, tau)
 
     def dense_tangents(
         self, x_dot: Array, cache: Any
@@ -207,8 +204,9 @@ def prepare(dtype: np.dtype[Any]) -> None:
             (learning.moving_average, (one, one, 0.5)),
         ):
             numba_kernels(primitive, *arguments)
-        numba_kernels.adam_steps([(one, one, one, one)], 1, 0.1)
-        numba_kernels.moving_averages([(one, one)], 0.5)
+        params = MLPParams((LayerParams(one, one[0]),))
+        numba_kernels.adam_steps(params, params, params, params, 1, 0.1)
+        numba_kernels.moving_averages(params, params, 0.5)
 
 
 def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
@@ -219,7 +217,7 @@ def _buffers(B: int, K: int, F: int, dtype: np.dtype[Any]) -> dict[str, Array]:
 
 def _composed(cache: CompiledCache) -> DenseCache:
     """What the composition would have saved. A matrix product more, unless LayerNorm is first."""
-    x, parts, x_hat, rstd, _, rule = cache
+    x, parts, x_hat, rstd, _, rule, *_ = cache
     order = _order(parts, rule)
     saved: dict[Any, Any] = {LINEAR: LinearCache(x, parts.kernel)}
     if parts.scale is not None and parts.offset is not None:

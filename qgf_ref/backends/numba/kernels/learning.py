@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from qgf_ref.arrays import REAL_DTYPES, Array
+from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import updates
+from qgf_ref.backends.numba.kernels.leaves import DTYPES, Leaves, leaves_of, remembered
 from qgf_ref.backends.numba.kernels.memory import address, empty, layout, pieces
+from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops import learning
-
-DTYPES = tuple(np.dtype(name) for name in REAL_DTYPES)
-"""What compiled code takes."""
 
 
 def _real(*arrays: Any) -> list[Array] | None:
@@ -103,57 +102,59 @@ LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def adam_steps(
-    leaves: Sequence[Any],
+    params: MLPParams,
+    params_bar: MLPParams,
+    mean: MLPParams,
+    square: MLPParams,
     count: int,
     learning_rate: float,
     eps: float = learning.EPS,
     eps_root: float = 0.0,
-) -> list[tuple[Array, Array, Array]] | None:
-    """`adam_step` of each (θ, θ_bar, m, s), in one call. What θ, m and s become lies in one piece
-    each.
-    """
-    table, example = _table(leaves), leaves[0][0]
-    if table is None:
+) -> list[MLPParams] | None:
+    """`adam_step` of every array, in one call: what θ, m and s become, each in one piece."""
+    sets = [leaves_of(each) for each in (params, params_bar, mean, square)]
+    made = _beside(params, sets, 3)
+    if made is None:
         return None
-    made = [_like([leaf[0] for leaf in leaves]) for _ in range(3)]
-    table[:, 5:] = [[address(a) for a in new] for new in zip(*made, strict=True)]
+    table, example, new = made
     b1, b2 = learning.BETA1, learning.BETA2
     scales = 1 / (1 - b1**count), 1 / (1 - b2**count)
-    updates.adam_steps(table, example.reshape(-1), b1, b2, *scales, learning_rate, eps, eps_root)
-    return list(zip(*made, strict=True))
+    updates.adam_steps(table, example, b1, b2, *scales, learning_rate, eps, eps_root)
+    return new
 
 
-def moving_averages(pairs: Sequence[tuple[Array, Array]], tau: float) -> list[Array] | None:
-    """`moving_average` of each (target, online), in one call; the results lie in one piece."""
-    table, example = _table(pairs), pairs[0][0]
-    if table is None:
+def moving_averages(target: MLPParams, online: MLPParams, tau: float) -> MLPParams | None:
+    """`moving_average` of every array, in one call; the results lie in one piece."""
+    made = _beside(target, [leaves_of(target), leaves_of(online)], 1)
+    if made is None:
         return None
-    made = _like([target for target, _ in pairs])
-    table[:, 3] = [address(a) for a in made]
-    updates.moving_averages(table, example.reshape(-1), tau)
-    return made
+    table, example, new = made
+    updates.moving_averages(table, example, tau)
+    return new[0]
 
 
-def _table(leaves: Sequence[Sequence[Array]]) -> Array | None:
-    """A row for each: its size, the addresses of its arrays, and room for as many results as
-    the kernels of `updates` need. None unless all are contiguous arrays of one real dtype, those
-    of a row of one shape.
+def _beside(
+    params: MLPParams, sets: Sequence[Leaves | None], results: int
+) -> tuple[Array, Array, list[MLPParams]] | None:
+    """The table that `updates` takes: a row for each array, its size, the addresses of those in the
+    sets, and of as many results; an array of their dtype; the results, structured as `params`.
+
+    None unless the sets are of one real dtype and the same shapes.
     """
-    dtype = leaves[0][0].dtype
-    if dtype not in DTYPES:
+    first = sets[0]
+    if first is None or any(
+        s is None or s.dtype != first.dtype or s.shapes != first.shapes for s in sets
+    ):
         return None
-    for leaf in leaves:
-        shape = leaf[0].shape
-        if any(a.dtype != dtype or a.shape != shape or not a.flags.c_contiguous for a in leaf):
-            return None
-    inputs = len(leaves[0])
-    table = np.empty((len(leaves), 8 if inputs == 4 else 4), np.int64)
-    table[:, : inputs + 1] = [[leaf[0].size, *map(address, leaf)] for leaf in leaves]
-    return table
-
-
-def _like(arrays: Sequence[Array]) -> list[Array]:
-    """New arrays of the same shapes and dtype, in one piece."""
-    shapes = [a.shape for a in arrays]
-    dtype = arrays[0].dtype
-    return pieces(shapes, *layout(shapes, dtype.itemsize), dtype)[1]
+    offsets, count = layout(first.shapes, first.dtype.itemsize)
+    table = np.empty((len(first.shapes), 1 + len(sets) + results), np.int64)
+    table[:, 0] = first.sizes
+    columns = [s.addresses for s in sets if s is not None]
+    new = []
+    for _ in range(results):
+        whole, arrays = pieces(first.shapes, offsets, count, first.dtype)
+        columns.append(np.add(offsets, address(whole)))
+        leaves = Leaves(first.dtype, first.shapes, first.sizes, columns[-1], first.layers)
+        new.append(remembered(params.replace(iter(arrays)), leaves))
+    table[:, 1:] = np.transpose(columns)
+    return table, np.empty(1, first.dtype), new

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,19 @@ def scratch(sizes: Mapping[str, int], dtype: np.dtype[Any]) -> list[Array]:
 
 
 @kernel
-def address(array):
-    """Where its first element lies. NumPy takes ten times as long to say it."""
+def _address(array):
     return address_of(array)
 
 
-def layout(shapes: Sequence[tuple[int, ...]], itemsize: int) -> tuple[list[int], int]:
+def address(array: Array) -> int:
+    """Where the first element of a real array lies. NumPy takes ten times as long to say it."""
+    plain = array if type(array) is np.ndarray else np.asarray(array)  # such as a memory map
+    at: int = _address(plain)
+    return at
+
+
+@lru_cache(maxsize=256)
+def layout(shapes: tuple[tuple[int, ...], ...], itemsize: int) -> tuple[list[int], int]:
     """Offsets of arrays that lie one after another in one piece, and its bytes.
 
     Each begins with a cache line.

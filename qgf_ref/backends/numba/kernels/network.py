@@ -2,12 +2,13 @@
 
 Between two layers Python would take as long as a fifth of a product of 256×256×256. What depends on
 shapes alone is worked out once and kept as a plan; a call fills in where the arrays lie. The caches
-are those of the single blocks (`fused.CompiledCache`), so that every other product works on them.
+are those of the single blocks, so that every other product works on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,20 +16,46 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks, chains
-from qgf_ref.backends.numba.kernels.learning import DTYPES
+from qgf_ref.backends.numba.kernels.leaves import Leaves, leaves_of, remembered
 from qgf_ref.backends.numba.kernels.memory import address, empty, layout, pieces, scratch
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
 from qgf_ref.backends.numba.kernels.rows import CODES
+from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.dense import DenseParts, DenseRule, order_of
 
 Shape = tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """What a network's call takes from shapes alone.
+
+    layers   shapes of kernel, bias, scale and offset of each
+    table    of `chains`, sizes filled in, and offsets of what is made
+    given    (L, 4): which of the parameters' arrays, counted from the last, these four are; the
+             bias stands in for what a layer has not
+    shapes   of what is made, `sizes`; `offsets` and `bytes`: where (see `memory.layout`)
+    scratch  elements of each buffer
+    """
+
+    members: int
+    rows: int
+    layers: tuple[Any, ...]
+    rules: tuple[DenseRule, ...]
+    table: Array
+    given: Array
+    shapes: tuple[Shape, ...]
+    sizes: Array
+    offsets: list[int]
+    bytes: int
+    scratch: dict[str, int]
 
 
 class CompiledCache(NamedTuple):
     """What the compiled block's forward saved; arrays of no elements where it has no such part.
 
     x (B, I) or (E, B, I), kernel, scale as given; x_hat and slope (E, B, F), rstd (E, B). E is 1
-    without an ensemble. The rule is what second derivatives need besides.
+    without an ensemble. The rule is what second derivatives need besides. `row`: that of the
+    forward's table, in which layer `layer` of `plan` has its addresses.
     """
 
     x: Array
@@ -37,115 +64,102 @@ class CompiledCache(NamedTuple):
     rstd: Array
     slope: Array
     rule: DenseRule
-
-
-class Plan(NamedTuple):
-    """What a network's call takes from shapes alone.
-
-    table    of `chains`, sizes filled in
-    shapes   of what is made, and `offsets`, `bytes` where (see `memory.layout`)
-    scratch  elements of each buffer
-    """
-
-    members: int
-    rows: int
-    table: Array
-    shapes: list[Shape]
-    offsets: list[int]
-    bytes: int
-    scratch: dict[str, int]
+    plan: Plan
+    layer: int
+    row: Array
 
 
 def forward(
-    x: Array, layers: Sequence[DenseParts], rules: Sequence[DenseRule], saving: bool = True
+    x: Array, params: MLPParams, rules: tuple[DenseRule, ...], saving: bool = True
 ) -> tuple[Array, tuple[CompiledCache | None, ...]] | None:
     """y (B, F), or (E, B, F) of an ensemble, and what each block saved, None unless `saving`.
 
     None of what the single blocks shall do: arrays of several dtypes, of none of `DTYPES`, that are
     not contiguous, and shapes that do not fit.
     """
-    dtype, first = x.dtype, rules[0]
-    given = [a for parts in layers for a in parts if a is not None]
-    if dtype not in DTYPES or not x.flags.c_contiguous:
+    dtype, leaves = x.dtype, leaves_of(params)
+    if leaves is None or leaves.dtype != dtype or not x.flags.c_contiguous:
         return None
-    if any(a.dtype != dtype or not a.flags.c_contiguous for a in given):
-        return None
-    if any(rule[1:] != first[1:] or rule.activation not in (None, *CODES) for rule in rules):
-        return None
-    plan = _forward_plan(x.shape, dtype, tuple(_shapes(layers)), tuple(rules), saving)
+    plan = _forward_plan(x.shape, dtype, layers_of(params, leaves), rules, saving)
     if plan is None:
         return None
     whole, made = pieces(plan.shapes, plan.offsets, plan.bytes, dtype)
-    table, base = plan.table.copy(), address(whole)
-    table[:, chains.Y : chains.SLOPE + 1] += base
+    table = plan.table.copy()
+    table[:, chains.Y : chains.SLOPE + 1] += address(whole)
     table[0, chains.X] = address(x)
     table[1:, chains.X] = table[:-1, chains.Y]
-    table[:, chains.W : chains.OFFSET + 1] = _addresses(layers)
-    fast = first.variance == "fast"
-    eps = first.layer_norm_eps
+    table[:, chains.W : chains.OFFSET + 1] = leaves.addresses[plan.given]
+    fast, eps = rules[0].variance == "fast", rules[0].layer_norm_eps
     buffers = scratch(plan.scratch, dtype)
     chains.forward(table, plan.members, plan.rows, eps, fast, saving, *buffers)
+    ensemble = len(plan.layers[-1][0]) == 3
     if not saving:
-        y = made[-4]
-        return (y if layers[-1].kernel.ndim == 3 else y[0]), (None,) * len(layers)
+        return (made[-4] if ensemble else made[-4][0]), (None,) * len(rules)
     caches = []
-    for i, (parts, rule) in enumerate(zip(layers, rules, strict=True)):
+    for i, layer in enumerate(params.layers):
         y, x_hat, rstd, slope = made[4 * i : 4 * i + 4]
-        caches.append(CompiledCache(x, parts, x_hat, rstd, slope, rule))
-        x = y if parts.kernel.ndim == 3 else y[0]
+        parts = DenseParts(*layer.parts())  # type: ignore[arg-type]
+        row = table[i : i + 1]
+        caches.append(CompiledCache(x, parts, x_hat, rstd, slope, rules[i], plan, i, row))
+        x = y if ensemble else y[0]
     return x, tuple(caches)
 
 
 def vjp_params(
     y_bar: Array, caches: Sequence[Any], input_bar: bool
-) -> tuple[Array | None, list[DenseParts]] | None:
-    """The cotangents of the input, or None unless it is asked for, and of each block's parameters.
+) -> tuple[Array | None, MLPParams] | None:
+    """The cotangents of the input, or None unless it is asked for, and of the layers' parameters.
 
-    None where a cache is not this module's or `fused`'s, or y_bar is complex.
+    caches: of blocks that follow each other, of one `forward`. None where they are not, or where
+    y_bar is complex.
     """
-    if np.iscomplexobj(y_bar) or not all(isinstance(cache, CompiledCache) for cache in caches):
+    first = caches[0]
+    if y_bar.dtype.kind == "c" or not isinstance(first, CompiledCache):
         return None
-    x = caches[0].x
-    layers = [cache.parts for cache in caches]
-    rules = tuple(cache.rule for cache in caches)
-    plan = _vjp_plan(x.shape, x.dtype, tuple(_shapes(layers)), rules)
-    out = (plan.members, plan.rows, layers[-1].kernel.shape[-1])
-    if y_bar.size != np.prod(out):  # one for all members
+    plan, begin, end = first.plan, first.layer, first.layer + len(caches)
+    for layer, cache in enumerate(caches, begin):
+        if not isinstance(cache, CompiledCache) or cache.plan is not plan or cache.layer != layer:
+            return None
+    x, dtype = first.x, first.x.dtype
+    own = _vjp_plan(x.shape, dtype, plan.layers[begin:end], plan.rules[begin:end])
+    out = (own.members, own.rows, own.layers[-1][0][-1])
+    if y_bar.ndim == 2 and own.members > 1:  # one for all members
         y_bar = np.broadcast_to(y_bar, out)
-    y_bar = np.ascontiguousarray(y_bar, x.dtype)
-    whole, made = pieces(plan.shapes, plan.offsets, plan.bytes, x.dtype)
-    x_bar = empty(x.shape, x.dtype) if input_bar else None
-    table, base = plan.table.copy(), address(whole)
+    y_bar = np.ascontiguousarray(y_bar, dtype)
+    whole, made = pieces(own.shapes, own.offsets, own.bytes, dtype)
+    x_bar = empty(x.shape, dtype) if input_bar else None
+    *buffers, one, other = scratch(own.scratch, dtype)
+    between = [address(one), address(other)]
+    table = own.table.copy()
+    rows = np.concatenate([cache.row for cache in caches])  # the forward's addresses
+    table[:, chains.X : chains.SLOPE + 1] = rows[:, chains.X : chains.SLOPE + 1]
+    base = address(whole)
     table[:, chains.W_BAR : chains.OFFSET_BAR + 1] += base
-    buffers = scratch(plan.scratch, x.dtype)
-    between = [address(buffer) for buffer in buffers[-2:]]
-    table[:, chains.W : chains.OFFSET + 1] = _addresses(layers)
-    for i, cache in enumerate(caches):
-        last = i == len(caches) - 1
-        table[i, chains.X] = address(cache.x)
-        table[i, chains.X_HAT : chains.SLOPE + 1] = [address(a) for a in cache[2:5]]
-        table[i, chains.Y_BAR] = address(y_bar) if last else between[(i + 1) % 2]
-        table[i, chains.X_BAR] = between[i % 2]
-        table[i, chains.WANTED] = i > 0 or input_bar
-    if x_bar is not None:
+    table[0::2, chains.X_BAR], table[1::2, chains.X_BAR] = between
+    table[:-1, chains.Y_BAR] = table[1:, chains.X_BAR]
+    table[-1, chains.Y_BAR] = address(y_bar)
+    table[:, chains.WANTED] = 1
+    if x_bar is None:
+        table[0, chains.WANTED] = 0
+    else:
         table[0, chains.X_BAR] = address(x_bar)
-    chains.vjp_params(table, plan.members, plan.rows, *buffers[:-2])
-    bars = []
-    for i, parts in enumerate(layers):
-        w, bias, scale, offset = made[4 * i : 4 * i + 4]
-        bars.append(DenseParts(w, bias, *((scale, offset) if parts.scale is not None else ())))
-    return x_bar, bars
+    chains.vjp_params(table, own.members, own.rows, *buffers)
+    bars = iter(made)
+    layers_bar = [
+        LayerParams(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
+        for layer in own.layers
+    ]
+    found = Leaves(dtype, own.shapes, own.sizes, np.add(own.offsets, base), own.layers)
+    return x_bar, remembered(MLPParams(tuple(layers_bar)), found)
 
 
-def _shapes(layers: Sequence[DenseParts]) -> Iterator[tuple[Shape | None, ...]]:
-    """Of kernel, bias, scale and offset of each layer."""
-    for parts in layers:
-        yield tuple(None if a is None else a.shape for a in parts)
-
-
-def _addresses(layers: Sequence[DenseParts]) -> list[list[int]]:
-    """Of the same; the bias stands in for what a layer has not."""
-    return [[address(parts.bias if a is None else a) for a in parts] for parts in layers]
+def layers_of(params: MLPParams, leaves: Leaves) -> tuple[Any, ...]:
+    """The shapes of kernel, bias, scale and offset of each layer, None of what it has not."""
+    if leaves.layers is None:
+        leaves.layers = tuple(
+            tuple(None if a is None else a.shape for a in layer.parts()) for layer in params.layers
+        )
+    return leaves.layers
 
 
 def fits(x: Shape, parts: Sequence[Shape | None], rule: DenseRule) -> bool:
@@ -171,9 +185,12 @@ def _forward_plan(
     rules: tuple[DenseRule, ...],
     saving: bool,
 ) -> Plan | None:
-    """None if a shape does not fit. What is made: y, x̂, rstd and slope of each layer; of the latter
-    three one row unless `saving`.
+    """None if a shape does not fit, or the rules differ in more than the activation.
+
+    What is made: y, x̂, rstd and slope of each layer; of the latter three one row unless `saving`.
     """
+    if any(rule[1:] != rules[0][1:] or rule.activation not in (None, *CODES) for rule in rules):
+        return None
     given = x
     for parts, rule in zip(layers, rules, strict=True):
         if not fits(given, parts, rule):
@@ -187,11 +204,19 @@ def _forward_plan(
         kept = B if saving else 1
         shapes += [(E, B, F), (E, kept, F if normed else 0), (E, kept if normed else 0)]
         shapes.append((E, kept, F if sloped else 0))
-    offsets, size = layout(shapes, dtype.itemsize)
+    offsets, size = layout(tuple(shapes), dtype.itemsize)
     table[:, chains.Y : chains.SLOPE + 1] = np.reshape(offsets, (-1, 4))
     needed = _needed(table, rows, dtype)
     first = {name: needed[name] for name in ("packed", "a_work", "c_work")}
-    return Plan(members, rows, table, shapes, offsets, size, first)
+    which, at = np.empty((len(layers), 4), np.int64), 0
+    for i in reversed(range(len(layers))):
+        there = [shape is not None for shape in layers[i]]
+        at -= sum(there)
+        which[i] = [at + sum(there[:j]) if there[j] else at + 1 for j in range(4)]
+    sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
+    return Plan(
+        members, rows, layers, rules, table, which, tuple(shapes), sizes, offsets, size, first
+    )
 
 
 @lru_cache(maxsize=256)
@@ -200,13 +225,20 @@ def _vjp_plan(
 ) -> Plan:
     """What is made: the cotangents of kernel, bias, scale and offset of each layer."""
     table, members, rows = _table(x, layers, rules)
-    shapes = [s for parts in layers for s in (parts[0], *[parts[1]] * 3)]
-    offsets, size = layout(shapes, dtype.itemsize)
-    table[:, chains.W_BAR : chains.OFFSET_BAR + 1] = np.reshape(offsets, (-1, 4))
-    needed = _needed(table, rows, dtype)
+    shapes = tuple(shape for parts in layers for shape in parts if shape is not None)
+    offsets, unused = layout(shapes, dtype.itemsize)
+    following = iter(offsets)
+    for row, parts in zip(table, layers, strict=True):  # what a layer has not lies behind them all
+        row[chains.W_BAR : chains.OFFSET_BAR + 1] = [
+            unused if shape is None else next(following) for shape in parts
+        ]
+    size = unused + max(math.prod(parts[1]) for parts in layers) * dtype.itemsize
+    sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
     widest = max(int(row[chains.IN]) for row in table)
+    needed = _needed(table, rows, dtype)
     needed |= dict.fromkeys(("one_bar", "other_bar"), members * rows * widest)
-    return Plan(members, rows, table, shapes, offsets, size, needed)
+    nothing = np.empty((0, 4), np.int64)
+    return Plan(members, rows, layers, rules, table, nothing, shapes, sizes, offsets, size, needed)
 
 
 def _table(x: Shape, layers: Any, rules: Sequence[DenseRule]) -> tuple[Array, int, int]:

@@ -1,0 +1,313 @@
+"""A network in one compiled call: the single blocks' numbers, bit for bit, and nobody's memory."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qgf_ref.arrays import Array
+from qgf_ref.backends.numba.kernels import chains, fused, network, updates
+from qgf_ref.backends.numba.kernels.fused import numba_kernels
+from qgf_ref.backends.numba.kernels.leaves import leaves_of
+from qgf_ref.losses.optimiser import AdamState, adam, target_update
+from qgf_ref.nets.critic import MLPCritic
+from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams, mlp, mlp_vjp, mlp_vjp_params
+from qgf_ref.nets.networks import forward_only
+from qgf_ref.ops.kernels import Kernels
+
+FLOAT = np.dtype(np.float32)
+
+
+class ByBlock:
+    """The compiled kernels, a call for each block: without what takes a whole network."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("network", "network_vjp_params", "adam_steps", "moving_averages"):
+            raise AttributeError(name)
+        return getattr(numba_kernels, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return numba_kernels(*args, **kwargs)
+
+
+BY_BLOCK: Kernels = ByBlock()
+
+
+def network_of(
+    widths: tuple[int, ...],
+    members: int | None = None,
+    normed: bool = True,
+    dtype: np.dtype[Any] = FLOAT,
+    seed: int = 0,
+) -> MLPParams:
+    """Random parameters; the output layer has no LayerNorm."""
+    rng = np.random.default_rng(seed)
+    lead = () if members is None else (members,)
+
+    def draw(*shape: int) -> Array:
+        return rng.standard_normal((*lead, *shape)).astype(dtype)
+
+    layers = []
+    for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
+        norm = [draw(columns), draw(columns)] if normed and i < len(widths) - 2 else []
+        layers.append(
+            LayerParams(draw(rows, columns) / np.sqrt(rows).astype(dtype), draw(columns), *norm)
+        )
+    return MLPParams(tuple(layers))
+
+
+def _from_another_process(params: MLPParams) -> MLPParams:
+    read: MLPParams = pickle.loads(pickle.dumps(params))  # noqa: S301
+    return read
+
+
+def same_bits(one: Any, other: Any) -> None:
+    np.testing.assert_array_equal(one, other, strict=True)
+
+
+@pytest.mark.parametrize("options", [
+    MLPOptions(), MLPOptions("mish", 1e-5, "two_pass", norm_after_activation=True),
+])  # fmt: skip
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize(("widths", "members", "shared", "rows", "dtype"), [
+    ((7, 32, 64, 1), None, True, 5, "float32"),
+    ((7, 33, 40, 3), 2, True, 64, "float32"),
+    ((32, 64, 64, 1), 3, False, 130, "float32"),
+    ((40, 24, 1), 2, True, 1030, "float32"),  # beyond what one product sums over
+    ((5, 16, 16, 2), 1, True, 9, "float64"),
+    ((6, 4), None, True, 3, "float32"),
+])  # fmt: skip
+def test_one_call_gives_the_bits_of_the_single_blocks(
+    widths: tuple[int, ...],
+    members: int | None,
+    shared: bool,
+    rows: int,
+    dtype: str,
+    normed: bool,
+    options: MLPOptions,
+) -> None:
+    real = np.dtype(dtype)
+    params = network_of(widths, members, normed, real)
+    rng = np.random.default_rng(1)
+    lead = () if shared or members is None else (members,)
+    x = rng.standard_normal((*lead, rows, widths[0])).astype(real)
+    y, cache = mlp(params, x, options, numba_kernels)
+    expected, by_block = mlp(params, x, options, BY_BLOCK)
+    same_bits(y, expected)
+    for one, other in zip(cache.blocks, by_block.blocks, strict=True):
+        for name in ("x", "x_hat", "rstd", "slope"):
+            same_bits(getattr(one, name), getattr(other, name))
+    alone, nothing = mlp(params, x, options, numba_kernels.forwards_alone)
+    same_bits(alone, expected)
+    assert set(nothing.blocks) == {None}
+
+    y_bar = rng.standard_normal(y.shape).astype(real)
+    same_bits(mlp_vjp(y_bar, cache, numba_kernels), mlp_vjp(y_bar, by_block, BY_BLOCK))
+    for input_bar in (True, False):
+        x_bar, bar = mlp_vjp_params(y_bar, cache, numba_kernels, input_bar)
+        wanted, expected_bar = mlp_vjp_params(y_bar, by_block, BY_BLOCK, input_bar)
+        assert (x_bar is None) == (wanted is None) == (not input_bar)
+        if x_bar is not None:
+            same_bits(x_bar, wanted)
+        for (name, one), (other_name, other) in zip(bar.named(), expected_bar.named(), strict=True):
+            assert name == other_name
+            same_bits(one, other)
+
+
+def test_a_cotangent_that_members_share() -> None:
+    params = network_of((5, 16, 3), members=2)
+    x = np.ones((4, 5), np.float32)
+    y, cache = mlp(params, x, MLPOptions(), numba_kernels)
+    y_bar = np.random.default_rng(0).standard_normal(y.shape[1:]).astype(np.float32)
+    _, shared = mlp_vjp_params(y_bar, cache, numba_kernels)
+    _, spread = mlp_vjp_params(np.stack([y_bar] * 2), cache, numba_kernels)
+    for one, other in zip(shared.arrays(), spread.arrays(), strict=True):
+        same_bits(one, other)
+
+
+def test_a_network_is_one_call_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            calls.append(name)
+            return function(*args)
+
+        return call
+
+    for module, names in (
+        (chains, ("forward", "vjp_params")),
+        (updates, ("adam_steps", "moving_averages")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    params = network_of((6, 32, 32, 32, 1), members=2)
+    critic = MLPCritic(params, kernels=numba_kernels)
+    q, cache = critic.forward(np.ones((8, 4), np.float32), np.ones((8, 2), np.float32))
+    bar = critic.vjp_params(q, cache)
+    stepped, _ = adam(params, bar, AdamState.zero(params), kernels=numba_kernels)
+    target_update(params, stepped, kernels=numba_kernels)
+    assert calls == ["forward", "vjp_params", "adam_steps", "moving_averages"]
+
+
+def test_steps_of_all_arrays_are_those_of_each() -> None:
+    params, bar = network_of((6, 32, 1), members=2), network_of((6, 32, 1), members=2, seed=1)
+    once, state = adam(params, bar, AdamState.zero(params), kernels=numba_kernels)
+    each, expected = adam(params, bar, AdamState.zero(params), kernels=BY_BLOCK)
+    for found, wanted in (
+        (once, each),
+        (state.mean, expected.mean),
+        (state.square, expected.square),
+    ):
+        for one, other in zip(found.arrays(), wanted.arrays(), strict=True):
+            same_bits(one, other)
+    moved = target_update(params, once, 0.3, numba_kernels)
+    for one, other in zip(
+        moved.arrays(), target_update(params, each, 0.3, BY_BLOCK).arrays(), strict=True
+    ):
+        same_bits(one, other)
+
+
+def test_what_the_steps_know_of_their_results_is_true() -> None:
+    """Addresses that are told, rather than found out: as of a copy, which knows nothing."""
+    params = network_of((6, 32, 32, 1), members=2)
+    critic = MLPCritic(params, kernels=numba_kernels)
+    q, cache = critic.forward(np.ones((8, 4), np.float32), np.ones((8, 2), np.float32))
+    bar = critic.vjp_params(q, cache)
+    once, state = adam(params, bar, AdamState.zero(params), kernels=numba_kernels)
+    target = target_update(params, once, kernels=numba_kernels)
+    plain = network_of((3, 8, 2), normed=False)
+    _, plain_cache = mlp(plain, np.ones((4, 3), np.float32), MLPOptions(), numba_kernels)
+    _, plain_bar = mlp_vjp_params(np.ones((4, 2), np.float32), plain_cache, numba_kernels)
+    for told in (bar, once, state.mean, state.square, target, plain_bar):
+        assert "numba" in told.memo
+        leaves, found = leaves_of(told), leaves_of(told.replace(told.arrays()))
+        assert leaves is not None
+        assert found is not None
+        assert (leaves.dtype, leaves.shapes) == (found.dtype, found.shapes)
+        same_bits(leaves.sizes, found.sizes)
+        same_bits(leaves.addresses, found.addresses)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, _from_another_process])
+def test_a_copy_knows_no_address(copied: Any) -> None:
+    params = network_of((6, 32, 1))
+    x = np.ones((3, 6), np.float32)
+    y, _ = mlp(params, x, MLPOptions(), numba_kernels)
+    assert params.memo
+    other = copied(params)
+    assert not other.memo
+    del params
+    gc.collect()
+    same_bits(mlp(other, x, MLPOptions(), numba_kernels)[0], y)
+
+
+@pytest.mark.parametrize("change", [
+    lambda a: a.astype(np.float64), np.asfortranarray, lambda a: a.astype(">f4"),
+    lambda a: a.astype(np.longdouble), lambda a: a.astype(np.float16),
+])  # fmt: skip
+def test_other_arrays_go_block_by_block(change: Any) -> None:
+    """Of several dtypes, in another order: the numbers of the blocks, which convert or refuse."""
+    params = network_of((6, 32, 32, 1))
+    first = params.layers[0]
+    odd = MLPParams((LayerParams(change(first.kernel), *first.parts()[1:]), *params.layers[1:]))  # type: ignore[arg-type]
+    x = np.ones((3, 6), np.float32)
+    assert leaves_of(odd) is None
+    assert network.forward(x, odd, MLPOptions().rules(3)) is None
+    y, cache = mlp(odd, x, MLPOptions(), numba_kernels)
+    same_bits(y, mlp(odd, x, MLPOptions(), BY_BLOCK)[0])
+    _, bar = mlp_vjp_params(y, cache, numba_kernels)
+    stepped, _ = adam(odd, bar, AdamState.zero(odd), kernels=numba_kernels)
+    each, _ = adam(odd, bar, AdamState.zero(odd), kernels=BY_BLOCK)
+    for one, other in zip(stepped.arrays(), each.arrays(), strict=True):
+        same_bits(one, other)
+
+
+def test_memory_maps_and_read_only_arrays(tmp_path: Path) -> None:
+    params = network_of((6, 32, 1))
+    expected, _ = mlp(params, np.ones((3, 6), np.float32), MLPOptions(), numba_kernels)
+    kept = []
+    for i, array in enumerate(params.arrays()):
+        np.save(tmp_path / f"{i}.npy", array)
+        kept.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    np.save(tmp_path / "x.npy", np.ones((3, 6), np.float32))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    mapped = params.replace(tuple(kept))
+    y, cache = mlp(mapped, x, MLPOptions(), numba_kernels)
+    same_bits(y, expected)
+    assert mlp_vjp_params(y, cache, numba_kernels)[0] is not None
+
+
+def test_no_rows_and_wrong_widths_are_for_the_reference() -> None:
+    params = network_of((6, 32, 1))
+    assert mlp(params, np.ones((0, 6), np.float32), MLPOptions(), numba_kernels)[0].shape == (0, 1)
+    with pytest.raises(ValueError, match="matmul"):
+        mlp(params, np.ones((3, 5), np.float32), MLPOptions(), numba_kernels)
+
+
+def test_results_are_not_overwritten_while_somebody_holds_them() -> None:
+    params = network_of((96, 128, 128, 1), members=2)
+    x = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
+    y, cache = mlp(params, x, MLPOptions(), numba_kernels)
+    _, bar = mlp_vjp_params(y, cache, numba_kernels)
+    held = [y, *(a for block in cache.blocks for a in (block.x_hat, block.slope)), *bar.arrays()]
+    copies = [np.copy(a) for a in held]
+    one = held[-2:]
+    for _ in range(20):
+        other, other_cache = mlp(params, -2 * x, MLPOptions(), numba_kernels)
+        mlp_vjp_params(other, other_cache, numba_kernels)
+    for a, b in zip(held, copies, strict=True):
+        same_bits(a, b)
+    del held, y, cache, bar, a
+    for _ in range(20):  # a part of what a call made keeps all of it
+        other, other_cache = mlp(params, -2 * x, MLPOptions(), numba_kernels)
+        mlp_vjp_params(other, other_cache, numba_kernels)
+    for a, b in zip(one, copies[-2:], strict=True):
+        same_bits(a, b)
+
+
+def test_parts_of_a_networks_caches_are_blocks() -> None:
+    """A single block's products on one of a network's caches, and caches of two networks."""
+    params = network_of((8, 32, 16, 1))
+    x = np.ones((4, 8), np.float32)
+    _, cache = mlp(params, x, MLPOptions(), numba_kernels)
+    _, by_block = mlp(params, x, MLPOptions(), BY_BLOCK)
+    y_bar = np.ones((4, 16), np.float32)
+    x_bar, bars = numba_kernels.dense_vjp_params(y_bar, cache.blocks[1])
+    expected, wanted = numba_kernels.dense_vjp_params(y_bar, by_block.blocks[1])
+    assert x_bar is not None
+    same_bits(x_bar, expected)
+    same_bits(bars.kernel, wanted.kernel)
+    one_bar = np.ones((4, 1), np.float32)
+    mixed = (cache.blocks[0], by_block.blocks[1], cache.blocks[2])
+    assert network.vjp_params(one_bar, mixed, True) is None
+    _, bar = mlp_vjp_params(one_bar, cache._replace(blocks=mixed), numba_kernels)
+    _, straight = mlp_vjp_params(one_bar, cache, numba_kernels)
+    for one, other in zip(bar.arrays(), straight.arrays(), strict=True):
+        same_bits(one, other)
+
+
+def test_networks_for_forwards_alone() -> None:
+    params = network_of((6, 32, 1), members=2)
+    critic = MLPCritic(params, kernels=numba_kernels)
+    obs, action = np.ones((8, 4), np.float32), np.ones((8, 2), np.float32)
+    same_bits(forward_only(critic).forward(obs, action)[0], critic.forward(obs, action)[0])
+    assert numba_kernels.forwards_alone.forwards_alone is numba_kernels.forwards_alone
+    reference = MLPCritic(params)
+    assert forward_only(reference) is reference
+    nobody = object()
+    assert forward_only(nobody) is nobody
+    residual = MLPOptions(residual=True)
+    square = network_of((8, 32, 32, 1))
+    x = np.ones((4, 8), np.float32)
+    y, cache = mlp(square, x, residual, numba_kernels.forwards_alone)
+    same_bits(y, mlp(square, x, residual, numba_kernels)[0])
+    assert cache.blocks == (None,) * 3
+    assert fused.numba_kernels is numba_kernels
