@@ -122,10 +122,18 @@ def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h,
 
 
 @inner
+def in_place(columns, itemsize):
+    """Whether a product may be written straight to a dense matrix: in whole panels, and not to rows
+    a page apart, which fall into one set of the first-level cache.
+    """
+    return columns % panel_width_of(itemsize) == 0 and columns * itemsize % PAGE != 0
+
+
+@inner
 def back_through_linear(a, a_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work):
     """x_bar = z_bar·Wᵀ for some rows, or added to it; z_bar from a[a_at], rows `stride` apart."""
     width = panel_width_of(a.itemsize)
-    if K % width == 0 and not add:  # whole panels: straight to where they belong
+    if not add and in_place(K, a.itemsize):
         multiply(a, a_at, stride, 1, rows, packed, 0, F, 0, K // width, x_bar, x_at, K)
         return
     c_row = padded(K, a.itemsize)
@@ -207,7 +215,7 @@ def add_outer_products(strips, panels, rows, K, F, w_bar, fresh, c_work):
     """w_bar (K, F) = xᵀ·z_bar over `rows` rows, or added to it unless `fresh`."""
     itemsize = w_bar.itemsize
     width = panel_width_of(itemsize)
-    direct = fresh and F % width == 0  # whole panels: straight to where they belong
+    direct = fresh and in_place(F, itemsize)
     c_row = padded(F, itemsize)
     per_block = max(1, BLOCK_BYTES // (TILE_ROWS * rows * itemsize))
     strip_count, whole_strips = -(-K // TILE_ROWS), K // TILE_ROWS

@@ -14,7 +14,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import updates
 from qgf_ref.backends.numba.kernels.leaves import DTYPES, Leaves, leaves_of, remembered
-from qgf_ref.backends.numba.kernels.memory import address, empty, layout, pieces
+from qgf_ref.backends.numba.kernels.memory import empty, several
 from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops import learning
 
@@ -111,7 +111,7 @@ def adam_steps(
     eps: float = learning.EPS,
     eps_root: float = 0.0,
 ) -> list[MLPParams] | None:
-    """`adam_step` of every array, in one call: what θ, m and s become, each in one piece."""
+    """`adam_step` of every array, in one call: what θ, m and s become."""
     sets = [leaves_of(each) for each in (params, params_bar, mean, square)]
     made = _beside(params, sets, 3)
     if made is None:
@@ -124,7 +124,7 @@ def adam_steps(
 
 
 def moving_averages(target: MLPParams, online: MLPParams, tau: float) -> MLPParams | None:
-    """`moving_average` of every array, in one call; the results lie in one piece."""
+    """`moving_average` of every array, in one call."""
     made = _beside(target, [leaves_of(target), leaves_of(online)], 1)
     if made is None:
         return None
@@ -146,15 +146,14 @@ def _beside(
         s is None or s.dtype != first.dtype or s.shapes != first.shapes for s in sets
     ):
         return None
-    offsets, count = layout(first.shapes, first.dtype.itemsize)
     table = np.empty((len(first.shapes), 1 + len(sets) + results), np.int64)
     table[:, 0] = first.sizes
     columns = [s.addresses for s in sets if s is not None]
     new = []
     for _ in range(results):
-        whole, arrays = pieces(first.shapes, offsets, count, first.dtype)
-        columns.append(np.add(offsets, address(whole)))
-        leaves = Leaves(first.dtype, first.shapes, first.sizes, columns[-1], first.layers)
+        arrays, addresses = several(first.shapes, first.dtype)
+        columns.append(addresses)
+        leaves = Leaves(first.dtype, first.shapes, first.sizes, addresses, first.layers)
         new.append(remembered(params.replace(iter(arrays)), leaves))
     table[:, 1:] = np.transpose(columns)
     return table, np.empty(1, first.dtype), new

@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,8 @@ SMALLEST = 1 << 14
 """Bytes below which the C library keeps its memory itself."""
 LIMIT = 1 << 28
 """Bytes that one thread keeps at most."""
+TOGETHER = 1 << 23
+"""Bytes of arrays that lie in one piece at most."""
 LINE = 64
 """Bytes of a cache line."""
 _BYTE = np.dtype(np.uint8)
@@ -101,23 +103,26 @@ def address(array: Array) -> int:
     return at
 
 
-@lru_cache(maxsize=256)
-def layout(shapes: tuple[tuple[int, ...], ...], itemsize: int) -> tuple[list[int], int]:
-    """Offsets of arrays that lie one after another in one piece, and its bytes.
+def several(shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]) -> tuple[list[Array], Array]:
+    """New arrays of these shapes from this thread's pool, and their addresses (n,).
 
-    Each begins with a cache line.
+    Together in one piece if they are small, as there is then one call to make instead of many.
+    Large ones lie apart: what is done with may then become anything of its size.
     """
+    offsets, size = _layout(shapes, dtype.itemsize)
+    if size > TOGETHER:
+        apart = [empty(shape, dtype) for shape in shapes]
+        return apart, np.array([address(a) for a in apart], np.int64)
+    whole = empty((size,), _BYTE)
+    arrays = [np.ndarray(s, dtype, whole, at) for s, at in zip(shapes, offsets, strict=True)]
+    return arrays, np.add(offsets, address(whole))
+
+
+@lru_cache(maxsize=256)
+def _layout(shapes: tuple[tuple[int, ...], ...], itemsize: int) -> tuple[list[int], int]:
+    """Offsets of arrays that lie one after another, each from a cache line on, and their bytes."""
     offsets, at = [], 0
     for shape in shapes:
         offsets.append(at)
         at += -(-math.prod(shape) * itemsize // LINE) * LINE
     return offsets, at
-
-
-def pieces(
-    shapes: Sequence[tuple[int, ...]], offsets: Sequence[int], count: int, dtype: np.dtype[Any]
-) -> tuple[Array, list[Array]]:
-    """Bytes from this thread's pool, and the arrays of these shapes in them (see `layout`)."""
-    whole = empty((count,), _BYTE)
-    made = [np.ndarray(s, dtype, whole, at) for s, at in zip(shapes, offsets, strict=True)]
-    return whole, made

@@ -7,6 +7,7 @@ are those of the single blocks, so that every other product works on them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +18,7 @@ import numpy as np
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks, chains
 from qgf_ref.backends.numba.kernels.leaves import Leaves, leaves_of, remembered
-from qgf_ref.backends.numba.kernels.memory import address, empty, layout, pieces, scratch
+from qgf_ref.backends.numba.kernels.memory import address, empty, scratch, several
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
 from qgf_ref.backends.numba.kernels.rows import CODES
 from qgf_ref.nets.mlp import LayerParams, MLPParams
@@ -30,10 +31,12 @@ class Plan(NamedTuple):
     """What a network's call takes from shapes alone.
 
     layers   shapes of kernel, bias, scale and offset of each
-    table    of `chains`, sizes filled in, and offsets of what is made
-    given    (L, 4): which of the parameters' arrays, counted from the last, these four are; the
-             bias stands in for what a layer has not
-    shapes   of what is made, `sizes`; `offsets` and `bytes`: where (see `memory.layout`)
+    table    of `chains`, sizes filled in
+    which    (L, 4): which of the parameters' arrays these four are, of what is given counted from
+             the last, with the bias in place of what a layer has not; of what is made the last one
+             stands in
+    shapes   of what is made
+    sizes    (n,), of the parameters' arrays
     scratch  elements of each buffer
     """
 
@@ -42,11 +45,9 @@ class Plan(NamedTuple):
     layers: tuple[Any, ...]
     rules: tuple[DenseRule, ...]
     table: Array
-    given: Array
+    which: Array
     shapes: tuple[Shape, ...]
     sizes: Array
-    offsets: list[int]
-    bytes: int
     scratch: dict[str, int]
 
 
@@ -83,12 +84,12 @@ def forward(
     plan = _forward_plan(x.shape, dtype, layers_of(params, leaves), rules, saving)
     if plan is None:
         return None
-    whole, made = pieces(plan.shapes, plan.offsets, plan.bytes, dtype)
+    made, addresses = several(plan.shapes, dtype)
     table = plan.table.copy()
-    table[:, chains.Y : chains.SLOPE + 1] += address(whole)
+    table[:, chains.Y : chains.SLOPE + 1] = addresses.reshape(-1, 4)
     table[0, chains.X] = address(x)
     table[1:, chains.X] = table[:-1, chains.Y]
-    table[:, chains.W : chains.OFFSET + 1] = leaves.addresses[plan.given]
+    table[:, chains.W : chains.OFFSET + 1] = leaves.addresses[plan.which]
     fast, eps = rules[0].variance == "fast", rules[0].layer_norm_eps
     buffers = scratch(plan.scratch, dtype)
     chains.forward(table, plan.members, plan.rows, eps, fast, saving, *buffers)
@@ -126,15 +127,14 @@ def vjp_params(
     if y_bar.ndim == 2 and own.members > 1:  # one for all members
         y_bar = np.broadcast_to(y_bar, out)
     y_bar = np.ascontiguousarray(y_bar, dtype)
-    whole, made = pieces(own.shapes, own.offsets, own.bytes, dtype)
+    made, addresses = several(own.shapes, dtype)
     x_bar = empty(x.shape, dtype) if input_bar else None
     *buffers, one, other = scratch(own.scratch, dtype)
     between = [address(one), address(other)]
     table = own.table.copy()
     rows = np.concatenate([cache.row for cache in caches])  # the forward's addresses
     table[:, chains.X : chains.SLOPE + 1] = rows[:, chains.X : chains.SLOPE + 1]
-    base = address(whole)
-    table[:, chains.W_BAR : chains.OFFSET_BAR + 1] += base
+    table[:, chains.W_BAR : chains.OFFSET_BAR + 1] = addresses[own.which]
     table[0::2, chains.X_BAR], table[1::2, chains.X_BAR] = between
     table[:-1, chains.Y_BAR] = table[1:, chains.X_BAR]
     table[-1, chains.Y_BAR] = address(y_bar)
@@ -149,7 +149,7 @@ def vjp_params(
         LayerParams(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
         for layer in own.layers
     ]
-    found = Leaves(dtype, own.shapes, own.sizes, np.add(own.offsets, base), own.layers)
+    found = Leaves(dtype, own.shapes[:-1], own.sizes, addresses[:-1], own.layers)
     return x_bar, remembered(MLPParams(tuple(layers_bar)), found)
 
 
@@ -204,8 +204,6 @@ def _forward_plan(
         kept = B if saving else 1
         shapes += [(E, B, F), (E, kept, F if normed else 0), (E, kept if normed else 0)]
         shapes.append((E, kept, F if sloped else 0))
-    offsets, size = layout(tuple(shapes), dtype.itemsize)
-    table[:, chains.Y : chains.SLOPE + 1] = np.reshape(offsets, (-1, 4))
     needed = _needed(table, rows, dtype)
     first = {name: needed[name] for name in ("packed", "a_work", "c_work")}
     which, at = np.empty((len(layers), 4), np.int64), 0
@@ -213,10 +211,7 @@ def _forward_plan(
         there = [shape is not None for shape in layers[i]]
         at -= sum(there)
         which[i] = [at + sum(there[:j]) if there[j] else at + 1 for j in range(4)]
-    sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
-    return Plan(
-        members, rows, layers, rules, table, which, tuple(shapes), sizes, offsets, size, first
-    )
+    return Plan(members, rows, layers, rules, table, which, tuple(shapes), _sizes(layers), first)
 
 
 @lru_cache(maxsize=256)
@@ -225,20 +220,16 @@ def _vjp_plan(
 ) -> Plan:
     """What is made: the cotangents of kernel, bias, scale and offset of each layer."""
     table, members, rows = _table(x, layers, rules)
-    shapes = tuple(shape for parts in layers for shape in parts if shape is not None)
-    offsets, unused = layout(shapes, dtype.itemsize)
-    following = iter(offsets)
-    for row, parts in zip(table, layers, strict=True):  # what a layer has not lies behind them all
-        row[chains.W_BAR : chains.OFFSET_BAR + 1] = [
-            unused if shape is None else next(following) for shape in parts
-        ]
-    size = unused + max(math.prod(parts[1]) for parts in layers) * dtype.itemsize
-    sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
+    shapes = [shape for parts in layers for shape in parts if shape is not None]
+    following = itertools.count()
+    which = [[-1 if shape is None else next(following) for shape in parts] for parts in layers]
+    shapes.append((max(math.prod(parts[1]) for parts in layers),))
     widest = max(int(row[chains.IN]) for row in table)
     needed = _needed(table, rows, dtype)
     needed |= dict.fromkeys(("one_bar", "other_bar"), members * rows * widest)
-    nothing = np.empty((0, 4), np.int64)
-    return Plan(members, rows, layers, rules, table, nothing, shapes, sizes, offsets, size, needed)
+    return Plan(
+        members, rows, layers, rules, table, np.array(which), tuple(shapes), _sizes(layers), needed
+    )
 
 
 def _table(x: Shape, layers: Any, rules: Sequence[DenseRule]) -> tuple[Array, int, int]:
@@ -253,6 +244,11 @@ def _table(x: Shape, layers: Any, rules: Sequence[DenseRule]) -> tuple[Array, in
         row[chains.CODE] = blocks.NO_ACTIVATION if not active else CODES[str(rule.activation)]
     table[0, chains.SHARED] = len(x) == 2
     return table, members, x[-2]
+
+
+def _sizes(layers: Any) -> Array:
+    """Elements of each array of the parameters."""
+    return np.array([math.prod(s) for parts in layers for s in parts if s is not None], np.int64)
 
 
 def _needed(table: Array, rows: int, dtype: np.dtype[Any]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.numba.kernels import chains, fused, network, updates
+from qgf_ref.backends.numba.kernels import chains, fused, memory, network, updates
 from qgf_ref.backends.numba.kernels.fused import numba_kernels
 from qgf_ref.backends.numba.kernels.leaves import leaves_of
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
@@ -175,8 +175,12 @@ def test_steps_of_all_arrays_are_those_of_each() -> None:
         same_bits(one, other)
 
 
-def test_what_the_steps_know_of_their_results_is_true() -> None:
+@pytest.mark.parametrize("together", [memory.TOGETHER, 0])
+def test_what_the_steps_know_of_their_results_is_true(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Addresses that are told, rather than found out: as of a copy, which knows nothing."""
+    monkeypatch.setattr(memory, "TOGETHER", together)
     params = network_of((6, 32, 32, 1), members=2)
     critic = MLPCritic(params, kernels=numba_kernels)
     q, cache = critic.forward(np.ones((8, 4), np.float32), np.ones((8, 2), np.float32))
@@ -194,6 +198,8 @@ def test_what_the_steps_know_of_their_results_is_true() -> None:
         assert (leaves.dtype, leaves.shapes) == (found.dtype, found.shapes)
         same_bits(leaves.sizes, found.sizes)
         same_bits(leaves.addresses, found.addresses)
+        apart = [a.base is not b.base for a, b in itertools.pairwise(told.arrays())]
+        assert all(apart) == (together == 0)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, _from_another_process])
@@ -252,7 +258,11 @@ def test_no_rows_and_wrong_widths_are_for_the_reference() -> None:
         mlp(params, np.ones((3, 5), np.float32), MLPOptions(), numba_kernels)
 
 
-def test_results_are_not_overwritten_while_somebody_holds_them() -> None:
+@pytest.mark.parametrize("together", [memory.TOGETHER, 0])
+def test_results_are_not_overwritten_while_somebody_holds_them(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "TOGETHER", together)
     params = network_of((96, 128, 128, 1), members=2)
     x = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
     y, cache = mlp(params, x, MLPOptions(), numba_kernels)
