@@ -63,7 +63,8 @@ def prepared(cell: Cell) -> Callable[[], Any]:
         ours = Ours(checkpoint, checkpoint.hyperparameters(), "numba", cell.threads)
         batches = itertools.cycle(data)
         return lambda: list(ours.step(next(batches)).values())
-    batch, noise, _ = data[0]
+    batch, drawn = data[0][:2]
+    noise = drawn["x0"] if isinstance(drawn, dict) else drawn  # the array itself, in older trees
     flow, threads = checkpoint.flow, cell.threads
     return lambda: qgf_ref.sample(
         flow, batch.obs, estimator=cell.estimator, weight=0.1, noise=noise, backend="numba",

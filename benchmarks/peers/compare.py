@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.peers import jax_update
 from qgf_ref.agents.checkpoint import Checkpoint, Options
-from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import TrainState, update
 from qgf_ref.arrays import Array
 from qgf_ref.backends.engine import backend_named
@@ -21,7 +20,8 @@ O, D = 28, 25
 LOSS_TOLERANCE, CHANGE_TOLERANCE = 1e-4, 1e-3
 """Measured after 3 updates: losses 1.7e-5; changes 6.4e-5, the target critic's 1.4e-4."""
 
-Sample = tuple[Batch, Array, Array]
+Sample = tuple[Batch, dict[str, Array]]
+"""A batch, and what is drawn with it, by name."""
 
 
 class Contender(Protocol):
@@ -55,16 +55,16 @@ class Ours:
     ) -> None:
         kernels = backend_named(backend).kernels(checkpoint.dtype)
         nets = checkpoint.networks(embedding="float32", kernels=kernels)
-        self.state = TrainState.create(RECIPE, nets)
+        self.recipe = checkpoint.agent.require_recipe()
+        self.state = TrainState.create(self.recipe, nets)
         self.hyper = hyper
         self.threads = threads if backend == "numba" else 1
 
     def step(self, sample: Sample) -> dict[str, Any]:
         """One update."""
-        batch, x0, t = sample
-        drawn = {"x0": x0, "t": t}
-        self.state, losses = update(RECIPE, self.state, batch, drawn, self.hyper, self.threads)
-        return {name: losses.values[name] for name in jax_update.LEARNED}
+        batch, drawn = sample
+        self.state, losses = update(self.recipe, self.state, batch, drawn, self.hyper, self.threads)
+        return losses.values
 
     def finish(self) -> None:
         """Nothing is ever outstanding."""
@@ -83,8 +83,9 @@ class Jax:
 
     def step(self, sample: Sample) -> dict[str, Any]:
         """One update."""
-        batch, x0, t = sample
-        self.state, losses = self.update(self.state, jax_update.inputs(batch), x0, t)
+        batch, drawn = sample
+        data = jax_update.inputs(batch)
+        self.state, losses = self.update(self.state, data, drawn["x0"], drawn["t"])
         return losses
 
     def finish(self) -> None:
@@ -119,7 +120,7 @@ def samples(rows: int, seed: int, count: int = 4) -> list[Sample]:
             valid=rng.uniform(size=rows) < 0.9,
         ).astype(np.float32)
         x0 = rng.standard_normal((rows, D)).astype(np.float32)
-        return batch, x0, (rng.integers(0, 11, rows) / 10).astype(np.float32)
+        return batch, {"x0": x0, "t": (rng.integers(0, 11, rows) / 10).astype(np.float32)}
 
     return [sample() for _ in range(count)]
 
@@ -154,8 +155,8 @@ def disagreement(
         for name, loss in losses_a.items():
             difference = abs(float(loss) / float(losses_b[name]) - 1)
             found["loss"] = max(found["loss"], difference)
-    for network in jax_update.NETWORKS:
-        start = _flat(getattr(checkpoint, network).arrays())
+    for network in checkpoint.params:
+        start = _flat(checkpoint.part(network).arrays())
         end_a, end_b = _flat(a.arrays(network)), _flat(b.arrays(network))
         change = np.linalg.norm(end_a - end_b) / np.linalg.norm(end_a - start)
         found["change"] = max(found["change"], float(change))

@@ -12,6 +12,7 @@ from qgf_ref.arrays import Array, matrix
 from qgf_ref.backends.engine import Engine, EngineLike
 from qgf_ref.errors import InputError
 from qgf_ref.flow.chain import Chain, chain_end, chain_steps
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.ops.clip import clip
 from qgf_ref.ops.ensemble import ensemble_reduce
 
@@ -93,10 +94,11 @@ class ActorAgent(Agent):
         return {"obs": obs, "noise": noise, **drawn, **by_step, "action": action}
 
     def acting(self, checkpoint: Checkpoint, part: str, how: Acting) -> Any:
-        """A network of the checkpoint, on the backend that `how` names."""
+        """A network of the checkpoint for forwards alone, on the backend that `how` names."""
         kernels = Engine.of(how.backend).backend.kernels(checkpoint.dtype)
         precision = checkpoint.time_precision("acting")
-        return checkpoint.network(part, checkpoint.network_settings(precision, kernels))
+        settings = checkpoint.network_settings(precision, kernels)
+        return forward_only(checkpoint.network(part, settings))
 
     def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
         """The aggregated target critic (B,) of the chunks (B, D)."""

@@ -14,7 +14,6 @@ import pytest
 
 from qgf_ref.agents.iql import RECIPE
 from qgf_ref.agents.step import losses
-from qgf_ref.arrays import Array
 from qgf_ref.errors import InputError
 from qgf_ref.losses.batch import Batch
 from qgf_ref.ops.linear import linear, linear_vjp, linear_vjp_params
@@ -25,10 +24,8 @@ pytest.importorskip("jax")
 
 from benchmarks.peers import compare, jax_update  # noqa: E402
 
-Sample = tuple[Batch, Array, Array]
 
-
-def samples(ck: Any, rows: int = 64, count: int = 3) -> list[Sample]:
+def samples(ck: Any, rows: int = 64, count: int = 3) -> list[compare.Sample]:
     rng = np.random.default_rng(3)
     found = []
     for n in range(count):
@@ -36,8 +33,10 @@ def samples(ck: Any, rows: int = 64, count: int = 3) -> list[Sample]:
         next_obs, _ = states(ck, rows, seed=2 * n + 1)
         masks, valid = rng.uniform(size=(2, rows)) < 0.8
         batch = Batch(obs, action, next_obs, rng.standard_normal(rows), masks, valid)
-        x0, t = rng.standard_normal(action.shape), rng.integers(0, 7, rows) / 6
-        found.append((batch.astype("float32"), x0.astype("float32"), t.astype("float32")))
+        drawn = {"x0": rng.standard_normal(action.shape), "t": rng.integers(0, 7, rows) / 6}
+        found.append(
+            (batch.astype("float32"), {name: a.astype("float32") for name, a in drawn.items()})
+        )
     return found
 
 
@@ -114,7 +113,7 @@ def test_counted_operations_are_the_matrix_products_made() -> None:
     first layers, which it computes and does not need.
     """
     ck = small_checkpoint(dtype="float32")
-    (batch, x0, t), made, unneeded = samples(ck)[0], [0], [0]
+    (batch, drawn), made, unneeded = samples(ck)[0], [0], [0]
     inputs = {ck.policy.in_features, ck.critic.in_features, ck.value.in_features}
 
     def counting(primitive: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,6 +126,5 @@ def test_counted_operations_are_the_matrix_products_made() -> None:
                 unneeded[0] += 2 * len(batch.obs) * kernel.size
         return primitive(*args, **kwargs)
 
-    drawn = {"x0": x0, "t": t}
     losses(RECIPE, ck.networks(kernels=counting), batch, drawn, ck.hyperparameters())
     assert compare.gemm_flops(ck, len(batch.obs)) == made[0] - unneeded[0]
