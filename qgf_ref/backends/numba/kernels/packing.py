@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.backends.numba.kernels.cache import inner
-from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, like, panel_width, view
+from qgf_ref.backends.numba.kernels.simd import (
+    PANEL_VECTORS,
+    TILE_ROWS,
+    like,
+    panel_width,
+    transpose_square,
+    view,
+)
 
 CHUNK = 1024
 """Rows of the batch that one product xᵀ·y_bar sums over: their panel fits the core's cache."""
@@ -62,11 +69,17 @@ def pack_rows(w, count, F, stride, out, first_row, K):
 def pack_transposed(w, K, F, out):
     """Panels of wᵀ (F, K)."""
     width = panel_width_of(w.itemsize)
+    lanes = width // PANEL_VECTORS
     for panel in range(-(-K // width)):
         first = panel * width
         count = min(width, K - first)
         base = panel * F * width
-        for begin in range(0, F, 64):
+        squares = F // lanes * lanes if count == width else 0
+        for begin in range(0, squares, lanes):
+            for j in range(0, width, lanes):
+                at, goal = (first + j) * F + begin, base + begin * width + j
+                transpose_square(w, at, F, out, goal, width)
+        for begin in range(squares, F, 64):
             end = min(F, begin + 64)
             for j in range(count):
                 row = view(w, (first + j) * F, F)

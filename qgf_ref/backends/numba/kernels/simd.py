@@ -162,6 +162,50 @@ tile_full, tile_4, tile_2, tile_1 = _tile(TILE_ROWS), _tile(4), _tile(2), _tile(
 
 
 @intrinsic
+def transpose_square(typing, w, w_at, w_row, out, out_at, out_row):
+    """out[j, i] = w[i, j] for a square of as many rows as a vector has numbers, in registers.
+
+    w[i, j] is w[w_at + i·w_row + j], out[j, i] is out[out_at + j·out_row + i].
+    """
+    signature = types.void(w, w_at, w_row, out, out_at, out_row)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        element = context.get_data_type(sig.args[0].dtype)
+        size = 4 if isinstance(element, ir.FloatType) else 8
+        lanes = VECTOR_BYTES // size
+        vector = ir.VectorType(element, lanes)
+
+        def rows(array: int) -> list[Any]:
+            made = context.make_array(sig.args[array])(context, builder, args[array])
+            start = builder.gep(made.data, [args[array + 1]])
+            steps = (ir.Constant(ir.IntType(64), i) for i in range(lanes))
+            at = (builder.gep(start, [builder.mul(args[array + 2], step)]) for step in steps)
+            return [builder.bitcast(pointer, vector.as_pointer()) for pointer in at]
+
+        def mask(picks: list[int]) -> Any:
+            numbers = [ir.Constant(ir.IntType(32), pick) for pick in picks]
+            return ir.Constant(ir.VectorType(ir.IntType(32), lanes), numbers)
+
+        held = [builder.load(pointer, align=size) for pointer in rows(0)]
+        step = 1
+        while step < lanes:  # blocks of `step` off the diagonal change places, in every pair
+            odd = [j // step % 2 == 1 for j in range(lanes)]
+            first = mask([j - step + lanes if odd[j] else j for j in range(lanes)])
+            second = mask([j + lanes if odd[j] else j + step for j in range(lanes)])
+            for i in range(lanes):
+                if i // step % 2 == 0:
+                    one, other = held[i], held[i + step]
+                    held[i] = builder.shuffle_vector(one, other, first)
+                    held[i + step] = builder.shuffle_vector(one, other, second)
+            step *= 2
+        for value, pointer in zip(held, rows(3), strict=True):
+            builder.store(value, pointer, align=size)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def power_of_two(typing, shifted):
     """2ⁿ, where `shifted` is n + 1.5·2²³ (float32) or n + 1.5·2⁵² (float64).
 

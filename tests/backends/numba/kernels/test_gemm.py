@@ -12,6 +12,7 @@ import pytest
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels.cache import compiled
 from qgf_ref.backends.numba.kernels.gemm import multiply, packed, panels
+from qgf_ref.backends.numba.kernels.packing import pack_transposed
 from qgf_ref.backends.numba.kernels.simd import (
     PANEL_VECTORS,
     TILE_ROWS,
@@ -98,3 +99,24 @@ def test_powers_of_two() -> None:
         assert compiled_power(np.float32(n + 1.5 * 2**23)) == np.float32(2.0) ** n
     for n in range(-1022, 1024):
         assert compiled_power(np.float64(n + 1.5 * 2.0**52)) == 2.0**n
+
+
+@compiled
+def compiled_pack_transposed(w, K, F, out):  # type: ignore[no-untyped-def]
+    pack_transposed(w, K, F, out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_panels_of_a_transposed_weight(dtype: Any) -> None:
+    """Those of the transpose itself, and nothing written behind them, for every remainder."""
+    rng = np.random.default_rng(0)
+    width = panel_width(np.dtype(dtype).itemsize)
+    lanes = width // PANEL_VECTORS
+    sizes = (1, lanes - 1, lanes, width - 1, width, width + 1, 2 * width + 3, 96)
+    for K, F in itertools.product(sizes, (*sizes, 65, 130)):
+        w = rng.standard_normal((K, F)).astype(dtype)
+        expected = packed(np.ascontiguousarray(w.T))
+        out = np.full(expected.size + 2 * lanes, np.nan, dtype)
+        compiled_pack_transposed(w.ravel(), K, F, out)
+        np.testing.assert_array_equal(out[: expected.size], expected)
+        assert np.isnan(out[expected.size :]).all()
