@@ -10,7 +10,7 @@ with their shapes beside them; the last axis of every buffer is padded. `normed`
 from __future__ import annotations
 
 from qgf_ref.backends.numba.kernels.cache import inner, kernel, spliced
-from qgf_ref.backends.numba.kernels.gemm import dot, multiply
+from qgf_ref.backends.numba.kernels.gemm import dot, multiply, multiply_panels
 from qgf_ref.backends.numba.kernels.packing import (
     BLOCK_BYTES,
     CHUNK,
@@ -29,30 +29,55 @@ from qgf_ref.backends.numba.kernels.simd import TILE_ROWS, like, view
 from qgf_ref.ops.dense import NORM_AFTER
 
 NO_ACTIVATION = -1
+FEW_ROWS = 16
+"""So many rows, or half as many if those of W are a page apart, go through W as it is sooner than
+W is packed (benchmarks/NOTES.md)."""
 
 
 @inner
-def pack_wide(w, K, F, packed):
-    """`pack`, but not of a single column, which `rows_times_panels` takes as it is."""
-    if F > 1:
+def in_place(columns, itemsize):
+    """Whether a product may be written straight to a dense matrix: in whole panels, and not to rows
+    a page apart, which fall into one set of the first-level cache.
+    """
+    return columns % panel_width_of(itemsize) == 0 and columns * itemsize % PAGE != 0
+
+
+@inner
+def taken_dense(B, F, itemsize):
+    """Whether `rows_times_panels` takes W as it is: of a single column, and for few rows, of which
+    packing would be the larger part; by whole panels.
+    """
+    few = FEW_ROWS if F * itemsize % PAGE else FEW_ROWS // 2
+    return F == 1 or (few >= B and F % panel_width_of(itemsize) == 0)
+
+
+@inner
+def pack_wide(w, B, K, F, packed):
+    """`pack`, but not of what is taken dense."""
+    if not taken_dense(B, F, w.itemsize):
         pack(w, K, F, F, packed)
 
 
 @inner
-def rows_times_panels(a, a_at, rows, K, w, b, F, a_work, c_work):
-    """c_work = A·W for some rows of a dense A (·, K) from a[a_at]; W (K, F), and packed as b."""
+def rows_times_panels(a, a_at, rows, B, K, w, packed, F, a_work, c_work):
+    """c_work = A·W for some of the B rows of a dense A (B, K) from a[a_at]; W (K, F), and packed
+    by `pack_wide`.
+    """
     width = panel_width_of(a.itemsize)
-    count = -(-F // width)
+    count, c_row = -(-F // width), padded(F, a.itemsize)
+    b, b_step, b_row = packed, K * width, width
     if F == 1:  # a panel would be padding but for one column: of a value, of a critic
-        stride = padded(F, a.itemsize)
         for m in range(rows):
-            c_work[m * stride] = dot(view(a, a_at + m * K, K), view(w, 0, K))
-    elif K * a.itemsize % PAGE:
-        multiply(a, a_at, K, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
-    else:
-        stride = padded(K, a.itemsize)
-        copy_rows(a, a_at, rows, K, K, a_work, stride)
-        multiply(a_work, 0, stride, 1, rows, b, 0, K, 0, count, c_work, 0, padded(F, a.itemsize))
+            c_work[m * c_row] = dot(view(a, a_at + m * K, K), view(w, 0, K))
+        return
+    if taken_dense(B, F, a.itemsize):
+        b, b_step, b_row = w, width, F
+    a_row = K
+    if K * a.itemsize % PAGE == 0:
+        a_row = padded(K, a.itemsize)
+        copy_rows(a, a_at, rows, K, K, a_work, a_row)
+        a, a_at = a_work, 0
+    multiply_panels(a, a_at, a_row, 1, rows, b, 0, b_step, b_row, K, 0, count, c_work, 0, c_row)
 
 
 @spliced
@@ -62,7 +87,7 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast, saving,
 
     Unless `saving`, every row of the latter lies on the first one: written, but not to memory.
     """
-    pack_wide(w, K, F, packed)
+    pack_wide(w, B, K, F, packed)
     itemsize = x.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
     h = view(c_work, block * stride, F)
@@ -71,7 +96,7 @@ def forward(x, w, bias, scale, offset, B, K, F, normed, code, eps, fast, saving,
         one[j] = like(1, one[j])
     for begin in range(0, B, block):
         rows = min(block, B - begin)
-        rows_times_panels(x, begin * K, rows, K, w, packed, F, a_work, c_work)
+        rows_times_panels(x, begin * K, rows, B, K, w, packed, F, a_work, c_work)
         for m in range(rows):
             row = begin + m if saving else 0
             at = row * F
@@ -122,14 +147,6 @@ def pulled_back(y_bar, scale, x_hat, rstd, slope, at, row, F, normed, sloped, h,
 
 
 @inner
-def in_place(columns, itemsize):
-    """Whether a product may be written straight to a dense matrix: in whole panels, and not to rows
-    a page apart, which fall into one set of the first-level cache.
-    """
-    return columns % panel_width_of(itemsize) == 0 and columns * itemsize % PAGE != 0
-
-
-@inner
 def back_through_linear(a, a_at, stride, rows, K, F, packed, x_bar, x_at, add, c_work):
     """x_bar = z_bar·Wᵀ for some rows, or added to it; z_bar from a[a_at], rows `stride` apart."""
     width = panel_width_of(a.itemsize)
@@ -177,12 +194,12 @@ def vjp(y_bar, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, add,
 def jvp(x_dot, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped,
         y_dot, packed, a_work, c_work):  # fmt: skip
     """y_dot (B, F) = (∂y/∂x) x_dot."""
-    pack_wide(w, K, F, packed)
+    pack_wide(w, B, K, F, packed)
     itemsize = x_dot.itemsize
     stride, block = padded(F, itemsize), block_rows(K, F, B, itemsize)
     for begin in range(0, B, block):
         rows = min(block, B - begin)
-        rows_times_panels(x_dot, begin * K, rows, K, w, packed, F, a_work, c_work)
+        rows_times_panels(x_dot, begin * K, rows, B, K, w, packed, F, a_work, c_work)
         for m in range(rows):
             at = (begin + m) * F
             z_dot, goal = view(c_work, m * stride, F), view(y_dot, at, F)

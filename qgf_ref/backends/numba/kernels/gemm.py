@@ -38,6 +38,41 @@ def packed(weight: Array) -> Array:
 
 
 @inner
+def multiply_panels(
+    a, a_at, a_row, a_col, rows, b, b_at, b_step, b_row, depth, first, last, c, c_at, c_row
+):
+    """`multiply` of panels that begin `b_step` apart, whose rows are `b_row` apart."""
+    width = panel_width(b.itemsize)
+    for panel in range(first, last):
+        b_panel = b_at + panel * b_step
+        c_panel = c_at + panel * width
+        m = 0
+        while m + TILE_ROWS <= rows:
+            tile_full(
+                a, a_at + m * a_row, a_row, a_col, b, b_panel, b_row,
+                c, c_panel + m * c_row, c_row, depth,
+            )  # fmt: skip
+            m += TILE_ROWS
+        while m + 4 <= rows:
+            tile_4(
+                a, a_at + m * a_row, a_row, a_col, b, b_panel, b_row,
+                c, c_panel + m * c_row, c_row, depth,
+            )  # fmt: skip
+            m += 4
+        if m + 2 <= rows:
+            tile_2(
+                a, a_at + m * a_row, a_row, a_col, b, b_panel, b_row,
+                c, c_panel + m * c_row, c_row, depth,
+            )  # fmt: skip
+            m += 2
+        if m < rows:
+            tile_1(
+                a, a_at + m * a_row, a_row, a_col, b, b_panel, b_row,
+                c, c_panel + m * c_row, c_row, depth,
+            )  # fmt: skip
+
+
+@inner
 def multiply(a, a_at, a_row, a_col, rows, b, b_at, depth, first, last, c, c_at, c_row):
     """C[:rows, panels first … last − 1] = A·B. A (rows, depth), B packed from b[b_at].
 
@@ -45,33 +80,10 @@ def multiply(a, a_at, a_row, a_col, rows, b, b_at, depth, first, last, c, c_at, 
     end of its last panel.
     """
     width = panel_width(b.itemsize)
-    for panel in range(first, last):
-        b_panel = b_at + panel * depth * width
-        c_panel = c_at + panel * width
-        m = 0
-        while m + TILE_ROWS <= rows:
-            tile_full(
-                a, a_at + m * a_row, a_row, a_col, b, b_panel, width,
-                c, c_panel + m * c_row, c_row, depth,
-            )  # fmt: skip
-            m += TILE_ROWS
-        while m + 4 <= rows:
-            tile_4(
-                a, a_at + m * a_row, a_row, a_col, b, b_panel, width,
-                c, c_panel + m * c_row, c_row, depth,
-            )  # fmt: skip
-            m += 4
-        if m + 2 <= rows:
-            tile_2(
-                a, a_at + m * a_row, a_row, a_col, b, b_panel, width,
-                c, c_panel + m * c_row, c_row, depth,
-            )  # fmt: skip
-            m += 2
-        if m < rows:
-            tile_1(
-                a, a_at + m * a_row, a_row, a_col, b, b_panel, width,
-                c, c_panel + m * c_row, c_row, depth,
-            )  # fmt: skip
+    multiply_panels(
+        a, a_at, a_row, a_col, rows, b, b_at, depth * width, width, depth, first, last,
+        c, c_at, c_row,
+    )  # fmt: skip
 
 
 @summing
