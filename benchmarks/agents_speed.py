@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.peers import jax_update  # noqa: E402
-from benchmarks.peers.compare import D, O, Ours, disagreement, samples  # noqa: E402
+from benchmarks.peers.compare import Contender, D, O, Ours, disagreement, samples  # noqa: E402
 from benchmarks.peers.jax_actor_samplers import sampler  # noqa: E402
 from benchmarks.peers.jax_agents import PEERS  # noqa: E402
 from benchmarks.train_speed import timed  # noqa: E402
@@ -113,10 +113,12 @@ def updates(checkpoint: Checkpoint, threads: int, seed: int) -> tuple[dict[str, 
     data = [(batch, recipe.draw(rng, batch, hyper)) for batch in batches]
     ours, theirs = Ours(checkpoint, hyper, "numba", threads), Theirs(checkpoint, hyper)
     found = disagreement(checkpoint, ours, theirs, data)
-    turns = {}
-    for name, contender in (("ours", ours), ("jax", theirs)):
+
+    def turn(contender: Contender) -> Turn:
         cycle = itertools.cycle(data)
-        turns[name] = (lambda c=contender, d=cycle: c.step(next(d)), contender.finish)
+        return lambda: contender.step(next(cycle)), contender.finish
+
+    turns = {"ours": turn(ours), "jax": turn(theirs)}
     return turns, {key: found[key] for key in ("loss", "change")}
 
 

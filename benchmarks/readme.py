@@ -178,6 +178,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "sweep_cost": partial(written, "sweep_cost"),
     "fig5": lambda: (RESULTS / "fig5" / "table.md").read_text() + origin("fig5"),
     "jobs": partial(written, "jobs"),
+    "agents_speed": partial(written, "agents_speed"),
     "fig5_actions": partial(written, "fig5_actions"),
     "crosscheck_flow": partial(written, "crosscheck_flow"),
     "crosscheck_training": partial(written, "crosscheck_training"),

@@ -119,6 +119,12 @@ RESULTS_IN_ORDER = (
         10,
     ),
     Result(
+        "agents_speed",
+        ("python benchmarks/agents_speed.py",),
+        ("ops", "nets", "losses", "agents", "flow", "backends", "training"),
+        6,
+    ),
+    Result(
         "jobs",
         ("python benchmarks/jobs.py jobs --only compare check --against 747f7da --rounds 1",),
         (*CORE, "backends", "crosscheck"),
