@@ -240,13 +240,14 @@ def mlp_vjp_params(
     """
     blocks = fused(kernels)
     in_one = None if any(cache.residual) else getattr(blocks, "network_vjp_params", None)
-    made: tuple[Array | None, MLPParams] | None = (
-        None if in_one is None else in_one(y_bar, cache.blocks, input_bar)
-    )
+    made = None if in_one is None else in_one(y_bar, cache.blocks, input_bar)
     if made is not None:
-        return made
+        x_bar, parts_bars, memo = made
+        params_bar = MLPParams(tuple([LayerParams(*parts_bar) for parts_bar in parts_bars]))
+        params_bar.memo.update(memo)
+        return x_bar, params_bar
     layers_bar: list[LayerParams] = []
-    x_bar: Array | None = None
+    x_bar = None
     for i, (block, residual) in reversed(tuple(enumerate(zip(*cache, strict=True)))):
         x_bar, parts_bar = blocks.dense_vjp_params(y_bar, block, input_bar or i > 0)
         layers_bar.append(LayerParams(*parts_bar))

@@ -18,11 +18,10 @@ from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks, network
 from qgf_ref.backends.numba.kernels.cache import compiling
 from qgf_ref.backends.numba.kernels.learning import LEARNING, adam_steps, moving_averages
-from qgf_ref.backends.numba.kernels.leaves import DTYPES
+from qgf_ref.backends.numba.kernels.leaves import DTYPES, Block, Parameters
 from qgf_ref.backends.numba.kernels.memory import empty, scratch
 from qgf_ref.backends.numba.kernels.network import CompiledCache
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
-from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops import learning
 from qgf_ref.ops.activations import activation, require_activation
 from qgf_ref.ops.dense import (
@@ -74,22 +73,24 @@ class NumbaKernels:
             require_activation(rule.activation)
         x = np.ascontiguousarray(x, dtype)
         parts = DenseParts(*[None if a is None else np.ascontiguousarray(a, dtype) for a in parts])  # type: ignore[arg-type]
-        made = network.forward(x, MLPParams((LayerParams(*parts),)), (rule,), self._saving)
+        made = network.forward(x, Block(parts), (rule,), self._saving)
         if made is None:
             return _reference.dense(x, parts, rule)
         y, (cache,) = made
         return y, cache
 
     def network(
-        self, x: Array, params: MLPParams, rules: tuple[DenseRule, ...]
+        self, x: Array, params: Parameters, rules: tuple[DenseRule, ...]
     ) -> tuple[Array, tuple[Any, ...]] | None:
         """The layers one after another in one call, as `dense` of each; None if it cannot be."""
         return network.forward(x, params, rules, self._saving)
 
     def network_vjp_params(
         self, y_bar: Array, caches: Sequence[Any], input_bar: bool
-    ) -> tuple[Array | None, MLPParams] | None:
-        """Of such layers, as `dense_vjp_params` of each; None if it cannot be."""
+    ) -> tuple[Array | None, list[DenseParts], dict[str, Any]] | None:
+        """Of such layers, as `dense_vjp_params` of each, and what a set of these cotangents is to
+        remember; None if it cannot be.
+        """
         return network.vjp_params(y_bar, caches, input_bar)
 
     def dense_jvp(self, x_dot: Array, cache: Any) -> Array:
@@ -155,14 +156,14 @@ class NumbaKernels:
             )
         made = network.vjp_params(y_bar, [cache], input_bar)
         assert made is not None
-        x_bar, params_bar = made
-        return x_bar, DenseParts(*params_bar.layers[0].parts())  # type: ignore[arg-type]
+        x_bar, (parts_bar,), _ = made
+        return x_bar, parts_bar
 
     def adam_steps(self, *sets_and_settings: Any) -> Any:
         """Adam on all arrays of a network in one call; None if it cannot be."""
         return adam_steps(*sets_and_settings)
 
-    def moving_averages(self, target: MLPParams, online: MLPParams, tau: float) -> Any:
+    def moving_averages(self, target: Parameters, online: Parameters, tau: float) -> Any:
         """τ·online + (1 − τ)·target of all arrays; None if it cannot be."""
         return moving_averages(target, online, tau)
 
@@ -204,7 +205,7 @@ def prepare(dtype: np.dtype[Any]) -> None:
             (learning.moving_average, (one, one, 0.5)),
         ):
             numba_kernels(primitive, *arguments)
-        params = MLPParams((LayerParams(one, one[0]),))
+        params = Block(DenseParts(one, one[0]))
         numba_kernels.adam_steps(params, params, params, params, 1, 0.1)
         numba_kernels.moving_averages(params, params, 0.5)
 

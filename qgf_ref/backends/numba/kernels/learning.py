@@ -13,9 +13,14 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import updates
-from qgf_ref.backends.numba.kernels.leaves import DTYPES, Leaves, leaves_of, remembered
+from qgf_ref.backends.numba.kernels.leaves import (
+    DTYPES,
+    Leaves,
+    Parameters,
+    leaves_of,
+    memo_of,
+)
 from qgf_ref.backends.numba.kernels.memory import empty, several
-from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.ops import learning
 
 
@@ -102,15 +107,15 @@ LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def adam_steps(
-    params: MLPParams,
-    params_bar: MLPParams,
-    mean: MLPParams,
-    square: MLPParams,
+    params: Parameters,
+    params_bar: Parameters,
+    mean: Parameters,
+    square: Parameters,
     count: int,
     learning_rate: float,
     eps: float = learning.EPS,
     eps_root: float = 0.0,
-) -> list[MLPParams] | None:
+) -> list[Parameters] | None:
     """`adam_step` of every array, in one call: what θ, m and s become."""
     sets = [leaves_of(each) for each in (params, params_bar, mean, square)]
     made = _beside(params, sets, 3)
@@ -123,7 +128,7 @@ def adam_steps(
     return new
 
 
-def moving_averages(target: MLPParams, online: MLPParams, tau: float) -> MLPParams | None:
+def moving_averages(target: Parameters, online: Parameters, tau: float) -> Parameters | None:
     """`moving_average` of every array, in one call."""
     made = _beside(target, [leaves_of(target), leaves_of(online)], 1)
     if made is None:
@@ -134,8 +139,8 @@ def moving_averages(target: MLPParams, online: MLPParams, tau: float) -> MLPPara
 
 
 def _beside(
-    params: MLPParams, sets: Sequence[Leaves | None], results: int
-) -> tuple[Array, Array, list[MLPParams]] | None:
+    params: Parameters, sets: Sequence[Leaves | None], results: int
+) -> tuple[Array, Array, list[Parameters]] | None:
     """The table that `updates` takes: a row for each array, its size, the addresses of those in the
     sets, and of as many results; an array of their dtype; the results, structured as `params`.
 
@@ -154,6 +159,7 @@ def _beside(
         arrays, addresses = several(first.shapes, first.dtype)
         columns.append(addresses)
         leaves = Leaves(first.dtype, first.shapes, first.sizes, addresses, first.layers)
-        new.append(remembered(params.replace(iter(arrays)), leaves))
+        new.append(params.replace(iter(arrays)))
+        new[-1].memo.update(memo_of(leaves))
     table[:, 1:] = np.transpose(columns)
     return table, np.empty(1, first.dtype), new

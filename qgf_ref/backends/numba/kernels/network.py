@@ -17,11 +17,10 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.numba.kernels import blocks, chains
-from qgf_ref.backends.numba.kernels.leaves import Leaves, leaves_of, remembered
+from qgf_ref.backends.numba.kernels.leaves import Leaves, Parameters, leaves_of, memo_of
 from qgf_ref.backends.numba.kernels.memory import address, empty, scratch, several
 from qgf_ref.backends.numba.kernels.packing import buffer_sizes
 from qgf_ref.backends.numba.kernels.rows import CODES
-from qgf_ref.nets.mlp import LayerParams, MLPParams
 from qgf_ref.ops.dense import DenseParts, DenseRule, order_of
 
 Shape = tuple[int, ...]
@@ -71,7 +70,7 @@ class CompiledCache(NamedTuple):
 
 
 def forward(
-    x: Array, params: MLPParams, rules: tuple[DenseRule, ...], saving: bool = True
+    x: Array, params: Parameters, rules: tuple[DenseRule, ...], saving: bool = True
 ) -> tuple[Array, tuple[CompiledCache | None, ...]] | None:
     """y (B, F), or (E, B, F) of an ensemble, and what each block saved, None unless `saving`.
 
@@ -99,7 +98,7 @@ def forward(
     caches = []
     for i, layer in enumerate(params.layers):
         y, x_hat, rstd, slope = made[4 * i : 4 * i + 4]
-        parts = DenseParts(*layer.parts())  # type: ignore[arg-type]
+        parts = DenseParts(*layer.parts())
         row = table[i : i + 1]
         caches.append(CompiledCache(x, parts, x_hat, rstd, slope, rules[i], plan, i, row))
         x = y if ensemble else y[0]
@@ -108,8 +107,9 @@ def forward(
 
 def vjp_params(
     y_bar: Array, caches: Sequence[Any], input_bar: bool
-) -> tuple[Array | None, MLPParams] | None:
-    """The cotangents of the input, or None unless it is asked for, and of the layers' parameters.
+) -> tuple[Array | None, list[DenseParts], dict[str, Any]] | None:
+    """The cotangents of the input, or None unless it is asked for, and of each block's parameters;
+    and what a set of the latter is to remember.
 
     caches: of blocks that follow each other, of one `forward`. None where they are not, or where
     y_bar is complex.
@@ -146,14 +146,14 @@ def vjp_params(
     chains.vjp_params(table, own.members, own.rows, *buffers)
     bars = iter(made)
     layers_bar = [
-        LayerParams(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
+        DenseParts(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
         for layer in own.layers
     ]
     found = Leaves(dtype, own.shapes[:-1], own.sizes, addresses[:-1], own.layers)
-    return x_bar, remembered(MLPParams(tuple(layers_bar)), found)
+    return x_bar, layers_bar, memo_of(found)
 
 
-def layers_of(params: MLPParams, leaves: Leaves) -> tuple[Any, ...]:
+def layers_of(params: Parameters, leaves: Leaves) -> tuple[Any, ...]:
     """The shapes of kernel, bias, scale and offset of each layer, None of what it has not."""
     if leaves.layers is None:
         leaves.layers = tuple(
