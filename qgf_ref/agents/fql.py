@@ -54,7 +54,9 @@ class FQLRecipe(CriticRecipe):
         """Cloning, the one-step policy's loss, the critic's and the value's."""
         clone = cloning_stage(CLONE)
         reads = (CLONE, "critic")
-        follow = Stage(ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held)
+        follow = Stage(
+            ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held, at_each_step=True
+        )
         return clone, follow, *self.critic_stages
 
     def _held(self, inputs: StageInputs) -> Array:

@@ -82,7 +82,7 @@ class QAMRecipe(CriticRecipe):
         slow = cloning_stage(SLOW)
         fast = Stage(
             FAST, (FAST,), self._fast, (START, PATH_NOISE), (self.base, self.guide),
-            self._path,
+            self._path, at_each_step=True,
         )  # fmt: skip
         return slow, fast, *self.critic_stages
 

@@ -32,14 +32,20 @@ class Schedule(NamedTuple):
     helped_rows: int = 0
 
 
-def schedule(stages: Sequence[Stage], nets: Networks, rows: int, threads: int) -> Schedule:
+def schedule(
+    stages: Sequence[Stage], nets: Networks, rows: int, threads: int, steps: int = 1
+) -> Schedule:
     """The stage of most work first, each to the thread that has least to do.
 
+    steps  denoising steps, for stages that read at each of them
     Then two threads share what divides without changing a bit: rows of what a loss holds fixed.
     """
     sizes = {name: net.params.count for name, net in vars(nets).items()}
     # matrix products in units of a forward: one forward, two for the backward
-    reading = {s.name: sum(sizes[part] for part in s.reads) for s in stages}
+    reading = {
+        s.name: sum(sizes[part] for part in s.reads) * (steps if s.at_each_step else 1)
+        for s in stages
+    }
     work = {s.name: 3 * sum(sizes[part] for part in s.trains) + reading[s.name] for s in stages}
     groups: list[list[str]] = [[] for _ in range(min(threads, len(work)))]
     loads = [0] * len(groups)
@@ -67,7 +73,9 @@ def run_stages(
     Raises NonFiniteError of the first stage that did, whichever thread came first.
     """
     rows = len(inputs.batch.obs)
-    groups, helper, helped, most = schedule(stages, inputs.nets, rows, threads)
+    groups, helper, helped, most = schedule(
+        stages, inputs.nets, rows, threads, inputs.hyper.denoise_steps
+    )
     by_name = {stage.name: stage for stage in stages}
     head = slice(min(most, rows))
     help_first = Once(lambda: by_name[helped].fixed_rows(inputs, head))

@@ -58,6 +58,7 @@ class Stage:
     reads   other parts that it evaluates once, held fixed: with `trains`, a measure of its work
     fixed   an array (…, B) that the loss holds fixed, each row computed from that row of the batch
             alone: idle threads may take over some of its rows
+    at_each_step  whether `fixed` evaluates what it reads at each denoising step
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stage:
     draws: tuple[Draw, ...] = ()
     reads: tuple[str, ...] = ()
     fixed: Callable[[StageInputs], Array] | None = None
+    at_each_step: bool = False
 
     def fixed_rows(self, inputs: StageInputs, rows: slice) -> Array:
         """Some rows of `fixed`."""

@@ -24,6 +24,7 @@ from qgf_ref.losses.iql import critic_loss, critic_target, value_loss
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from tests.conftest import Golden, small_checkpoint
+from tests.helpers.agents import variant
 from tests.helpers.losses import batch_of
 
 
@@ -248,6 +249,33 @@ def test_rows_of_the_target_critic_that_another_thread_does(threads: int) -> Non
         bars = (result.gradients["value"].arrays() for result in (found, expected))
         for a, b in zip(*bars, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["fql", "qam"])
+def test_rows_of_what_a_stage_reads_at_each_denoising_step(name: str) -> None:
+    """They are most of the work, so that another thread does more of them: the same bits."""
+    ck = variant(name, action_dim=4)
+    recipe = ck.agent.require_recipe()
+    batch, _ = batch_of(ck, 80)
+    batch, hyper = batch.astype("float32"), replace(ck.hyperparameters(), denoise_steps=10)
+    drawn = recipe.draw(np.random.default_rng(0), batch, hyper)
+    nets = ck.networks(embedding="float32", kernels=backend_named("numba").kernels())
+    once = schedule.schedule(recipe.stages, nets, 80, 2)
+    plan = schedule.schedule(recipe.stages, nets, 80, 2, hyper.denoise_steps)
+    assert plan.helped in {s.name for s in recipe.stages if s.at_each_step}
+    assert once.helped_rows < plan.helped_rows <= 40
+    state = TrainState.create(recipe, nets)
+    expected, _ = update(recipe, state, batch, drawn, hyper)
+    for threads in (2, 3):
+        found, _ = update(recipe, state, batch, drawn, hyper, threads)
+        for part in recipe.trained:
+            pairs = zip(
+                found.networks[part].params.arrays(),
+                expected.networks[part].params.arrays(),
+                strict=True,
+            )
+            for a, b in pairs:
+                np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
