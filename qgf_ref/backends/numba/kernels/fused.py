@@ -104,6 +104,7 @@ class NumbaKernels:
         order = _order(parts, rule)
         x_dot = np.ascontiguousarray(x_dot, x.dtype)
         E, B, K, F = _sizes(x, parts)
+        _require("x_dot", x_dot, B, K)
         y_dot = empty((E, B, F), x.dtype)
         buffers = _buffers(B, K, F, x.dtype)
         for e in range(E):
@@ -127,6 +128,7 @@ class NumbaKernels:
         order = _order(parts, rule)
         y_bar = np.ascontiguousarray(y_bar, x.dtype)
         E, B, K, F = _sizes(x, parts)
+        _require("y_bar", y_bar, B, F)
         x_bar = empty(x.shape, x.dtype)
         buffers = _buffers(B, K, F, x.dtype)
         for e in range(E):
@@ -229,6 +231,12 @@ def _composed(cache: CompiledCache) -> DenseCache:
         y = y if order == NORM_FIRST else linear(x, parts.kernel, parts.bias)[0]
         saved[ACTIVATION] = activation(y, rule.activation)[1]
     return DenseCache(tuple((sublayer, saved[sublayer]) for sublayer in sublayers(parts, rule)))
+
+
+def _require(name: str, array: Array, rows: int, columns: int) -> None:
+    """Raise ValueError on another shape: compiled code would read on, past the array's end."""
+    if array.shape[-2:] != (rows, columns):
+        raise ValueError(f"{name} must have shape (…, {rows}, {columns}), got {array.shape}")
 
 
 def _order(parts: DenseParts, rule: DenseRule) -> int:

@@ -112,7 +112,7 @@ def vjp_params(
     and what a set of the latter is to remember.
 
     caches: of blocks that follow each other, of one `forward`. None where they are not, or where
-    y_bar is complex.
+    y_bar is complex. Raises ValueError on a y_bar of another size: compiled code would read on.
     """
     first = caches[0]
     if y_bar.dtype.kind == "c" or not isinstance(first, CompiledCache):
@@ -126,6 +126,8 @@ def vjp_params(
     out = (own.members, own.rows, own.layers[-1][0][-1])
     if y_bar.ndim == 2 and own.members > 1:  # one for all members
         y_bar = np.broadcast_to(y_bar, out)
+    if y_bar.size != math.prod(out):
+        raise ValueError(f"y_bar must have shape {out}, got {y_bar.shape}")
     y_bar = np.ascontiguousarray(y_bar, dtype)
     made, addresses = several(own.shapes, dtype)
     x_bar = empty(x.shape, dtype) if input_bar else None

@@ -18,7 +18,15 @@ from qgf_ref.backends.numba.kernels.fused import numba_kernels
 from qgf_ref.backends.numba.kernels.leaves import leaves_of
 from qgf_ref.losses.optimiser import AdamState, adam, target_update
 from qgf_ref.nets.critic import MLPCritic
-from qgf_ref.nets.mlp import LayerParams, MLPOptions, MLPParams, mlp, mlp_vjp, mlp_vjp_params
+from qgf_ref.nets.mlp import (
+    LayerParams,
+    MLPOptions,
+    MLPParams,
+    mlp,
+    mlp_jvp,
+    mlp_vjp,
+    mlp_vjp_params,
+)
 from qgf_ref.nets.networks import forward_only
 from qgf_ref.ops.kernels import Kernels
 
@@ -130,6 +138,17 @@ def test_a_cotangent_that_members_share() -> None:
     _, spread = mlp_vjp_params(np.stack([y_bar] * 2), cache, numba_kernels)
     for one, other in zip(shared.arrays(), spread.arrays(), strict=True):
         same_bits(one, other)
+
+
+def test_a_cotangent_of_another_shape_is_refused() -> None:
+    params = network_of((5, 16, 3))
+    _, cache = mlp(params, np.ones((4, 5), np.float32), MLPOptions(), numba_kernels)
+    with pytest.raises(ValueError, match=r"y_bar must have shape \(1, 4, 3\), got \(3, 3\)"):
+        mlp_vjp_params(np.ones((3, 3), np.float32), cache, numba_kernels)
+    with pytest.raises(ValueError, match=r"y_bar must have shape \(…, 4, 3\), got \(3, 3\)"):
+        mlp_vjp(np.ones((3, 3), np.float32), cache, numba_kernels)
+    with pytest.raises(ValueError, match=r"x_dot must have shape \(…, 4, 5\), got \(4, 4\)"):
+        mlp_jvp(np.ones((4, 4), np.float32), cache, numba_kernels)
 
 
 def test_a_network_is_one_call_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
