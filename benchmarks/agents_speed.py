@@ -34,7 +34,7 @@ from benchmarks.peers import jax_update  # noqa: E402
 from benchmarks.peers.compare import Contender, D, O, Ours, disagreement, samples  # noqa: E402
 from benchmarks.peers.jax_actor_samplers import sampler  # noqa: E402
 from benchmarks.peers.jax_agents import PEERS  # noqa: E402
-from benchmarks.train_speed import timed  # noqa: E402
+from benchmarks.train_speed import interval, timed  # noqa: E402
 from qgf_ref.agents.actor import ActorAgent  # noqa: E402
 from qgf_ref.agents.agent import Acting  # noqa: E402
 from qgf_ref.agents.checkpoint import Checkpoint, Options  # noqa: E402
@@ -200,10 +200,6 @@ def measure(seed: int, rounds: int, target: float) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """For the page."""
-
-    def interval(of: dict[str, float]) -> str:
-        return f"{of['median']:.3g} ({of['q25']:.3g}–{of['q75']:.3g})"
-
     body = [
         [
             f"`{row['agent']}`",

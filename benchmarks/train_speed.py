@@ -182,12 +182,12 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row, name in itertools.product(results, CPU_BACKENDS):
-        rates = [_interval(row[n]["updates_per_second"]) for n in (name, "jax")]
+        rates = [interval(row[n]["updates_per_second"]) for n in (name, "jax")]
         shares = [f"{row[n]['share_of_gemm_peak']:.0%}" for n in (name, "jax")]
         lines.append(
             f"| `{row['preset']}` ({len(row['hidden'])}×{row['hidden'][0]}, batch {row['batch']}) "
             f"| {row['cores']} | {name} | {rates[0]} | {rates[1]} "
-            f"| **{_interval(row[name]['ratio'])}** | {shares[0]}, {shares[1]} |"
+            f"| **{interval(row[name]['ratio'])}** | {shares[0]}, {shares[1]} |"
         )
     lines += ["", "Median (25%–75%) of interleaved rounds; the ratio is taken within each round."]
     if any(row[n]["share_of_gemm_peak"] > 1 for row in results for n in CONTENDERS):
@@ -252,7 +252,8 @@ def _thread_count(name: str) -> int:
     return sum(name in (task / "comm").read_text() for task in tasks)
 
 
-def _interval(values: dict[str, float]) -> str:
+def interval(values: dict[str, float]) -> str:
+    """Median and quartiles."""
     return f"{values['median']:.3g} ({values['q25']:.3g}–{values['q75']:.3g})"
 
 

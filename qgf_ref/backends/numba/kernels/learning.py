@@ -78,13 +78,16 @@ def _adam_step(
     flat = _real(theta, theta_bar, mean, square)
     if flat is None or not theta.shape == theta_bar.shape == mean.shape == square.shape:
         return None
-    b1, b2 = learning.BETA1, learning.BETA2
     new = [empty(flat[0].shape, theta.dtype) for _ in range(3)]
-    updates.adam_step(
-        *flat, b1, b2, 1 / (1 - b1**count), 1 / (1 - b2**count), learning_rate, eps, eps_root, *new
-    )
+    updates.adam_step(*flat, *_of_count(count), learning_rate, eps, eps_root, *new)
     theta, mean, square = (a.reshape(theta.shape) for a in new)
     return theta, mean, square
+
+
+def _of_count(count: int) -> tuple[float, float, float, float]:
+    """β₁, β₂, and what the moments of update number `count` are multiplied by."""
+    b1, b2 = learning.BETA1, learning.BETA2
+    return b1, b2, 1 / (1 - b1**count), 1 / (1 - b2**count)
 
 
 def _moving_average(target: Array, online: Array, tau: float) -> Array | None:
@@ -122,9 +125,7 @@ def adam_steps(
     if made is None:
         return None
     table, example, new = made
-    b1, b2 = learning.BETA1, learning.BETA2
-    scales = 1 / (1 - b1**count), 1 / (1 - b2**count)
-    updates.adam_steps(table, example, b1, b2, *scales, learning_rate, eps, eps_root)
+    updates.adam_steps(table, example, *_of_count(count), learning_rate, eps, eps_root)
     return new
 
 
