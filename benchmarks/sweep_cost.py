@@ -36,6 +36,7 @@ from qgf_ref.sweeps.place import SweepPlace, write_result  # noqa: E402
 from qgf_ref.sweeps.report import begin, status, write_tables  # noqa: E402
 from qgf_ref.sweeps.spec_file import spec_of  # noqa: E402
 from qgf_ref.sweeps.sweep import Sweep  # noqa: E402
+from qgf_ref.sweeps.workers import check_workers  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
 from qgf_ref.threads import BLAS_VARIABLES, VARIABLE  # noqa: E402
 from qgf_ref.training.record import RECORD  # noqa: E402
@@ -182,7 +183,7 @@ def scale(workers: int) -> dict[str, Any]:
         every, _ = sweep.wanted()
         began = timed("expand", began)
         with dask_runner.local(workers, 1) as client:
-            dask_runner.check_workers(client, sweep.place)
+            check_workers(client, sweep.place)
             began = timed("cluster", began)
             report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=stubbed))
             began = timed("work", began)

@@ -182,6 +182,7 @@ def _runner(args: argparse.Namespace, sweep: Sweep, wanted: int) -> Iterator[Any
         yield SerialRunner(sweep, args.threads)
         return
     from qgf_ref.sweeps import dask_runner
+    from qgf_ref.sweeps.workers import check_workers
 
     if args.scheduler:
         client = dask_runner.running(args.scheduler)
@@ -192,7 +193,7 @@ def _runner(args: argparse.Namespace, sweep: Sweep, wanted: int) -> Iterator[Any
         workers = dask_runner.local_workers(args.workers, args.threads)
         client = dask_runner.local(min(workers, wanted), args.threads)
     with client as connected:
-        count = dask_runner.check_workers(connected, sweep.place)
+        count = check_workers(connected, sweep.place)
         at_once = f"{count} worker{'s' * (count > 1)}, {args.threads} thread each"
         print(f"{at_once}; dashboard {connected.dashboard_link}", file=sys.stderr)
         yield dask_runner.DaskRunner(sweep, connected, args.threads)

@@ -6,9 +6,7 @@ directory: it starts a process for each job and waits for it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import queue
 import secrets
 import shutil
@@ -18,23 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
 import distributed
 from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.scheduler import KilledWorker
 
 from qgf_ref.errors import InputError, QGFError
-from qgf_ref.provenance import provenance
 from qgf_ref.sweeps.driver import RunnerLost
 from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
-from qgf_ref.sweeps.place import SweepPlace
 from qgf_ref.sweeps.sweep import Sweep
+from qgf_ref.sweeps.workers import difference, own_facts
 from qgf_ref.threads import available_cores
 
 QUEUES = {
@@ -46,7 +42,8 @@ MEMORY_EACH = 2 << 30
 """Bytes that one job is taken to need, where workers are counted."""
 _LOST = 20.0
 """Seconds without the scheduler after which it is gone."""
-_FIRST_WORKER = 60.0
+_BLAMED = 10
+"""How often the scheduler may blame a job that hardly began before it is given up."""
 _GONE = (
     "the Dask scheduler is gone; everything that was done is kept: start it again, and give the "
     "same command"
@@ -62,27 +59,51 @@ class DaskRunner:
     ) -> None:
         self.sweep, self.client, self.threads, self.performs = sweep, client, threads, performs
         self.ended: queue.Queue[Any] = queue.Queue()
-        self.jobs: dict[str, tuple[SweepJob, Any]] = {}
+        self.jobs: dict[str, _Given] = {}
         self.count = 0
 
     def submit(self, job: SweepJob, attempt: int) -> None:
         """Give a job to the scheduler; those that were given first come first."""
         self.count += 1
-        key = f"{job.name}-{attempt}-{secrets.token_hex(4)}"
-        future = self.client.submit(
-            _perform_if_fit, own_facts(), self.performs, self.sweep, job, self.threads, key=key,
-            pure=False, priority=-self.count, retries=0,
+        begun = self.sweep.place.begun(job.name)
+        begun.unlink(missing_ok=True)
+        self._give(_Given(job, attempt, self.count, begun))
+
+    def _give(self, given: _Given) -> None:
+        key = f"{given.job.name}-{given.attempt}-{secrets.token_hex(4)}"
+        given.future = self.client.submit(
+            _perform_if_fit, own_facts(), self.performs, self.sweep, given.job, self.threads,
+            given.begun, key=key, pure=False, priority=-given.place, retries=0,
         )  # fmt: skip
-        self.jobs[key] = (job, future)
-        future.add_done_callback(self.ended.put)
+        self.jobs[key] = given
+        given.future.add_done_callback(self.ended.put)
 
     def next(self) -> Outcome:
         """Wait for a job to end, however it does. Raises RunnerLost when the scheduler is gone."""
+        while True:
+            future = self._ended()
+            given = self.jobs.pop(future.key)
+            try:
+                outcome: Outcome = future.result()
+            except KilledWorker as error:
+                if self._to_give_again(given, error.allowed_failures):
+                    self._give(given)
+                    continue
+                outcome = given.killed(str(error.last_worker.address))
+            except (distributed.CancelledError, CommClosedError) as error:
+                raise RunnerLost(_GONE) from error
+            except Exception as error:  # noqa: BLE001  of the worker: a full disk, say
+                said = f"{type(error).__name__}: {error}"
+                outcome = Outcome(given.job.name, 1, 0.0, "its worker", said)
+            given.begun.unlink(missing_ok=True)
+            return outcome
+
+    def _ended(self) -> Any:
+        """The future of a job that ended."""
         lost_since: float | None = None
         while True:
             try:
-                future = self.ended.get(timeout=1.0)
-                break
+                return self.ended.get(timeout=1.0)
             except queue.Empty:
                 if self.client.status == "running":
                     lost_since = None
@@ -90,20 +111,42 @@ class DaskRunner:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _LOST or self.client.status == "closed":
                     raise RunnerLost(_GONE) from None
-        job, _ = self.jobs.pop(future.key)
-        try:
-            outcome: Outcome = future.result()
-        except KilledWorker as error:
-            said = (
-                f"{error.allowed_failures + 1} Dask workers died at it: out of memory? Give fewer "
-                "--workers, or more memory each"
-            )
-            return Outcome(job.name, 1, 0.0, str(error.last_worker.address), said)
-        except (distributed.CancelledError, CommClosedError) as error:
-            raise RunnerLost(_GONE) from error
-        except Exception as error:  # noqa: BLE001  of the worker: a full disk, say
-            return Outcome(job.name, 1, 0.0, "its worker", f"{type(error).__name__}: {error}")
-        return outcome
+
+    def _to_give_again(self, given: _Given, allowed: int) -> bool:
+        """Whether the scheduler blames a job for deaths of workers that it was not the cause of.
+
+        It counts a worker's death against every job that waits there (findings), not only against
+        the one that ran. Ours is what began on more workers than are allowed to die.
+        """
+        given.blamed += 1
+        return given.times_begun() <= allowed and given.blamed <= _BLAMED
+
+
+@dataclass
+class _Given:
+    """A job that the scheduler has. begun: a line for each worker that began it."""
+
+    job: SweepJob
+    attempt: int
+    place: int
+    begun: Path
+    blamed: int = 0
+    future: Any = None
+
+    def times_begun(self) -> int:
+        with suppress(FileNotFoundError):
+            return len(self.begun.read_bytes().splitlines())
+        return 0
+
+    def killed(self, worker: str) -> Outcome:
+        times = self.times_begun()
+        said = (
+            f"{times} Dask workers died at it: out of memory? Give fewer --workers, or more memory "
+            "each"
+            if times
+            else "Dask workers died before they began it, again and again: see their logs"
+        )
+        return Outcome(self.job.name, 1, 0.0, worker, said)
 
 
 def local_workers(workers: int | None, threads: int) -> int:
@@ -187,83 +230,14 @@ def _jobqueue() -> Any:
     return dask_jobqueue
 
 
-@cache
-def code_digest() -> str:
-    """SHA-256 of this package's sources, shortened: two checkouts of one version may differ."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-@cache
-def own_facts() -> dict[str, str]:
-    """What must be the same on every worker."""
-    versions = provenance()["versions"]
-    names = ("qgf_ref", "numpy", "scipy", "numba", "safetensors", "ogbench", "mujoco", "gymnasium")
-    about = {"python": platform.python_version(), **{n: versions[n] for n in names}}
-    return about | {"source of qgf_ref": code_digest(), "dask": dask.__version__}
-
-
-def facts(token: Path, expected: str) -> dict[str, str]:
-    """The same, and whether this worker reads what was written to `token`."""
-    seen = ""
-    with suppress(OSError):
-        seen = token.read_text()
-    return {**own_facts(), "sees the directory": "yes" if seen == expected else "no"}
-
-
-def _others(theirs: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """What differs, in words; empty where nothing does."""
-    return "; ".join(f"{k} {theirs.get(k)} there, {v} here" for k, v in here.items()
-                     if theirs.get(k) != v)  # fmt: skip
-
-
 def _perform_if_fit(
-    asked: Mapping[str, str], performs: Performs, sweep: Sweep, job: SweepJob, threads: int
-) -> Outcome:
+    asked: Mapping[str, str], performs: Performs, sweep: Sweep, job: SweepJob, threads: int,
+    begun: Path,
+) -> Outcome:  # fmt: skip
     """On a worker: do the job, unless this worker, which may have come later, is another."""
-    if other := _others(own_facts(), asked):
+    if other := difference(own_facts(), asked):
         said = f"a worker that came later is not as the process that asks: {other}"
         return Outcome(job.name, 1, 0.0, socket.gethostname(), said)
+    with begun.open("ab") as lines:
+        lines.write(f"{socket.gethostname()}\n".encode())
     return performs(sweep, job, threads)
-
-
-def check_workers(client: Any, place: SweepPlace, wait: float = _FIRST_WORKER) -> int:
-    """How many workers there are, after a check that they are fit for the sweep.
-
-    Raises InputError when none comes within `wait` seconds, when one has other versions than this
-    process, and when one does not see the sweep's directory.
-    """
-    try:
-        client.wait_for_workers(1, timeout=wait)
-    except TimeoutError:
-        raise InputError(
-            f"no Dask worker has come within {wait:g} s: start some (dask worker ADDRESS), or see "
-            "why the queue does not start them"
-        ) from None
-    token, expected = place.root / "jobs" / f".seen-{secrets.token_hex(8)}", secrets.token_hex(16)
-    token.write_text(expected)
-    try:
-        own = facts(token, expected)
-        try:
-            answers = client.run(facts, token, expected)
-        except Exception as error:
-            raise InputError(
-                f"a Dask worker cannot run qgf_ref ({type(error).__name__}: {error}): install the "
-                f"same version there as here, {own['qgf_ref']}"
-            ) from error
-    finally:
-        token.unlink(missing_ok=True)
-    for address, theirs in answers.items():
-        if theirs["sees the directory"] != "yes":
-            raise InputError(
-                f"the worker {address} does not see {place.root}: --out must be on a file system "
-                "that this machine and all workers share, under the same path"
-            )
-        if other := _others(theirs, own):
-            raise InputError(
-                f"the worker {address} is not as this process ({other}): results would depend on "
-                "who does a job. Install the same versions"
-            )
-    return len(answers)

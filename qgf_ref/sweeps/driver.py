@@ -15,6 +15,7 @@ from qgf_ref.progress import SILENT, Progress
 from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome, perform
 from qgf_ref.sweeps.sweep import Sweep
+from qgf_ref.sweeps.workers import check_workers
 
 
 class RunnerLost(QGFError):
@@ -65,7 +66,7 @@ def on_this_machine(sweep: Sweep, at_once: int) -> Iterator[JobRunner]:
             f"{missing_package(error.name) or error}; or give --workers 1, which needs no Dask"
         ) from error
     with dask_runner.local(at_once, 1) as client:
-        dask_runner.check_workers(client, sweep.place)
+        check_workers(client, sweep.place)
         yield dask_runner.DaskRunner(sweep, client)
 
 

@@ -48,6 +48,10 @@ class SweepPlace:
         """Held by the process that is at a job."""
         return self.root / "jobs" / f".{_flat(job)}.lock"
 
+    def begun(self, job: str) -> Path:
+        """While a cluster has a job: a line for each worker that began it."""
+        return self.root / "jobs" / f".{_flat(job)}.begun"
+
     def log(self, job: str) -> Path:
         """What the attempts at a job printed."""
         return self.root / "logs" / f"{_flat(job)}.log"

@@ -24,6 +24,7 @@ from qgf_ref.sweeps.place import SweepPlace, read_json
 from qgf_ref.sweeps.report import begin, write_tables
 from qgf_ref.sweeps.spec_file import spec_of
 from qgf_ref.sweeps.sweep import Sweep
+from qgf_ref.sweeps.workers import check_workers, own_facts
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny
@@ -111,7 +112,7 @@ def test_killed_workers_change_nothing(
     sweep, killed = longer(data, tmp_path), list[int]()
     thread = threading.Thread(target=kill_workers(sweep, killed))
     with dask_runner.local(workers, 1) as client:
-        assert dask_runner.check_workers(client, sweep.place) == workers
+        assert check_workers(client, sweep.place) == workers
         thread.start()
         report = work_off(sweep, dask_runner.DaskRunner(sweep, client), retries=1)
         thread.join()
@@ -171,7 +172,7 @@ def test_a_scheduler_that_is_killed_and_started_again(
         processes[0].kill()
 
     with dask_runner.running(address) as client:
-        dask_runner.check_workers(client, sweep.place)
+        check_workers(client, sweep.place)
         thread = threading.Thread(target=kill)
         thread.start()
         with pytest.raises(RunnerLost, match="is gone; everything that was done is kept"):
@@ -181,7 +182,7 @@ def test_a_scheduler_that_is_killed_and_started_again(
         process.kill()
     address, _ = scheduler()
     with dask_runner.running(address) as client:
-        dask_runner.check_workers(client, sweep.place)
+        check_workers(client, sweep.place)
         assert not work_off(sweep, dask_runner.DaskRunner(sweep, client)).failed
     write_tables(sweep)
     same(alone, sweep.place.root)
@@ -215,7 +216,7 @@ def test_workers_that_die_at_stubbed_work(tmp_path: Path) -> None:
     first = f"train {TASK}/iql/seed0"
     with dask_runner.local(2, 1) as client:
         sweep = swept(tmp_path / "once")
-        assert dask_runner.check_workers(client, sweep.place) == 2
+        assert check_workers(client, sweep.place) == 2
         report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=dies), retries=0)
         assert not report.failed
         assert (tmp_path / "once" / "killed").exists()
@@ -227,15 +228,19 @@ def test_workers_that_die_at_stubbed_work(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_job_that_kills_every_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_kills_every_worker(tmp_path: Path, workers: int) -> None:
+    """Those that wait for the same worker are not blamed: with one, that is every other job."""
     first = f"train {TASK}/iql/seed0"
-    with dask_runner.local(2, 1) as client:
+    with dask_runner.local(workers, 1) as client:
         sweep = swept(tmp_path / "always")
         runner = dask_runner.DaskRunner(sweep, client, performs=always_dies)
         report = work_off(sweep, runner, retries=0)
         assert list(report.failed) == [first]
-        assert "Dask workers died at it: out of memory?" in report.failed[first]
+        assert "4 Dask workers died at it: out of memory?" in report.failed[first]
+        assert f"train {TASK}/iql/seed1" in report.done
         assert f"evaluate {TASK}/edp" in report.done
+    assert not list((tmp_path / "always" / "jobs").glob(".*.begun"))
 
 
 class Answering:
@@ -267,18 +272,19 @@ def test_runners_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_workers_that_do_not_fit(tmp_path: Path) -> None:
     sweep = swept(tmp_path)
-    check = dask_runner.check_workers
-    assert check(Answering(), sweep.place) == 1
+    assert check_workers(Answering(), sweep.place) == 1
     for other, message in (
         ({"numpy": "1.0"}, r"tcp://other:1 is not as this process \(numpy 1\.0 there, .* here\)"),
         ({"source of qgf_ref": "0"}, r"\(source of qgf_ref 0 there, .*\): results would depend"),
         ({"sees the directory": "no"}, r"tcp://other:1 does not see .*file system that this"),
     ):
         with pytest.raises(InputError, match=message):
-            check(Answering(**other), sweep.place)
+            check_workers(Answering(**other), sweep.place)
     assert not list((tmp_path / "jobs").glob(".seen*"))
-    asked = {**dask_runner.own_facts(), "numpy": "1.0"}
-    late = dask_runner._perform_if_fit(asked, stub.perform, sweep, sweep.wanted()[1][0], 1)
+    asked = {**own_facts(), "numpy": "1.0"}
+    late = dask_runner._perform_if_fit(
+        asked, stub.perform, sweep, sweep.wanted()[1][0], 1, tmp_path / "begun"
+    )
     assert (late.code, late.said.startswith("a worker that came later is not as")) == (1, True)
     none = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
     with pytest.raises(InputError, match=none), dask_runner.running("tcp://127.0.0.1:9"):

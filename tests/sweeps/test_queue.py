@@ -13,6 +13,7 @@ import pytest
 from qgf_ref.errors import InputError
 from qgf_ref.sweeps import dask_runner
 from qgf_ref.sweeps.driver import work_off
+from qgf_ref.sweeps.workers import check_workers
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept
 
@@ -47,7 +48,7 @@ def test_jobs_on_a_queue(slurm: Path, tmp_path: Path) -> None:
     sweep = swept(tmp_path / "sweep")
     asked = {"queue": "long", "walltime": "00:10:00", "memory": "1GB"}
     with dask_runner.queued("slurm", 2, 1, asked) as client:
-        assert dask_runner.check_workers(client, sweep.place) >= 1
+        assert check_workers(client, sweep.place) >= 1
         report = work_off(sweep, dask_runner.DaskRunner(sweep, client, performs=stub.perform))
     assert not report.failed
     assert len(report.done) == 12
@@ -95,4 +96,4 @@ def test_a_queue_that_takes_no_job(slurm: Path, tmp_path: Path) -> None:
         pytest.raises(InputError, match=said),
         dask_runner.queued("slurm", 1, 1, {"memory": "1GB"}) as client,
     ):
-        dask_runner.check_workers(client, sweep.place, wait=0.5)
+        check_workers(client, sweep.place, wait=0.5)
