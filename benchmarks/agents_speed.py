@@ -35,17 +35,16 @@ from benchmarks.peers.compare import Contender, D, O, Ours, disagreement, sample
 from benchmarks.peers.jax_actor_samplers import sampler  # noqa: E402
 from benchmarks.peers.jax_agents import PEERS  # noqa: E402
 from benchmarks.train_speed import interval, timed  # noqa: E402
-from qgf_ref.agents.actor import ActorAgent  # noqa: E402
+from qgf_ref.agents.actor import ActorAgent, clipped_end  # noqa: E402
 from qgf_ref.agents.agent import Acting  # noqa: E402
 from qgf_ref.agents.checkpoint import Checkpoint, Options  # noqa: E402
 from qgf_ref.agents.registry import agent_with  # noqa: E402
 from qgf_ref.arrays import Array  # noqa: E402
 from qgf_ref.backends.engine import Engine, backend_named  # noqa: E402
+from qgf_ref.backends.program.record import Actor  # noqa: E402
 from qgf_ref.bench.measure import settle, spread  # noqa: E402
 from qgf_ref.files import write_atomically, write_json  # noqa: E402
-from qgf_ref.flow.chain import chain_end  # noqa: E402
 from qgf_ref.losses.batch import Hyperparameters  # noqa: E402
-from qgf_ref.ops.clip import clip  # noqa: E402
 from qgf_ref.provenance import provenance  # noqa: E402
 from qgf_ref.sampling import sample  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
@@ -132,10 +131,10 @@ def actions(
     port, z = sampler(checkpoint, jitted=True), None
     if isinstance(agent, ActorAgent):
         actor, z = agent, agent.drawn(noise, T)
-        net = actor.acting(checkpoint, actor.actor, Acting(backend=engine))
+        net = Actor(actor.acting(checkpoint, actor.actor, Acting()), z)
 
         def ours() -> Array:
-            return clip(chain_end(actor.chain, net, obs, noise, z, T))[0]
+            return clipped_end(actor.chain, net, obs, noise, T, engine)
 
     else:
         flow = agent.flow(checkpoint, embedding="float32")

@@ -10,6 +10,7 @@ import numpy as np
 from qgf_ref.agents.agent import Acting, Agent
 from qgf_ref.arrays import Array, matrix
 from qgf_ref.backends.engine import Engine, EngineLike
+from qgf_ref.backends.program.record import Actor
 from qgf_ref.errors import InputError
 from qgf_ref.flow.chain import Chain, chain_end, chain_steps
 from qgf_ref.nets.networks import forward_only
@@ -53,8 +54,9 @@ class ActorAgent(Agent):
 
     def chunks(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
         """`act` of arrays that fit the checkpoint, in its dtype."""
-        net, T = self.acting(checkpoint, self.actor, how), checkpoint.options.denoise_steps
-        return clip(chain_end(self.chain, net, obs, noise, self.drawn(noise, T), T))[0]
+        net, T = self.acting(checkpoint, self.actor, Acting()), checkpoint.options.denoise_steps
+        actor = Actor(net, self.drawn(noise, T))
+        return clipped_end(self.chain, actor, obs, noise, T, Engine.of(how.backend))
 
     def trace(
         self,
@@ -105,3 +107,18 @@ class ActorAgent(Agent):
         critic = checkpoint.network("target_critic")
         q, _ = critic.forward(obs.astype(chunks.dtype), chunks)
         return ensemble_reduce(q, critic.aggregation)[0]
+
+
+def clipped_end(
+    chain: Chain, actor: Actor, obs: Array, noise: Array, T: int, engine: Engine
+) -> Array:
+    """`chain_end`, clipped to ±1: on an engine that records, one compiled program.
+
+    obs (B, O), noise (B, D), `actor.z` (T, B, D) of a chain that draws, in the network's dtype.
+    """
+
+    def run(actor: Actor, obs: Array, noise: Array, weight: Any) -> tuple[Array, ...]:
+        end = chain_end(chain, actor.net, obs, noise, actor.z, T)
+        return (actor.net.kernels(clip, end)[0],)
+
+    return engine.run_actor(actor, run, (chain, T), obs, noise)[0]

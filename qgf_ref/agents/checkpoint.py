@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from numpy.typing import DTypeLike
@@ -122,14 +123,14 @@ class Checkpoint:
         """IQL's state value's."""
         return self.part("value")
 
-    @property
+    @cached_property
     def obs_dim(self) -> int:
         """O."""
         part, _ = telling_parts(self.agent, self.params)
         others = part.in_features(0, self.flat_action_dim)
         return self.params[part.name].in_features - others
 
-    @property
+    @cached_property
     def flat_action_dim(self) -> int:
         """D, the width of the flat action chunk."""
         _, part = telling_parts(self.agent, self.params)
@@ -145,7 +146,7 @@ class Checkpoint:
         """Actions in the policy's output: H with action chunking, else 1."""
         return self.options.horizon_length if self.options.action_chunking else 1
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """Name of the parameters' dtype."""
         return str(next(iter(self.params.values())).layers[0].kernel.dtype.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,16 +88,7 @@ class Options:
 
     def mlp_of(self, network: str) -> MLPOptions:
         """What the network of that name, and its average, are evaluated with."""
-        activations = values_by_network(self.activation, "activation")
-        order, residual = (
-            bool({ALL, network} & set(self.networks_with(option))) for option in SOME_NETWORKS
-        )
-        return MLPOptions(
-            activations.get(network, activations[ALL]),
-            self.layer_norm_eps or EPS,
-            norm_after_activation=order,
-            residual=residual,
-        )
+        return _mlp_of(self, network)
 
     def networks_with(self, option: str) -> tuple[str, ...]:
         """The names for which an option of `SOME_NETWORKS` holds; ("all",): every network."""
@@ -207,3 +199,18 @@ def _converted(name: str, value: Any) -> Any:
     if not right:
         raise InputError(f"{name} must be of type {kind.__name__}, got {value!r}")
     return kind(value)
+
+
+@lru_cache(maxsize=256)
+def _mlp_of(options: Options, network: str) -> MLPOptions:
+    """`Options.mlp_of`; an agent that acts asks for all of its networks' at every step."""
+    activations = values_by_network(options.activation, "activation")
+    order, residual = (
+        bool({ALL, network} & set(options.networks_with(option))) for option in SOME_NETWORKS
+    )
+    return MLPOptions(
+        activations.get(network, activations[ALL]),
+        options.layer_norm_eps or EPS,
+        norm_after_activation=order,
+        residual=residual,
+    )

@@ -7,97 +7,25 @@ needs to know of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.program.record import Chain, NotRecordable
+from qgf_ref.backends.interface import Backend
+from qgf_ref.backends.program.record import Actor, Chain, NotRecordable
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.guidance.base import Estimator, GuidedFlow
 from qgf_ref.guidance.scheme import ALGORITHM_1, Scheme
-from qgf_ref.losses.batch import AnyBatch, Batch
+from qgf_ref.nets.networks import forward_only
 from qgf_ref.nets.probability import ProbabilityCritic, logits_of
-from qgf_ref.ops.kernels import Kernels, reference_kernels
+from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.threads import thread_count
-
-B = TypeVar("B", bound=AnyBatch)
-
-
-class Executor(Protocol):
-    """A chain, ready to be run."""
-
-    def __call__(
-        self, obs: Array, noise: Array, weight: Array | float, threads: int
-    ) -> tuple[Array, ...] | None:
-        """The chain's results for obs (B/n, O), each for n rows of noise (B, D), weight () or
-        (B, 1); None when something on the way was not finite.
-        """
-        ...
-
-
-class Residence(Protocol):
-    """Where a training's arrays are, other than in NumPy's memory."""
-
-    def put(self, array: Array) -> Any:
-        """A copy there."""
-        ...
-
-    def get(self, array: Any) -> Array:
-        """A copy of what is there."""
-        ...
-
-    def windows(
-        self,
-        data: Any,
-        starts: Array,
-        horizon: int,
-        discount: float,
-        on_host: Callable[[], Batch],
-    ) -> Batch:
-        """`qgf_ref.data.windows.windows` there, float32; on_host makes it in NumPy."""
-        ...
-
-    def upload(self, batch: B) -> B:
-        """A batch of NumPy's arrays there, its floats in float32."""
-        ...
-
-
-@dataclass(frozen=True)
-class Backend:
-    """How primitives and recorded programs are run.
-
-    kernels   dtype or None → the kernels, compiled for that dtype (None: at their first use)
-    executor  (flow, chain, key) → the chain's program, ready to be run; chains with equal keys are
-              the same. Raises NotRecordable where it has none. None: every chain runs as it stands
-    threaded  whether a number of threads can be given
-    packages  whose versions decide last bits; each must be installed
-    require   raises InputError where the backend cannot run here
-    own_array an array of another library → the backend's own, on its device; None where it is
-              none of this backend's
-    residence where a training's arrays are; None: with NumPy
-    ways      the same backend, told to work otherwise: each is named NAME:WAY
-    double    whether it computes in float64, too
-    coarser   how many times as coarse as float32 the factors of its float32 products are rounded
-    """
-
-    name: str
-    kernels: Callable[..., Kernels]
-    executor: Callable[[GuidedFlow, Chain, Any], Executor] | None = None
-    threaded: bool = False
-    packages: tuple[str, ...] = ()
-    require: Callable[[], None] | None = None
-    own_array: Callable[[Any], Any] | None = None
-    residence: Callable[[], Residence] | None = None
-    ways: tuple[Backend, ...] = ()
-    double: bool = True
-    coarser: float = 1.0
 
 
 @cache
@@ -218,6 +146,27 @@ class Engine:
         place = self.backend.residence()
         obs, noise, weight = (place.get(x) for x in (obs, noise, weight))
         return tuple(map(place.put, chain(flow, scheme.spread(obs, draws), noise, weight)))
+
+    def run_actor(
+        self, actor: Actor, chain: Chain, key: Any, obs: Array, noise: Array
+    ) -> tuple[Array, ...]:
+        """The results of `chain` on an actor, whose network has the reference's kernels: as a
+        program where it is one, else layer by layer in the backend's.
+
+        obs (B, O), noise (B, D), `actor.z` (n, B, D), all of the network's dtype
+        """
+        recorded = self.backend.executor
+        if recorded is not None:
+            try:
+                program = recorded(actor, chain, key)
+            except NotRecordable:
+                kernels = self.backend.kernels(actor.net.dtype)
+                actor = replace(actor, net=forward_only(replace(actor.net, kernels=kernels)))
+            else:
+                results = program(obs, noise, 0.0, self.concurrency, actor.z)
+                if results is not None:
+                    return results  # else the reference says what came of it
+        return chain(actor, obs, noise, 0.0)
 
     def taken(self, array: Any) -> Any:
         """An array of a GPU as the backend's own; all else as it is.

@@ -18,7 +18,7 @@ from typing import Any
 
 from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.agents.checkpoint import digest as digest_of
-from qgf_ref.backends.engine import Backend
+from qgf_ref.backends.interface import Backend
 from qgf_ref.errors import InputError
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.rollouts import Episode, Played

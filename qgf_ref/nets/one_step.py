@@ -26,6 +26,11 @@ class OneStepPolicy(JointMLP):
         """D."""
         return self.params.out_features
 
+    @property
+    def obs_dim(self) -> int:
+        """O."""
+        return self.params.in_features - self.action_dim
+
     def forward(self, obs: Array, noise: Array) -> tuple[Array, JointCache]:
         """a (B, D), not clipped. obs (B, O), noise (B, D)."""
         return self.joint(obs=obs, noise=noise)

@@ -15,7 +15,8 @@ from qgf_ref.agents.recipe import Recipe
 from qgf_ref.agents.stage import StageInputs
 from qgf_ref.agents.step import TrainState, losses, update
 from qgf_ref.arrays import Array, require_finite
-from qgf_ref.backends.engine import Residence, backend_named
+from qgf_ref.backends.engine import backend_named
+from qgf_ref.backends.interface import Residence
 from qgf_ref.data.windows import Transitions, sample_starts, windows
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.losses.batch import AnyBatch, Batch, Hyperparameters

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qgf_ref.backends.engine import Backend, Executor, Residence
-from qgf_ref.backends.program.record import Chain
+from qgf_ref.backends.interface import Backend, Executor, Residence
+from qgf_ref.backends.program.record import Actor, Chain, NotRecordable
 from qgf_ref.errors import InputError
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops.kernels import Kernels
@@ -31,8 +31,10 @@ def kernels(dtype: DTypeLike | None = None, tf32: bool = False) -> Kernels:
     return device_kernels(tf32)  # compiled at their first use
 
 
-def executor(flow: GuidedFlow, chain: Chain, key: Any, tf32: bool = False) -> Executor:
+def executor(flow: GuidedFlow | Actor, chain: Chain, key: Any, tf32: bool = False) -> Executor:
     """The program of a chain, on the GPU. Raises NotRecordable; InputError on float64 with tf32."""
+    if isinstance(flow, Actor):
+        raise NotRecordable("an actor's chain, whose noise is no instruction here")
     if tf32:
         _require_float32(flow.field.dtype)
     from qgf_ref.backends.cupy.sampler import device_sampler, tf32_sampler

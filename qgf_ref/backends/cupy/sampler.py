@@ -38,14 +38,19 @@ class DeviceSampler:
         self._ready: dict[tuple[int, int], _Ready] = {}
 
     def __call__(
-        self, obs: Array, noise: Array, weight: Array | float, threads: int = 1
+        self,
+        obs: Array,
+        noise: Array,
+        weight: Array | float,
+        threads: int = 1,
+        drawn: Array | None = None,
     ) -> tuple[Array, ...] | None:
         """The chain's results: (B, D), (E, B) or (B,) each; CuPy's if obs is, else NumPy's.
 
         obs (B/N, O), each for N consecutive rows; noise (B, D); weight () or (B, 1). None when
         something on the way was not finite. Raises InputError where the memory does not suffice.
         """
-        del threads
+        del threads, drawn
         B, draws = len(noise), len(noise) // max(len(obs), 1)
         own, here = self.device.is_own(obs), self.device
         with here.working():

@@ -20,7 +20,7 @@ ARRAYS = "observations", "next_observations", "actions", "rewards", "masks", "te
 
 
 class DeviceArrays:
-    """`qgf_ref.backends.engine.Residence` of a GPU. Batches are float32."""
+    """`qgf_ref.backends.interface.Residence` of a GPU. Batches are float32."""
 
     def __init__(self, tf32: bool = False) -> None:
         self.device = device(tf32)

@@ -7,8 +7,8 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from qgf_ref.arrays import real_dtype
-from qgf_ref.backends.engine import Backend, Executor
-from qgf_ref.backends.program.record import Chain
+from qgf_ref.backends.interface import Backend, Executor
+from qgf_ref.backends.program.record import Actor, Chain
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops.kernels import Kernels
 
@@ -22,7 +22,7 @@ def kernels(dtype: DTypeLike | None = None) -> Kernels:
     return numba_kernels
 
 
-def executor(flow: GuidedFlow, chain: Chain, key: Any) -> Executor:
+def executor(flow: GuidedFlow | Actor, chain: Chain, key: Any) -> Executor:
     """The compiled program of a chain. Raises NotRecordable."""
     from qgf_ref.backends.numba.sampler import compiled_sampler
 

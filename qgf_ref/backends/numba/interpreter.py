@@ -56,7 +56,9 @@ CLIP, MULTIPLY, REDUCE_MIN, REDUCE_MEAN, FILL, SHARE, WHERE_POSITIVE, PLUS, AT_L
     Op.CLIP, Op.MULTIPLY, Op.REDUCE_MIN, Op.REDUCE_MEAN, Op.FILL, Op.SHARE, Op.WHERE_POSITIVE,
     Op.PLUS, Op.AT_LEAST,
 ))  # fmt: skip
-NEAREST, ROOT, KEEP, SIGMOID = map(int, (Op.NEAREST, Op.ROOT, Op.KEEP, Op.SIGMOID))
+NEAREST, ROOT, KEEP, SIGMOID, DRAW = map(int, (
+    Op.NEAREST, Op.ROOT, Op.KEEP, Op.SIGMOID, Op.DRAW,
+))  # fmt: skip
 LAST_CHECKED = int(programs.LAST_CHECKED)
 SELDOM = (
     JVP, HVP, SCALE_ROW, DIVIDE, ROW_DOT, RATIO, WHERE_POSITIVE, PLUS, AT_LEAST, NEAREST, ROOT,
@@ -74,7 +76,7 @@ def _load(registers, batch, model, at, D, memory):
     """The block's noise and weights into their registers, and the observations' share of all first
     layers, once for all draws.
     """
-    obs, noise, weight = batch
+    obs, noise, weight, _ = batch
     flat, places, work = model[0], at, memory[0]
     first, rows, draws = at[FIRST], at[ROWS], at[DRAWS]
     obs_dim, pre_wide, pre = places[OBS_DIM], places[PRE_WIDE], places[PRE]
@@ -172,7 +174,7 @@ def run_block(program, model, at, batch, memory, answers, status, seldom):
     program  the code's table and numbers; the registers' places and kinds; the results' registers
     model    weights (flat), constants of the times, and the tables of layers and networks, eps,
              frequencies of the time embedding
-    batch    obs (B/draws · O), noise (B · D), weight (B,), flat
+    batch    obs (B/draws · O), noise (B · D), weight (B,), drawn (n · B · D), flat
     memory   of this thread, of the team, its barrier, and room for the numbers of rows
     answers  the results, flat, one after another in the shapes of the loop
     status   [0] becomes 1 when a network, a product or a sum leaves the finite numbers
@@ -182,7 +184,8 @@ def run_block(program, model, at, batch, memory, answers, status, seldom):
     layers, networks = model[2], model[3]
     work, counters = memory[0], memory[2]
     rows, first = at[ROWS], at[FIRST]
-    D, E = layers[0, IN], networks[CRITIC, MEMBERS]
+    D = layers[0, IN]
+    E = networks[CRITIC, MEMBERS] if len(networks) > CRITIC else 1  # an actor has none
     _load(registers, batch, model, at, D, memory)
 
     for n in range(len(table)):
@@ -213,6 +216,10 @@ def run_block(program, model, at, batch, memory, answers, status, seldom):
             for e in range(E):
                 for r in range(rows):
                     work[out + e * rows + r] = work[x + r] * work[y + e * rows + r]
+        elif op == DRAW:
+            drawn = (int(numbers[code[NUMBER]]) * at[BATCH] + first) * D
+            for i in range(rows * D):
+                work[out + i] = batch[3][drawn + i]
         elif op in (REDUCE_MIN, REDUCE_MEAN):
             reduce_members(x, out, second, rows, E, op == REDUCE_MEAN, work)
         else:

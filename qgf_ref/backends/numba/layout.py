@@ -54,7 +54,9 @@ class Sizes:
         if kind >= len(Kind):
             network = kind - len(Kind)
             return self.members[network] * self.saved[network]
-        return {Kind.ACTION: self.action, Kind.MEMBERS: self.members[CRITIC]}.get(Kind(kind), 1)
+        if kind == Kind.MEMBERS:
+            return self.members[CRITIC]
+        return self.action if kind == Kind.ACTION else 1
 
 
 @dataclass(frozen=True)

@@ -90,18 +90,25 @@ class CompiledSampler:
         self._idle: list[Array] = []
 
     def __call__(
-        self, obs: Array, noise: Array, weight: Array | float, threads: int
+        self,
+        obs: Array,
+        noise: Array,
+        weight: Array | float,
+        threads: int,
+        drawn: Array | None = None,
     ) -> tuple[Array, ...] | None:
         """The chain's results: (B, D), (E, B) or (B,) each.
 
-        obs (B/N, O), each for N consecutive rows; noise (B, D); weight () or (B, 1); obs and
-        noise in the networks' dtype. None when something on the way was not finite.
+        obs (B/N, O), each for N consecutive rows; noise (B, D); weight () or (B, 1); drawn
+        (n, B, D), the noise of an actor's n steps; obs, noise, drawn in the networks' dtype.
+        None when something on the way was not finite.
         """
         B, dtype = len(noise), noise.dtype
         run = _Run(
             _flat(obs, dtype),
             _flat(noise, dtype),
             np.full(B, np.ravel(weight), dtype),
+            _flat(noise[:0] if drawn is None else drawn, dtype),
             B // max(len(obs), 1),
             np.empty(B * sum(width for width, _ in self._answers), dtype),
             B,
@@ -215,7 +222,7 @@ class CompiledSampler:
         code = self.code
         program = code.table, code.numbers, layout.registers, self._kinds, self._results
         memory = work, shared, counters, np.zeros(capacity, np.int64)
-        batch = run.obs, run.noise, run.weight
+        batch = run.obs, run.noise, run.weight, run.drawn
         run_block(program, self._model, at, batch, memory, run.answers, run.status, self._seldom)
 
 
@@ -228,6 +235,7 @@ class _Run(NamedTuple):
     obs: Array
     noise: Array
     weight: Array
+    drawn: Array
     draws: int
     answers: Array
     batch: int

@@ -94,7 +94,9 @@ def gather(networks: Sequence[Any], used: Set[int]) -> Weights:
             for l, layer in enumerate(member.layers):
                 kernel = layer.kernel
                 scalar = network.scalar and l == len(member.layers) - 1
-                row = builder.layer(layer, kernel[columns["action"]] if l == 0 else kernel, scalar)
+                row = builder.layer(
+                    layer, kernel[columns[network.active]] if l == 0 else kernel, scalar
+                )
                 hidden_layer = l < len(member.layers) - 1
                 row[NORM] = order_of(
                     layer.scale is not None, hidden_layer, options.norm_after_activation

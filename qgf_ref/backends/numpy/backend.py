@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qgf_ref.backends.engine import Backend
+from qgf_ref.backends.interface import Backend
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from qgf_ref.arrays import Array
 from qgf_ref.backends.program.program import NOISE, WEIGHT, Instruction, Kind, Op, Program
-from qgf_ref.backends.program.record import networks_of
+from qgf_ref.backends.program.record import Actor, networks_of
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.ops import row_numbers
 from qgf_ref.ops.activations import sigmoid
@@ -22,7 +22,11 @@ from qgf_ref.ops.structure import kept
 
 
 def execute(
-    program: Program, flow: GuidedFlow, obs: Array, noise: Array, weight: float | Array
+    program: Program,
+    flow: GuidedFlow | Actor,
+    obs: Array,
+    noise: Array,
+    weight: float | Array = 0.0,
 ) -> tuple[Array, ...]:
     """The results: ACTION (B, D), MEMBERS (E, B), SCALAR (B,). obs (B, O), noise (B, D)."""
     values: dict[int, Any] = {
@@ -37,6 +41,8 @@ def execute(
         elif step.op == Op.FILL:
             columns = noise.shape[1] if kinds[0] == Kind.ACTION else 1
             outputs = (np.full((len(noise), columns), step.numbers[0]),)
+        elif step.op == Op.DRAW:
+            outputs = (flow.z[int(step.numbers[0])],)  # type: ignore[union-attr]
         else:
             outputs = _RULES[step.op](*inputs, *step.numbers)
         for value, kind, output in zip(step.outputs, kinds, outputs, strict=True):

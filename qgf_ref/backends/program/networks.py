@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,29 @@ from qgf_ref.backends.program.recorder import NotRecordable
 from qgf_ref.backends.program.registers import IN_1, NETWORK, OP, Code
 from qgf_ref.nets.critic import MLPCritic, RobustCritic
 from qgf_ref.nets.joint import COLUMNS
+from qgf_ref.nets.noise import NoisePredictor
+from qgf_ref.nets.one_step import OneStepPolicy
 from qgf_ref.nets.velocity import ConditionalVelocity, MLPVelocity
 from qgf_ref.ops.activations import ACTIVATIONS
+from qgf_ref.ops.kernels import reference_kernels
 from qgf_ref.ops.time_embedding import time_embedding
 
-EXACTLY = (MLPVelocity, ConditionalVelocity, MLPCritic, RobustCritic)
+EXACTLY = (
+    MLPVelocity, ConditionalVelocity, MLPCritic, RobustCritic, NoisePredictor, OneStepPolicy,
+)  # fmt: skip
 """What a subclass does otherwise, an interpreter does not know."""
-KNOWN_INPUTS = {"obs", "action", "time", "raw_time", "label"}
+KNOWN_INPUTS = {"obs", "action", "noise", "time", "raw_time", "label", "step"}
 
 
 def input_columns(network: Any, O: int, D: int) -> dict[str, slice]:
     """The rows of the first kernel that belong to each input."""
     first, columns = 0, {}
+    encoder = network.params.encoder
+    widths = {"obs": O, "action": D, "noise": D, **COLUMNS}
+    if encoder is not None:
+        widths["step"] = encoder.out_features
     for name in network.inputs:
-        width = {"obs": O, "action": D}.get(name, COLUMNS.get(name, 0))
+        width = widths.get(name, 0)
         columns[name] = slice(first, first + width)
         first += width
     return columns
@@ -34,7 +44,8 @@ def input_columns(network: Any, O: int, D: int) -> dict[str, slice]:
 
 def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
     """What the time adds to a network's first layer, for every (network, time) of the code: flat,
-    `wide` elements each. The product of its embedding, or of itself, and, of CFGRL, the label's.
+    `wide` elements each. The product of its embedding, of itself or, of a step, of what its encoder
+    makes of it, and, of CFGRL, the label's.
 
     Like a linear layer's input, the embedding is rounded to the kernel's dtype; the product is not
     rounded before its end. Raises NotRecordable where rows have times of their own, and no
@@ -42,7 +53,7 @@ def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
     """
     field = networks[FIELD]
     for row in code.table[(code.table[:, OP] == Op.FORWARD) & (code.table[:, IN_1] >= 0)]:
-        if "raw_time" in networks[row[NETWORK]].inputs:
+        if not {"raw_time", "step"}.isdisjoint(networks[row[NETWORK]].inputs):
             raise NotRecordable("times of rows that are not embedded")
     constants = np.zeros((len(code.times), wide), field.dtype)
     for number in {number: None for number, _ in code.times}:
@@ -50,11 +61,14 @@ def time_constants(networks: Sequence[Any], code: Code, wide: int) -> Array:
         rows = [n for n, (asked, _) in enumerate(code.times) if asked == number]
         columns = input_columns(network, field.obs_dim, field.action_dim)
         kernel = network.params.layers[0].kernel
-        weight = kernel[columns["time" if "time" in columns else "raw_time"]]
+        name = next(name for name in ("time", "raw_time", "step") if name in columns)
+        weight = kernel[columns[name]]
         times = np.array([code.times[n][1] for n in rows])
         embedding = times[:, None]
-        if "time" in columns:
+        if name == "time":
             embedding, _ = time_embedding(times, len(weight), network.embedding)
+        elif name == "step":
+            embedding = replace(network, kernels=reference_kernels).encoded_step(times)
         total = embedding.astype(kernel.dtype).astype(np.float64) @ weight.astype(np.float64)
         if "label" in columns:
             label = network.params.table[network.condition].astype(np.float64)

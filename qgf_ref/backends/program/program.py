@@ -64,6 +64,8 @@ class Op(IntEnum):
     """x (ACTION) → x in the columns that the numbers name, 0 in the others."""
     SIGMOID = 23
     """x → σ(x)."""
+    DRAW = 24
+    """→ the rows of one of the arrays drawn beside the noise (ACTION). number: which."""
 
 
 LAST_CHECKED = Op.RATIO

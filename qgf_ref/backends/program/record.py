@@ -15,19 +15,30 @@ from typing import Any
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.backends.program.program import Kind, Op, Program, saved
+from qgf_ref.backends.program.program import FIELD, Kind, Op, Program, saved
 from qgf_ref.backends.program.recorder import NotRecordable, ProgramRecorder, Typed, number_of
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.probability import ProbabilityCritic, logits_of
 
-Chain = Callable[[GuidedFlow, Array, Array, Any], tuple[Array, ...]]
-"""(flow, obs (B, O), noise (B, D), weight () or (B, 1)) → the arrays wanted."""
+
+@dataclass(frozen=True)
+class Actor:
+    """What a sampler of one network runs on: that, and the noise z (n, B, D) of its steps."""
+
+    net: Any
+    z: Any = None
 
 
-def networks_of(flow: GuidedFlow) -> tuple[Any, ...]:
+Chain = Callable[[Any, Array, Array, Any], tuple[Array, ...]]
+"""(GuidedFlow or Actor, obs (B, O), noise (B, D), weight () or (B, 1)) → the arrays wanted."""
+
+
+def networks_of(flow: GuidedFlow | Actor) -> tuple[Any, ...]:
     """The networks as programs number them: field, critic (of a probability, its logits'), then the
-    auxiliary ones.
+    auxiliary ones; of an actor its own.
     """
+    if isinstance(flow, Actor):
+        return (flow.net,)
     networks: list[Any] = [flow.field, logits_of(flow.critic)]
 
     def add(network: Any) -> Any:
@@ -39,14 +50,30 @@ def networks_of(flow: GuidedFlow) -> tuple[Any, ...]:
     return tuple(networks)
 
 
-def record(flow: GuidedFlow, chain: Chain) -> Program:
-    """The program of `chain` on flows of these sizes. Raises NotRecordable."""
-    members = getattr(getattr(logits_of(flow.critic), "params", None), "ensemble", None) or 1
-    recorder = ProgramRecorder(flow.field.action_dim, members)
+def record(flow: GuidedFlow | Actor, chain: Chain) -> Program:
+    """The program of `chain` on flows, or actors, of these sizes. Raises NotRecordable."""
+    if isinstance(flow, Actor):
+        recorder = ProgramRecorder(flow.net.action_dim, 1)
+        standing: Any = Actor(_Network(recorder, FIELD, Kind.ACTION, ""), _Drawn(recorder))
+    else:
+        members = getattr(getattr(logits_of(flow.critic), "params", None), "ensemble", None) or 1
+        recorder = ProgramRecorder(flow.field.action_dim, members)
+        standing = _stand_ins(recorder, flow)
     obs, weight = np.zeros((1, 0)), np.ones((1, 1))
     recorder.obs = obs
     noise = recorder.define(recorder.arbitrary(Kind.ACTION), Kind.ACTION)
     recorder.define(weight, Kind.SCALAR)
+    try:
+        arrays = chain(standing, obs, noise, weight)
+        results = tuple(recorder.value(array) for array in arrays)
+    except (AttributeError, TypeError, ValueError) as error:
+        # it asked the stand-ins for what only networks have, or wrote into a recorded array
+        raise NotRecordable(str(error)) from error
+    return Program(tuple(recorder.instructions), tuple(recorder.kinds), results)
+
+
+def _stand_ins(recorder: ProgramRecorder, flow: GuidedFlow) -> GuidedFlow:
+    """The flow, its networks and kernels those that write down what is asked of them."""
     stand_ins: list[_Network] = []
 
     def stand_in(kind: Kind) -> _Network:
@@ -59,18 +86,26 @@ def record(flow: GuidedFlow, chain: Chain) -> Program:
         lambda _: stand_in(Kind.SCALAR),
     )
     climbed: Any = critic if logits_of(flow.critic) is flow.critic else ProbabilityCritic(critic)
-    standing = replace(flow, field=own, critic=climbed, kernels=recorder, auxiliary=auxiliary)
-    try:
-        arrays = chain(standing, obs, noise, weight)
-        results = tuple(recorder.value(array) for array in arrays)
-    except (AttributeError, TypeError, ValueError) as error:
-        # it asked the stand-ins for what only networks have, or wrote into a recorded array
-        raise NotRecordable(str(error)) from error
-    return Program(tuple(recorder.instructions), tuple(recorder.kinds), results)
+    return replace(flow, field=own, critic=climbed, kernels=recorder, auxiliary=auxiliary)
 
 
 class _Saved:
     """Stands for what a forward saved."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Stands for the noise of an actor's steps."""
+
+    recorder: ProgramRecorder
+
+    def __getitem__(self, n: int) -> Array:
+        def write() -> Array:
+            drawn = self.recorder.arbitrary(Kind.ACTION)
+            self.recorder.note(Op.DRAW, (), ((drawn, Kind.ACTION),), numbers=(number_of(n),))
+            return drawn
+
+        return self.recorder.once(Op.DRAW, (n,), write)
 
 
 @dataclass(frozen=True, eq=False)

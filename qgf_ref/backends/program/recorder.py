@@ -163,7 +163,7 @@ def _scale(number: Op, row: Op) -> Scribe:
 
 
 def _clip(recorder: ProgramRecorder, args: tuple[Any, ...], returned: Any) -> None:
-    x, bound = args  # with its kink left at the default
+    x, bound = (*args, 1.0)[:2]  # bound and kink may be left at their defaults
     y, cache = returned
     outputs = (y, Kind.ACTION), (cache.slope, Kind.ACTION)
     recorder.note(Op.CLIP, ((x, Kind.ACTION),), outputs, numbers=(number_of(bound),))

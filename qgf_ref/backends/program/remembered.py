@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Callable, Sequence, Set
 from typing import Any, Generic, TypeVar
 
-from qgf_ref.backends.program.program import CRITIC, FIELD, Op
-from qgf_ref.backends.program.record import Chain, NotRecordable, networks_of, record
+from qgf_ref.backends.program.program import CRITIC, Op
+from qgf_ref.backends.program.record import Actor, Chain, NotRecordable, networks_of, record
 from qgf_ref.backends.program.registers import NETWORK, OP, Code, assign
 from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.nets.mlp import MLPParams
@@ -42,14 +42,14 @@ class Remembered(Generic[W, S]):
         self.networks: dict[Any, W] = {}
         self._watched: set[int] = set()
 
-    def __call__(self, flow: GuidedFlow, chain: Chain, key: Any) -> S:
-        """The program of `chain` on this flow; the same object for the same flow and key.
+    def __call__(self, flow: GuidedFlow | Actor, chain: Chain, key: Any) -> S:
+        """The program of `chain` on this flow or actor; the same object for the same and key.
 
         key  tells chains apart: hashable; chains with equal keys must be the same
         Raises NotRecordable when there is no program for it.
         """
         networks = networks_of(flow)
-        if type(flow) is not GuidedFlow or not all(hasattr(n, "params") for n in networks):
+        if type(flow) not in (GuidedFlow, Actor) or not all(hasattr(n, "params") for n in networks):
             raise NotRecordable(f"a {type(flow).__name__} of other networks than ours")
         owners = tuple(network.params for network in networks)
         # parameters by identity, what else a network has by value
@@ -63,9 +63,7 @@ class Remembered(Generic[W, S]):
             )
             for n in networks
         )
-        climbs = type(flow.critic)  # the networks are the same of a logit and of its probability
-        about = flow.denoise_steps, flow.action_bound, flow.time_precision, climbs
-        wanted = alike, about, key
+        wanted = alike, _about(flow), key
         try:
             sampler = self.samplers.get(wanted)
         except TypeError:
@@ -74,7 +72,7 @@ class Remembered(Generic[W, S]):
             return sampler
         code = assign(record(flow, chain))
         asks = code.table[code.table[:, OP] <= Op.HVP]
-        used = frozenset({FIELD, CRITIC, *asks[:, NETWORK].tolist()})
+        used = frozenset({*range(len(networks))[: CRITIC + 1], *asks[:, NETWORK].tolist()})
         weights = self.networks.get((alike, used))
         if weights is None:
             weights = self.pack(networks, used)
@@ -100,3 +98,11 @@ class Remembered(Generic[W, S]):
         for store in (self.samplers, self.networks):
             for key in [k for k in list(store) if any(owner == params for params, *_ in k[0])]:
                 store.pop(key, None)
+
+
+def _about(flow: GuidedFlow | Actor) -> tuple[Any, ...]:
+    """What else than its networks decides a flow's programs; an actor's key says it all."""
+    if isinstance(flow, Actor):
+        return ()
+    climbs = type(flow.critic)  # the networks are the same of a logit and of its probability
+    return flow.denoise_steps, flow.action_bound, flow.time_precision, climbs
