@@ -5,8 +5,9 @@ Pure: `update` returns a new state and leaves the old one alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from qgf_ref.nets.mlp import MLPParams
 from qgf_ref.nets.networks import Networks
 from qgf_ref.nets.parameter_sets import apart, joined
 from qgf_ref.ops.kernels import Kernels
+from qgf_ref.threads import results_of
 
 Steps = dict[str, tuple[MLPParams, AdamState | None]]
 """New parameters by part, with Adam's state of those that have an optimiser."""
@@ -127,7 +129,7 @@ def update(
         if together:
             bars = Losses.of({name: of_stage[name] for name in learned}).gradients
             received = recipe.together(inputs.nets, bars)
-            now = now.after(_steps(recipe, state, inputs, received))
+            now = now.after(_steps(recipe, state, inputs, received, threads))
     return now, Losses.of({name: of_stage[name] for name in recipe.losses})
 
 
@@ -138,33 +140,52 @@ def _rounds(recipe: Recipe) -> Iterable[tuple[Stage, ...]]:
 
 
 def _steps(
-    recipe: Recipe, state: TrainState, inputs: StageInputs, bars: Mapping[str, MLPParams]
+    recipe: Recipe,
+    state: TrainState,
+    inputs: StageInputs,
+    bars: Mapping[str, MLPParams],
+    threads: int = 1,
 ) -> Steps:
     """Adam's step of every part in `bars`, and the steps of the averages that follow them."""
+
+    def stepped(parts: Sequence[str]) -> Steps:
+        return _stepped(recipe, state, inputs, {part: bars[part] for part in parts})
+
+    groups = _stepped_as_one(recipe, state, inputs.nets, bars)
     steps: Steps = {}
-    nets, rate = inputs.nets, recipe.learning_rate(inputs.hyper.learning_rate)
-    for parts in _stepped_as_one(recipe, state, nets, bars):
-        kernels = nets[parts[0]].kernels
-        old = {part: nets[part].params for part in parts}
-        bar = joined([recipe.gradient(old[part], bars[part]) for part in parts])
-        before = joined(list(old.values()))
-        if recipe.decay:
-            before = before.map(lambda p: p * (1 - rate * recipe.decay))
-        adams = [state.moments[part] for part in parts]
-        mean, square = joined([a.mean for a in adams]), joined([a.square for a in adams])
-        moments = AdamState(mean, square, adams[0].count)
-        after, moments = recipe.adam(before, bar, moments, rate, kernels=kernels)
-        new = dict(zip(parts, apart(after), strict=True))
-        kept = zip(apart(moments.mean), apart(moments.square), strict=True)
-        for (part, params), (mean, square) in zip(new.items(), kept, strict=True):
-            steps[part] = params, AdamState(mean, square, moments.count)
-        follow = {name: online for name, online in recipe.targets.items() if online in new}
-        if follow:
-            seen = new if recipe.in_turn else old
-            target = joined([nets[name].params for name in follow])
-            online, stepped = (joined([of[o] for o in follow.values()]) for of in (seen, new))
-            moved = recipe.target(target, online, stepped, inputs.hyper.tau, kernels)
-            steps |= {n: (p, None) for n, p in zip(follow, apart(moved), strict=True)}
+    for made in results_of([partial(stepped, parts) for parts in groups], threads):
+        steps |= made
+    return steps
+
+
+def _stepped(
+    recipe: Recipe, state: TrainState, inputs: StageInputs, bars: Mapping[str, MLPParams]
+) -> Steps:
+    """`_steps` of parts whose arrays are stepped as one."""
+    nets, parts, rate = inputs.nets, list(bars), recipe.learning_rate(inputs.hyper.learning_rate)
+    kernels = nets[parts[0]].kernels
+    old = {part: nets[part].params for part in parts}
+    bar = joined([recipe.gradient(old[part], bars[part]) for part in parts])
+    before = joined(list(old.values()))
+    if recipe.decay:
+        before = before.map(lambda p: p * (1 - rate * recipe.decay))
+    adams = [state.moments[part] for part in parts]
+    mean, square = joined([a.mean for a in adams]), joined([a.square for a in adams])
+    moments = AdamState(mean, square, adams[0].count)
+    after, moments = recipe.adam(before, bar, moments, rate, kernels=kernels)
+    new = dict(zip(parts, apart(after), strict=True))
+    kept = zip(apart(moments.mean), apart(moments.square), strict=True)
+    steps: Steps = {
+        part: (params, AdamState(mean, square, moments.count))
+        for (part, params), (mean, square) in zip(new.items(), kept, strict=True)
+    }
+    follow = {name: online for name, online in recipe.targets.items() if online in new}
+    if follow:
+        seen = new if recipe.in_turn else old
+        target = joined([nets[name].params for name in follow])
+        online, stepped = (joined([of[o] for o in follow.values()]) for of in (seen, new))
+        moved = recipe.target(target, online, stepped, inputs.hyper.tau, kernels)
+        steps |= {n: (p, None) for n, p in zip(follow, apart(moved), strict=True)}
     return steps
 
 

@@ -225,6 +225,10 @@ def mlp_jvp(x_dot: Array, cache: MLPCache, kernels: Kernels = reference_kernels)
 def mlp_vjp(y_bar: Array, cache: MLPCache, kernels: Kernels = reference_kernels) -> Array:
     """x_bar = (∂MLP/∂x)ᵀ y_bar, summed over the ensemble members that share x."""
     blocks = fused(kernels)
+    in_one = None if any(cache.residual) else getattr(blocks, "network_vjp", None)
+    x_bar: Array | None = None if in_one is None else in_one(y_bar, cache.blocks)
+    if x_bar is not None:
+        return x_bar
     for block, residual in reversed(tuple(zip(*cache, strict=True))):
         y_bar = _sum(kernels, residual, y_bar, blocks.dense_vjp(y_bar, block))
     return y_bar

@@ -22,7 +22,7 @@ class ByBlock:
     """The compiled kernels, a call for each block: without what takes a whole network."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("network", "network_vjp_params", "adam_steps", "moving_averages"):
+        if name.startswith("network") or name in ("adam_steps", "moving_averages"):
             raise AttributeError(name)
         return getattr(numba_kernels, name)
 

@@ -172,7 +172,7 @@ def add_scaled(total, number, row):
         total[j] += number * row[j]
 
 
-@kernel
+@spliced
 def vjp(y_bar, w, scale, x_hat, rstd, slope, B, K, F, normed, sloped, add,
         x_bar, packed, a_work, c_work):  # fmt: skip
     """x_bar (B, K) = (∂y/∂x)ᵀ y_bar; added to what x_bar holds if `add`."""

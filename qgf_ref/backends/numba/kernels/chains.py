@@ -46,6 +46,30 @@ def forward(table, E, B, eps, fast, saving, packed, a_work, c_work):
 
 
 @kernel
+def vjp(table, E, B, packed, a_work, c_work):
+    """x_bar of every layer, from the last one to the first; each is the y_bar of the one before."""
+    size = packed.itemsize
+    for back in range(table.shape[0]):
+        i = table.shape[0] - 1 - back
+        K, F = table[i, IN], table[i, OUT]
+        normed, sloped = table[i, ORDER], table[i, CODE] >= 0
+        kept, bent = (B if normed else 0), (B if sloped else 0)
+        for e in range(E):
+            shared = table[i, SHARED] != 0
+            blocks.vjp(
+                memory_at(table[i, Y_BAR] + e * B * F * size, B * F, packed),
+                memory_at(table[i, W] + e * K * F * size, K * F, packed),
+                memory_at(table[i, SCALE] + e * F * size, F, packed),
+                memory_at(table[i, X_HAT] + e * kept * F * size, kept * F, packed),
+                memory_at(table[i, RSTD] + e * kept * size, kept, packed),
+                memory_at(table[i, SLOPE] + e * bent * F * size, bent * F, packed),
+                B, K, F, normed, sloped, shared and e > 0,
+                memory_at(table[i, X_BAR] + (0 if shared else e) * B * K * size, B * K, packed),
+                packed, a_work, c_work,
+            )  # fmt: skip
+
+
+@kernel
 def vjp_params(table, E, B, packed, a_work, c_work, strips, panels):
     """The cotangents of every layer's parameters, from the last layer to the first; each layer's
     x_bar is the y_bar of the one before, and of the first it is left out unless `WANTED`.

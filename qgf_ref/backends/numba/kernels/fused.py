@@ -85,6 +85,10 @@ class NumbaKernels:
         """The layers one after another in one call, as `dense` of each; None if it cannot be."""
         return network.forward(x, params, rules, self._saving)
 
+    def network_vjp(self, y_bar: Array, caches: Sequence[Any]) -> Array | None:
+        """Of such layers, as `dense_vjp` of each; None if it cannot be."""
+        return network.vjp(y_bar, caches)
+
     def network_vjp_params(
         self, y_bar: Array, caches: Sequence[Any], input_bar: bool
     ) -> tuple[Array | None, list[DenseParts], dict[str, Any]] | None:
@@ -124,21 +128,8 @@ class NumbaKernels:
         if np.iscomplexobj(y_bar):
             real, imaginary = (self.dense_vjp(part, cache) for part in (y_bar.real, y_bar.imag))
             return real + 1j * imaginary
-        x, parts, x_hat, rstd, slope, rule, *_ = cache
-        order = _order(parts, rule)
-        y_bar = np.ascontiguousarray(y_bar, x.dtype)
-        E, B, K, F = _sizes(x, parts)
-        _require("y_bar", y_bar, B, F)
-        x_bar = empty(x.shape, x.dtype)
-        buffers = _buffers(B, K, F, x.dtype)
-        for e in range(E):
-            blocks.vjp(
-                _member(y_bar, e, 2), _member(parts.kernel, e, 2),
-                _member(parts.scale, e, 1, parts.bias),
-                x_hat[e].ravel(), rstd[e], slope[e].ravel(),
-                B, K, F, order, slope.size > 0, e > 0 and x.ndim == 2,
-                _member(x_bar, e, 2), buffers["packed"], buffers["a_work"], buffers["c_work"],
-            )  # fmt: skip
+        x_bar = network.vjp(y_bar, [cache])
+        assert x_bar is not None
         return x_bar
 
     def dense_vjp_params(
@@ -205,6 +196,8 @@ def prepare(dtype: np.dtype[Any]) -> None:
             (learning.expectile_error, (one[0], one[0], one[0], 0.5)),
             (learning.adam_step, (one, one, one, one, 1, 0.1)),
             (learning.moving_average, (one, one, 0.5)),
+            (learning.sum_of_squares, (one,)),
+            (learning.all_scaled, (0.5, one)),
         ):
             numba_kernels(primitive, *arguments)
         params = Block(DenseParts(one, one[0]))

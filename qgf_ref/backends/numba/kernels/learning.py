@@ -20,7 +20,7 @@ from qgf_ref.backends.numba.kernels.leaves import (
     leaves_of,
     memo_of,
 )
-from qgf_ref.backends.numba.kernels.memory import empty, several
+from qgf_ref.backends.numba.kernels.memory import address, empty, several
 from qgf_ref.ops import learning
 
 
@@ -99,12 +99,42 @@ def _moving_average(target: Array, online: Array, tau: float) -> Array | None:
     return out.reshape(target.shape)
 
 
+def _sum_of_squares(*arrays: Array) -> float | None:
+    listed = _listed(arrays)
+    return None if listed is None else float(updates.sum_of_squares(*listed))
+
+
+def _all_scaled(scale: float, *arrays: Array) -> tuple[Array, ...] | None:
+    listed = _listed(arrays)
+    if listed is None:
+        return None
+    table, example = listed
+    made, addresses = several(tuple([a.shape for a in arrays]), arrays[0].dtype)
+    updates.all_scaled(np.column_stack([table, addresses]), example, scale)
+    return tuple(made)
+
+
+def _listed(arrays: Sequence[Array]) -> tuple[Array, Array] | None:
+    """A row for each array, its size and its address; and an array of their dtype. None unless they
+    are contiguous and of one real dtype.
+    """
+    if not arrays:
+        return None
+    dtype = arrays[0].dtype
+    if dtype not in DTYPES or any(a.dtype != dtype or not a.flags.c_contiguous for a in arrays):
+        return None
+    table = np.array([(a.size, address(a)) for a in arrays], np.int64)
+    return table, np.empty(1, dtype)
+
+
 LEARNING: dict[Callable[..., Any], Callable[..., Any]] = {
     learning.path_point: _path_point,
     learning.squared_error: _squared_error,
     learning.expectile_error: _expectile_error,
     learning.adam_step: _adam_step,
     learning.moving_average: _moving_average,
+    learning.sum_of_squares: _sum_of_squares,
+    learning.all_scaled: _all_scaled,
 }
 """Primitive → its compiled equal."""
 

@@ -1,4 +1,4 @@
-"""A whole network's forward, and its parameters' cotangents, in one compiled call each.
+"""A whole network's forward, and its cotangents, in one compiled call each.
 
 Between two layers Python would take as long as a fifth of a product of 256×256×256. What depends on
 shapes alone is worked out once and kept as a plan; a call fills in where the arrays lie. The caches
@@ -105,6 +105,18 @@ def forward(
     return x, tuple(caches)
 
 
+def vjp(y_bar: Array, caches: Sequence[Any]) -> Array | None:
+    """The cotangent of the input, summed over the members that share it. As `vjp_params`."""
+    own = _followed(y_bar, caches)
+    if own is None:
+        return None
+    x = caches[0].x
+    x_bar = empty(x.shape, x.dtype)
+    buffers, table, _ = _filled(own, y_bar, caches, x_bar)
+    chains.vjp(table, own.members, own.rows, *buffers[:3])
+    return x_bar
+
+
 def vjp_params(
     y_bar: Array, caches: Sequence[Any], input_bar: bool
 ) -> tuple[Array | None, list[DenseParts], dict[str, Any]] | None:
@@ -114,6 +126,27 @@ def vjp_params(
     caches: of blocks that follow each other, of one `forward`. None where they are not, or where
     y_bar is complex. Raises ValueError on a y_bar of another size: compiled code would read on.
     """
+    own = _followed(y_bar, caches)
+    if own is None:
+        return None
+    x = caches[0].x
+    made, addresses = several(own.shapes, x.dtype)
+    x_bar = empty(x.shape, x.dtype) if input_bar else None
+    buffers, table, kept = _filled(own, y_bar, caches, x_bar)
+    table[:, chains.W_BAR : chains.OFFSET_BAR + 1] = addresses[own.which]
+    chains.vjp_params(table, own.members, own.rows, *buffers)
+    del kept
+    bars = iter(made)
+    layers_bar = [
+        DenseParts(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
+        for layer in own.layers
+    ]
+    found = Leaves(x.dtype, own.shapes[:-1], own.sizes, addresses[:-1], own.layers)
+    return x_bar, layers_bar, memo_of(found)
+
+
+def _followed(y_bar: Array, caches: Sequence[Any]) -> Plan | None:
+    """The plan of the way back through these blocks, if they follow each other."""
     first = caches[0]
     if y_bar.dtype.kind == "c" or not isinstance(first, CompiledCache):
         return None
@@ -121,23 +154,27 @@ def vjp_params(
     for layer, cache in enumerate(caches, begin):
         if not isinstance(cache, CompiledCache) or cache.plan is not plan or cache.layer != layer:
             return None
-    x, dtype = first.x, first.x.dtype
-    own = _vjp_plan(x.shape, dtype, plan.layers[begin:end], plan.rules[begin:end])
-    out = (own.members, own.rows, own.layers[-1][0][-1])
+    return _vjp_plan(first.x.shape, first.x.dtype, plan.layers[begin:end], plan.rules[begin:end])
+
+
+def _filled(
+    own: Plan, y_bar: Array, caches: Sequence[Any], x_bar: Array | None
+) -> tuple[list[Array], Array, Array]:
+    """Buffers and table of the way back, and y_bar as the table has its address: to be kept.
+
+    Raises ValueError on a y_bar of another size.
+    """
+    dtype, out = caches[0].x.dtype, (own.members, own.rows, own.layers[-1][0][-1])
     if y_bar.ndim == 2 and own.members > 1:  # one for all members
         y_bar = np.broadcast_to(y_bar, out)
-    if y_bar.size != math.prod(out):
+    if y_bar.shape[-2:] != out[1:] or y_bar.size != math.prod(out):
         raise ValueError(f"y_bar must have shape {out}, got {y_bar.shape}")
     y_bar = np.ascontiguousarray(y_bar, dtype)
-    made, addresses = several(own.shapes, dtype)
-    x_bar = empty(x.shape, dtype) if input_bar else None
     *buffers, one, other = scratch(own.scratch, dtype)
-    between = [address(one), address(other)]
     table = own.table.copy()
     rows = np.concatenate([cache.row for cache in caches])  # the forward's addresses
     table[:, chains.X : chains.SLOPE + 1] = rows[:, chains.X : chains.SLOPE + 1]
-    table[:, chains.W_BAR : chains.OFFSET_BAR + 1] = addresses[own.which]
-    table[0::2, chains.X_BAR], table[1::2, chains.X_BAR] = between
+    table[0::2, chains.X_BAR], table[1::2, chains.X_BAR] = address(one), address(other)
     table[:-1, chains.Y_BAR] = table[1:, chains.X_BAR]
     table[-1, chains.Y_BAR] = address(y_bar)
     table[:, chains.WANTED] = 1
@@ -145,14 +182,7 @@ def vjp_params(
         table[0, chains.WANTED] = 0
     else:
         table[0, chains.X_BAR] = address(x_bar)
-    chains.vjp_params(table, own.members, own.rows, *buffers)
-    bars = iter(made)
-    layers_bar = [
-        DenseParts(*[None if shape is None else next(bars) for shape in layer])  # type: ignore[arg-type]
-        for layer in own.layers
-    ]
-    found = Leaves(dtype, own.shapes[:-1], own.sizes, addresses[:-1], own.layers)
-    return x_bar, layers_bar, memo_of(found)
+    return buffers, table, y_bar
 
 
 def layers_of(params: Parameters, leaves: Leaves) -> tuple[Any, ...]:

@@ -107,3 +107,41 @@ def moving_averages(table, example, tau):
             memory_at(table[i, 1], n, example), memory_at(table[i, 2], n, example), tau,
             memory_at(table[i, 3], n, example),
         )  # fmt: skip
+
+
+@kernel
+def sum_of_squares(table, example):
+    """Σ x² of many arrays, in float64: a row for each, its size and address.
+
+    Eight sums run beside each other, so that no addition waits for the one before.
+    """
+    total = 0.0
+    for i in range(table.shape[0]):
+        n = table[i, 0]
+        x = memory_at(table[i, 1], n, example)
+        a = b = c = d = e = f = g = h = 0.0
+        whole = n - n % 8
+        for j in range(0, whole, 8):
+            a += float(x[j]) * float(x[j])
+            b += float(x[j + 1]) * float(x[j + 1])
+            c += float(x[j + 2]) * float(x[j + 2])
+            d += float(x[j + 3]) * float(x[j + 3])
+            e += float(x[j + 4]) * float(x[j + 4])
+            f += float(x[j + 5]) * float(x[j + 5])
+            g += float(x[j + 6]) * float(x[j + 6])
+            h += float(x[j + 7]) * float(x[j + 7])
+        for j in range(whole, n):
+            a += float(x[j]) * float(x[j])
+        total += ((a + b) + (c + d)) + ((e + f) + (g + h))
+    return total
+
+
+@kernel
+def all_scaled(table, example, scale):
+    """scale·x of many arrays: a row for each, its size, its address and that of what is made."""
+    factor = like(scale, example[0])
+    for i in range(table.shape[0]):
+        n = table[i, 0]
+        x, y = memory_at(table[i, 1], n, example), memory_at(table[i, 2], n, example)
+        for j in range(n):
+            y[j] = factor * x[j]

@@ -15,7 +15,7 @@ B, D = 37, 5
 LIMITS = {
     # largest error in eps of a result's largest element, measured at most half of these
     "path_point": 2, "squared_error": 4, "expectile_error": 4, "adam_step": 4,
-    "moving_average": 2,
+    "moving_average": 2, "sum_of_squares": 4, "all_scaled": 1,
 }  # fmt: skip
 
 
@@ -32,6 +32,8 @@ def arguments(name: str, dtype: str) -> tuple[Any, ...]:
         "expectile_error": (draw(B), draw(B), valid, 0.9),
         "adam_step": (draw(2, B, D), draw(2, B, D), draw(2, B, D), draw(2, B, D) ** 2, 3, 1e-2),
         "moving_average": (draw(B, D), draw(B, D), 0.005),
+        "sum_of_squares": (draw(B, D), draw(3), draw(2, 4)),
+        "all_scaled": (0.3, draw(B, D), draw(3)),
     }[name]
 
 
@@ -78,7 +80,7 @@ def test_expectile_at_equality_and_with_nan() -> None:
         assert np.isnan(run(learning.expectile_error, q * np.nan, v, np.ones(3), 0.9)[0])
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", sorted({*LIMITS} - {"sum_of_squares", "all_scaled"}))
 def test_complex_numbers_and_mixed_dtypes_are_left_to_numpy(name: str) -> None:
     primitive = getattr(learning, name)
     first, *rest = arguments(name, "float64")
@@ -88,6 +90,20 @@ def test_complex_numbers_and_mixed_dtypes_are_left_to_numpy(name: str) -> None:
             found, expected = (found,), (expected,)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_lists_of_arrays_that_are_left_to_numpy() -> None:
+    one, strided = np.ones((4, 3), np.float32), np.arange(24.0, dtype=np.float32).reshape(4, 6)
+    cases: tuple[tuple[Array, ...], ...] = (
+        (one, one.astype(np.float64)), (one, strided[:, ::2]), (),
+    )  # fmt: skip
+    for arrays in cases:
+        found = numba_kernels(learning.sum_of_squares, *arrays)
+        assert found == learning.sum_of_squares(*arrays)
+        scaled = numba_kernels(learning.all_scaled, 0.5, *arrays)
+        for a, b in zip(scaled, arrays, strict=True):
+            np.testing.assert_array_equal(a, b * 0.5)
+            assert a.dtype == b.dtype
 
 
 def test_other_primitives_run_as_they_are() -> None:

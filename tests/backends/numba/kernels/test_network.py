@@ -76,8 +76,10 @@ def test_a_cotangent_that_members_share() -> None:
     x = np.ones((4, 5), np.float32)
     y, cache = mlp(params, x, MLPOptions(), numba_kernels)
     y_bar = np.random.default_rng(0).standard_normal(y.shape[1:]).astype(np.float32)
+    both = np.stack([y_bar] * 2)
+    same_bits(mlp_vjp(y_bar, cache, numba_kernels), mlp_vjp(both, cache, numba_kernels))
     _, shared = mlp_vjp_params(y_bar, cache, numba_kernels)
-    _, spread = mlp_vjp_params(np.stack([y_bar] * 2), cache, numba_kernels)
+    _, spread = mlp_vjp_params(both, cache, numba_kernels)
     for one, other in zip(shared.arrays(), spread.arrays(), strict=True):
         same_bits(one, other)
 
@@ -85,10 +87,10 @@ def test_a_cotangent_that_members_share() -> None:
 def test_a_cotangent_of_another_shape_is_refused() -> None:
     params = network_of((5, 16, 3))
     _, cache = mlp(params, np.ones((4, 5), np.float32), MLPOptions(), numba_kernels)
-    with pytest.raises(ValueError, match=r"y_bar must have shape \(1, 4, 3\), got \(3, 3\)"):
-        mlp_vjp_params(np.ones((3, 3), np.float32), cache, numba_kernels)
-    with pytest.raises(ValueError, match=r"y_bar must have shape \(…, 4, 3\), got \(3, 3\)"):
-        mlp_vjp(np.ones((3, 3), np.float32), cache, numba_kernels)
+    for shape in ((3, 3), (3, 4), (2, 4, 3)):
+        for product in (mlp_vjp, mlp_vjp_params):
+            with pytest.raises(ValueError, match=r"y_bar must have shape \(1, 4, 3\), got"):
+                product(np.ones(shape, np.float32), cache, numba_kernels)
     with pytest.raises(ValueError, match=r"x_dot must have shape \(…, 4, 5\), got \(4, 4\)"):
         mlp_jvp(np.ones((4, 4), np.float32), cache, numba_kernels)
 
@@ -104,7 +106,7 @@ def test_a_network_is_one_call_forward_and_one_back(monkeypatch: pytest.MonkeyPa
         return call
 
     for module, names in (
-        (chains, ("forward", "vjp_params")),
+        (chains, ("forward", "vjp", "vjp_params")),
         (updates, ("adam_steps", "moving_averages")),
     ):
         for name in names:
@@ -112,10 +114,11 @@ def test_a_network_is_one_call_forward_and_one_back(monkeypatch: pytest.MonkeyPa
     params = network_of((6, 32, 32, 32, 1), members=2)
     critic = MLPCritic(params, kernels=numba_kernels)
     q, cache = critic.forward(np.ones((8, 4), np.float32), np.ones((8, 2), np.float32))
+    critic.vjp(q, cache)
     bar = critic.vjp_params(q, cache)
     stepped, _ = adam(params, bar, AdamState.zero(params), kernels=numba_kernels)
     target_update(params, stepped, kernels=numba_kernels)
-    assert calls == ["forward", "vjp_params", "adam_steps", "moving_averages"]
+    assert calls == ["forward", "vjp", "vjp_params", "adam_steps", "moving_averages"]
 
 
 def test_steps_of_all_arrays_are_those_of_each() -> None:
