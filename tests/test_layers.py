@@ -12,9 +12,9 @@ import qgf_ref
 
 ROOT = Path(qgf_ref.__file__).parent
 ROOMS = (
-    "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "file_kinds",
-    "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary", "trees",
-    "relations", "quotients", "oracles", "checks", "ops", "backends.numba.kernels", "nets",
+    "errors", "arrays", "contracts", "tables", "progress", "user_code", "threads", "sharing",
+    "file_kinds", "files", "plotting", "page", "tracking", "provenance", "processes", "imaginary",
+    "trees", "relations", "quotients", "oracles", "checks", "ops", "backends.numba.kernels", "nets",
     "ledger", "flow", "losses", "guidance", "adapters", "denoising", "backends.program",
     "backends.interface", "backends.engine", "backends.numpy", "backends.numba", "backends.cupy",
     "backends", "sampling", "agents", "interop", "data", "bench", "audit", "evaluation",

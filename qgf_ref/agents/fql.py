@@ -55,7 +55,7 @@ class FQLRecipe(CriticRecipe):
         clone = cloning_stage(CLONE)
         reads = (CLONE, "critic")
         follow = Stage(
-            ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held, at_each_step=True
+            ONE_STEP, (ONE_STEP,), self._one_step, (Z,), reads, self._held, each_step={CLONE: 1}
         )
         return clone, follow, *self.critic_stages
 

@@ -82,7 +82,7 @@ class QAMRecipe(CriticRecipe):
         slow = cloning_stage(SLOW)
         fast = Stage(
             FAST, (FAST,), self._fast, (START, PATH_NOISE), (self.base, self.guide),
-            self._path, at_each_step=True,
+            self._path, each_step={self.base: 6},  # with the fast flow's, and small calls
         )  # fmt: skip
         return slow, fast, *self.critic_stages
 

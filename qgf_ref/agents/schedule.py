@@ -13,6 +13,7 @@ from qgf_ref.agents.stage import Stage, StageInputs
 from qgf_ref.arrays import Array
 from qgf_ref.errors import NonFiniteError
 from qgf_ref.nets.networks import Networks
+from qgf_ref.sharing import Helpers
 from qgf_ref.threads import Once, in_parallel
 
 R = TypeVar("R")
@@ -37,13 +38,13 @@ def schedule(
 ) -> Schedule:
     """The stage of most work first, each to the thread that has least to do.
 
-    steps  denoising steps, for stages that read at each of them
+    steps  denoising steps, for stages that evaluate parts at each of them
     Then two threads share what divides without changing a bit: rows of what a loss holds fixed.
     """
     sizes = {name: net.params.count for name, net in vars(nets).items()}
     # matrix products in units of a forward: one forward, two for the backward
     reading = {
-        s.name: sum(sizes[part] for part in s.reads) * (steps if s.at_each_step else 1)
+        s.name: sum(sizes[part] * steps * s.each_step.get(part, 1 / steps) for part in s.reads)
         for s in stages
     }
     work = {s.name: 3 * sum(sizes[part] for part in s.trains) + reading[s.name] for s in stages}
@@ -95,7 +96,7 @@ def run_stages(
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def run(thread: int) -> None:
-        with np.errstate(**handling):
+        with np.errstate(**handling), helpers.at_work():
             if head.stop and thread == helper:
                 help_first()
             for name in groups[thread]:
@@ -105,7 +106,8 @@ def run_stages(
                 except NonFiniteError as error:
                     errors[name] = error
 
-    in_parallel([partial(run, thread) for thread in range(len(groups))])
+    helpers = Helpers(len(groups))
+    in_parallel([partial(run, thread) for thread in range(len(groups))], helpers.stop)
     for stage in stages:
         if stage.name in errors:
             raise errors[stage.name]

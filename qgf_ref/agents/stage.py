@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Stage:
     reads   other parts that it evaluates once, held fixed: with `trains`, a measure of its work
     fixed   an array (…, B) that the loss holds fixed, each row computed from that row of the batch
             alone: idle threads may take over some of its rows
-    at_each_step  whether `fixed` evaluates what it reads at each denoising step
+    each_step  of parts that `fixed` evaluates at each denoising step: how many forwards' worth
     """
 
     name: str
@@ -67,7 +67,7 @@ class Stage:
     draws: tuple[Draw, ...] = ()
     reads: tuple[str, ...] = ()
     fixed: Callable[[StageInputs], Array] | None = None
-    at_each_step: bool = False
+    each_step: Mapping[str, int] = field(default_factory=dict)
 
     def fixed_rows(self, inputs: StageInputs, rows: slice) -> Array:
         """Some rows of `fixed`."""
