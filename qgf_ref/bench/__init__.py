@@ -4,6 +4,7 @@ settings   what to measure; fresh networks of a given size
 contenders our backends and the user's peers, as functions (obs, noise) → actions
 validation each contender's actions against the float64 reference, before any timing
 counts     FLOPs and weight bytes of a sampler: as stated, and as necessary
+flop_count FLOPs of any agent's chunk and update, counted on the way
 control    matrix products and memory reads, timed in the same rounds: the ceilings
 measure    rounds A B A B …, medians and spread
 memory     peak memory, in a process of its own

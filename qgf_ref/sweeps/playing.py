@@ -12,6 +12,7 @@ from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.protocol import Cell, evaluate, selection
 from qgf_ref.interop.load import load
 from qgf_ref.provenance import provenance
+from qgf_ref.sweeps.flops import flops
 from qgf_ref.sweeps.place import make_directories, write_result
 from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.sweeps.sweep import Sweep
@@ -37,7 +38,7 @@ def play(sweep: Sweep, name: str, entry: SpecEntry) -> None:
             "tried_by": entry.deciding.identity if entry.values else None,
             "tried": [_summary(each, entry) for each in tried if each is not None],
             "cells": [_cell(cell, entry) for cell in cells],
-            "costs": _costs(runs, entry, cells),
+            "costs": {**_costs(runs, entry, cells), **flops(sweep, name, entry, value)},
             "provenance": found.provenance,
         },
     )
@@ -57,7 +58,7 @@ def try_value(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> None:
             "identity": sweep.identity(name, entry, value),
             "data": sweep.fingerprint(sweep.spec.problem(entry, name).dataset),
             "cells": [_cell(cell, entry) for cell in cells],
-            "costs": _costs(runs, entry, cells),
+            "costs": {**_costs(runs, entry, cells), **flops(sweep, name, entry, value)},
             "provenance": provenance(),
         },
     )

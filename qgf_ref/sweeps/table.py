@@ -16,6 +16,7 @@ from qgf_ref.arrays import Array
 from qgf_ref.evaluation.aggregates import aggregate, improvement
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.evaluation.statistics import paired_difference, prefixed, student_mean, wilson
+from qgf_ref.sweeps.flops import flops
 from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.tables import formatted, markdown_table
@@ -101,7 +102,10 @@ def rows(sweep: Sweep, played: Sequence[LabelResults]) -> list[dict[str, Any]]:
 
 
 def costs(sweep: Sweep) -> list[dict[str, Any]]:
-    """One row for each entry, task and label: seconds and milliseconds, of the machines named."""
+    """One row for each entry, task and label: seconds and milliseconds, of the machines named, and
+    FLOPs of matrix products: of a chunk, and of all updates (of results from before they were kept
+    from the runs, if those are still there).
+    """
     table = []
     for entry in sweep.spec.entries:
         for name in sweep.spec.tasks:
@@ -109,6 +113,10 @@ def costs(sweep: Sweep) -> list[dict[str, Any]]:
             if result is None:
                 continue
             spent = result["costs"]
+            if "flops_per_chunk" not in spent:
+                spent = {**spent, **flops(sweep, name, entry, result["chosen"])}
+            each_update, of_chunk = spent.get("flops_per_update"), spent.get("flops_per_chunk", {})
+            learned = None if each_update is None else each_update * spent["updates"]
             tries = [sweep.result(name, entry, v) for v in entry.values]
             tried = sum(t["costs"]["training_seconds"] for t in tries if t is not None)
             for label, milliseconds in spent["milliseconds_per_chunk"].items():
@@ -117,7 +125,9 @@ def costs(sweep: Sweep) -> list[dict[str, Any]]:
                         "entry": entry.name, "task": name, "method": label,
                         "training_seconds": spent["training_seconds"],
                         "seconds_of_tried_values": round(tried, 1) or None,
-                        "updates": spent["updates"], "milliseconds_per_chunk": milliseconds,
+                        "updates": spent["updates"], "training_flops": learned,
+                        "milliseconds_per_chunk": milliseconds,
+                        "flops_per_chunk": of_chunk.get(label),
                         "machines": "; ".join(spent["machines"]),
                     }
                 )  # fmt: skip

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from qgf_ref.agents.agent import Acting
+from qgf_ref.bench.flop_count import chunk_flops, update_flops
 from qgf_ref.evaluation.aggregates import aggregate, improvement
+from qgf_ref.interop.native import save_checkpoint
 from qgf_ref.sweeps.driver import SerialRunner, work_off
 from qgf_ref.sweeps.report import tables
 from qgf_ref.sweeps.sweep import Sweep
+from qgf_ref.sweeps.table import costs
+from tests.conftest import small_checkpoint
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept
@@ -90,3 +95,26 @@ def test_a_task_that_is_missing_is_in_no_mean(sweep: Sweep) -> None:
     found = row(sweep, "qgf")
     assert (found["tasks"], found["of_tasks"], found["success"]) == (1, 2, 9 / 12)
     assert tables(sweep).missing == [f"iql on {OTHER}"]
+
+
+def test_costs_have_flops_from_results_or_from_the_runs(sweep: Sweep) -> None:
+    """None of them where neither has them, as of results from before they were kept."""
+    checkpoint = small_checkpoint(dtype="float32")
+    for each in costs(sweep):
+        assert (each["training_flops"], each["flops_per_chunk"]) == (None, None)
+    save_checkpoint(checkpoint, sweep.place.run(TASK, "iql", "", 0))
+    first, *_ = of_first = [r for r in costs(sweep) if r["task"] == TASK]
+    rows = sweep.config(next(j for j in sweep.wanted()[0] if j.kind == "train")).batch
+    each_update = update_flops(checkpoint, rows)
+    assert each_update is not None
+    assert first["training_flops"] == each_update * first["updates"]
+    by_label = {r["method"]: r["flops_per_chunk"] for r in of_first}
+    chunks = {"bc": Acting(), "qgf": Acting("qgf", 1.0)}
+    assert by_label == {label: chunk_flops(checkpoint, how) for label, how in chunks.items()}
+    path = sweep.place.result(TASK, "iql")
+    content = json.loads(path.read_text())
+    content["costs"] |= {"flops_per_update": 10, "flops_per_chunk": {"bc": 1, "qgf": 2}}
+    path.write_text(json.dumps(content))
+    kept = [r for r in costs(sweep) if r["task"] == TASK]
+    assert [r["training_flops"] for r in kept] == [10 * first["updates"]] * 2
+    assert [r["flops_per_chunk"] for r in kept] == [1, 2]
