@@ -5,6 +5,7 @@ Nothing in them is typed in, so that a result that changes changes what the page
 
 from __future__ import annotations
 
+import csv
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,29 @@ README_NETWORK, README_BATCHES = "4x512", (1, 256, 4096)
 def page_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table as a section of a page."""
     return markdown_table(header, rows) + "\n"
+
+
+def cost_table(sweep: str) -> str:
+    """What a sweep's training and samplers cost: its costs.csv."""
+    with (RESULTS / sweep / "costs.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    header = [
+        "method", "updates", "training, TFLOP", "training, s", "a chunk, MFLOP", "a chunk, ms",
+    ]  # fmt: skip
+    return page_table(
+        header,
+        [
+            [
+                f"`{row['method']}`",
+                f"{int(row['updates']):,}",
+                f"{float(row['training_flops']) / 1e12:.1f}",
+                f"{float(row['training_seconds']):,.0f}",
+                f"{float(row['flops_per_chunk']) / 1e6:.2f}",
+                f"{float(row['milliseconds_per_chunk']):.2f}",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def code(names: Iterable[str]) -> str:

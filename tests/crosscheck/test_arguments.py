@@ -250,7 +250,11 @@ def wrong_loss(*given: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("job", "says"),
     [
-        (partial(check_sampler, half, CHECKPOINT, rows=4), "simulating mistakes"),
+        pytest.param(
+            partial(check_sampler, half, CHECKPOINT, rows=4),
+            "simulating mistakes",
+            marks=pytest.mark.slow,
+        ),
         (partial(check_losses, wrong_loss, small_checkpoint()), "simulating mistakes"),
         (partial(check_critic, lambda *x: critic(*x) / 2, CHECKPOINT, rows=4), "simulating mist"),
     ],

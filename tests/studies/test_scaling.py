@@ -288,7 +288,8 @@ def test_refusals(
     with monkeypatch.context() as without:
         without.delitem(sys.modules, "qgf_ref.sweeps.dask_runner", raising=False)
         without.delattr(qgf_ref.sweeps, "dask_runner", raising=False)
-        without.setitem(sys.modules, "dask", None)
+        for package in ("dask", "distributed"):
+            without.setitem(sys.modules, package, None)
         assert main(["study", "scaling", *here]) == 2
     said = capsys.readouterr().err
     assert 'pip install "qgf_ref[cluster]"; or give --workers 1' in said

@@ -291,6 +291,7 @@ def test_workers_that_do_not_fit(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_job_left_alone_saves_itself(data: Path, tmp_path: Path) -> None:
     """Its process ends when the one that ordered it is gone, and is waited for by the next."""
     sweep = longer(data, tmp_path)
