@@ -75,14 +75,8 @@ class ActorAgent(Agent):
         dtype, T = checkpoint.dtype, checkpoint.options.denoise_steps
         obs = matrix(obs, "obs", columns=checkpoint.obs_dim, dtype=dtype)
         noise = matrix(noise, "noise", columns=checkpoint.flat_action_dim, dtype=dtype)
-        if len(noise) != len(obs):
-            raise InputError(f"noise must have a row for each of {len(obs)}, got {len(noise)}")
-        if z is not None and self.chain.draws:
-            z = np.asarray(z, dtype)
-            if z.shape != (T, *noise.shape):
-                raise InputError(f"z must have shape {(T, *noise.shape)}, got {z.shape}")
-        else:
-            z = self.drawn(noise, T)
+        z = np.asarray(z, dtype) if z is not None and self.chain.draws else self.drawn(noise, T)
+        _require_fitting(self.chain, obs, noise, z, T)
         net = self.acting(checkpoint, self.actor, Acting(backend=backend))
         steps = list(chain_steps(self.chain, net, obs, noise, z, T))
         every = {
@@ -115,10 +109,20 @@ def clipped_end(
     """`chain_end`, clipped to ±1: on an engine that records, one compiled program.
 
     obs (B, O), noise (B, D), `actor.z` (T, B, D) of a chain that draws, in the network's dtype.
+    Raises InputError on another number of rows, or z of another shape.
     """
+    _require_fitting(chain, obs, noise, actor.z, T)
 
     def run(actor: Actor, obs: Array, noise: Array, weight: Any) -> tuple[Array, ...]:
         end = chain_end(chain, actor.net, obs, noise, actor.z, T)
         return (actor.net.kernels(clip, end)[0],)
 
     return engine.run_actor(actor, run, (chain, T), obs, noise)[0]
+
+
+def _require_fitting(chain: Chain, obs: Array, noise: Array, z: Any, T: int) -> None:
+    """Compiled code would read on, past the end of what is too short."""
+    if len(noise) != len(obs):
+        raise InputError(f"noise must have a row for each of {len(obs)}, got {len(noise)}")
+    if chain.draws and np.shape(z) != (T, *noise.shape):
+        raise InputError(f"z must have shape {(T, *noise.shape)}, got {np.shape(z)}")

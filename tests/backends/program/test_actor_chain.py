@@ -19,6 +19,7 @@ from qgf_ref.backends.numba.sampler import compiled_sampler
 from qgf_ref.backends.program.executor import execute
 from qgf_ref.backends.program.program import Op
 from qgf_ref.backends.program.record import Actor, NotRecordable, record
+from qgf_ref.errors import InputError
 from qgf_ref.flow.chain import Chain, chain_end
 from qgf_ref.flow.diffusion import DDPM, SamplerClips
 from qgf_ref.ops.clip import clip
@@ -143,6 +144,23 @@ def test_samples_that_leave_the_finite_numbers(backend: str) -> None:
         expected = checkpoint.agent.act(checkpoint, obs, noise * 1e37, Acting())
         got = checkpoint.agent.act(checkpoint, obs, noise * 1e37, Acting(backend=backend))
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("name", ["fql", "dac"])
+def test_what_does_not_fit_is_refused(name: str, backend: str) -> None:
+    """Compiled code would read past the end of what is too short."""
+    checkpoint, obs, noise = case(name, "float32")
+    agent: Any = checkpoint.agent
+    for rows, others in ((3, 7), (7, 3), (1, 7)):
+        with pytest.raises(InputError, match=f"a row for each of {rows}, got {others}"):
+            agent.act(checkpoint, obs[:rows], noise[:others], Acting(backend=backend))
+    if name == "fql":
+        return
+    actor = actor_of(checkpoint, noise)
+    for z in (None, actor.z[: T - 1], actor.z[:, :4], actor.z[:, :, :1]):
+        with pytest.raises(InputError, match=r"z must have shape \(6, 7, 3\), got"):
+            clipped_end(agent.chain, Actor(actor.net, z), obs, noise, T, Engine.of(backend))
 
 
 def test_the_gpu_runs_actors_layer_by_layer() -> None:
