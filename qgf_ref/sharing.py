@@ -7,30 +7,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from threading import Condition
+from threading import Condition, RLock, get_ident
 
 Part = Callable[[], object]
 
 
 @dataclass(eq=False)
 class _Offer:
-    """Parts of a thread's work that nobody has begun, and how many are under way."""
+    """Parts of a thread's work that nobody has begun."""
 
     parts: deque[Part]
-    under_way: int = 0
     errors: list[BaseException] = field(default_factory=list)
 
 
 class Helpers:
     """So many threads. Each does its own work in `at_work`; of what it gives to `shared` meanwhile,
     those that have done theirs take parts.
+
+    Ctrl-C may come to one of them at any moment, between any two lines: what others wait for is
+    therefore by thread, and `stop`, on the way of every exception, puts it right.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._working = threads
         self._offers: list[_Offer] = []
-        self._changed = Condition()
+        self._at: dict[int, _Offer] = {}  # by thread, whose part it has begun
+        # entered itself: Condition.__enter__ is Python, and may be left with the lock taken
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -38,7 +43,7 @@ class Helpers:
         token = _helpers.set(self)
         try:
             yield
-            with self._changed:
+            with self._lock:
                 self._working -= 1
                 self._changed.notify_all()
             self._help()
@@ -49,15 +54,16 @@ class Helpers:
             _helpers.reset(token)
 
     def stop(self) -> None:
-        """Nobody waits any longer for work to come."""
-        with self._changed:
+        """Nobody waits any longer for work to come, nor for this thread's part."""
+        with self._lock:
             self._working = 0
+            self._at.pop(get_ident(), None)
             self._changed.notify_all()
 
     def done_by_all(self, parts: Sequence[Part]) -> None:
         """Run all parts, some in idle threads; return, or raise, when none is under way."""
         offer = _Offer(deque(parts))
-        with self._changed:
+        with self._lock:
             self._offers.append(offer)
             self._changed.notify_all()
         try:
@@ -65,14 +71,14 @@ class Helpers:
                 self._run(offer, part)
         finally:
             self._withdraw(offer)
-            with self._changed:
-                self._changed.wait_for(lambda: not offer.under_way)
+            with self._lock:
+                self._changed.wait_for(lambda: not self._others_at(offer))
         if offer.errors:
             raise offer.errors[0]
 
     def _help(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._offers or self._working <= 0)
                 if not self._offers:
                     return
@@ -81,12 +87,15 @@ class Helpers:
             assert part is not None
             self._run(offer, part)
 
+    def _others_at(self, offer: _Offer) -> bool:
+        return any(at is offer and who != get_ident() for who, at in self._at.items())
+
     def _begun(self, offer: _Offer) -> Part | None:
         """The next part, which is under way from now on."""
-        with self._changed:
+        with self._lock:
             if not offer.parts:
                 return None
-            offer.under_way += 1
+            self._at[get_ident()] = offer
             part = offer.parts.popleft()
             if not offer.parts:
                 self._withdraw(offer)
@@ -99,13 +108,13 @@ class Helpers:
             offer.errors.append(error)
             self._withdraw(offer)
         finally:
-            with self._changed:
-                offer.under_way -= 1
+            with self._lock:
+                self._at.pop(get_ident(), None)
                 self._changed.notify_all()
 
     def _withdraw(self, offer: _Offer) -> None:
         """What is not begun is not done."""
-        with self._changed:
+        with self._lock:
             offer.parts.clear()
             if offer in self._offers:
                 self._offers.remove(offer)
@@ -121,7 +130,7 @@ def shared(parts: Sequence[Part]) -> None:
     Raises what the first failing part raised, when none is under way any more.
     """
     helpers = _helpers.get()
-    if helpers is None or helpers.threads == 1 or len(parts) == 1:
+    if helpers is None or helpers.threads == 1 or len(parts) <= 1:
         for part in parts:
             part()
     else:

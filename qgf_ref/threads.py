@@ -153,7 +153,8 @@ def in_parallel(tasks: Sequence[Callable[[], object]], stop: Callable[[], object
 
     others: list[Future[None]] = []
     try:
-        others.extend(_pool(len(tasks) - 1).submit(run, task) for task in tasks[1:])
+        with _locks["submit"]:
+            others.extend(_pool(len(tasks) - 1).submit(run, task) for task in tasks[1:])
         run(tasks[0])
         for other in others:
             other.result()
@@ -199,6 +200,9 @@ class Once(Generic[R]):
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}
+_locks = {"submit": Lock()}
+"""Tasks that wait for each other are given together: those of two callers in turn could fill the
+threads, each waiting for one that has none."""
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -207,6 +211,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return _pools[threads]
 
 
+def _forget_threads() -> None:
+    """A forked child has none of them; one may have held the lock at that moment."""
+    _pools.clear()
+    _locks.update(submit=Lock())
+
+
 if hasattr(os, "register_at_fork"):
-    # a forked child has none of the threads
-    os.register_at_fork(after_in_child=_pools.clear)
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -88,5 +89,33 @@ def test_nobody_waits_for_a_thread_that_failed(who: int) -> None:
 
     works: list[Callable[[], object]] = [lambda: None, lambda: None, lambda: None]
     works[who] = fails
+    with pytest.raises(KeyboardInterrupt):
+        together(*works)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("left", ["begun", "done"])
+def test_nobody_waits_for_a_part_that_ctrl_c_took(
+    who: int, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes to the first thread when it has a part, but is not at it yet or any more."""
+    run, offered = Helpers._run, threading.Event()
+
+    def interrupted(self: Helpers, *arguments: Any) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if main and left == "begun":
+            raise KeyboardInterrupt
+        run(self, *arguments)
+        if main:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Helpers, "_run", interrupted)
+
+    def parts() -> None:
+        offered.set()
+        shared([partial(time.sleep, 0.003) for _ in range(20)])
+
+    works: list[Callable[[], object]] = [lambda: offered.wait(5)] * 2
+    works[who] = parts
     with pytest.raises(KeyboardInterrupt):
         together(*works)

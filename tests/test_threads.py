@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
@@ -138,3 +141,28 @@ def test_a_task_that_fails_ends_the_others() -> None:
     with pytest.raises(ValueError, match="the second"):
         results_of([partial(task, n) for n in range(100)], 1)
     assert begun == [0, 1]
+
+
+def test_tasks_that_wait_for_each_other_are_given_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two callers, taken in turn, would fill the threads: each waits for one of its own"""
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            future = super().submit(*arguments, **named)
+            time.sleep(0.02)
+            return future
+
+    monkeypatch.setattr(threads, "_pools", {2: Slow(2)})
+    met = []
+
+    def meet() -> None:
+        barrier = Barrier(3, timeout=10)
+        in_parallel([barrier.wait] * 3, barrier.abort)
+        met.append(1)
+
+    callers = [Thread(target=meet) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert met == [1, 1]
