@@ -153,7 +153,11 @@ def _steps(
 
     groups = _stepped_as_one(recipe, state, inputs.nets, bars)
     steps: Steps = {}
-    for made in results_of([partial(stepped, parts) for parts in groups], threads):
+    alone = threads == 1 or len(groups) == 1
+    of_groups = map(stepped, groups) if alone else results_of(
+        [partial(stepped, parts) for parts in groups], threads
+    )  # fmt: skip
+    for made in of_groups:
         steps |= made
     return steps
 

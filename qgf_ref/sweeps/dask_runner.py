@@ -40,14 +40,19 @@ QUEUES = {
 """Queueing systems, and the class of dask-jobqueue of each."""
 MEMORY_EACH = 2 << 30
 """Bytes that one job is taken to need, where workers are counted."""
-_LOST = 20.0
-"""Seconds without the scheduler after which it is gone."""
 _BLAMED = 10
 """How often the scheduler may blame a job that hardly began before it is given up."""
 _GONE = (
     "the Dask scheduler is gone; everything that was done is kept: start it again, and give the "
     "same command"
 )
+_CLOSED = f"{_GONE} (it closed the connection)"
+_NOBODY = (
+    "all Dask workers of this machine have died, and none came back: out of memory? What was done "
+    "is kept: give the same command, with fewer --workers"
+)
+_PATIENCE = {_GONE: 20.0, _CLOSED: 0.0, _NOBODY: 60.0}
+"""Seconds after which it is over."""
 Performs = Callable[[Sweep, SweepJob, int], Outcome]
 
 
@@ -86,10 +91,14 @@ class DaskRunner:
             try:
                 outcome: Outcome = future.result()
             except KilledWorker as error:
-                if self._to_give_again(given, error.allowed_failures):
+                worker = str(error.last_worker.address)
+                if self.sweep.done(given.job):  # and the worker died before it could say so
+                    outcome = Outcome(given.job.name, 0, 0.0, worker)
+                elif self._to_give_again(given, error.allowed_failures):
                     self._give(given)
                     continue
-                outcome = given.killed(str(error.last_worker.address))
+                else:
+                    outcome = given.killed(worker)
             except (distributed.CancelledError, CommClosedError) as error:
                 raise RunnerLost(_GONE) from error
             except Exception as error:  # noqa: BLE001  of the worker: a full disk, say
@@ -100,17 +109,24 @@ class DaskRunner:
 
     def _ended(self) -> Any:
         """The future of a job that ended."""
-        lost_since: float | None = None
+        since: dict[str, float] = {}
         while True:
             try:
                 return self.ended.get(timeout=1.0)
             except queue.Empty:
-                if self.client.status == "running":
-                    lost_since = None
-                    continue
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > _LOST or self.client.status == "closed":
-                    raise RunnerLost(_GONE) from None
+                lost = self._lost()
+                since = {lost: since.get(lost, time.monotonic())} if lost else {}
+                if lost and time.monotonic() - since[lost] > _PATIENCE[lost]:
+                    raise RunnerLost(lost) from None
+
+    def _lost(self) -> str:
+        """What has gone that jobs need, in words; empty: nothing."""
+        if self.client.status != "running":
+            return _CLOSED if self.client.status == "closed" else _GONE
+        cluster = self.client.cluster
+        # workers of a queue, or of somebody's scheduler, may come later; these would be back by now
+        own = isinstance(cluster, distributed.LocalCluster)
+        return _NOBODY if own and not cluster.scheduler.workers else ""
 
     def _to_give_again(self, given: _Given, allowed: int) -> bool:
         """Whether the scheduler blames a job for deaths of workers that it was not the cause of.

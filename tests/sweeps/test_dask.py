@@ -161,7 +161,7 @@ def test_a_scheduler_that_is_killed_and_started_again(
     scheduler: Callable[[], tuple[str, list[subprocess.Popen[bytes]]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dask_runner, "_LOST", 2.0)
+    monkeypatch.setitem(dask_runner._PATIENCE, dask_runner._GONE, 2.0)
     sweep = longer(data, tmp_path / "sweep")
     address, processes = scheduler()
 
@@ -241,6 +241,20 @@ def test_a_job_that_kills_every_worker(tmp_path: Path, workers: int) -> None:
         assert f"train {TASK}/iql/seed1" in report.done
         assert f"evaluate {TASK}/edp" in report.done
     assert not list((tmp_path / "always" / "jobs").glob(".*.begun"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_of_this_machine_that_do_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Are not waited for; those of a queue would be."""
+    monkeypatch.setitem(dask_runner._PATIENCE, dask_runner._NOBODY, 0.5)
+    sweep = swept(tmp_path)
+    with dask_runner.local(1, 1) as client:
+        client.cluster.scale(0)
+        runner = dask_runner.DaskRunner(sweep, client, performs=raises)
+        with pytest.raises(RunnerLost, match="none came back: out of memory"):
+            work_off(sweep, runner)
 
 
 class Answering:
