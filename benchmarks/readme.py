@@ -177,6 +177,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "goal_batches": partial(written, "goal_batches"),
     "sweep_cost": partial(written, "sweep_cost"),
     "fig5": lambda: (RESULTS / "fig5" / "table.md").read_text() + origin("fig5"),
+    "fig5_longer": lambda: (
+        (RESULTS / "fig5_longer" / "table.md").read_text() + origin("fig5_longer")
+    ),
+    "fig5_longer_sentence": sentences.longer_sentence,
+    "fig5_costs": lambda: sentences.cost_table("fig5_longer") + origin("fig5_longer"),
     "jobs": partial(written, "jobs"),
     "agents_speed": partial(written, "agents_speed"),
     "fig5_actions": partial(written, "fig5_actions"),

@@ -30,6 +30,17 @@ def page_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(header, rows) + "\n"
 
 
+def longer_sentence() -> str:
+    """What three times the updates change in Fig. 5."""
+    short, long = (
+        {r["method"]: r["success"] for r in json.loads(path.read_text())["rows"]}
+        for path in (RESULTS / name / "table.json" for name in ("fig5", "fig5_longer"))
+    )
+    named = {"bc": "cloning", "qgf": "QGF", "edp": "EDP", "fql": "FQL", "dac": "DAC"}
+    steps = [f"{word} {short[m]:.2f} → {long[m]:.2f}" for m, word in named.items()]
+    return f"Success with three times the updates: {', '.join(steps)}; QSM {long['qsm']:.2f}.\n"
+
+
 def cost_table(sweep: str) -> str:
     """What a sweep's training and samplers cost: its costs.csv."""
     with (RESULTS / sweep / "costs.csv").open(encoding="utf-8", newline="") as file:
