@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from qgf_ref.errors import InputError
 from qgf_ref.sweeps import dask_runner
 from qgf_ref.sweeps.driver import RunnerLost, SerialRunner, on_this_machine, work_off
 from qgf_ref.sweeps.jobs import SweepJob, jobs_of
@@ -24,7 +23,7 @@ from qgf_ref.sweeps.place import SweepPlace, read_json
 from qgf_ref.sweeps.report import begin, write_tables
 from qgf_ref.sweeps.spec_file import spec_of
 from qgf_ref.sweeps.sweep import Sweep
-from qgf_ref.sweeps.workers import check_workers, own_facts
+from qgf_ref.sweeps.workers import check_workers
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
 from tests.sweeps.conftest import swept, tiny
@@ -257,19 +256,6 @@ def test_workers_of_this_machine_that_do_not_come_back(
             work_off(sweep, runner)
 
 
-class Answering:
-    """A client whose one worker answers so."""
-
-    def __init__(self, **other: str) -> None:
-        self.other = other
-
-    def wait_for_workers(self, count: int, timeout: float) -> None:
-        """It is there."""
-
-    def run(self, function: Any, *arguments: Any) -> dict[str, Any]:
-        return {"tcp://other:1": {**function(*arguments), **self.other}}
-
-
 def test_runners_of_this_machine(tmp_path: Path) -> None:
     """Of one job at once without Dask, of two on a cluster, which tells why a job failed."""
     sweep = begin(spec_of(tiny()), SweepPlace(tmp_path), str(tmp_path / "nowhere"))
@@ -281,28 +267,6 @@ def test_runners_of_this_machine(tmp_path: Path) -> None:
     ((name, why),) = report.failed.items()
     assert name.startswith("data ")
     assert why.startswith("no data set at")
-
-
-@pytest.mark.slow
-def test_workers_that_do_not_fit(tmp_path: Path) -> None:
-    sweep = swept(tmp_path)
-    assert check_workers(Answering(), sweep.place) == 1
-    for other, message in (
-        ({"numpy": "1.0"}, r"tcp://other:1 is not as this process \(numpy 1\.0 there, .* here\)"),
-        ({"source of qgf_ref": "0"}, r"\(source of qgf_ref 0 there, .*\): results would depend"),
-        ({"sees the directory": "no"}, r"tcp://other:1 does not see .*file system that this"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_workers(Answering(**other), sweep.place)
-    assert not list((tmp_path / "jobs").glob(".seen*"))
-    asked = {**own_facts(), "numpy": "1.0"}
-    late = dask_runner._perform_if_fit(
-        asked, stub.perform, sweep, sweep.wanted()[1][0], 1, tmp_path / "begun"
-    )
-    assert (late.code, late.said.startswith("a worker that came later is not as")) == (1, True)
-    none = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
-    with pytest.raises(InputError, match=none), dask_runner.running("tcp://127.0.0.1:9"):
-        pass
 
 
 @pytest.mark.slow
