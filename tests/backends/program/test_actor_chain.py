@@ -171,13 +171,14 @@ def test_the_gpu_runs_actors_layer_by_layer() -> None:
 
 def test_a_rows_steps_are_seeded_by_its_noise_as_one_integer() -> None:
     """Of each row alone, in any dtype; words of zeros at the high end are no part of a number."""
-    noise = np.random.default_rng(0).standard_normal((4, D)).astype(np.float32)
+    wide = 7  # NumPy fills up to four words with zeros itself
+    noise = np.random.default_rng(0).standard_normal((4, wide)).astype(np.float32)
     noise[1, -1], noise[2, 1:], noise[3] = 0, 0, 0
     z = step_noise(noise, T)
-    assert z.shape == (T, 4, D) and z.dtype == np.float32
+    assert z.shape == (T, 4, wide) and z.dtype == np.float32
     for row, drawn in zip(noise, z.swapaxes(0, 1), strict=True):
         rng = np.random.default_rng(int.from_bytes(row.astype("<f4").tobytes(), "little"))
-        np.testing.assert_array_equal(drawn, rng.standard_normal((T, D)).astype(np.float32))
+        np.testing.assert_array_equal(drawn, rng.standard_normal((T, wide)).astype(np.float32))
     np.testing.assert_array_equal(step_noise(noise[1:2], T), z[:, 1:2])
     assert step_noise(noise.astype(np.float64), T).dtype == np.float64
-    assert step_noise(noise[:0], T).shape == (T, 0, D)
+    assert step_noise(noise[:0], T).shape == (T, 0, wide)
