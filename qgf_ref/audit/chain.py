@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qgf_ref.arrays import Array
-from qgf_ref.audit.on_engine import for_each
+from qgf_ref.audit.on_engine import for_each, ours, remembering
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.sampling import trace
@@ -47,14 +47,19 @@ class ChainGradients:
         rng = np.random.default_rng((seed, 1))
         noise = rng.standard_normal((len(obs), flow.field.action_dim))
         chain = trace(flow, obs, estimator="none", noise=noise)
-        states = [
-            denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in enumerate(chain.a)
-        ]
+
+        def along(flow: GuidedFlow) -> list[DenoisingStep]:
+            steps = enumerate(chain.a)
+            return [denoising_step(flow, chain.obs, a, k, STATE_WEIGHT) for k, a in steps]
+
+        known, states = remembering(flow), along(flow)
+        again = along(known)
         gradients, plain = dict[str, Array](), dict[str, bool]()
 
         def answers(e: Estimator) -> tuple[Array, bool]:
             progress(f"(b) gradients of {e.label}")
-            answered = [e(flow, step) for step in states]
+            place, steps = (known, again) if ours(e) else (flow, states)
+            answered = [e(place, step) for step in steps]
             g = np.stack([guidance.gradient for guidance in answered])
             straight = all(guidance.acceleration is None for guidance in answered)
             return g, straight and bool(np.isfinite(g).all())

@@ -16,6 +16,7 @@ from qgf_ref.audit.definitions import (
     has_definition,
     potential_gradient,
 )
+from qgf_ref.audit.on_engine import ours, remembering
 from qgf_ref.audit.rules import AuditedStates, Rule, flow_of, networks, primitives
 from qgf_ref.audit.second_order import second_order
 from qgf_ref.checks import Check, check_adjoint, check_jvp, check_vjp
@@ -36,9 +37,11 @@ def checks_of(
         name: partial(_rule_checks, name, rule) for name, rule in rules.items()
     }
     jobs["losses"] = lambda: list(losses(point))
-    steps = Once(partial(oracle_steps, point))  # shared: estimators ask for the same derivatives
+    # shared: estimators ask for the same derivatives, and ours for the same outputs of networks
+    steps = {known: Once(partial(oracle_steps, point, known)) for known in (False, True)}
     for estimator in estimators:
-        jobs[job_of(estimator)] = partial(_checks_of_estimator, estimator, steps)
+        its = steps[ours(estimator)]
+        jobs[job_of(estimator)] = partial(_checks_of_estimator, estimator, its)
     return jobs
 
 
@@ -132,13 +135,14 @@ ESTIMATOR_TOLERANCE = 1e-12
 the number of terms from input to output, and so does the tolerance: 1.1e-12 measured at 4×1024."""
 
 
-def oracle_steps(point: AuditedStates) -> list[OracleStep]:
+def oracle_steps(point: AuditedStates, remembered: bool = False) -> list[OracleStep]:
     """The first, middle and last step of the chain, where estimators are checked; none without a
-    flow.
+    flow. remembered: of networks that remember (`remembering`)
     """
     flow, T = flow_of(point.checkpoint), len(point.a)
     if flow is None:
         return []
+    flow = remembering(flow) if remembered else flow
     return [
         OracleStep(flow, denoising_step(flow, point.obs, point.a[k], k, CHECKED_WEIGHT))
         for k in sorted({0, T // 2, T - 1})

@@ -6,6 +6,7 @@ Nothing that is verified runs here: only what repeats a reference that has been.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from qgf_ref.agents.checkpoint import Checkpoint
+from qgf_ref.agents.memory import Memory
 from qgf_ref.arrays import Array
 from qgf_ref.audit.rules import flow_of
-from qgf_ref.backends.engine import Engine
+from qgf_ref.backends.engine import Engine, with_networks
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.base import DenoisingStep, Estimator, GuidedFlow
 from qgf_ref.guidance.options.base import Wrapped
@@ -37,9 +39,26 @@ def reference_threads(checkpoint: Checkpoint) -> int:
     networks = [checkpoint.network(name) for name in checkpoint.params]
     flow = flow_of(checkpoint)
     networks += [] if flow is None else [flow.field, flow.critic]
-    known = all(isinstance(n, JointMLP) and _here(n) for n in networks)
+    known = all(map(_our_network, networks))
     large = max((n.params.count for n in networks if known), default=0) >= WORTH_THREADS
     return thread_count() if large else 1
+
+
+REMEMBERED = 2**29
+"""Bytes of what forwards saved: of 4×1024 networks those of a Jacobian's columns at 16 rows."""
+
+
+def remembering(flow: GuidedFlow) -> GuidedFlow:
+    """The flow whose networks, if they are this package's, are the reference's and remember: what
+    several estimators ask of them at the same inputs is computed once. For estimators of ours:
+    what its caches hold is not what the networks' own do.
+    """
+    memory = Memory(REMEMBERED)
+
+    def kept(network: Any) -> Any:
+        return replace(network, kernels=memory) if _our_network(network) else network
+
+    return with_networks(flow, kept)
 
 
 def for_each(
@@ -61,6 +80,10 @@ def ours(estimator: Estimator) -> bool:
     while isinstance(estimator, Wrapped) and _here(estimator):
         estimator = estimator.base
     return _here(estimator) and not isinstance(estimator, FunctionEstimator)
+
+
+def _our_network(network: object) -> bool:
+    return isinstance(network, JointMLP) and _here(network)
 
 
 def _here(thing: object) -> bool:

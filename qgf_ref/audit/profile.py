@@ -21,7 +21,9 @@ from qgf_ref.audit.on_engine import (
     gradients_at,
     gradients_of,
     one_batch,
+    ours,
     program_of,
+    remembering,
 )
 from qgf_ref.backends.engine import Engine
 from qgf_ref.denoising import denoising_step
@@ -154,10 +156,13 @@ def _curls(
 ) -> dict[str, tuple[Array, list[str]]]:
     """Of each, by label: the departure from a gradient field (B,), and what was said of it."""
 
+    known = remembering(flow)  # at the same complex a_t most ask for the same v and ∇Q
+
     def curl(e: Estimator) -> tuple[Array, list[str]]:
         progress(f"(b) curl of {e.label}")
+        place = known if e.analytic and ours(e) else flow
         with remarks() as said:
-            each = departure_from_gradient_field(e, flow, step, engine)
+            each = departure_from_gradient_field(e, place, step, engine)
         return each, [remark.text for remark in said]
 
     # complex steps are the reference's; the engine has threads of its own

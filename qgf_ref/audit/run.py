@@ -132,6 +132,7 @@ def _measure(
                 job.advance()
 
         checks = _checks(jobs, estimators, advance, threads)
+        jobs.clear()  # and what their networks remember
         if flow is None:
             nothing: dict[str, Any] = {"coverage": {}, "precision": {}, "strength": {}}
             return {"checks": checks, "profile": NO_PROFILE, **nothing}

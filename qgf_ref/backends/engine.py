@@ -7,12 +7,13 @@ needs to know of it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,6 @@ _PROCESSOR = 1
 """The kind of device that DLPack calls the processor."""
 EngineLike = str | Engine
 """What `Engine.of` takes: a backend's name, or an engine."""
-N = TypeVar("N")
 
 
 def _require_algorithm_1(flow: GuidedFlow, scheme: Scheme, name: str) -> None:
@@ -232,12 +232,13 @@ def _layer_by_layer(flow: GuidedFlow, backend: Backend) -> GuidedFlow:
     if not all(np.isfinite(a).all() for network in networks for a in network.params.arrays()):
         return flow
     kernels = backend.kernels(flow.field.dtype)
+    return replace(with_networks(flow, lambda net: replace(net, kernels=kernels)), kernels=kernels)
 
-    def accelerated(network: N) -> N:
-        return replace(network, kernels=kernels)  # type: ignore[type-var]
 
-    field, critic = (accelerated(network) for network in networks)
+def with_networks(flow: GuidedFlow, changed: Callable[[Any], Any]) -> GuidedFlow:
+    """The flow of the same networks, each of them changed: of a probability, its logits."""
+    critic = changed(logits_of(flow.critic))
     if logits_of(flow.critic) is not flow.critic:
         critic = ProbabilityCritic(critic)
-    auxiliary = flow.auxiliary.map(accelerated, accelerated)
-    return replace(flow, field=field, critic=critic, kernels=kernels, auxiliary=auxiliary)
+    auxiliary = flow.auxiliary.map(changed, changed)
+    return replace(flow, field=changed(flow.field), critic=critic, auxiliary=auxiliary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,14 @@ from qgf_ref.audit.on_engine import (
     ours,
     program_of,
     reference_threads,
+    remembering,
 )
 from qgf_ref.backends.engine import Engine
 from qgf_ref.bench.settings import fresh_checkpoint
 from qgf_ref.denoising import denoising_step
 from qgf_ref.guidance.queries import critic_value
 from qgf_ref.guidance.registry import learned_estimator_names
+from qgf_ref.imaginary import what_drops_imaginary_parts
 from qgf_ref.threads import thread_count
 from tests.conftest import small_checkpoint, states
 
@@ -64,6 +67,30 @@ def test_an_audit_in_threads_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         report["profile"].pop("milliseconds")
     assert found[0] == found[1]
     assert theirs.threads == {threading.get_ident()}
+
+
+def test_what_networks_remember_is_what_they_compute() -> None:
+    """To the bit, at real a_t and at complex ones, whichever estimator asks first; and where
+    imaginary parts are dropped is seen though the answer is known.
+    """
+    ck = small_checkpoint()
+    obs, a = states(ck, 6)
+    known, asked = remembering(ck.flow), [estimator(n) for n in learned_estimator_names()]
+    memory: Any = known.field.kernels  # type: ignore[attr-defined]
+    for x in (a, a + 1e-30j * np.cos(a)):
+        bare, kept = (denoising_step(flow, obs, x, 2, 0.1) for flow in (ck.flow, known))
+        for e in [e for e in asked if e.on(ck.flow) is ck.flow and (e.analytic or x is a)]:
+            assert np.array_equal(e(known, kept).gradient, e(ck.flow, bare).gradient), e.label
+    computed = memory.runs
+    denoising_step(known, obs, a, 2)
+    assert memory.runs == computed
+
+    def dropping(flow: GuidedFlow, x: Any) -> Any:
+        return np.abs(flow.critic.forward(obs, x)[0])
+
+    flows = (ck.flow, known, known)
+    dropped = [what_drops_imaginary_parts(partial(dropping, flow), x) for flow in flows]
+    assert "np.absolute at test_at_once.py" in dropped[0] and len(set(dropped)) == 1
 
 
 def test_threads_are_for_large_networks_of_ours() -> None:

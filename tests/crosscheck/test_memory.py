@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qgf_ref.crosscheck.sampler import memory
+from qgf_ref.agents import memory
+from qgf_ref.agents.memory import Memory, Recent
 from qgf_ref.crosscheck.sampler.diagnosis import diagnose
-from qgf_ref.crosscheck.sampler.memory import Memory, Recent
 from qgf_ref.crosscheck.sampler.mistakes.bank import Made, first_quantity, order
 from qgf_ref.crosscheck.sampler.port import Substituted
 from qgf_ref.crosscheck.sampler.search import Search
@@ -86,6 +88,22 @@ def test_the_least_recently_used_goes_first() -> None:
     for key in "abacba":
         recent.once(key, partial(made.append, key), lambda _: 1)
     assert "".join(made) == "abcba"
+
+
+def test_what_another_thread_computes_is_waited_for() -> None:
+    recent, made, begun = Recent(9), list[str](), Event()
+
+    def slow() -> str:
+        begun.set()
+        Event().wait(0.2)  # for the other, which comes to the same key
+        made.append("slow")
+        return "slow"
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(recent.once, "key", slow, len)
+        begun.wait()
+        assert recent.once("key", lambda: made.append("again"), len) == "slow"
+        assert first.result() == "slow" and made == ["slow"]
 
 
 def test_a_diagnosis_computes_little_of_what_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:

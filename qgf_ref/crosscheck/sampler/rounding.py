@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from qgf_ref.agents.memory import Memory
 from qgf_ref.arrays import Array
-from qgf_ref.crosscheck.sampler.memory import Memory
 from qgf_ref.crosscheck.sampler.port import Port, Substituted
 from qgf_ref.crosscheck.sampler.runs import Predicted
 from qgf_ref.crosscheck.sampler.subject import jittered_networks

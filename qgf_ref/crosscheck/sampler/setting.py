@@ -11,7 +11,7 @@ import numpy as np
 
 from qgf_ref.agents.actor import ActorAgent
 from qgf_ref.agents.checkpoint import Checkpoint
-from qgf_ref.crosscheck.sampler.memory import Memory
+from qgf_ref.agents.memory import Memory
 from qgf_ref.crosscheck.sampler.mistakes.bank import Mistakes, with_mistakes
 from qgf_ref.crosscheck.sampler.outcome import PLACES
 from qgf_ref.crosscheck.sampler.port import (

@@ -1,8 +1,9 @@
-"""What one diagnosis has computed before: most mistakes leave most of what is simulated as it is.
+"""What networks have computed before: most mistakes leave most of what a diagnosis simulates as it
+is, and most estimators that an audit checks ask for the same v and ∇Q.
 
 The networks of a checkpoint are run by kernels that remember. A network with the same parameters
-and options at the same inputs, to the bit, has the same output and the same products: a simulation
-computes what its mistakes change, and looks up the rest. (Networks of somebody's: `Answering`.)
+and options at the same inputs, to the bit, has the same output and the same products: what is asked
+again is looked up. (Networks of somebody's, in a diagnosis: `Answering`.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,22 +30,33 @@ again.
 
 
 class Recent:
-    """The most recently used values, by key, of so many bytes in all."""
+    """The most recently used values, by key, of so many bytes in all; for any number of threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
         self._known: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock, self._asked = Lock(), dict[Any, Lock]()
 
     def once(self, key: Any, compute: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """What `compute` returned the first time, of `size` bytes; again if it was forgotten."""
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key][0]
-        value = compute()
-        self._known[key] = value, size(value)
-        self.size += self._known[key][1]
-        while self.size > self.limit:
-            self.size -= self._known.popitem(last=False)[1][1]
+        """What `compute` returned the first time, of `size` bytes; again if it was forgotten.
+
+        Waits where another thread is at it.
+        """
+        with self._lock:
+            asked = self._asked.setdefault(key, Lock())
+        with asked:
+            with self._lock:
+                if key in self._known:
+                    self._known.move_to_end(key)
+                    return self._known[key][0]
+            value = compute()
+            with self._lock:
+                self._known[key] = value, size(value)
+                self.size += self._known[key][1]
+                while self.size > self.limit:
+                    gone, (_, freed) = self._known.popitem(last=False)
+                    self.size -= freed
+                    self._asked.pop(gone, None)
         return value
 
 
@@ -66,12 +79,14 @@ class Forward(NamedTuple):
 class Memory:
     """Kernels that run a network as a whole, unless they remember what comes of it.
 
-    runs  how many forwards of networks, and products of them, were computed
+    caches  bytes that are remembered of what forwards saved, instead of `CACHES`
+    runs    how many forwards of networks, and products of them, were computed
     """
 
-    def __init__(self) -> None:
+    def __init__(self, caches: int | None = None) -> None:
         self.runs = 0
-        self._answers, self._caches = Recent(ANSWERS), Recent(CACHES)
+        self._answers = Recent(ANSWERS)
+        self._caches = Recent(CACHES if caches is None else caches)
         self._made = Recent(PARAMETERS)
         self._contents: dict[int, tuple[Any, Any]] = {}
 
@@ -83,14 +98,22 @@ class Memory:
         """`mlp`, whose cache is a `Forward`, or a product of it, which takes that last.
 
         kernels  that run the inside: `Substituted` ones say what is other there
+        What is asked of arrays of another class (`qgf_ref.imaginary`'s, which watch what is done
+        with them) is computed as ever.
         """
         if function is mlp:
             params, x, options = args
+            if type(x) is not np.ndarray:
+                return mlp(params, x, options, kernels)
             inside: frozenset[Any] = getattr(kernels, "inside", frozenset())
             key = self.content(params), options, inside, _digest(x)
             made = Forward(params, x, options, kernels, key)
             return self._answer(made.key, lambda: self._forward(made)[0]), made
         *given, made = args
+        if not isinstance(made, Forward):
+            return function(*args, kernels)
+        if any(type(x) is not np.ndarray for x in given):
+            return self._product(function, given, made)
         key = function, made.key, *map(_digest, given)
         return self._answer(key, lambda: self._product(function, given, made))
 
