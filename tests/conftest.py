@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "loss_curves", curves.loss_curves)
     monkeypatch.setattr(plotting, "_saved", SAVED)
+
+
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of OGBench's tasks, in this process, end after 100 steps."""
+    monkeypatch.setattr(tasks, "make_env", partial(tasks.make_env, max_episode_steps=100))
 
 
 def golden_case(name: str) -> Golden:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,23 @@ AUTODIFF = {"adapters/torch_autodiff.py": "torch", "adapters/jax_autodiff.py": "
 """Modules that may import a framework, because nothing imports them before a user asks for it."""
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A module's tree, which several tests look at."""
+    return ast.parse((ROOT / path).read_text())
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All within, on every level; not their expressions, which are most of the nodes."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield child
+            yield from statements(child)
+
+
 def imports(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    for node in statements(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -74,7 +89,7 @@ def test_frameworks_are_imported_by_functions_alone() -> None:
     """What imports a framework is itself imported in a function's body, when it is called."""
     lazy = {f"qgf_ref.{name.removesuffix('.py').replace('/', '.')}" for name in AUTODIFF}
     for path in MODULES:
-        for node in outside_functions(ast.parse((ROOT / path).read_text())):
+        for node in outside_functions(parsed(path)):
             if isinstance(node, ast.Import):
                 assert not lazy & {alias.name for alias in node.names}, path
             if isinstance(node, ast.ImportFrom):
@@ -86,7 +101,7 @@ def test_frameworks_are_imported_by_functions_alone() -> None:
 def test_modules_stay_short_and_say_what_they_are(path: Path) -> None:
     text = (ROOT / path).read_text()
     assert text.count("\n") <= 320, f"{path} has {text.count(chr(10))} lines"
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert ast.get_docstring(parsed(path)), f"{path} has no docstring"
 
 
 TESTS = Path(__file__).parent
@@ -98,7 +113,7 @@ BETWEEN_PEERS = "tests.peers.test_"
     "path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS))
 )
 def test_no_test_imports_another(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(BETWEEN_PEERS):
             words = (node.module or "").split(".")
             assert words[0] != "tests" or not words[-1].startswith("test_"), f"{path}: {words}"
@@ -108,7 +123,7 @@ def test_no_public_class_name_occurs_twice() -> None:
     """One word, one meaning: a reader who has met a name knows what it is."""
     places: dict[str, list[str]] = {}
     for path in MODULES:
-        for node in ast.parse((ROOT / path).read_text()).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path))
     assert {name: at for name, at in places.items() if len(at) > 1} == {}

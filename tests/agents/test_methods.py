@@ -54,7 +54,9 @@ def test_killed_and_resumed_it_ends_alike(name: str, data: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", some(reversed(METHODS), 1))
-def test_it_is_evaluated_and_converted(name: str, data: str, tmp_path: Path) -> None:
+def test_it_is_evaluated_and_converted(
+    name: str, data: str, tmp_path: Path, short_episodes: None
+) -> None:
     run = str(tmp_path / "run")
     words = (*SMALL, "--data", data, "--agent", name, "--updates", "2", "--out", run)
     assert main(["train", *words]) == 0

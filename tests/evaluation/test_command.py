@@ -26,7 +26,7 @@ def command(*words: str) -> int:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_episodes: None) -> Path:
     """A directory with two checkpoints for the maze."""
     for seed in range(2):
         ck = small_checkpoint(seed, obs_dim=2, action_dim=40)

@@ -117,7 +117,8 @@ def test_comparison_is_the_geometric_mean_over_draws() -> None:
 
 
 def test_the_study_runs_with_ones_own_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correction, "QUICK", TINY)
+    size = replace(TINY, rows_1d=100, rows=40, conditions=("exact", "both wrong"))
+    monkeypatch.setattr(correction, "QUICK", size)
     found = correction.study(StudySettings(quick=True, estimators=("ood",)))
     assert {r["estimator"] for r in found.tables[""]} == {"qgf", "ood", "oracle"}
     assert drawn("correction", found) == {"distance"}

@@ -18,7 +18,7 @@ from qgf_ref.sweeps.report import FILES, begin, write_tables
 from qgf_ref.sweeps.spec_file import read_spec
 from tests.data.synthetic import TASK
 from tests.sweeps import stub
-from tests.sweeps.conftest import swept, tiny, toml
+from tests.sweeps.conftest import TINY, swept, tiny, toml
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[2]
 def test_end_to_end(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real jobs, one after the other; then from its files alone."""
     spec = tmp_path / "small.toml"
-    spec.write_text(toml(tiny(seeds=[0], agents={"iql": {"methods": ["bc", "qgf"]}})))
+    # saved once: each save of a training run draws its loss curves
+    train = {**TINY["train"], "checkpoint_every": 24}
+    agents = {"iql": {"methods": ["bc", "qgf"]}}
+    spec.write_text(toml(tiny(seeds=[0], agents=agents, train=train)))
     words = ["sweep", str(spec), "--data", str(data), "--out", str(tmp_path / "out")]
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out

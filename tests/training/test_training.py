@@ -82,6 +82,7 @@ def test_validation_losses(config: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_files_and_record(config: TrainConfig, tmp_path: Path, draws: None) -> None:
+    config = replace(config, checkpoint_every=24)  # one picture
     start(config, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
         "config.json", "losses.png", "metrics.csv", "model.safetensors", "state.safetensors",
@@ -212,7 +213,9 @@ def test_bad_data_loses_nothing(config: TrainConfig, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_periodic_evaluation_leaves_the_run_as_it_is(data: Path, tmp_path: Path) -> None:
+def test_periodic_evaluation_leaves_the_run_as_it_is(
+    data: Path, tmp_path: Path, short_episodes: None
+) -> None:
     config = tiny_config(data, updates=8, denoise_steps=2)
     start(config, tmp_path / "plain")
     start(replace(config, evaluate_every=8, evaluate_episodes=1), tmp_path / "evaluated")
@@ -255,7 +258,7 @@ def test_hyperparameters_are_the_settings() -> None:
 
 
 def test_periodic_evaluation_guides_with_its_weight(
-    data: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, monkeypatch: pytest.MonkeyPatch, short_episodes: None
 ) -> None:
     from qgf_ref.training import periodic
 
