@@ -86,7 +86,10 @@ def _command(name: str, line: str, code: int = 0, says: str = "") -> Job:
 
 JOBS = (
     _command("audit", "audit --out {out}/audit"),
-    _command("audit, 4x1024", "audit --checkpoint {in}/4x1024.safetensors --out {out}/audit"),
+    _command(
+        "audit, 4x1024",
+        "audit --checkpoint {in}/4x1024.safetensors --obs normal --out {out}/audit",
+    ),
     _command("compare, right", "compare --trace {in}/right.npz --out {out}/compare"),
     _command(
         "compare, unknown mistake, 4x256",
