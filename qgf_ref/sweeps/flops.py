@@ -7,7 +7,8 @@ from typing import Any
 from qgf_ref.bench.flop_count import chunk_flops, update_flops
 from qgf_ref.interop.load import load
 from qgf_ref.interop.native import MODEL
-from qgf_ref.sweeps.spec import SpecEntry
+from qgf_ref.sweeps.entry import SpecEntry
+from qgf_ref.sweeps.loading import checkpoints
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.training.record import Record
 
@@ -21,10 +22,11 @@ def flops(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> dict[str, An
     (run,) = sweep.runs(name, entry, value, (seed,))
     if not (run / MODEL).exists():
         return {}
-    checkpoint = load(run, dtype="float32", settings=entry.acting or None)
+    (checkpoint,) = checkpoints(sweep, name, entry, value, (seed,))
+    trained = load(run, dtype="float32")
     rows = Record.read(run).config.batch
     chunks = {}
     for method in sweep.spec.settings(entry).methods:
         how = method.acting(1.0 if method.weighted else None)
         chunks[entry.label(method)] = chunk_flops(checkpoint, how)
-    return {"flops_per_update": update_flops(checkpoint, rows), "flops_per_chunk": chunks}
+    return {"flops_per_update": update_flops(trained, rows), "flops_per_chunk": chunks}

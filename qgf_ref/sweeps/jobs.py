@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
+from qgf_ref.sweeps.entry import SpecEntry
+from qgf_ref.sweeps.spec import SweepSpec
 
 CHOSEN = "chosen"
 """Stands for the value that the selection episodes choose, as long as it is not known."""
@@ -55,9 +56,17 @@ def jobs_of(spec: SweepSpec) -> list[SweepJob]:
 def _at_seed(spec: SweepSpec, entry: SpecEntry, name: str, seed: int | None) -> Iterator[SweepJob]:
     """The jobs of one seed of an entry on a task; of None: those that need all seeds."""
     data = SweepJob("data", spec.problem(entry, name).dataset)
+
+    def flows(seeds: tuple[int, ...]) -> list[str]:
+        """The runs of the entry that gives the flow, if another does."""
+        of = [SweepJob("train", name, entry.policy, "", each) for each in seeds]
+        return [job.name for job in of] if entry.policy else []
+
+    tried = spec.seeds_of(entry)
     tries = [
-        SweepJob("try", name, entry.name, value, needs=tuple(
-            SweepJob("train", name, entry.name, value, each).name for each in spec.seeds_of(entry)
+        SweepJob("try", name, entry.name, value, needs=(
+            *(SweepJob("train", name, entry.name, value, each).name for each in tried),
+            *flows(tried),
         ))
         for value in entry.values
     ]  # fmt: skip
@@ -88,4 +97,4 @@ def _at_seed(spec: SweepSpec, entry: SpecEntry, name: str, seed: int | None) -> 
     for each in spec.seeds:  # those of tried seeds, whose value was not known then
         yield from beside(each)
     needs = [job.name for each in spec.seeds for job in (*runs(each), *beside(each))]
-    yield SweepJob("evaluate", name, entry.name, needs=(*needs, *chosen))
+    yield SweepJob("evaluate", name, entry.name, needs=(*needs, *flows(spec.seeds), *chosen))

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qgf_ref.agents.checkpoint import Checkpoint
 from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.protocol import Cell, evaluate, selection
-from qgf_ref.interop.load import load
 from qgf_ref.provenance import provenance
+from qgf_ref.sweeps.entry import SpecEntry
 from qgf_ref.sweeps.flops import flops
+from qgf_ref.sweeps.loading import checkpoints
 from qgf_ref.sweeps.place import make_directories, write_result
-from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.training.record import Record
 
@@ -26,7 +25,8 @@ def play(sweep: Sweep, name: str, entry: SpecEntry) -> None:
     runs = sweep.runs(name, entry, value, sweep.spec.seeds)
     settings, place = sweep.spec.settings(entry), sweep.place.records(name, entry.name)
     make_directories(place)
-    found = evaluate(_loaded(entry, runs), name, settings, directory=place)
+    played = checkpoints(sweep, name, entry, value, sweep.spec.seeds)
+    found = evaluate(played, name, settings, directory=place)
     tried = [sweep.result(name, entry, each) for each in entry.values]
     cells = [*found.selection, *found.held_out]
     write_result(
@@ -51,7 +51,8 @@ def try_value(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> None:
     settings = replace(sweep.spec.settings(entry), methods=(entry.deciding,))
     place = sweep.place.records(name, entry.name, value)
     make_directories(place)
-    cells = selection(_loaded(entry, runs), name, settings, directory=place)
+    played = checkpoints(sweep, name, entry, value, seeds)
+    cells = selection(played, name, settings, directory=place)
     write_result(
         sweep.place.result(name, entry.name, value),
         {
@@ -62,10 +63,6 @@ def try_value(sweep: Sweep, name: str, entry: SpecEntry, value: str) -> None:
             "provenance": provenance(),
         },
     )
-
-
-def _loaded(entry: SpecEntry, runs: Sequence[Path]) -> list[Checkpoint]:
-    return [load(run, dtype="float32", settings=entry.acting or None) for run in runs]
 
 
 def _cell(cell: Cell, entry: SpecEntry) -> dict[str, Any]:

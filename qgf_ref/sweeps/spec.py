@@ -25,79 +25,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from qgf_ref.agents.agent import FlowAgent
 from qgf_ref.agents.registry import agent_named, agent_with
 from qgf_ref.data.tasks import GoalTask, Task, goal_task, task
 from qgf_ref.errors import InputError, unknown_name
-from qgf_ref.evaluation.methods import Method, parse_methods
+from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.settings import Settings
+from qgf_ref.sweeps.entry import SpecEntry
 from qgf_ref.training.config import PRESETS, TrainConfig, preset
 
 _OF_THE_SWEEP = ("task", "seed", "data", "agent", "agent_settings", "threads")
 """Settings of a run that the sweep decides."""
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class SpecEntry:
-    """One agent of a sweep: how it is trained, and by which methods its runs are played.
-
-    name        what directories and tables call it
-    agent       the agent's name
-    train       settings of its runs that differ from the sweep's, the agent's own among them
-    tried       one setting and its values, of which the selection episodes choose one; or empty
-    try_seeds   training seeds on which the values are tried; empty: all of the sweep's
-    try_by      the method by whose success a value is chosen; "": the first that is weighted, or
-                the first
-    methods     by which it is evaluated, in the grammar of `qgf-ref evaluate`
-    weights     guidance weights to choose from, of this entry; empty: the sweep's
-    extra       auxiliary networks that are trained beside its runs
-    acting      the agent's own settings that are others in the evaluation than in the run
-    """
-
-    name: str
-    agent: str
-    train: dict[str, Any] = field(default_factory=dict)
-    tried: dict[str, tuple[Value, ...]] = field(default_factory=dict)
-    try_seeds: tuple[int, ...] = ()
-    try_by: str = ""
-    methods: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    extra: tuple[str, ...] = ()
-    acting: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """The tried values as directories name them, "bc_weight=30"; none if nothing is tried."""
-        return tuple(f"{k}={_plain(v)}" for k, values in self.tried.items() for v in values)
-
-    def setting(self, value: str) -> dict[str, Any]:
-        """{setting: its value} of a tried value's name; empty for ""."""
-        for name, values in self.tried.items():
-            for each in values:
-                if f"{name}={_plain(each)}" == value:
-                    return {name: each}
-        return {}
-
-    @property
-    def deciding(self) -> Method:
-        """The method whose success on the selection episodes chooses a value."""
-        methods = parse_methods(self.methods)
-        if self.try_by:
-            return parse_methods([self.try_by])[0]
-        return next((m for m in methods if m.weighted), methods[0])
-
-    @property
-    def own_name(self) -> bool:
-        """Whether tables call its methods by their names alone, and not by the entry's: so for the
-        agents that a guided flow is made of, under their own names.
-        """
-        return self.name == self.agent and agent_named(self.agent).usual == "qgf"
-
-    def label(self, method: Method) -> str:
-        """What tables call a method: "qgf"; of another entry its name, "edp" or "edp bfn-4"."""
-        if self.own_name:
-            return method.label
-        return self.name if method == Method() else f"{self.name} {method.label}"
 
 
 @dataclass(frozen=True)
@@ -255,6 +193,8 @@ class SweepSpec:
                     raise InputError(
                         f"extra: {name} is no network that is trained beside runs of {entry.agent}"
                     )
+            if entry.policy:
+                self._check_policy(entry)
             for name in self.tasks:
                 self.problem(entry, name)
                 for value in entry.values or ("",):
@@ -262,10 +202,34 @@ class SweepSpec:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
+    def _check_policy(self, entry: SpecEntry) -> None:
+        """Whether the entry that gives the flow can, as far as a spec knows."""
+        names = [e.name for e in self.entries[: self.entries.index(entry)]]
+        if entry.policy not in names:
+            if not names or entry.policy in [e.name for e in self.entries]:
+                raise InputError(f"policy: {entry.policy} must be an agent above {entry.name}")
+            raise unknown_name("policy", entry.policy, names)
+        flow = self.entry(entry.policy)
+        if not isinstance(agent_named(flow.agent), FlowAgent):
+            raise InputError(f"policy: the agent {flow.agent} of {flow.name} has no flow")
+        if flow.tried or flow.policy:
+            raise InputError(
+                f"policy: {flow.name} has {'tried values' if flow.tried else 'a policy'} of its "
+                "own: name an entry whose runs are one for each seed"
+            )
+        if entry.extra:
+            raise InputError(
+                f"extra: {', '.join(entry.extra)} would be trained beside one run, but with "
+                "policy the networks are of two"
+            )
+
     def identity(self) -> dict[str, Any]:
         """All that decides results, as JSON."""
         content = asdict(self)
         del content["cluster"]
+        for entry in content["entries"]:
+            if not entry["policy"]:  # as it was written before there were such
+                del entry["policy"]
         return content
 
 
@@ -295,10 +259,6 @@ def _tuples(value: Any) -> Any:
 
 def _names_files(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.+-]+", value) is not None
-
-
-def _plain(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _anybodys(key: str) -> bool:

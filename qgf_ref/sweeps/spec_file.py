@@ -14,7 +14,8 @@ from qgf_ref.data.tasks import is_dataset_name
 from qgf_ref.errors import InputError, reason, unknown_name
 from qgf_ref.file_kinds import require_text
 from qgf_ref.files import user_path
-from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
+from qgf_ref.sweeps.entry import SpecEntry
+from qgf_ref.sweeps.spec import SweepSpec
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -87,7 +88,10 @@ def _entry(name: str, table: Any) -> SpecEntry:
         raise InputError(f"{where} must be a table, got {table!r}")
     if not _WORD.fullmatch(name):
         raise InputError(f"{where}: a name is letters, digits, _ . + and -, as it names files")
-    keys = ("agent", "train", "try", "try_seeds", "try_by", "methods", "weights", "extra", "acting")
+    keys = (
+        "agent", "train", "try", "try_seeds", "try_by", "methods", "weights", "extra", "acting",
+        "policy",
+    )  # fmt: skip
     try:
         _known(f"key of {where}", table, keys)
         agent = table.get("agent", name)
@@ -108,9 +112,11 @@ def _entry(name: str, table: Any) -> SpecEntry:
     for key, values in tried.items():
         if not values:
             raise InputError(f"{where}.try: {key} has no values")
-    if not isinstance(table.get("try_by", ""), str):
-        raise InputError(f"{where}.try_by must be a method, got {table['try_by']!r}")
+    for key, told in (("try_by", "a method"), ("policy", "the name of another entry")):
+        if not isinstance(table.get(key, ""), str):
+            raise InputError(f"{where}.{key} must be {told}, got {table[key]!r}")
     usual = ("bc", "qgf") if known.usual == "qgf" else ("bc",)
+    usual = ("qgf",) if "policy" in table else usual
     return SpecEntry(
         name,
         known.name,
@@ -122,6 +128,7 @@ def _entry(name: str, table: Any) -> SpecEntry:
         _floats(f"{where}.weights", table.get("weights", [])),
         _strings(f"{where}.extra", table.get("extra", [])),
         _table(table, "acting", where),
+        table.get("policy", ""),
     )
 
 

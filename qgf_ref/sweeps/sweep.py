@@ -12,9 +12,10 @@ from typing import Any
 
 from qgf_ref.data.datasets import find_dataset, has_dataset
 from qgf_ref.errors import InputError
+from qgf_ref.sweeps.entry import SpecEntry
 from qgf_ref.sweeps.jobs import CHOSEN, SweepJob, jobs_of
 from qgf_ref.sweeps.place import SweepPlace, read_json
-from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
+from qgf_ref.sweeps.spec import SweepSpec
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import RECORD, Record, fingerprint
 
@@ -124,9 +125,7 @@ class Sweep:
 
     def _identity(self, name: str, entry: SpecEntry, value: str) -> dict[str, Any]:
         seeds = self.spec.seeds_of(entry) if value else self.spec.seeds
-        run = dict(self._stated(entry, name, value or next(iter(entry.values), "")))
-        for each in ("seed", "data", "threads", "evaluate_every", "evaluate_episodes"):
-            run.pop(each, None)
+        run = self._decisive(entry, name, value or next(iter(entry.values), ""))
         settings = self.spec.settings(entry).describe()
         for each in ("workers", "threads"):
             settings.pop(each, None)
@@ -138,8 +137,16 @@ class Sweep:
             "beside": dict.fromkeys(entry.extra, self.spec.beside),
             "settings": settings,
         }  # fmt: skip
+        if entry.policy:
+            flow = self.spec.entry(entry.policy)
+            content["policy"] = {"entry": flow.name, "run": self._decisive(flow, name, "")}
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
+
+    def _decisive(self, entry: SpecEntry, name: str, value: str) -> dict[str, Any]:
+        """What of a run's configuration decides its result, whatever the seed."""
+        apart = ("seed", "data", "threads", "evaluate_every", "evaluate_episodes")
+        return {k: v for k, v in self._stated(entry, name, value).items() if k not in apart}
 
     def result(self, name: str, entry: SpecEntry, value: str = "") -> dict[str, Any] | None:
         """The result of an evaluation, or of a value that was tried; None if there is none.

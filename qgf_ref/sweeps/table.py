@@ -16,8 +16,8 @@ from qgf_ref.arrays import Array
 from qgf_ref.evaluation.aggregates import aggregate, improvement
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.evaluation.statistics import paired_difference, prefixed, student_mean, wilson
+from qgf_ref.sweeps.entry import SpecEntry
 from qgf_ref.sweeps.flops import flops
-from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.tables import formatted, markdown_table
 

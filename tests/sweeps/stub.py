@@ -10,10 +10,10 @@ import numpy as np
 
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
 from qgf_ref.files import make_directory
+from qgf_ref.sweeps.entry import SpecEntry
 from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.perform import Outcome
 from qgf_ref.sweeps.place import write_result
-from qgf_ref.sweeps.spec import SpecEntry
 from qgf_ref.sweeps.sweep import BESIDE_UPDATES, Sweep
 from qgf_ref.training.record import RECORD
 

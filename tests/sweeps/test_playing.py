@@ -12,7 +12,7 @@ from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.evaluation.protocol import Cell
 from qgf_ref.evaluation.rollouts import Episode
 from qgf_ref.evaluation.settings import HELD_OUT, SELECTION
-from qgf_ref.sweeps import playing
+from qgf_ref.sweeps import loading, playing
 from qgf_ref.sweeps.driver import SerialRunner, work_off
 from qgf_ref.sweeps.sweep import Sweep
 from tests.data.synthetic import TASK
@@ -34,9 +34,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is loaded and played, by what would have done so."""
     found: dict[str, Any] = {"loaded": []}
 
-    def load(run: Path, **options: Any) -> Path:
+    def load(run: Path | None = None, **options: Any) -> Path:
         found["loaded"].append((run, options))
-        return run
+        return run or options["critic"]
 
     def select(runs: list[Path], name: str, settings: Any, *, directory: Path) -> Any:
         found["selection"] = settings, directory
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             selection=cells[SELECTION], held_out=cells[HELD_OUT], provenance={"commit": "x"}
         )
 
-    monkeypatch.setattr(playing, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     monkeypatch.setattr(playing, "selection", select)
     monkeypatch.setattr(playing, "evaluate", evaluate)
     monkeypatch.setattr("qgf_ref.sweeps.driver.perform", stub.perform)
@@ -106,6 +106,24 @@ def test_the_chosen_runs_are_played_by_all_methods(tmp_path: Path, seen: dict[st
     assert [c["split"] for c in result["cells"]] == [SELECTION, HELD_OUT]
     assert result["costs"]["milliseconds_per_chunk"] == {"qgf": 500.0}
     assert result["provenance"] == {"commit": "x"}
+
+
+def test_a_flow_is_guided_by_another_entrys_critic(tmp_path: Path, seen: dict[str, Any]) -> None:
+    agents = {"iql": {}, "better": {"agent": "qam", "policy": "iql"}}
+    sweep = swept(tmp_path, agents=agents)
+    work_off(sweep, SerialRunner(sweep))
+    entry = sweep.spec.entry("better")
+    playing.play(sweep, TASK, entry)
+    place = sweep.place.run
+    assert [options for _, options in seen["loaded"]][2:] == [
+        {"policy": place(TASK, "iql", "", seed), "critic": place(TASK, "better", "", seed),
+         "dtype": "float32"}
+        for seed in (0, 1)
+    ]  # fmt: skip
+    result = sweep.result(TASK, entry)
+    assert result is not None
+    assert result["identity"]["policy"]["entry"] == "iql"
+    assert [cell["label"] for cell in result["cells"]] == ["better qgf"] * 2
 
 
 def test_settings_of_acting_alone_reach_the_agent(tmp_path: Path, seen: dict[str, Any]) -> None:

@@ -127,6 +127,26 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "cfgrl cannot choose among tried values",
     ),
     ({"agents": {"a/b": {}}}, "agents.a/b: a name is letters"),
+    ({"agents": {"iql": {}, "qam": {"policy": 3}}}, "qam.policy must be the name of another entry"),
+    (
+        {"agents": {"iql": {}, "qam": {"policy": "iqk"}}},
+        "qam: unknown policy 'iqk'; the valid",
+    ),
+    ({"agents": {"qam": {"policy": "iql"}, "iql": {}}}, "iql must be an agent above qam"),
+    ({"agents": {"dac": {}, "qam": {"policy": "dac"}}}, "the agent dac of dac has no flow"),
+    (
+        {"agents": {"edp": {"try": {"tau": [0.1, 0.2]}}, "qam": {"policy": "edp"}}},
+        "policy: edp has tried values of its own",
+    ),
+    (
+        {
+            "agents": {
+                "iql": {},
+                "low": {"agent": "iql", "policy": "iql", "extra": ["cfgrl"]},
+            }
+        },
+        "extra: cfgrl would be trained beside one run",
+    ),
     ({"agents": {"mine": {}}}, "agents.mine: unknown agent 'mine'"),
     ({"agents": {"mine": {"agent": 3}}}, "agents.mine: agent must be a name, got 3"),
     ({"agents": {"iql": {"method": []}}}, "unknown key of agents.iql 'method'"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qgf_ref.sweeps.spec import SpecEntry, SweepSpec
+from qgf_ref.sweeps.entry import SpecEntry
+from qgf_ref.sweeps.spec import SweepSpec
 
 TASK = "cube-single-play-singletask-task1-v0"
 GUIDED, TRAINED = "iql", "edp"
