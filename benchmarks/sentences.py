@@ -41,6 +41,35 @@ def longer_sentence() -> str:
     return f"Success with three times the updates: {', '.join(steps)}; QSM {long['qsm']:.2f}.\n"
 
 
+def critics_table() -> str:
+    """Fig. 10: QGF under each critic, at every weight and at the chosen one."""
+    rows = []
+    for kept in json.loads((RESULTS / "fig10" / "table.json").read_text())["rows"]:
+        critic = kept["method"].removesuffix(" qgf")
+        (path,) = (RESULTS / "fig10" / "results").glob(f"*/{critic}.json")
+        cells = json.loads(path.read_text())["cells"]
+        (held_out,) = (cell for cell in cells if cell["split"] == "held-out")
+        tried = {
+            cell["weight"]: [win for seed in cell["by_seed"] for win in seed["wins"]]
+            for cell in cells
+            if cell["split"] == "selection"
+        }
+        curve = " ".join(f"{sum(wins) / len(wins):.1f}" for _, wins in sorted(tried.items()))
+        rows.append(
+            [
+                f"`{critic}`",
+                f"**{kept['success']:.2f}** ({kept['success_low']:.2f}–{kept['success_high']:.2f})",
+                f"{held_out['weight']:g}",
+                curve,
+                f"{held_out['critic_bias']:+.1f}".replace("-", "−"),
+                f"{held_out['critic_rank']:.2f}",
+            ]
+        )
+    weights = " ".join(f"{weight:g}" for weight in sorted(tried))
+    header = ["critic", "success (95%)", "w", f"selection, at {weights}", "Q − return", "rank"]
+    return page_table(header, rows)
+
+
 def cost_table(sweep: str) -> str:
     """What a sweep's training and samplers cost: its costs.csv."""
     with (RESULTS / sweep / "costs.csv").open(encoding="utf-8", newline="") as file:

@@ -40,7 +40,7 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
     infinity (naming the first row that has one), and on values that do not fit `dtype`.
     """
     try:
-        y = x if follows_numpy(x) else np.asarray(x)
+        y = x if type(x) is np.ndarray or follows_numpy(x) else np.asarray(x)
     except ValueError:
         raise InputError(f"{name} must be an array of numbers; its rows differ in length") from None
     if y.dtype.kind not in "fiub":
@@ -48,6 +48,8 @@ def matrix(x: Any, name: str, *, columns: int, dtype: DTypeLike | None = None) -
     if y.ndim != 2 or y.shape[1] != columns:
         raise InputError(f"{name} must have shape (rows, {columns}), got {y.shape}")
     require_finite(y, name, InputError)
+    if y.dtype.kind == "f" and (dtype is None or y.dtype == dtype):
+        return y
     with np.errstate(over="ignore"):
         cast = y.astype(np.float64 if y.dtype.kind != "f" else y.dtype, copy=False)
         cast = cast if dtype is None else cast.astype(dtype, copy=False)

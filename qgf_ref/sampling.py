@@ -228,6 +228,8 @@ def _weights(
         if guide.name != "none":
             raise InputError(f"the estimator {guide.label} needs a guidance weight: give weight=…")
         return 0.0
+    if type(weight) is float and 0 <= weight < np.inf:
+        return weight
     expected = f"weight must be a finite number ≥ 0, or an array of them of shape ({rows},)"
     try:
         w: Any = weight if follows_numpy(weight) else np.asarray(weight)

@@ -54,7 +54,7 @@ class ActorAgent(Agent):
 
     def chunks(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
         """`act` of arrays that fit the checkpoint, in its dtype."""
-        net, T = self.acting(checkpoint, self.actor, Acting()), checkpoint.options.denoise_steps
+        net, T = checkpoint.acting_networks[self.actor], checkpoint.options.denoise_steps
         actor = Actor(net, self.drawn(noise, T))
         return clipped_end(self.chain, actor, obs, noise, T, Engine.of(how.backend))
 

@@ -254,15 +254,12 @@ class FlowAgent(Agent):
 
     def require(self, checkpoint: Checkpoint, how: Acting) -> None:
         """Raise InputError unless the checkpoint has the networks that the estimator needs."""
-        estimator(how.estimator).on(self._playing(checkpoint))
+        estimator(how.estimator).on(checkpoint.acting_flow)
 
     def act(self, checkpoint: Checkpoint, obs: Array, noise: Array, how: Acting) -> Array:
         """Action chunks (B, D) for obs (B, O) from noise (B·best_of, D): `sample`."""
-        return sample(self._playing(checkpoint), obs, noise=noise, **vars(how))
+        return sample(checkpoint.acting_flow, obs, noise=noise, **vars(how))
 
     def q(self, checkpoint: Checkpoint, obs: Array, chunks: Array) -> Array:
         """The aggregated target critic (B,) of the chunks (B, D)."""
-        return critic_value(self._playing(checkpoint), obs.astype(chunks.dtype), chunks)
-
-    def _playing(self, checkpoint: Checkpoint) -> GuidedFlow:
-        return self.flow(checkpoint, embedding=checkpoint.time_precision("acting"))
+        return critic_value(checkpoint.acting_flow, obs.astype(chunks.dtype), chunks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from qgf_ref.guidance.base import GuidedFlow
 from qgf_ref.losses.batch import Hyperparameters
 from qgf_ref.nets.auxiliary import NO_AUXILIARY_PARAMS, AuxiliaryParams
 from qgf_ref.nets.mlp import MLPParams
-from qgf_ref.nets.networks import Networks
+from qgf_ref.nets.networks import Networks, forward_only
 from qgf_ref.ops.kernels import Kernels, reference_kernels
 from qgf_ref.ops.time_embedding import Precision
 
@@ -208,6 +208,27 @@ class Checkpoint:
     ) -> GuidedFlow:
         """What a sampler needs: the policy's field, the target critic, T and the action bound."""
         return self.agent.flow(self, embedding=embedding, kernels=kernels)
+
+    @cached_property
+    def acting_flow(self) -> GuidedFlow:
+        """`guided_flow()` as its agent acts by it: made once, as an action is asked at every step
+        of a robot.
+        """
+        return self.guided_flow(embedding=self.time_precision("acting"))
+
+    @cached_property
+    def acting_networks(self) -> Mapping[str, Any]:
+        """The parts that an agent without a flow acts by, for forwards alone: made once, too."""
+        settings = self.network_settings(self.time_precision("acting"))
+        return {
+            part.name: forward_only(self.network(part.name, settings))
+            for part in self.agent.parts
+            if part.acting and part.name in self.params
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # without what is made of it, which other processes make anew
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @property
     def flow(self) -> GuidedFlow:

@@ -141,11 +141,8 @@ class QAMAgent(FlowAgent):
         """Action chunks (B, D) for obs (B, O) from noise (B·best_of, D)."""
         if how.best_of == 1 or how != Acting(best_of=how.best_of, backend=how.backend):
             return super().act(checkpoint, obs, noise, how)
-        embedding = checkpoint.time_precision("acting")
-        flow = self.flow(checkpoint, embedding=embedding)
-        flow = replace(
-            flow, critic=self.ranking(checkpoint, checkpoint.network_settings(embedding))
-        )
+        settings = checkpoint.network_settings(checkpoint.time_precision("acting"))
+        flow = replace(checkpoint.acting_flow, critic=self.ranking(checkpoint, settings))
         return sample(flow, obs, noise=noise, **vars(how))
 
     def ranking(self, checkpoint: Checkpoint, settings: NetworkSettings) -> Any:

@@ -83,11 +83,14 @@ class CompiledSampler:
         )  # fmt: skip
         kinds = [Kind(code.registers[register]) for register in code.results]
         self._answers = [(weights.sizes.width(kind), kind) for kind in kinds]
+        self._columns = sum(width for width, _ in self._answers)
         self._seldom = True if np.isin(code.table[:, OP], SELDOM).any() else None
         more = ", with all instructions" if self._seldom else ""
         self._kernels = f"the sampler's kernels for {weights.flat.dtype}{more}"
         self._layouts: dict[int, Layout] = {}
+        self._divisions: dict[tuple[int, int], tuple[int, int]] = {}
         self._idle: list[Array] = []
+        self._last: list[_Block] = []
 
     def __call__(
         self,
@@ -107,15 +110,18 @@ class CompiledSampler:
         run = _Run(
             _flat(obs, dtype),
             _flat(noise, dtype),
-            np.full(B, np.ravel(weight), dtype),
+            np.full(B, weight if isinstance(weight, float) else np.ravel(weight), dtype),
             _flat(noise[:0] if drawn is None else drawn, dtype),
             B // max(len(obs), 1),
-            np.empty(B * sum(width for width, _ in self._answers), dtype),
+            np.empty(B * self._columns, dtype),
             B,
             np.zeros(1, np.int64),
         )
         if B:
-            rows, members = self.division(B, threads)
+            divided = self._divisions.get((B, threads))
+            if divided is None:
+                divided = self._divisions[B, threads] = self.division(B, threads)
+            rows, members = divided
             with compiling(self._kernels) as first:
                 # a member of a team that compiles, and is interrupted, would be waited for
                 if members > 1 and not first:
@@ -160,6 +166,9 @@ class CompiledSampler:
         return self._layouts[rows]
 
     def _apart(self, run: _Run, B: int, rows: int, threads: int) -> None:
+        if rows >= B:
+            self._alone(run, B)
+            return
         firsts = iter(range(0, B, rows))
         counters, shared = np.zeros(16, np.int64), np.zeros(1, run.noise.dtype)
 
@@ -175,6 +184,21 @@ class CompiledSampler:
             list(firsts)
 
         in_parallel([work] * min(threads, -(-B // rows)), stop)
+
+    def _alone(self, run: _Run, B: int) -> None:
+        """All rows in one block: what the last such call was given, but for its inputs, again."""
+        try:
+            block = self._last.pop()
+        except IndexError:
+            block = None
+        if block is None or block.rows != B:
+            if block is not None:
+                self._idle.append(block.memory[0])
+            block = self._block(B, self._take(B), np.zeros(16, np.int64), run.noise[:1].copy())
+            block.at[ROWS], block.at[TEAM] = B, 1
+        block.at[DRAWS], block.at[BATCH] = run.draws, B
+        self._go(run, block)
+        self._last.append(block)
 
     def _team(self, run: _Run, B: int, members: int) -> None:
         counters = np.zeros(8 * (1 + members), np.int64)
@@ -213,17 +237,27 @@ class CompiledSampler:
         member: int,
         members: int,
     ) -> None:
-        layout, at = self._layout(capacity), self._places.copy()
+        block = self._block(capacity, work, counters, shared)
+        at = block.at
+        at[DRAWS], at[BATCH], at[FIRST], at[ROWS] = run.draws, run.batch, first, rows
+        at[MEMBER], at[TEAM] = member, members
+        self._go(run, block)
+
+    def _block(self, capacity: int, work: Array, counters: Array, shared: Array) -> _Block:
+        layout, at, code = self._layout(capacity), self._places.copy(), self.code
         # one by one: as a list of indices it would take as long as a small network
         at[X], at[Z], at[SCRATCH] = layout.x, layout.z, layout.scratch
         at[PRE], at[TANGENTS], at[CARRIED] = layout.pre, layout.tangents, layout.carried
-        at[DRAWS], at[BATCH], at[FIRST], at[ROWS] = run.draws, run.batch, first, rows
-        at[MEMBER], at[TEAM] = member, members
-        code = self.code
         program = code.table, code.numbers, layout.registers, self._kinds, self._results
         memory = work, shared, counters, np.zeros(capacity, np.int64)
-        batch = run.obs, run.noise, run.weight, run.drawn
-        run_block(program, self._model, at, batch, memory, run.answers, run.status, self._seldom)
+        return _Block(capacity, program, at, memory)
+
+    def _go(self, run: _Run, block: _Block) -> None:
+        inputs = run.obs, run.noise, run.weight, run.drawn
+        run_block(
+            block.program, self._model, block.at, inputs, block.memory, run.answers, run.status,
+            self._seldom,
+        )  # fmt: skip
 
 
 class _Run(NamedTuple):
@@ -240,6 +274,15 @@ class _Run(NamedTuple):
     answers: Array
     batch: int
     status: Array
+
+
+class _Block(NamedTuple):
+    """What `run_block` is given beside a call's inputs and answers; `rows` at most."""
+
+    rows: int
+    program: tuple[Array, ...]
+    at: Array
+    memory: tuple[Array, ...]
 
 
 def _flat(x: Array, dtype: np.dtype[Any]) -> Array:

@@ -40,6 +40,7 @@ class Remembered(Generic[W, S]):
         self.pack, self.make = pack, make
         self.samplers: dict[Any, S] = {}
         self.networks: dict[Any, W] = {}
+        self._latest: dict[Any, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
         self._watched: set[int] = set()
 
     def __call__(self, flow: GuidedFlow | Actor, chain: Chain, key: Any) -> S:
@@ -48,6 +49,25 @@ class Remembered(Generic[W, S]):
         key  tells chains apart: hashable; chains with equal keys must be the same
         Raises NotRecordable when there is no program for it.
         """
+        # the same object again has the same networks, whose names take as long as a small one
+        whole = flow.net if isinstance(flow, Actor) else flow
+        again = id(whole), key
+        try:
+            latest = self._latest.get(again)
+        except TypeError:
+            raise NotRecordable("an estimator that is not hashable") from None
+        if latest is not None and latest[0]() is whole:
+            known: S | None = latest[1]()
+            if any(known is kept for kept in self.samplers.values()):
+                return known  # type: ignore[return-value]
+        sampler = self._named(flow, chain, key)
+        while len(self._latest) >= KEPT:
+            self._latest.pop(next(iter(self._latest), None), None)
+        self._latest[again] = weakref.ref(whole), weakref.ref(sampler)
+        return sampler
+
+    def _named(self, flow: GuidedFlow | Actor, chain: Chain, key: Any) -> S:
+        """`__call__` by what the flow is made of."""
         networks = networks_of(flow)
         if type(flow) not in (GuidedFlow, Actor) or not all(hasattr(n, "params") for n in networks):
             raise NotRecordable(f"a {type(flow).__name__} of other networks than ours")
@@ -64,10 +84,7 @@ class Remembered(Generic[W, S]):
             for n in networks
         )
         wanted = alike, _about(flow), key
-        try:
-            sampler = self.samplers.get(wanted)
-        except TypeError:
-            raise NotRecordable("an estimator that is not hashable") from None
+        sampler = self.samplers.get(wanted)
         if sampler is not None:
             return sampler
         code = assign(record(flow, chain))

@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,16 +96,20 @@ _DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, Attribute
 _ready: set[str] = set()
 
 
-@contextmanager
-def compiling(what: str) -> Iterator[bool]:
+def compiling(what: str) -> AbstractContextManager[bool]:
     """Around a use of kernels: says on stderr that `what` is being compiled, if the disk lacks it.
 
     A file beside the machine code remembers that it was. Gives whether this is the process's first
     use of them.
     """
-    if what in _ready:
-        yield False
-        return
+    return _AGAIN if what in _ready else _first_use(what)
+
+
+_AGAIN = nullcontext(False)
+
+
+@contextmanager
+def _first_use(what: str) -> Iterator[bool]:
     place = directory()
     mark = None if place is None else place / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     if mark is None or not mark.exists():
