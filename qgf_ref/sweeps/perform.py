@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from qgf_ref.sweeps.forks import IDLE
 from qgf_ref.sweeps.jobs import SweepJob
 from qgf_ref.sweeps.sweep import Sweep
 from qgf_ref.sweeps.work import BAD_INPUT, order
@@ -61,7 +65,7 @@ class Outcome:
 def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
     """Do a job in a process of its own, on so many threads; what it prints goes to its log.
 
-    The process gets its order by stdin, which stays open: it ends when this process is gone.
+    That process ends when this one is gone (`qgf_ref.sweeps.forks`).
     """
     count = str(threads)
     package = str(Path(__file__).parents[2])
@@ -74,22 +78,78 @@ def perform(sweep: Sweep, job: SweepJob, threads: int = 1) -> Outcome:
         output.write(f"--- {time.strftime('%F %T')} {socket.gethostname()}\n".encode())
         output.flush()
         here = output.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "qgf_ref.sweeps.work"],
-            stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        try:
-            process.stdin.write(order(sweep, job))
-            process.stdin.flush()
-            code = process.wait()
-        except BrokenPipeError:
-            code = process.wait()
-        finally:
-            process.stdin.close()
-            process.wait()
+        code = _code(order(sweep, job), environment, output)
     said = ""
     if code != 0:
         said = log.read_bytes()[here:][-_TAIL:].decode(errors="replace")
     return Outcome(job.name, code, time.monotonic() - began, socket.gethostname(), said)
+
+
+def _code(line: bytes, environment: dict[str, str], output: BinaryIO) -> int:
+    """The exit code of the process of a job: a fork of one that is there, or of one more."""
+    key = frozenset(environment.items())
+    waiting = _waiting.setdefault(key, [])
+    while True:
+        try:  # threads of one worker may be here: no two take the same
+            starter, fresh = waiting.pop(), False
+        except IndexError:
+            starter, fresh = _Starter(environment, output), True
+        code = starter.code(line, fresh)
+        if code is not None:
+            break
+    if not starter.ended:
+        waiting.append(starter)
+    return code
+
+
+class _Starter:
+    """A process of `qgf_ref.sweeps.forks`. output: takes what it says that is no job's."""
+
+    def __init__(self, environment: dict[str, str], output: BinaryIO) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qgf_ref.sweeps.forks"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        self.ended = False
+
+    def code(self, line: bytes, fresh: bool) -> int | None:
+        """The exit code of the job of an order; None if this process ended before it came."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        said = b""
+        try:
+            if not fresh and self.process.poll() is not None:
+                return None
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+                said = self.process.stdout.readline()
+            if not said:  # it is the job itself, or is gone
+                self.process.wait()
+        finally:  # of an interruption, too
+            if said in (b"", IDLE):
+                self.end()
+        if said == IDLE:
+            return None
+        return int(said) if said else self.process.returncode
+
+    def end(self) -> None:
+        """Let it end, and wait for that: what it has forked saves itself before."""
+        self.ended = True
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+_waiting: dict[frozenset[tuple[str, str]], list[_Starter]] = {}
+"""Those that have no job now, by their environment. They end themselves after a while."""
+
+
+@atexit.register
+def _end_all() -> None:
+    for starter in (s for waiting in _waiting.values() for s in waiting):
+        starter.end()

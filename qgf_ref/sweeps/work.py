@@ -1,6 +1,6 @@
-"""One job, in a process of its own: `python -m qgf_ref.sweeps.work`, the order on its stdin.
+"""One job, in a process of its own (`qgf_ref.sweeps.forks`), as an order says.
 
-The process ends itself when its stdin ends, that is when whoever started it is gone: training is
+The process ends itself when its stdin ends, that is when whoever ordered it is gone: training is
 then saved and a job that goes on elsewhere finds it. A job that another process is still at is
 waited for.
 """
@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.backends.engine import backend_named
@@ -102,17 +103,23 @@ def require_backends(sweep: Sweep) -> None:
 
 
 def order(sweep: Sweep, job: SweepJob) -> bytes:
-    """The line that `main` reads."""
+    """The line that `parsed` reads."""
     content = {
         "spec": sweep.spec.identity(), "root": str(sweep.place.root), "data": sweep.data,
         "job": vars(job), "path": [p for p in sys.path if p], "directory": str(Path.cwd()),
+        "log": str(sweep.place.log(job.name)),
     }  # fmt: skip
     return json.dumps(content).encode() + b"\n"
 
 
-def main() -> int:
-    """Do the job that stdin orders; the exit code is that of the command line."""
-    content = json.loads(sys.stdin.buffer.readline())
+def parsed(line: bytes) -> dict[str, Any]:
+    """What `order` wrote."""
+    content: dict[str, Any] = json.loads(line)
+    return content
+
+
+def follow(content: dict[str, Any]) -> int:
+    """Do the job that was ordered, in this process; its exit code is that of the command line."""
     sys.path += [p for p in content["path"] if p not in sys.path]
     if Path(content["directory"]).is_dir():
         os.chdir(content["directory"])
@@ -176,7 +183,3 @@ def _end_with_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE)
     os._exit(128 + signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -85,7 +85,7 @@ def kill_workers(sweep: Sweep, killed: list[int]) -> Callable[[], None]:
             until = time.monotonic() + 120
             while time.monotonic() < until:
                 note = under_way(sweep, kind)
-                worker = None if note is None else parent(note["pid"])
+                worker = None if note is None else worker_above(note["pid"])
                 if worker is not None:
                     os.kill(worker, signal.SIGKILL)
                     killed.append(worker)
@@ -93,6 +93,12 @@ def kill_workers(sweep: Sweep, killed: list[int]) -> Callable[[], None]:
                 time.sleep(0.02)
 
     return work
+
+
+def worker_above(job: int) -> int | None:
+    """What started the process that a job's was forked from."""
+    starter = parent(job)
+    return None if starter is None else parent(starter)
 
 
 def parent(pid: int) -> int | None:
@@ -267,6 +273,31 @@ def test_runners_of_this_machine(tmp_path: Path) -> None:
     ((name, why),) = report.failed.items()
     assert name.startswith("data ")
     assert why.startswith("no data set at")
+
+
+@pytest.mark.slow
+def test_what_a_job_was_forked_from_is_killed(data: Path, alone: Path, tmp_path: Path) -> None:
+    """The job saves itself; the next attempt waits for that, and goes on from there."""
+    sweep, killed = longer(data, tmp_path), list[int]()
+
+    def kill() -> None:
+        until = time.monotonic() + 120
+        while not killed and time.monotonic() < until:
+            note = under_way(sweep, "train")
+            starter = None if note is None else parent(note["pid"])
+            if starter is not None:
+                os.kill(starter, signal.SIGKILL)
+                killed.append(starter)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    report = work_off(sweep, SerialRunner(sweep), retries=1)
+    thread.join()
+    assert not report.failed
+    assert len(report.retried) == len(killed) == 1
+    write_tables(sweep)
+    same(alone, tmp_path)
 
 
 @pytest.mark.slow
