@@ -37,7 +37,7 @@ from benchmarks.result_list import (  # noqa: E402
     Result,
     result,
 )
-from benchmarks.suites import SUITES  # noqa: E402
+from benchmarks.success import RUNS_OF  # noqa: E402
 from qgf_ref.errors import InputError  # noqa: E402
 from qgf_ref.files import user_path, write_json  # noqa: E402
 from qgf_ref.tables import markdown_table  # noqa: E402
@@ -63,7 +63,7 @@ def minutes(entry: Result) -> str:
     if "tasks" in content:
         seconds = sum(task["seconds"] for task in content["tasks"])
         more = "+" if seconds < 60 else ""  # episodes taken from the records of an earlier session
-        if SUITES[content["suite"]].runs_of is None:
+        if content["suite"] not in RUNS_OF:
             sessions = (s for run in content["training"] for s in run["sessions"])
             seconds += sum(session["seconds"] for session in sessions)
     return f"{max(1, round(seconds / 60))}{more}" if seconds else "?"

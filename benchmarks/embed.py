@@ -1,7 +1,7 @@
 """Put a training run's checkpoint inside the package.
 
     python benchmarks/success.py embedded --data data
-    python benchmarks/embed.py qgf_runs/embedded/cube-single-play-singletask-task1-v0/seed0
+    python benchmarks/embed.py qgf_runs/embedded/runs/cube-single-play-singletask-task1-v0/iql/seed0
 
 copies the checkpoint to qgf_ref/assets and keeps the run's record and losses as
 benchmarks/results/embedded_checkpoint.json. With --observations, it also draws 256 real

@@ -18,7 +18,7 @@ DATA = " --data DIR"
 """Stands in a command that reads an OGBench data set, and goes unless `--data` is given."""
 CORE = ("ops", "nets", "flow", "guidance", "agents", "denoising.py", "sampling.py")
 PLAYED = (*CORE, "backends", "losses", "training", "data", "evaluation")
-CUBE = "qgf_runs/cube-single/cube-single-play-singletask-task1-v0/seed"
+CUBE = "qgf_runs/cube-single/runs/cube-single-play-singletask-task1-v0/iql/seed"
 RUNS = " --checkpoint " + " ".join(f"{CUBE}{seed}" for seed in range(3))
 
 
@@ -64,9 +64,9 @@ class Result:
         return list(dict.fromkeys([*each, self.origin["commit"].split()[0]]))
 
 
-def _suite(name: str, *before: str, data: str = "") -> Result:
+def _suite(name: str, data: str = "") -> Result:
     command = f"python benchmarks/success.py {name}{data}"
-    return Result(f"success_{name}", (*before, command), PLAYED)
+    return Result(f"success_{name}", (command,), PLAYED)
 
 
 def _study(name: str, *rooms: str, on: str = "") -> Result:
@@ -78,13 +78,11 @@ def _study(name: str, *rooms: str, on: str = "") -> Result:
 TRAINED = RUNS + DATA
 RESULTS_IN_ORDER = (
     Result("verification", ("python benchmarks/verify.py",), (*CORE, "losses")),
-    _suite("cube-single", data=DATA),
-    _suite("scene", "qgf-ref collect scene-play-v0 --episodes 200"),
-    _suite("pointmaze", "qgf-ref collect pointmaze-medium-navigate-v0 --episodes 500"),
-    _suite("embedded", data=DATA),
-    _suite("corrections", data=DATA),
-    _suite("methods", data=DATA),
-    *(_suite(name, data=DATA) for name in ("goals", "goals-probability", "goals-target")),
+    _suite("cube-single", DATA),
+    _suite("scene"),
+    _suite("pointmaze"),
+    *(_suite(name, DATA) for name in ("embedded", "corrections", "methods")),
+    *(_suite(name, DATA) for name in ("goals", "goals-probability", "goals-target")),
     Result(
         "fig5",
         (f"qgf-ref sweep benchmarks/sweeps/fig5.toml --out fig5{DATA}",),

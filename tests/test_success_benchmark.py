@@ -1,8 +1,7 @@
-"""benchmarks/success.py: which runs it makes, and how it pools tasks."""
+"""benchmarks/success.py and the specs of benchmarks/sweeps; how tasks are pooled."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import success
+from qgf_ref.errors import InputError
 from qgf_ref.evaluation.critic_error import chunks, critic_error
 from qgf_ref.evaluation.methods import parse_methods
 from qgf_ref.evaluation.protocol import Evaluation, evaluate
@@ -24,12 +24,26 @@ from qgf_ref.evaluation.suite import (
     suite_summary,
     weights_by_goal,
 )
-from qgf_ref.files import write_json
+from qgf_ref.sweeps.place import SweepPlace
+from qgf_ref.sweeps.spec import SweepSpec
+from qgf_ref.sweeps.spec_file import read_spec
+from qgf_ref.sweeps.sweep import Sweep, train_command
 from qgf_ref.training.config import TrainConfig
 from qgf_ref.training.record import Record
 from tests.evaluation.fakes import LineTask, line_checkpoint
 
 SETTINGS = Settings(parse_methods(["bc", "bfn-4", "qgf"]), (0.003, 1.0), 4, 4, envs=4)
+NOT_COMPARED = ("data", "threads", "backend")
+"""Settings of a run that decide no more than its last bits."""
+
+
+def spec_as(name: str) -> SweepSpec:
+    """A committed spec with the methods and counts of SETTINGS, on two seeds."""
+    spec = read_spec(success.spec_file(name))
+    methods = tuple(m.label for m in SETTINGS.methods)
+    played = {"weights": SETTINGS.weights, "selection_episodes": 4, "episodes": 4, "envs": 4}
+    entry = replace(spec.entries[0], methods=methods)
+    return replace(spec, seeds=(0, 1), entries=(entry,), evaluate=played)
 
 
 @cache
@@ -70,7 +84,7 @@ def test_goals_have_columns_of_their_own() -> None:
     described = ({**whole.checkpoints[0], "goal_dim": 1},)
     whole = replace(whole, checkpoints=described)
     rows = suite_rows([whole], whole)
-    text = success.markdown(success.SUITES["scene"], SETTINGS, 2, rows).splitlines()
+    text = success.markdown(spec_as("scene"), "scene", rows).splitlines()
     assert "| goal 3 | goal 4 | w |" in text[0] and text[0].endswith("| Q − return | ECE |")
     assert "task" not in text[0] and len(text[0].split("|")) == len(text[2].split("|"))
     for cell, row in zip(whole.held_out, rows, strict=True):
@@ -98,40 +112,9 @@ def test_table_and_markdown() -> None:
     qgf = found[2]
     expected = [max(c.success.value for c in e.curve(e.held_out[2].method)) for e in both]
     assert qgf["optimistic"] == sum(expected) / 2
-    suite = replace(success.SUITES["scene"], tasks=("a", "b"))
-    text = success.markdown(suite, SETTINGS, 2, found)
+    text = success.markdown(spec_as("scene"), "scene", found)
     assert "| task 1 | task 2 |" in text
     assert "10,000 updates, 2 training seeds; 8 held-out episodes for each task and method" in text
-
-
-def test_which_runs_are_made(tmp_path: Path) -> None:
-    args = argparse.Namespace(updates=None, data=Path("d"), seeds=None)
-    configs = success.configurations(success.SUITES["cube-single"], args)
-    assert len({(c.task, c.seed) for c in configs}) == 15
-    assert {(c.hidden, c.batch, c.updates) for c in configs} == {((256,) * 3, 256, 10_000)}
-    (config,) = success.configurations(success.SUITES["embedded"], args)
-    assert (config.hidden, config.updates) == ((192,) * 3, 30_000)
-
-    run = success.directory(tmp_path, config)
-    made = success.command(config, run)
-    assert made is not None and made[:1] == ["--config"]
-    run.mkdir(parents=True)
-
-    def recorded(config: TrainConfig, update: int) -> None:
-        content = {"config": config.to_json(), "dataset": [], "sessions": [{"to_update": update}]}
-        write_json(run / "train.json", content)
-        assert Record.read(run).last_update == update
-
-    recorded(replace(config, data="elsewhere"), 30_000)
-    assert success.command(config, run) is None
-    recorded(config, 20_000)
-    resumed = ["--resume", str(run), "--updates", "30000"]
-    assert success.command(config, run) == resumed
-    recorded(replace(config, updates=10_000), 10_000)
-    assert success.command(config, run) == resumed
-    recorded(replace(config, hidden=(8, 8)), 30_000)
-    with pytest.raises(SystemExit, match="other settings"):
-        success.command(config, run)
 
 
 def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
@@ -154,28 +137,91 @@ def test_the_paired_difference_to_qgf_is_of_the_same_episodes() -> None:
     assert difference_text({"minus_qgf": None}) == ""
 
 
-@pytest.mark.parametrize("name", [n for n, suite in success.SUITES.items() if suite.runs_of])
-def test_suites_on_others_runs_name_methods_and_runs_that_exist(name: str) -> None:
-    suite = success.SUITES[name]
-    parse_methods(suite.methods)
-    assert "qgf" in suite.methods, "what the differences are to"
-    base = success.SUITES[suite.runs_of or ""]
-    assert set(suite.tasks) <= set(base.tasks)
-    assert (suite.updates, suite.seeds, suite.settings) == (base.updates, base.seeds, base.settings)
-    settings = {**suite.settings, "agent_settings": suite.settings.get("agent_settings", {})}
-    agent = TrainConfig(task=suite.tasks[0], **settings).trained_agent()
-    assert agent.having(suite.acting).stated == {**agent.stated, **suite.acting}
+@pytest.mark.parametrize("path", sorted(success.SPECS.glob("*.toml")), ids=lambda p: str(p.stem))
+def test_specs_are_those_of_a_sweep(path: Path, tmp_path: Path) -> None:
+    """Each is read, and expands into jobs that end in an evaluation of each agent and task."""
+    spec = read_spec(path)
+    every, wanted = Sweep(spec, SweepPlace(tmp_path), str(tmp_path)).wanted()
+    trained = {job.name for job in every if job.kind == "train"}
+    seeds = {job.seed for job in every if job.kind == "train"}
+    assert seeds == set(spec.seeds)
+    assert len(trained) >= len(spec.entries) * len(spec.tasks) * len(spec.seeds)
+    ends = [(job.task, job.entry) for job in every if job.kind == "evaluate"]
+    assert sorted(ends) == sorted((t, e.name) for t in spec.tasks for e in spec.entries)
+    before: set[str] = set()
+    for job in every:
+        assert set(job.needs) <= before, job.name
+        before.add(job.name)
+    assert {job.name for job in wanted} == before
+
+
+@pytest.mark.parametrize("name", [*success.OWN_RUNS, *success.RUNS_OF])
+def test_committed_results_are_of_these_settings(name: str) -> None:
+    """What was made before the specs were files: the same runs, methods, weights and episodes."""
+    spec = read_spec(success.spec_file(name))
+    (entry,) = spec.entries
+    content = json.loads((success.RESULTS / f"success_{name}.json").read_text())
+    settings = spec.settings(entry)
+    assert [row["method"] for row in content["rows"]] == [m.label for m in settings.methods]
+    assert [task["task"] for task in content["tasks"]] == list(spec.tasks)
+    for task in content["tasks"]:
+        made = task["settings"]
+        assert tuple(made["weights"]) == settings.weights
+        counts = made["selection_episodes"], made["episodes"], made["seed"]
+        assert counts == (settings.selection_episodes, settings.episodes, settings.seed)
+        assert made.get("backend", "numpy") == settings.backend
+    asked = [(seed, name) for seed in spec.seeds for name in spec.tasks]
+    for (seed, name), record in zip(asked, content["training"], strict=True):
+        ours = json.loads(json.dumps(spec.config(entry, name, seed).to_json()))
+        theirs = {k: v for k, v in record["config"].items() if k not in NOT_COMPARED}
+        own = theirs.pop("agent_settings", {})
+        # settings that came later have their defaults
+        assert {k: ours[k] for k in theirs} == theirs
+        assert {k: ours["agent_settings"][k] for k in own} == own
+
+
+@pytest.mark.parametrize("name", success.RUNS_OF)
+def test_specs_on_others_runs_name_methods_and_runs_that_exist(name: str) -> None:
+    spec, base = (read_spec(success.spec_file(n)) for n in (name, success.RUNS_OF[name]))
+    (entry,), (other,) = spec.entries, base.entries
+    assert "qgf" in entry.methods, "what the differences are to"
+    assert set(spec.tasks) <= set(base.tasks)
+    assert (entry.name, spec.seeds) == (other.name, base.seeds)
+    task = spec.tasks[0]
+    assert spec.config(entry, task, 0) == base.config(other, task, 0)
+
+
+def test_runs_are_shared(tmp_path: Path) -> None:
+    """What one sweep has trained, the other finds; one with runs of its own is left alone."""
+    success.share_runs(tmp_path, "goals")
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        success.share_runs(tmp_path, "goals-target")
+    (tmp_path / "goals" / "runs" / "one").mkdir()
+    assert (tmp_path / "goals-target" / "runs" / "one").is_dir()
+    (tmp_path / "methods" / "runs").mkdir(parents=True)
+    with pytest.raises(InputError, match="has runs of its own"):
+        success.share_runs(tmp_path, "methods")
+
+
+def test_names_of_specs() -> None:
+    assert success.spec_file("scene") == success.SPECS / "scene.toml"
+    assert success.spec_file("my/own.toml") == Path("my/own.toml")
+    with pytest.raises(InputError, match="the valid ones are: cube-single, corr"):
+        success.spec_file("cube-singel")
 
 
 def test_a_run_of_another_backend_is_the_same_run(tmp_path: Path) -> None:
     config = TrainConfig(task="cube-single-play-singletask-task1-v0", updates=3)
     run = tmp_path / "seed0"
+    assert train_command(config, run) == "start"
     run.mkdir()
-    trained = replace(config, backend="numpy", threads=1)
+    trained = replace(config, backend="numpy", threads=1, data="elsewhere")
     record = Record.create(run, trained, {"dataset": [], "transitions": 1, "networks": {}})
     record.begin_session()
     record.progress(0, 3, 1.0)
     record.write()
-    assert success.command(config, run) is None
-    with pytest.raises(SystemExit, match="other settings"):
-        success.command(replace(config, batch=7), run)
+    assert train_command(config, run) is None
+    assert train_command(replace(config, updates=5), run) == "resume"
+    with pytest.raises(InputError, match="other settings"):
+        train_command(replace(config, batch=7), run)
