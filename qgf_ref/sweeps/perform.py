@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import socket
@@ -146,10 +145,5 @@ class _Starter:
 
 
 _waiting: dict[frozenset[tuple[str, str]], list[_Starter]] = {}
-"""Those that have no job now, by their environment. They end themselves after a while."""
-
-
-@atexit.register
-def _end_all() -> None:
-    for starter in (s for waiting in _waiting.values() for s in waiting):
-        starter.end()
+"""Those that have no job now, by their environment. They end by themselves, after a while or with
+this process, which is not kept waiting for them."""

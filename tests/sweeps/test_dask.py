@@ -77,13 +77,12 @@ def under_way(sweep: Sweep, kind: str) -> dict[str, Any] | None:
     return None
 
 
-def kill_workers(sweep: Sweep, killed: list[int]) -> Callable[[], None]:
+def kill_workers(sweep: Sweep, killed: list[int], over: threading.Event) -> Callable[[], None]:
     """A thread's work: SIGKILL to the worker above a training, then above an evaluation."""
 
     def work() -> None:
         for kind in ("train", "evaluate"):
-            until = time.monotonic() + 120
-            while time.monotonic() < until:
+            while not over.is_set():
                 note = under_way(sweep, kind)
                 worker = None if note is None else worker_above(note["pid"])
                 if worker is not None:
@@ -115,12 +114,16 @@ def test_killed_workers_change_nothing(
     data: Path, alone: Path, tmp_path: Path, workers: int
 ) -> None:
     sweep, killed = longer(data, tmp_path), list[int]()
-    thread = threading.Thread(target=kill_workers(sweep, killed))
+    over = threading.Event()
+    thread = threading.Thread(target=kill_workers(sweep, killed, over))
     with dask_runner.local(workers, 1) as client:
         assert check_workers(client, sweep.place) == workers
         thread.start()
-        report = work_off(sweep, dask_runner.DaskRunner(sweep, client), retries=1)
-        thread.join()
+        try:
+            report = work_off(sweep, dask_runner.DaskRunner(sweep, client), retries=1)
+        finally:
+            over.set()
+            thread.join()
     assert not report.failed
     assert len(killed) == 2
     write_tables(sweep)

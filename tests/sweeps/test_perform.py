@@ -65,7 +65,9 @@ def starters(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[performing._Start
     monkeypatch.setattr(performing._Starter, "__init__", begun)
     monkeypatch.setattr(performing, "_waiting", {})
     yield made
-    performing._end_all()
+    for starter in made:
+        if not starter.ended:
+            starter.end()
 
 
 def test_jobs_are_forked_from_one_process(
