@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -135,15 +136,31 @@ class _Starter:
 
     def end(self) -> None:
         """Let it end, and wait for that: what it has forked saves itself before."""
+        self.let_go()
+        self.process.wait()
+
+    def let_go(self) -> None:
+        """Let it end."""
         self.ended = True
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.process.wait()
         self.process.stdout.close()
 
 
 _waiting: dict[frozenset[tuple[str, str]], list[_Starter]] = {}
 """Those that have no job now, by their environment. They end by themselves, after a while or with
-this process, which is not kept waiting for them."""
+this process."""
+
+
+@atexit.register
+def _let_go() -> None:
+    """End them; a worker is not kept waiting for that: Dask gives it four seconds to close."""
+    starters = [starter for waiting in _waiting.values() for starter in waiting]
+    for starter in starters:
+        starter.let_go()
+    until = time.monotonic() + 1.0
+    for starter in starters:
+        with suppress(subprocess.TimeoutExpired):
+            starter.process.wait(max(0.0, until - time.monotonic()))
