@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qgf_ref import load
 from qgf_ref.agents.registry import agent_named
 from qgf_ref.errors import InputError, unknown_name
 from qgf_ref.evaluation.plots import calibration_figure, success_figure, weights_figure
@@ -40,6 +39,7 @@ from qgf_ref.evaluation.suite import (
 from qgf_ref.files import make_directory, write_atomically, write_json
 from qgf_ref.plotting import png
 from qgf_ref.provenance import provenance
+from qgf_ref.sweeps.loading import checkpoints
 from qgf_ref.sweeps.report import opened
 from qgf_ref.sweeps.spec import SweepSpec
 from qgf_ref.sweeps.spec_file import read_spec
@@ -88,9 +88,9 @@ def played(sweep: Sweep, name: str) -> Evaluation:
     """A task's evaluation, from the records that the sweep made; its report is written."""
     (entry,) = sweep.spec.entries
     settings, out = sweep.spec.settings(entry), sweep.place.records(name, entry.name)
-    runs = sweep.runs(name, entry, "", sweep.spec.seeds)
-    checkpoints = [load(run, dtype="float32", settings=entry.acting or None) for run in runs]
-    found = evaluate(checkpoints, name, settings, directory=out)
+    found = evaluate(
+        checkpoints(sweep, name, entry, "", sweep.spec.seeds), name, settings, directory=out
+    )
     write_report(found, out)
     return found
 
