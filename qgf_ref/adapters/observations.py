@@ -99,6 +99,8 @@ class Observations:
 
         Raises InputError on numbers that are no rows.
         """
+        if not self.partly(obs):
+            return self.structure
         numbers = np.asarray(obs)[:, 0]
         rows = np.rint(numbers).astype(int)
         if (rows != numbers).any() or (rows < 0).any() or (rows >= self.count).any():
@@ -106,8 +108,6 @@ class Observations:
                 f"obs of this flow are row numbers 0 … {self.count - 1}, of shape (B, 1): "
                 "qgf_ref.adapters.row_numbers(N)"
             )
-        if not self.partly(obs):
-            return self.structure
         # not remembered: a robot's loop may write its next observation into the same arrays
         try:
             return self.select(self.structure, rows)
