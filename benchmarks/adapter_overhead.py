@@ -4,10 +4,10 @@
 
 A transformer of 4 layers, 128 wide, 16 prefix and 16 chunk tokens, B = 8, T = 5; one thread, and
 time of the process, which other processes do not add to, though they take its caches: the least of
-all runs is the work itself, the median what it came to beside them. The same calls: a forward of the field (with what its vjp needs where there is one), the critic's gradient, a
-vjp of the field, each compiled by itself in JAX. Beside them what JAX makes of a whole step of
-`qgf_jacobian` as one program, which nobody can who is asked for the pieces. Needs PyTorch and JAX
-(`peers`).
+all runs is the work itself, the median what it came to beside them. The same calls: a forward of
+the field (with what its vjp needs where there is one), the critic's gradient, a vjp of the field,
+each compiled by itself in JAX. Beside them what JAX makes of a whole step of `qgf_jacobian` as one
+program, which nobody can who is asked for the pieces. Needs PyTorch and JAX (`peers`).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def in_jax() -> tuple[Any, Loop]:
 
 
 def measured(flow: Any, loop: Loop, own_loop: str) -> dict[str, float]:
-    """Seconds of a chain: the least of interleaved runs, and the median of their ratios; and how far
+    """Seconds of a chain: the least of interleaved runs, the median of their ratios, and how far
     the results are apart.
     """
     rows, estimator = adapters.row_numbers(B), own_loop.partition(",")[0]

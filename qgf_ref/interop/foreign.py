@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qgf_ref.agents.agent import Agent
 from qgf_ref.agents.by_network import network_names
 from qgf_ref.agents.checkpoint import Checkpoint
@@ -21,6 +23,7 @@ from qgf_ref.interop.mapping.by_names import mapping_by_names
 from qgf_ref.interop.mapping.by_rules import RuleFile, mapping_by_rules, rule_file
 from qgf_ref.interop.mapping.gaps import require_no_gaps
 from qgf_ref.interop.mapping.mapping import NameMapping, assemble, complete
+from qgf_ref.interop.mapping.norm_places import OpenPlace, open_place, require_norms_behind
 from qgf_ref.interop.mapping.unmapped import other_than_mlps, require_said_residual
 from qgf_ref.interop.native import present_parts
 from qgf_ref.interop.official import read_flags
@@ -56,10 +59,24 @@ def mapped(
             names |= {name: name for name in passed}
     entries = [replace(entry, source=names[entry.source]) for entry in mapping.entries]
     require_said_residual(entries, options.get("residual"), source)
-    if not said.gaps_as_ours and not ours:
-        last = network_names(options.get("norm_after_activation"), "norm_after_activation")
-        require_no_gaps(mapping.entries, source, last, tuple(names))
+    if not ours:
+        shapes = {new: np.shape(tensors[old]) for new, old in names.items()}
+        if said.gaps_as_ours:
+            mapping.notes.extend(_as_said(open_place(mapping.entries, shapes)))
+        else:
+            require_norms_behind(mapping.entries, shapes, source)
+            last = network_names(options.get("norm_after_activation"), "norm_after_activation")
+            require_no_gaps(mapping.entries, source, last)
     return mapping.renamed(names)
+
+
+def _as_said(place: OpenPlace | None) -> list[str]:
+    if place is None:
+        return []
+    return [
+        f"{place.scale} acts behind {place.kernel}, as 'gaps' says: with LayerNorm before its "
+        "layer this is another network"
+    ]
 
 
 def load_foreign(

@@ -34,8 +34,8 @@ class Closed:
 
 
 @cache
-def flow(dtype: str = "float64", name: str = "openpi") -> GuidedFlow:
+def flow(dtype: str = "float64", name: str = "openpi", steps: int = T) -> GuidedFlow:
     """A port's field u, from the core's v, told to be in a convention; its critic."""
-    own, told = small_checkpoint(steps=T, dtype=dtype).flow, convention(name)
+    own, told = small_checkpoint(steps=steps, dtype=dtype).flow, convention(name)
     port = Closed(told.from_core(own.field))
-    return replace(own, field=told.to_core(port, T), critic=Closed(own.critic))
+    return replace(own, field=told.to_core(port, steps), critic=Closed(own.critic))

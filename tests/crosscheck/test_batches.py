@@ -138,3 +138,14 @@ DOUBLED[:-1] += DOUBLED[1:]
 def test_bad_input(answer: Any, data: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         check_batches(answer, data)
+
+
+def test_a_port_that_raises_is_told_with_its_line() -> None:
+    """Of the check, not a traceback of the port's."""
+
+    def raising(*given: Any) -> Any:
+        raise KeyError("value_goals")
+
+    with pytest.raises(CrossCheckError, match="your function raised KeyError on 128 rows") as told:
+        check_batches(raising)
+    assert "test_batches.py" in str(told.value) and "\n" not in str(told.value)

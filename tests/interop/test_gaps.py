@@ -11,6 +11,8 @@ import pytest
 
 import qgf_ref
 from qgf_ref import InputError
+from qgf_ref.interop.foreign import load_foreign
+from qgf_ref.interop.formats import recognised
 from qgf_ref.nets.mlp import LayerParams, MLPParams
 from tests.conftest import small_checkpoint
 from tests.helpers.checkpoints import OPTIONS, official_tree, same
@@ -191,3 +193,45 @@ def test_a_norm_that_is_declared_before_its_layer_is_asked_about(
     with pytest.raises(InputError, match=r"norm\.weight is declared before .*fc\.weight.*pre-norm"):
         qgf_ref.load(path, **OPTIONS)
     same(qgf_ref.load(path, rules={"gaps": "as ours"}, **OPTIONS), OURS)
+
+
+def behind_a_stem(network: str, layer: int, part: str, e: int | None) -> str:
+    """A first layer with a LayerNorm behind it, and blocks in which it may stand anywhere."""
+    member = "" if e is None else f".{e}"
+    module = "norm" if is_norm(part) else "fc"
+    place = f"{'inner' if layer == 0 else 'outer'}.{layer}.{module}"
+    if layer + 1 == len(SQUARE.params[network].layers):
+        place = "head"
+    return f"{network}{member}.{place}.{torch_leaf(part)}"
+
+
+SQUARE = small_checkpoint(hidden=(10, 10, 10))
+
+
+def in_order(written: Tensors, first: str) -> Tensors:
+    """The outer layers' LayerNorm before its layer, or behind it; the inner one's behind."""
+
+    def later(name: str) -> bool:
+        return (first if "outer" in name else ".fc.") not in name
+
+    block = {name: name.split(".fc.")[0].split(".norm.")[0] for name in written}
+    places = {each: i for i, each in enumerate(dict.fromkeys(block.values()))}
+    return dict(sorted(written.items(), key=lambda x: (places[block[x[0]]], later(x[0]))))
+
+
+def test_blocks_of_one_width_behind_a_stem_are_asked_about(tmp_path: Path) -> None:
+    """Widths tell nothing of them; in the order of the alphabet the file tells nothing either."""
+    written = tensors_of(SQUARE, behind_a_stem, transposed=True, apart=True)
+    stores = {
+        "sorted": (dict(sorted(written.items())), "neither names nor widths nor the order"),
+        "norm first": (in_order(written, ".norm."), r"norm\.weight is declared before"),
+    }
+    for name, (tensors, says) in stores.items():
+        path = put(tmp_path / f"{name}.npz", tensors)
+        with pytest.raises(InputError, match=rf"{says}.*pre-norm.*gaps"):
+            qgf_ref.load(path, **OPTIONS)
+        same(qgf_ref.load(path, rules={"gaps": "as ours"}, **OPTIONS), SQUARE)
+        mapping = load_foreign(path, recognised(path), OPTIONS, {"gaps": "as ours"})[1]
+        assert mapping is not None and any("acts behind" in note for note in mapping.notes)
+    told = put(tmp_path / "layer first.npz", in_order(written, ".fc."))
+    same(qgf_ref.load(told, **OPTIONS), SQUARE)

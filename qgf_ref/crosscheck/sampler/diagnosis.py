@@ -143,13 +143,17 @@ def _hangs_together(search: Search, index: int) -> bool:
 def _unfinished(search: Search, observed: list[str], end: BaseException) -> Diagnosis:
     """What is known where somebody, or the calls of somebody's network, have come to their end."""
     _lift_budget(search.setting)
-    first = next(name for name in observed if search.excess((), name) > 1)
+    interrupted = isinstance(end, KeyboardInterrupt)
     why = str(end) or "Ctrl-C came"
     known = (f"{why} before the diagnosis was done, after {search.singles} mistakes",)
-    return Diagnosis(
-        (), first, ((),), singles=search.singles, known=known,
-        interrupted=isinstance(end, KeyboardInterrupt),
-    )  # fmt: skip
+    fitting = [made for made in search.fitting if search.agrees(made, observed[-1])]
+    if fitting:
+        return Diagnosis(
+            search.explanations(fitting, observed), singles=search.singles, pairs=search.pairs,
+            known=(f"{known[0]}: others may reproduce everything, too",), interrupted=interrupted,
+        )  # fmt: skip
+    first = next(name for name in observed if search.excess((), name) > 1)
+    return Diagnosis((), first, ((),), singles=search.singles, known=known, interrupted=interrupted)
 
 
 def _lift_budget(setting: Setting) -> None:

@@ -54,7 +54,7 @@ class Diagnosis:
     unknown       the first quantity that nothing in the bank explains
     so_far        what explains the quantities before it
     nearest       the closest simulations of `unknown`
-    known         what is known of `unknown`, sentences
+    known         what is known of `unknown`, or why there may be other explanations: sentences
     record        what was recorded under which name, where the sampler itself is right
     interrupted   whether Ctrl-C ended the search: what is said is known, and more might be
     singles, pairs, possible_pairs  how many were simulated, of how many pairs

@@ -124,6 +124,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         lines += wrapped(
             "The record says little: write down more rows, or the quantities of each step.", "  "
         )
+    for fact in diagnosis.known:
+        lines += wrapped(f"{fact}.", "  ")
     return lines
 
 

@@ -13,6 +13,7 @@ from qgf_ref.crosscheck.sampler.mistakes.bank import (
     order,
 )
 from qgf_ref.crosscheck.sampler.mistakes.base import offset_variant, value_variant
+from qgf_ref.crosscheck.sampler.mistakes.convention import CONVENTION
 from qgf_ref.crosscheck.sampler.port import Port
 from qgf_ref.crosscheck.sampler.rounding import by_step, norms
 from qgf_ref.crosscheck.sampler.simulations import COARSE, Simulations
@@ -54,15 +55,19 @@ class Screen:
     def additions(self, named: set[str]) -> list[Made]:
         """The mistakes that can show in this quantity, less those already assumed.
 
-        From their states, only what arises up to it can; in a free run, whatever came before.
+        From their states, only what arises up to it can; in a free run, whatever came before. Of
+        somebody's networks, whose calls may end before the bank does, what mixes conventions comes
+        first there.
         """
         port = self.search.setting.port()
-        return [
+        additions = [
             made
             for made in candidates(port, self.case.best_of)
             if made.name not in named
             and (not self.case.forced or first_quantity(made) <= order(self.quantity))
         ]
+        first = {m.name for m in CONVENTION} if port.opaque and not self.case.forced else set()
+        return sorted(additions, key=lambda made: made.name not in first)
 
     def cost(self, more: Mistakes) -> float:
         """What simulating these takes, in units of one simulation of the telling rows."""

@@ -38,11 +38,16 @@ MAX_MISTAKES = 4
 
 
 class Search(Simulations):
-    """The search under one setting, and how many simulations it took."""
+    """The search under one setting, and how many simulations it took.
+
+    fitting  what reproduced the quantity in hand by now: all that is known where the search is cut
+             short
+    """
 
     def __init__(self, setting: Setting, cases: list[RecordedCase]) -> None:
         super().__init__(setting, cases)
         self.singles = self.pairs = self.possible = 0
+        self.fitting: list[Mistakes] = []
         self._screens: dict[tuple[Mistakes, str], Screen] = {}
 
     def screen(self, base: Mistakes, quantity: str) -> Screen:
@@ -69,13 +74,14 @@ class Search(Simulations):
                 )
             alive = larger
         return Diagnosis(
-            self._explanations(alive, observed),
+            self.explanations(alive, observed),
             singles=self.singles, pairs=self.pairs, possible_pairs=self.possible,
         )  # fmt: skip
 
     def _expand(
         self, alive: list[Mistakes], quantity: str, progress: bool, pairs: bool
     ) -> list[Mistakes]:
+        self.fitting = []
         for base in alive:
             if len(base) >= MAX_MISTAKES:
                 return []
@@ -95,6 +101,7 @@ class Search(Simulations):
                 self.pairs += 1
                 if screen.passes(pair) and self.agrees((*screen.base, *pair), quantity):
                     hypotheses.append((*screen.base, *pair))
+                    self.fitting.append(hypotheses[-1])
                     left = min(left, float(MORE_PAIRS))
         return hypotheses
 
@@ -109,6 +116,7 @@ class Search(Simulations):
             self.singles += 1
             if screen.passes((made,)) and self.agrees((*base, made), quantity):
                 hypotheses.append((*base, made))
+                self.fitting.append(hypotheses[-1])
             elif made.mistake.family is not None:
                 fitted = screen.fitted(made)
                 if fitted is not None and self.agrees((*base, fitted), quantity):
@@ -193,7 +201,8 @@ class Search(Simulations):
                 return True
         return False
 
-    def _explanations(self, alive: list[Mistakes], observed: list[str]) -> tuple[Explanation, ...]:
+    def explanations(self, alive: list[Mistakes], observed: list[str]) -> tuple[Explanation, ...]:
+        """Of mistakes that reproduce everything observed, those of one name together."""
         groups: dict[tuple[str, ...], list[tuple[float, Mistakes]]] = {}
         for made in alive:
             excess = max(self.excess(made, name) for name in observed)

@@ -18,37 +18,20 @@ from qgf_ref.agents.by_network import ALL
 from qgf_ref.errors import listing
 from qgf_ref.interop.mapping.mapping import Entry, mapping_error
 from qgf_ref.interop.mapping.modules import Path, module_of, numbers, parts_of, stem
+from qgf_ref.interop.mapping.norm_places import WHERE_IT_ACTS
 from qgf_ref.interop.mapping.unmapped import ADAPTER
 
 _AS_OURS = (
     'a rule file (--rules R.json) with {"gaps": "as ours"} says that what is there does nothing '
     "when the network acts (Dropout, Identity)"
 )
-_WHERE_IT_ACTS = (
-    f"If LayerNorm acts before its layer (pre-norm, W f(LayerNorm(x))), {ADAPTER}; if behind it, "
-    'say so by a rule file (--rules R.json) with {"gaps": "as ours"}'
-)
 
 
-def require_no_gaps(
-    entries: Sequence[Entry],
-    source: str,
-    norm_last: Collection[str] = (),
-    names: Sequence[str] = (),
-) -> None:
+def require_no_gaps(entries: Sequence[Entry], source: str, norm_last: Collection[str] = ()) -> None:
     """Raise InputError where the numbering of the names leaves room for another network.
 
     norm_last  the networks in which LayerNorm is said to follow the activation; or "all"
-    names      all names in the file's order: that of declaration, unless it is the alphabet's
     """
-    first = None if list(names) == sorted(names) else _norms_declared_first(entries, names)
-    if first is not None:
-        kernel, scale = first
-        raise mapping_error(
-            f"{source}: {scale} is declared before {kernel}, behind which LayerNorm acts here. "
-            f"{_WHERE_IT_ACTS}",
-            [e for e in entries if e.source in first],
-        )
     layers: dict[tuple[str, int | None], dict[int, dict[str, Path]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -73,36 +56,7 @@ def require_no_gaps(
         lost = next(_lost_norms(places), None)
         if lost is not None:
             mine = [e for e in entries if e.network == network]
-            raise mapping_error(f"{source}: the {network}: {lost}. {_WHERE_IT_ACTS}", mine)
-
-
-def _norms_declared_first(entries: Sequence[Entry], names: Sequence[str]) -> tuple[str, str] | None:
-    """A network's first (kernel, scale) if each of its LayerNorms stands right before its kernel.
-
-    Names alone put them together, and the file's order is that of declaration: every layer's
-    tensors follow each other, which they do in no other order by chance.
-    """
-    position = {name: i for i, name in enumerate(names)}
-    layers: dict[tuple[str, int | None], dict[int, dict[str, str]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for entry in entries:
-        layers[entry.network, entry.member][entry.layer][entry.part] = entry.source
-    for by_layer in layers.values():
-        normed = [by_layer[i] for i in sorted(by_layer) if {"kernel", "scale"} <= set(by_layer[i])]
-        if normed and all(_norm_stands_first(layer, position) for layer in normed):
-            return normed[0]["kernel"], normed[0]["scale"]
-    return None
-
-
-def _norm_stands_first(layer: Mapping[str, str], position: Mapping[str, int]) -> bool:
-    kernel, norm = (module_of(parts_of(layer[part]))[0] for part in ("kernel", "scale"))
-    places = sorted((position.get(name, -1), part) for part, name in layer.items())
-    together = places[-1][0] - places[0][0] == len(places) - 1
-    parts = [part for _, part in places]
-    last_of_norm = max(parts.index(part) for part in ("scale", "offset") if part in layer)
-    apart = stem(kernel) != stem(norm) and kernel != norm
-    return apart and together and last_of_norm < parts.index("kernel")
+            raise mapping_error(f"{source}: the {network}: {lost}. {WHERE_IT_ACTS}", mine)
 
 
 def _problems(places: Sequence[Mapping[str, Path]], norm_last: bool) -> Iterator[str]:
