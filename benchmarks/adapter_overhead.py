@@ -208,7 +208,10 @@ def measured(flow: Any, loop: Loop, own_loop: str) -> dict[str, float]:
 
     apart = float(np.abs(ours() - loop(own_loop)).max())
     times: dict[str, list[float]] = {"own": [], "adapter": []}
-    contenders = [("own", lambda: loop(own_loop)), ("adapter", ours)]
+    contenders: list[tuple[str, Callable[[], Array]]] = [
+        ("own", lambda: loop(own_loop)),
+        ("adapter", ours),
+    ]
     for _ in range(PAIRS):
         contenders.reverse()  # neither always finds what the other left in the caches
         for name, run in contenders:
