@@ -177,6 +177,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "goal_batches": partial(written, "goal_batches"),
     "sweep_cost": partial(written, "sweep_cost"),
     "fig5": lambda: (RESULTS / "fig5" / "table.md").read_text() + origin("fig5"),
+    "fig10": lambda: sentences.critics_table() + origin("fig10"),
     "fig5_longer": lambda: (
         (RESULTS / "fig5_longer" / "table.md").read_text() + origin("fig5_longer")
     ),

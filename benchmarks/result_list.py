@@ -98,6 +98,13 @@ RESULTS_IN_ORDER = (
         "results/cube-single-play-singletask-task1-v0/iql.json",
     ),
     Result(
+        "fig10",
+        (f"qgf-ref sweep benchmarks/sweeps/fig10.toml --out fig10{DATA}",),
+        (*PLAYED, "sweeps"),
+        90,
+        "results/cube-single-play-singletask-task1-v0/iql-0.9-min.json",
+    ),
+    Result(
         "fig5_actions", (f"python benchmarks/fig5_actions.py fig5{DATA}",), (*PLAYED, "sweeps"), 1
     ),
     Result("sweep_cost", ("python benchmarks/sweep_cost.py",), ("sweeps",), 3),

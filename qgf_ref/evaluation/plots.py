@@ -12,6 +12,7 @@ from qgf_ref.evaluation.critic_error import calibration, chunks
 from qgf_ref.evaluation.methods import Method
 from qgf_ref.evaluation.protocol import Evaluation
 from qgf_ref.plotting import (
+    GREY,
     Figure,
     banded_line,
     dress,
@@ -68,8 +69,10 @@ def success_bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     hatches = _by_draws(rows, _HATCHES)
     for y, row in enumerate(rows):
         base, draws = base_and_draws(row["method"])
+        color = style(base)["color"]
+        color = GREY if color == "#000000" else color  # intervals over it are black
         axes.barh(
-            y, row["success"], height=0.66, color=style(base)["color"], hatch=hatches[draws],
+            y, row["success"], height=0.66, color=color, hatch=hatches[draws],
             edgecolor="white", linewidth=0,
         )  # fmt: skip
     axes.invert_yaxis()

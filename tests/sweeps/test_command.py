@@ -191,7 +191,7 @@ def test_wrong_lines(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.toml"]
 
 
-@pytest.mark.parametrize("kept", ["fig5", "fig5_longer"])
+@pytest.mark.parametrize("kept", ["fig5", "fig5_longer", "fig10"])
 def test_the_committed_results_are_their_tables(tmp_path: Path, kept: str) -> None:
     """Fig. 5's tables from its result files and its spec, on a machine that has no run of it."""
     committed = ROOT / "benchmarks" / "results" / kept
