@@ -77,6 +77,7 @@ def test_the_onnx_graph_is_plain() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, on itself
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")  # once a process
 @pytest.mark.parametrize(
     ("factory", "estimator"),
     [
