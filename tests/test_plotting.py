@@ -8,7 +8,17 @@ import os
 import numpy as np
 import pytest
 
-from qgf_ref.plotting import Figure, dress, legend_beside, new_figure, own_look, pdf, png
+from qgf_ref.evaluation.plots import success_bars
+from qgf_ref.plotting import (
+    ESTIMATOR_STYLES,
+    Figure,
+    dress,
+    legend_beside,
+    new_figure,
+    own_look,
+    pdf,
+    png,
+)
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.usefixtures("draws")
@@ -48,3 +58,13 @@ def test_a_long_title_is_not_cut() -> None:
     for edge in (picture[:, :3], picture[:, -3:], picture[:3], picture[-3:]):
         np.testing.assert_array_equal(edge, 1)
     assert pdf(drawn(long)) == pdf(drawn(long))
+
+
+def test_intervals_are_seen_on_every_bar() -> None:
+    """They are black, and so are some estimators' lines."""
+    figure = new_figure(4.0, 3.0)
+    axes = figure.add_subplot()
+    names = [n for n, line in ESTIMATOR_STYLES.items() if line.color == "#000000"]
+    assert names
+    success_bars(axes, [{"method": name, "success": 0.5} for name in names])
+    assert not {bar.get_facecolor() for bar in axes.patches} & {(0.0, 0.0, 0.0, 1.0)}

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from qgf_ref.errors import InputError
-from qgf_ref.evaluation.methods import parse_method
 from qgf_ref.files import sole_use
 from qgf_ref.sweeps.driver import SerialRunner, work_off
 from qgf_ref.sweeps.jobs import CHOSEN, jobs_of
@@ -53,40 +52,6 @@ def test_the_graph() -> None:
     tries = spec_of(tiny(agents={"edp": {"try": {"bc_weight": [1.0, 10.0]}}}))
     kinds = [job.kind for job in jobs_of(tries)]
     assert [kinds.count(k) for k in ("data", "train", "try", "evaluate")] == [1, 4, 2, 1]
-
-
-def test_a_flow_from_another_entry() -> None:
-    """Its runs are needed for every evaluation, and decide its result."""
-    agents = {
-        "iql": {},
-        "better": {"agent": "qam", "policy": "iql", "try": {"inv_temp": [0.1, 1.0]},
-                   "try_seeds": [0]},
-    }  # fmt: skip
-    spec = spec_of(tiny(agents=agents))
-    jobs = {job.name: job for job in jobs_of(spec)}
-    flows = [f"train {TASK}/iql/seed{seed}" for seed in (0, 1)]
-    assert jobs[f"try {TASK}/better/inv_temp=1"].needs == (
-        f"train {TASK}/better/inv_temp=1/seed0", flows[0]
-    )  # fmt: skip
-    assert set(flows) <= set(jobs[f"evaluate {TASK}/better"].needs)
-    assert spec.entry("better").methods == ("qgf",)
-    assert spec.entry("better").label(parse_method("qgf")) == "better qgf"
-    place, longer = SweepPlace(Path("somewhere")), tiny(agents=agents)
-    longer["agents"]["iql"]["train"] = {"expectile": 0.7}
-    mine, theirs = (
-        Sweep(each, place).identity(TASK, each.entry("better")) for each in (spec, spec_of(longer))
-    )
-    assert (mine.pop("policy")["entry"], theirs["policy"]["run"]["expectile"]) == ("iql", 0.7)
-    del theirs["policy"]
-    assert mine == theirs
-
-
-def test_what_was_written_before_entries_had_a_policy_is_the_same_sweep(tmp_path: Path) -> None:
-    spec = spec_of(tiny(collect={DATASET: 1}))
-    assert all("policy" not in entry for entry in spec.identity()["entries"])
-    sweep = begin(spec, SweepPlace(tmp_path), None)
-    assert "policy" not in sweep.identity(TASK, spec.entries[0])
-    assert opened(tmp_path).spec == spec
 
 
 def test_networks_beside_a_chosen_run() -> None:
